@@ -1,0 +1,27 @@
+"""The errors this package raises on purpose. Each is one line that names the culprit and the remedy."""
+
+from __future__ import annotations
+
+
+class SqueezeBertFastError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class ArgumentError(SqueezeBertFastError, ValueError):
+    """An argument has a value, shape, dtype or device that its documentation excludes."""
+
+
+class UnsupportedError(SqueezeBertFastError):
+    """The chosen backend can't serve a call, and falling back to another was forbidden."""
+
+
+class ConfigError(SqueezeBertFastError, ValueError):
+    """A model configuration is inconsistent or of another model type."""
+
+
+class CheckpointError(SqueezeBertFastError, OSError):
+    """A checkpoint file is missing, damaged, or doesn't fit the model."""
+
+
+class TokenizerError(SqueezeBertFastError, ValueError):
+    """A vocabulary is missing or malformed, or text can't be tokenized as asked."""

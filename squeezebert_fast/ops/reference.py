@@ -1,0 +1,77 @@
+"""The definition of every operation, in plain PyTorch.
+
+These functions are what the kernels are tested against, what a model runs on before it is patched, and what a backend
+falls back to. They accept every floating dtype, device, stride and shape that PyTorch accepts, are differentiable, and
+follow transformers' `modeling_squeezebert.py` in the order of operations.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezebert_fast.activations import apply_activation
+
+
+def grouped_pointwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1, activation: str | None = None
+) -> Tensor:
+    """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis of `x`.
+
+    x: [..., in_channels]; weight: [out_channels, in_channels / groups, 1]; bias: [out_channels] or None.
+    Returns [..., out_channels].
+    """
+    if groups == 1:  # the same product; a matrix product is a far better kernel than a convolution
+        y = F.linear(x, weight.squeeze(-1), bias)
+    else:
+        tokens = x.reshape(1, -1, x.shape[-1]).transpose(1, 2)  # [1, channels, tokens]
+        y = F.conv1d(tokens, weight, bias, groups=groups).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    return apply_activation(activation, y)
+
+
+def attention_scores(q: Tensor, k: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
+    """Masked scores before softmax, [batch, heads, queries, keys]: what transformers returns as `attentions`.
+
+    q: [batch, queries, channels]; k: [batch, keys, channels]; mask: added, broadcastable to the result, or None.
+    """
+    head_size = q.shape[-1] // num_heads
+    q = q.unflatten(-1, (num_heads, head_size)).transpose(1, 2)
+    k = k.unflatten(-1, (num_heads, head_size)).permute(0, 2, 3, 1)
+    scores = torch.matmul(q, k) / math.sqrt(head_size)
+    return scores if mask is None else scores + mask
+
+
+def attention_context(scores: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+    """`dropout(softmax(scores)) v` with the heads joined again: [batch, queries, channels]."""
+    probabilities = F.dropout(torch.softmax(scores, dim=-1), dropout_p, training=dropout_p > 0.0)
+    heads = v.unflatten(-1, (scores.shape[1], -1)).transpose(1, 2)
+    return torch.matmul(probabilities, heads).transpose(1, 2).flatten(2)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, num_heads: int = 1, dropout_p: float = 0.0
+) -> Tensor:
+    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head."""
+    return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:
+    """`layer_norm(x + residual)` over the last axis."""
+    return F.layer_norm(x + residual, (x.shape[-1],), weight, bias, eps)
+
+
+def grouped_mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int = 1,
+    activation: str | None = "gelu",
+) -> Tensor:
+    """Two grouped pointwise convolutions with an activation between: a layer's feed-forward block."""
+    hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation)
+    return grouped_pointwise_conv(hidden, weight_out, bias_out, groups)

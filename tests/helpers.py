@@ -1,0 +1,50 @@
+"""What every test shares: the tolerance rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOOR_ULPS = 4
+
+
+def to_double(value: Any) -> Any:
+    """`value` with its floating tensors (in containers and modules' arguments too) as float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_double(v) for v in value)
+    if isinstance(value, dict):
+        return {k: to_double(v) for k, v in value.items()}
+    return value
+
+
+def assert_within_rule(actual: Tensor, same_precision: Tensor, exact: Tensor, what: str = "result") -> None:
+    """The tolerance rule: at most twice the error of PyTorch's own ops in the same precision, plus a few ulp.
+
+    actual: what is tested; same_precision: PyTorch's own ops in the tested precision; exact: the same in float64.
+    Errors are the largest absolute difference from `exact`; an ulp is that of the tested precision at the largest
+    magnitude in `exact`. Infinities and NaNs must be where PyTorch's own ops put them.
+    """
+    assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
+    assert actual.dtype == same_precision.dtype, f"{what}: dtype {actual.dtype}, expected {same_precision.dtype}"
+    if actual.numel() == 0:
+        return
+    finite = torch.isfinite(same_precision)
+    assert torch.equal(torch.isfinite(actual), finite), f"{what}: not finite where PyTorch's ops are, or reversed"
+    exact = torch.where(finite, exact, 0.0)
+    ours = torch.where(finite, actual.double() - exact, 0.0).abs().max().item()
+    theirs = torch.where(finite, same_precision.double() - exact, 0.0).abs().max().item()
+    floor = FLOOR_ULPS * torch.finfo(actual.dtype).eps * exact.abs().max().item()
+    assert ours <= 2 * theirs + floor, f"{what}: error {ours:.3g}, PyTorch's own {theirs:.3g}, floor {floor:.3g}"
+
+
+def check(fn: Callable[..., Tensor], reference: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Apply the tolerance rule to `fn(*args)`, with `reference` in the same precision and in float64."""
+    actual = fn(*args, **kwargs)
+    exact = reference(*to_double(args), **to_double(kwargs))
+    assert_within_rule(actual, reference(*args, **kwargs), exact, getattr(fn, "__name__", "result"))
+    return actual
