@@ -1,0 +1,1 @@
+"""Loading, saving and conversion of checkpoints."""

@@ -1,0 +1,144 @@
+"""Where a model's files are: a local directory, or a repository of the Hugging Face hub and its cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from squeezebert_fast.errors import CheckpointError
+
+# The hub's cache keeps a file at .../snapshots/<commit>/<file name in the repository>.
+_COMMIT_IN_CACHE_PATH = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
+
+
+def resolve_file(
+    name_or_path: str | os.PathLike[str],
+    filename: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    subfolder: str | None = None,
+    required: bool = True,
+) -> Path | None:
+    """The path of a model's file on this machine, downloaded first if the model is on the hub.
+
+    name_or_path: a directory, or a hub id such as `squeezebert/squeezebert-uncased`. An existing directory is
+        never taken for a hub id, nor is a `Path` or what looks like one (`./model`, `~/model`, `a/b/c`).
+    revision: branch, tag or commit of a hub repository; a directory has none, so there it is ignored.
+    cache_dir, token, local_files_only: as in `huggingface_hub.hf_hub_download`; its environment variables
+        (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
+    required: False gives None for a file that the directory or repository doesn't have, or, offline, one that
+        isn't cached. Every other failure still raises: an unreachable hub is never taken for a missing file.
+
+    Raises `CheckpointError`, one line that says what is missing and where it was looked for.
+
+    >>> resolve_file("squeezebert/squeezebert-uncased", "config.json")  # doctest: +SKIP
+    """
+    if not os.fspath(name_or_path):  # Path("") would be the current directory
+        raise CheckpointError("the model's name is empty; expected a directory or a hub id")
+    local = Path(name_or_path).expanduser()
+    inside = f"{subfolder}/{filename}" if subfolder else filename
+    if local.is_dir():
+        path = local / inside
+        if path.is_file():
+            return path
+        if required:
+            raise CheckpointError(f"{local} has no file {inside}")
+        return None
+    if local.exists():
+        raise CheckpointError(f"{local} is a file; expected a model's directory or a hub id")
+    if _looks_like_a_path(name_or_path):
+        raise CheckpointError(f"{os.fspath(name_or_path)!r} is not a directory on this machine, nor a hub id")
+    return _from_hub(
+        os.fspath(name_or_path), inside, revision, cache_dir, local_files_only, token, required=required
+    )
+
+
+def pinned_revision(path: Path) -> str | None:
+    """The commit of a file that `resolve_file` found in the hub's cache; None for a directory's file.
+
+    Asking for a model's other files at this revision keeps a push to the hub from mixing two versions.
+    """
+    match = _COMMIT_IN_CACHE_PATH.search(str(path))
+    return match.group(1) if match else None
+
+
+def _looks_like_a_path(name: str | os.PathLike[str]) -> bool:
+    if not isinstance(name, str):
+        return True
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+
+
+def _from_hub(
+    repo: str,
+    filename: str,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    *,
+    required: bool,
+) -> Path | None:
+    where = f"{repo} (revision {revision})" if revision else repo
+    try:
+        path = hf_hub_download(
+            repo,
+            filename,
+            revision=revision,
+            cache_dir=Path(cache_dir) if cache_dir is not None else None,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return Path(path)
+    except LocalEntryNotFoundError as error:  # before its base class EntryNotFoundError
+        reason = error.__cause__
+        if reason is not None and not isinstance(reason, OfflineModeIsEnabled):
+            raise CheckpointError(
+                f"{where}: {filename} is not cached and the hub could not be asked: {_one_line(reason)}"
+            ) from error
+        if not required:
+            return None
+        raise CheckpointError(
+            f"{where}: {filename} is not in the local cache, and offline mode or local_files_only is on"
+        ) from error
+    except EntryNotFoundError as error:
+        if not required:
+            return None
+        raise CheckpointError(f"{where} has no file {filename} on the hub") from error
+    except GatedRepoError as error:  # before its base class RepositoryNotFoundError
+        raise CheckpointError(
+            f"{repo} is gated on the hub: ask for access on its page, then log in or pass token="
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{repo!r} is neither a directory here nor a repository of the hub that this token may read"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{repo} has no revision {revision!r} on the hub") from error
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{repo!r} is neither a directory here nor a hub id: {_one_line(error)}"
+        ) from error
+    except (
+        Exception
+    ) as error:  # which HTTP library raises depends on huggingface_hub's version: no common base
+        raise CheckpointError(f"{where}: downloading {filename} failed: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
