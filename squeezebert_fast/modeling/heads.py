@@ -1,0 +1,333 @@
+"""The task heads on top of `SqueezeBertModel`, each with transformers' arguments, outputs and losses.
+
+Arguments that a `forward` here doesn't explain are those of `SqueezeBertModel.forward`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezebert_fast.activations import get_activation
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
+from squeezebert_fast.modeling.encoder import SqueezeBertModel
+from squeezebert_fast.modeling.losses import cross_entropy, sequence_loss, span_loss
+from squeezebert_fast.modeling.outputs import (
+    MaskedLMOutput,
+    ModelOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+
+class _WithHead(SqueezeBertPreTrainedModel):
+    """A model with a `SqueezeBertModel` inside."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.transformer = SqueezeBertModel(config)
+
+    def _returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+
+class SqueezeBertPredictionHeadTransform(nn.Module):
+    """`LayerNorm(activation(dense(x)))`."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform_act_fn = get_activation(config.hidden_act)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
+
+
+class SqueezeBertLMPredictionHead(nn.Module):
+    """Scores every word of the vocabulary: `decoder(transform(x))`, whose bias is also reachable as `bias`."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__()
+        self.transform = SqueezeBertPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden_states))
+
+
+class SqueezeBertOnlyMLMHead(nn.Module):
+    """Holds the prediction head under transformers' name."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__()
+        self.predictions = SqueezeBertLMPredictionHead(config)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.predictions(hidden_states)
+
+
+class SqueezeBertForMaskedLM(_WithHead):
+    """Predicts the masked words. The decoder shares the word embeddings' weight if `config.tie_word_embeddings`."""
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "cls.predictions.decoder.weight": "transformer.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__(config)
+        self.cls = SqueezeBertOnlyMLMHead(config)
+        self.init_weights()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder, and with it the bias."""
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """labels: [batch, tokens] word indices, -100 where a token doesn't count."""
+        encoded = self.transformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.cls(encoded.last_hidden_state)
+        output = MaskedLMOutput(
+            loss=None if labels is None else cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class SqueezeBertForSequenceClassification(_WithHead):
+    """Classifies sequences, or predicts numbers, from the pooled token."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """labels: see `losses.sequence_loss`."""
+        encoded = self.transformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(encoded.pooler_output))
+        output = SequenceClassifierOutput(
+            loss=None if labels is None else sequence_loss(self.config, logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class SqueezeBertForMultipleChoice(_WithHead):
+    """Scores the choices of each question; every choice is a sequence of its own."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
+        """Every input has an axis of choices after the batch's: [batch, choices, tokens].
+
+        labels: [batch] indices of the right choices.
+        """
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is None or given.dim() < 2:
+            raise ArgumentError(
+                "expected input_ids [batch, choices, tokens], or inputs_embeds with channels after that"
+            )
+        batch, choices = given.shape[:2]
+        input_ids = _join_choices("input_ids", input_ids, given, 3)
+        inputs_embeds = _join_choices("inputs_embeds", inputs_embeds, given, 4)
+        attention_mask = _join_choices("attention_mask", attention_mask, given, 3)
+        token_type_ids = _join_choices("token_type_ids", token_type_ids, given, 3)
+        position_ids = _join_choices("position_ids", position_ids, given, 3)
+        encoded = self.transformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(encoded.pooler_output)).reshape(batch, choices)
+        output = MultipleChoiceModelOutput(
+            loss=None if labels is None else cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+def _join_choices(name: str, value: Tensor | None, given: Tensor, dims: int) -> Tensor | None:
+    if value is None:
+        return None
+    if value.dim() != dims or value.shape[:2] != given.shape[:2]:
+        leading = f"[{given.shape[0]}, {given.shape[1]}, ...]"
+        raise ArgumentError(f"{name} has shape {list(value.shape)}, expected {dims} dimensions {leading}")
+    return value.flatten(0, 1)
+
+
+class SqueezeBertForTokenClassification(_WithHead):
+    """Classifies every token."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """labels: [batch, tokens] class indices, -100 where a token doesn't count."""
+        encoded = self.transformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(encoded.last_hidden_state))
+        output = TokenClassifierOutput(
+            loss=None if labels is None else cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class SqueezeBertForQuestionAnswering(_WithHead):
+    """Finds the first and the last token of an answer in each sequence. Raises ConfigError unless num_labels is 2."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__(config)
+        if config.num_labels != 2:
+            raise ConfigError(
+                f"config field num_labels is {config.num_labels}, expected 2: an answer's start and end"
+            )
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
+        """start_positions, end_positions: [batch] token indices, both or neither; see `losses.span_loss`."""
+        if (start_positions is None) != (end_positions is None):
+            missing = "start_positions" if start_positions is None else "end_positions"
+            raise ArgumentError(f"{missing} is None, expected start_positions and end_positions together")
+        encoded = self.transformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.qa_outputs(encoded.last_hidden_state)
+        start_logits, end_logits = (each.contiguous() for each in logits.unbind(-1))
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start_logits, end_logits, start_positions, end_positions)
+        output = QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)

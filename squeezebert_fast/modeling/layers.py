@@ -1,0 +1,102 @@
+"""The parts of one encoder layer, channels last: [batch, tokens, channels] goes in and out of each.
+
+Module and parameter names are transformers', so that a state_dict fits both. Source: arXiv 2006.11316, section 3.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from squeezebert_fast.activations import get_activation
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.ops import reference
+
+# transformers builds these without an epsilon, so that `layer_norm_eps` has no say here.
+LAYER_NORM_EPS = 1e-12
+
+
+class PointwiseConv1d(nn.Conv1d):
+    """A grouped convolution of width 1 with the parameters of `nn.Conv1d`, over the last axis instead of the middle one.
+
+    weight: [out_channels, in_channels / groups, 1]; bias: [out_channels].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_channels] to [..., out_channels]."""
+        return reference.grouped_pointwise_conv(x, self.weight, self.bias, self.groups)
+
+
+class ConvDropoutLayerNorm(nn.Module):
+    """`layernorm(dropout(conv1d(x)) + residual)`."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, dropout_prob: float) -> None:
+        super().__init__()
+        self.conv1d = PointwiseConv1d(in_channels, out_channels, groups)
+        self.layernorm = nn.LayerNorm(out_channels, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.layernorm(self.dropout(self.conv1d(x)) + residual)
+
+
+class ConvActivation(nn.Module):
+    """`act(conv1d(x))`."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, activation: str) -> None:
+        super().__init__()
+        self.conv1d = PointwiseConv1d(in_channels, out_channels, groups)
+        self.act = get_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv1d(x))
+
+
+class SqueezeBertSelfAttention(nn.Module):
+    """Multi-head self-attention whose three projections are grouped."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.num_attention_heads = config.num_attention_heads
+        self.query = PointwiseConv1d(channels, channels, config.q_groups)
+        self.key = PointwiseConv1d(channels, channels, config.k_groups)
+        self.value = PointwiseConv1d(channels, channels, config.v_groups)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The context, [batch, tokens, channels], and, if asked for, the masked scores before softmax."""
+        query, key, value = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
+        scores = reference.attention_scores(query, key, attention_mask, self.num_attention_heads)
+        context = reference.attention_context(scores, value, self.dropout.p if self.dropout.training else 0.0)
+        return context, scores if output_attentions else None
+
+
+class SqueezeBertModule(nn.Module):
+    """One encoder layer: self-attention, then a grouped feed-forward block, each with its residual and LayerNorm."""
+
+    def __init__(self, config: SqueezeBertConfig) -> None:
+        super().__init__()
+        hidden, intermediate, dropout = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.hidden_dropout_prob,
+        )
+        self.attention = SqueezeBertSelfAttention(config)
+        self.post_attention = ConvDropoutLayerNorm(hidden, hidden, config.post_attention_groups, dropout)
+        self.intermediate = ConvActivation(
+            hidden, intermediate, config.intermediate_groups, config.hidden_act
+        )
+        self.output = ConvDropoutLayerNorm(intermediate, hidden, config.output_groups, dropout)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's output, shaped like `hidden_states`, and, if asked for, its attention scores before softmax."""
+        context, scores = self.attention(hidden_states, attention_mask, output_attentions)
+        attended = self.post_attention(context, hidden_states)
+        return self.output(self.intermediate(attended), attended), scores
