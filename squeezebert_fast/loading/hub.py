@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,7 +22,8 @@ from huggingface_hub.errors import (
 from squeezebert_fast.errors import CheckpointError
 
 # The hub's cache keeps a file at .../snapshots/<commit>/<file name in the repository>.
-_COMMIT_IN_CACHE_PATH = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT_IN_CACHE_PATH = re.compile(rf"[/\\]snapshots[/\\]({_COMMIT.pattern})[/\\]")
 
 
 def resolve_file(
@@ -68,6 +71,32 @@ def resolve_file(
     )
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's directory or hub repository, with what `resolve_file` needs to find files of it."""
+
+    name_or_path: str | os.PathLike[str]
+    revision: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+    subfolder: str | None = None
+
+    def optional(self, filename: str) -> Path | None:
+        """The file's path on this machine, or None if the model doesn't have it. Raises CheckpointError."""
+        return resolve_file(filename=filename, required=False, **vars(self))
+
+    def required(self, filename: str) -> Path:
+        """The file's path on this machine. Raises CheckpointError, also if the model doesn't have it."""
+        path = resolve_file(filename=filename, **vars(self))
+        assert path is not None
+        return path
+
+    def pinned_to(self, path: Path) -> ModelFiles:
+        """The same model at the commit that its file `path` came from, so that all are of one commit."""
+        return dataclasses.replace(self, revision=pinned_revision(path) or self.revision)
+
+
 def pinned_revision(path: Path) -> str | None:
     """The commit of a file that `resolve_file` found in the hub's cache; None for a directory's file.
 
@@ -93,13 +122,19 @@ def _from_hub(
     *,
     required: bool,
 ) -> Path | None:
+    cache_path = Path(cache_dir) if cache_dir is not None else None
     where = f"{repo} (revision {revision})" if revision else repo
+    if not required and revision and _COMMIT.fullmatch(revision):
+        # A commit never gains a file: the cache's note that it lacks one spares a request that may time out.
+        known = try_to_load_from_cache(repo, filename, cache_dir=cache_path, revision=revision)
+        if known is _CACHED_NO_EXIST:
+            return None
     try:
         path = hf_hub_download(
             repo,
             filename,
             revision=revision,
-            cache_dir=Path(cache_dir) if cache_dir is not None else None,
+            cache_dir=cache_path,
             local_files_only=local_files_only,
             token=token,
         )

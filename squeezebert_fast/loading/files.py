@@ -1,0 +1,82 @@
+"""Reading JSON that may be damaged, and writing a directory's files so that a failure leaves the old ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from squeezebert_fast.errors import CheckpointError
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError, naming the file, for anything else in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError among them
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} occurs twice in one object")
+    return result
+
+
+@contextmanager
+def all_or_nothing(directory: Path) -> Iterator[Callable[[str], Path]]:
+    """Write files of `directory`, made with its parents if need be, all of them or none.
+
+    Gives a function from a file's name to the path to write it at. That path lies beside the final one; when
+    the block ends well the files are renamed onto their names in the order of those calls, and when it fails
+    they are removed, so that a full disk or a crash leaves whole files, and the older ones.
+
+    Raises CheckpointError if `directory` is a file, or if a file can't be written.
+    """
+    staged: dict[Path, Path] = {}
+    suffix = f".{uuid.uuid4().hex[:8]}.tmp"
+
+    def stage(name: str) -> Path:
+        path = directory / f".{name}{suffix}"
+        path.touch(exist_ok=False)
+        staged[directory / name] = path
+        return path
+
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; expected a directory to write to")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield stage
+        for path in staged.values():
+            _flush_to_disk(path)
+        for final, path in staged.items():
+            os.replace(path, final)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{directory} can't be written: {error}") from error
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

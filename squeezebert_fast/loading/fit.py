@@ -1,0 +1,236 @@
+"""From a checkpoint's tensors to a model: match the names, check everything, and only then fill a model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import ArgumentError, CheckpointError
+from squeezebert_fast.loading.weights import StoredTensor
+from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
+
+logger = logging.getLogger("squeezebert_fast.loading")
+
+Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+BODY = (
+    "embeddings",
+    "encoder",
+)  # what no model can do without; the pooler counts as a head, BERT's may lack it
+PREFIX = SqueezeBertPreTrainedModel.base_model_prefix + "."
+TENSORFLOW_NAMES = {
+    "gamma": "weight",
+    "beta": "bias",
+}  # of LayerNorm, in checkpoints converted from TensorFlow
+LISTED = 5  # culprits that an error names, of however many there are
+
+
+def build_model(
+    cls: type[Model],
+    config: SqueezeBertConfig,
+    stored: Mapping[str, StoredTensor],
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    ignore_mismatched_sizes: bool = False,
+) -> Model:
+    """A `cls` in eval mode with the tensors of a checkpoint, copied: the files may change afterwards.
+
+    stored: by the checkpoint's own keys, with or without the prefix `transformer.`.
+    dtype: of every parameter; None is float32 whatever the file holds, "auto" the widest dtype in the file.
+    ignore_mismatched_sizes: initialise a head whose shape differs as one that is missing, rather than raise.
+
+    A head that the checkpoint lacks is initialised, with one warning that names it. Raises CheckpointError if
+    a tensor of the encoder is missing or unknown, or any has another shape than the model's, naming key, file
+    and both shapes; ArgumentError for a dtype or device that doesn't exist.
+    """
+    model = _skeleton(cls, config)
+    found = _by_model_name(stored, model)
+    expected = dict(model.named_parameters(remove_duplicate=False))
+    _check_kinds(entry for name, entry in found.items() if name in expected)
+    if _contradicts_tying(model, found):
+        logger.warning(
+            "tied weights differ in the checkpoint, so they are not tied: tie_word_embeddings is now False"
+        )
+        config.tie_word_embeddings = False
+        model = _skeleton(cls, config)
+    _supply_tied(found, cls._tied_weights_keys)
+    _report_unused(found.keys() - expected.keys(), found, config)
+    mismatched = _check_shapes(found, expected, ignore_mismatched_sizes)
+    missing = [name for name in expected if name not in found or name in mismatched]
+    _check_missing(missing, found)
+
+    config.dtype = str(chosen := _choose_dtype(dtype, found.values())).removeprefix("torch.")
+    _allocate(model, chosen, _parse_device(device))
+    _initialise(model, missing)
+    _copy(
+        model, {name: entry for name, entry in found.items() if name in expected and name not in mismatched}
+    )
+    return model.eval()
+
+
+def _skeleton(cls: type[Model], config: SqueezeBertConfig) -> Model:
+    with torch.device("meta"):  # shapes only: no memory, and no time spent on random numbers
+        return cls(config)
+
+
+def _by_model_name(
+    stored: Mapping[str, StoredTensor], model: SqueezeBertPreTrainedModel
+) -> dict[str, StoredTensor]:
+    """The checkpoint's tensors under the names that `model` has for them."""
+    body = {name for name, _ in model.base_model.named_children()}
+    prefix = "" if model.base_model is model else PREFIX
+    found: dict[str, StoredTensor] = {}
+    for key, entry in stored.items():
+        name = key.removeprefix(PREFIX)
+        if match := re.search(r"(?<=LayerNorm\.)(gamma|beta)$", name, re.IGNORECASE):
+            name = name[: match.start()] + TENSORFLOW_NAMES[match.group()]
+        if name.partition(".")[0] in body:
+            name = prefix + name
+        if name.endswith("embeddings.position_ids"):  # a constant, which old files hold as a buffer
+            continue
+        if name in found:
+            raise CheckpointError(f"{found[name].place} and {entry.place} are both the model's {name}")
+        found[name] = entry
+    return found
+
+
+def _contradicts_tying(model: SqueezeBertPreTrainedModel, found: Mapping[str, StoredTensor]) -> bool:
+    """Whether the file has two different tensors for one parameter: transformers 5 then trusts the file."""
+    if not model.config.tie_word_embeddings:
+        return False
+    pairs = [
+        (found[name].tensor, found[source].tensor)
+        for name, source in model._tied_weights_keys.items()
+        if name in found and source in found
+    ]
+    return any(a.shape == b.shape and not torch.equal(a, b.to(a.dtype)) for a, b in pairs)
+
+
+def _supply_tied(found: dict[str, StoredTensor], ties: Mapping[str, str]) -> None:
+    """A file of a model with tied weights holds one of the two names: give the other the same tensor."""
+    for name, source in ties.items():
+        if name in found:
+            found.setdefault(source, found[name])
+        elif source in found:
+            found[name] = found[source]
+
+
+def _report_unused(
+    names: Iterable[str], found: Mapping[str, StoredTensor], config: SqueezeBertConfig
+) -> None:
+    unused = sorted(names)
+    layers_left_out = re.compile(r"encoder\.layers\.(\d+)\.")
+    unknown = []
+    for name in unused:
+        layer = layers_left_out.match(name.removeprefix(PREFIX))
+        beyond = layer is not None and int(layer.group(1)) >= config.num_hidden_layers
+        if name.removeprefix(PREFIX).partition(".")[0] in (*BODY, "pooler") and not beyond:
+            unknown.append(found[name].place)
+    if unknown:
+        raise CheckpointError(
+            f"the checkpoint is of another architecture, with no place for {_listed(unknown)}"
+        )
+    if unused:
+        logger.info(
+            "the checkpoint's tensors for other heads or further layers are not used: %s", ", ".join(unused)
+        )
+
+
+def _check_kinds(entries: Iterable[StoredTensor]) -> None:
+    for entry in entries:
+        if not entry.tensor.is_floating_point() or entry.tensor.layout != torch.strided:
+            kind = f"{entry.tensor.layout} {entry.tensor.dtype}".replace("torch.", "")
+            raise CheckpointError(f"{entry.place} is a {kind} tensor, expected a dense one of floating point")
+
+
+def _check_shapes(
+    found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor], ignore_mismatched_sizes: bool
+) -> set[str]:
+    """The names whose shapes differ, if that may be; otherwise raises CheckpointError for them."""
+    mismatched: dict[str, str] = {}
+    for name, parameter in expected.items():
+        if name in found and found[name].tensor.shape != parameter.shape:
+            ours, theirs = list(parameter.shape), list(found[name].tensor.shape)
+            mismatched[name] = f"{found[name].place} has shape {theirs}, expected {ours}"
+    heads_only = not any(_is_body(name) for name in mismatched)
+    if mismatched and not (ignore_mismatched_sizes and heads_only):
+        culprits = _listed(dict.fromkeys(mismatched.values()))  # a tied tensor counts once
+        hint = "; ignore_mismatched_sizes=True initialises the head anew" if heads_only else ""
+        raise CheckpointError(f"the checkpoint doesn't fit the configuration: {culprits}{hint}")
+    return set(mismatched)
+
+
+def _check_missing(missing: list[str], found: Mapping[str, StoredTensor]) -> None:
+    body = [name for name in missing if _is_body(name)]
+    if body:
+        files = sorted({str(entry.file) for entry in found.values()}) or ["the checkpoint"]
+        raise CheckpointError(f"{_listed(files)} lacks the model's {_listed(body)}")
+    if missing:
+        names = ", ".join(missing)
+        logger.warning("not in the checkpoint, initialised at random, train before use: %s", names)
+
+
+def _is_body(name: str) -> bool:
+    return name.removeprefix(PREFIX).startswith(tuple(f"{part}." for part in BODY))
+
+
+def _listed(culprits: Iterable[str]) -> str:
+    names = list(culprits)
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _choose_dtype(dtype: torch.dtype | str | None, stored: Iterable[StoredTensor]) -> torch.dtype:
+    chosen: object = dtype
+    if dtype is None:
+        chosen = torch.float32
+    elif dtype == "auto":
+        chosen = functools.reduce(torch.promote_types, {entry.tensor.dtype for entry in stored})
+    elif isinstance(dtype, str):
+        chosen = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if not isinstance(chosen, torch.dtype) or chosen not in DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise ArgumentError(f"dtype is {chosen!r}, expected one of {names}, auto, or None for float32")
+    return chosen
+
+
+def _parse_device(device: torch.device | str | None) -> torch.device:
+    try:
+        return torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(
+            f"device is {device!r}, expected a torch device such as 'cpu' or 'cuda:0'"
+        ) from error
+
+
+def _allocate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Give every parameter memory of its own, tied ones the same."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter not in made:
+                made[parameter] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
+            setattr(module, name, made[parameter])
+
+
+@torch.no_grad()
+def _initialise(model: SqueezeBertPreTrainedModel, missing: Iterable[str]) -> None:
+    for name in missing:
+        model.get_parameter(name).zero_()  # a module's own bias, which the class's rule below doesn't know
+    for owner in {name.rpartition(".")[0] for name in missing}:
+        model._init_weights(model.get_submodule(owner))
+
+
+@torch.no_grad()
+def _copy(model: nn.Module, found: Mapping[str, StoredTensor]) -> None:
+    for name, entry in found.items():
+        model.get_parameter(name).copy_(entry.tensor)
