@@ -1,6 +1,7 @@
 """Every `hidden_act` that transformers' SqueezeBERT accepts, by transformers' names and formulas.
 
-`ACTIVATIONS` holds those without parameters as plain functions; `PARAMETRIC_ACTIVATIONS` those that learn, as modules.
+`ACTIVATIONS` holds those without parameters as plain functions; `PARAMETRIC_ACTIVATIONS` those that learn, as
+modules.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class XIELU(nn.Module):
     """xIELU (arXiv 2411.13010): quadratic for positive inputs, an integrated ELU for the others.
 
-    `alpha_p` and `alpha_n` are learned, [1]; `beta` and `eps` are constants kept in the state_dict, as transformers
-    does. All are bfloat16 until the module is converted, as in transformers; float32 inputs give float32 results.
+    `alpha_p` and `alpha_n` are learned, [1]; `beta` and `eps` are constants kept in the state_dict, as
+    transformers does. All are bfloat16 until the module is converted, as in transformers; float32 inputs give
+    float32 results.
     """
 
     beta: Tensor
@@ -89,7 +91,7 @@ class XIELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         positive = F.softplus(self.alpha_p) * x * x + self.beta * x
         alpha_n = self.beta + F.softplus(self.alpha_n)
-        # expm1 of a large positive x would overflow, and its gradient, though not selected, would turn into NaN.
+        # Clamped, since expm1 of a large x overflows and even a branch that isn't selected has a gradient.
         negative = (torch.expm1(torch.minimum(x, self.eps)) - x) * alpha_n + self.beta * x
         return torch.where(x > 0, positive, negative)
 
@@ -139,12 +141,11 @@ def activation_names() -> list[str]:
 def apply_activation(name: str | None, x: Tensor) -> Tensor:
     """`x` through the parameterless activation `name`; None leaves it as it is.
 
-    Raises ArgumentError for a name that isn't in `ACTIVATIONS`: `prelu` and `xielu` have parameters of their own.
+    Raises ArgumentError for a name that isn't in `ACTIVATIONS`: `prelu` and `xielu` have parameters of their
+    own.
     """
     if name is None:
         return x
     if name not in ACTIVATIONS:
-        raise ArgumentError(
-            f"activation {name!r} is not a parameterless activation, expected None or one of {', '.join(ACTIVATIONS)}"
-        )
+        raise ArgumentError(f"activation {name!r} is not one without parameters: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name](x)

@@ -78,10 +78,10 @@ class _Fields:
 class SqueezeBertConfig(_Fields):
     """What a SqueezeBERT model is made of, with transformers' `SqueezeBertConfig` names and defaults.
 
-    Fields are keyword-only and stay assignable; `validate` runs on construction and again when a model is built.
-    Those that need a word:
+    Fields are keyword-only and stay assignable; `validate` runs on construction and again when a model is
+    built. Those that need a word:
 
-    - `embedding_size` must equal `hidden_size`, which None stands for: the architecture has no projection between.
+    - `embedding_size` must equal `hidden_size`, which None stands for: there is no projection in between.
     - `num_labels` is the length of `id2label` (default 2) and may be passed or assigned instead of it.
     - `layer_norm_eps` serves the embeddings and the masked-language-model head; the layers always use 1e-12.
     - `dtype` is the name of the dtype that a checkpoint was saved in, such as "float16", or None.
@@ -89,7 +89,7 @@ class SqueezeBertConfig(_Fields):
 
     Raises ConfigError, naming the field, its value and what was expected.
 
-    >>> SqueezeBertConfig(hidden_size=64, num_attention_heads=4, intermediate_size=128, num_labels=3).num_labels
+    >>> SqueezeBertConfig(hidden_size=64, num_attention_heads=4, num_labels=3).num_labels
     3
     """
 
@@ -121,7 +121,7 @@ class SqueezeBertConfig(_Fields):
                 self.id2label = {int(index): label for label, index in self.label2id.items()}
         except (TypeError, ValueError):
             raise ConfigError(
-                f"config field id2label is {self.id2label!r} with label2id {self.label2id!r}, expected integer indices"
+                f"config field id2label is {self.id2label or self.label2id!r}, expected integers for indices"
             ) from None
         if self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
@@ -132,7 +132,7 @@ class SqueezeBertConfig(_Fields):
 
     @property
     def num_labels(self) -> int:
-        """How many outputs a classification head has; assigning another number renames the labels LABEL_0, ..."""
+        """How many labels a classifier has; assigning another number names them LABEL_0, LABEL_1, ..."""
         return len(self.id2label or ())
 
     @num_labels.setter
@@ -208,12 +208,14 @@ class SqueezeBertConfig(_Fields):
         known = {
             name: data.pop(name) for name in [*FIELD_NAMES, "num_labels"] if name in data and name != "extra"
         }
-        if {"num_labels", "id2label", "label2id"} & overrides.keys():
-            previous = cls(**{name: known.get(name) for name in ("num_labels", "id2label", "label2id")})
-            if overrides.get("num_labels") != previous.num_labels:
-                known = {k: v for k, v in known.items() if k not in ("id2label", "label2id")}
-            known.pop("num_labels", None)
-        return cls(**{"extra": data, **known, **overrides})
+        labels: dict[str, Any] = {
+            name: known.pop(name) for name in ("num_labels", "id2label", "label2id") if name in known
+        }
+        overridden = overrides.keys() & {"num_labels", "id2label", "label2id"}
+        same_number = overridden == {"num_labels"} and overrides["num_labels"] == cls(**labels).num_labels
+        if overridden and not same_number:
+            labels = {}
+        return cls(**{"extra": data, **known, **labels, **overrides})
 
     @classmethod
     def from_json_file(cls, path: str | os.PathLike[str], **overrides: Any) -> SqueezeBertConfig:
@@ -232,6 +234,9 @@ class SqueezeBertConfig(_Fields):
     def to_dict(self) -> dict[str, Any]:
         """Every field and `extra` key, with `model_type`: what `from_dict` reads and config.json holds."""
         fields = {name: copy.deepcopy(getattr(self, name)) for name in FIELD_NAMES if name != "extra"}
+        for name in ("problem_type", "architectures", "dtype"):
+            if fields[name] is None:
+                del fields[name]
         return {**copy.deepcopy(self.extra), "model_type": MODEL_TYPE, **fields}
 
     def to_json_string(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
 
 Model = TypeVar("Model", bound="SqueezeBertPreTrainedModel")
 
@@ -29,7 +29,8 @@ class SqueezeBertPreTrainedModel(nn.Module):
         super().__init__()
         if not isinstance(config, SqueezeBertConfig):
             raise ArgumentError(
-                f"config is a {type(config).__name__}, expected a SqueezeBertConfig (see SqueezeBertConfig.from_dict)"
+                f"config is a {type(config).__module__}.{type(config).__name__}, expected this package's "
+                "SqueezeBertConfig (SqueezeBertConfig.from_dict makes one)"
             )
         config.validate()
         self.config = config
@@ -48,7 +49,7 @@ class SqueezeBertPreTrainedModel(nn.Module):
         save_pretrained(self, directory, **kwargs)
 
     @property
-    def base_model(self) -> nn.Module:
+    def base_model(self) -> Any:
         """The bare `SqueezeBertModel`: this model itself, or the one under its head."""
         return getattr(self, self.base_model_prefix, self)
 
@@ -82,7 +83,7 @@ class SqueezeBertPreTrainedModel(nn.Module):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Products and embeddings from N(0, initializer_range), biases and the padding row 0, LayerNorm the identity."""
+        """Weights from N(0, initializer_range), biases and the padding row 0, LayerNorm the identity."""
         if isinstance(module, (nn.Linear, nn.Conv1d)):
             module.weight.normal_(0.0, self.config.initializer_range)
             if module.bias is not None:
@@ -96,7 +97,7 @@ class SqueezeBertPreTrainedModel(nn.Module):
             module.bias.zero_()
 
     def tie_weights(self) -> None:
-        """Make each name in `_tied_weights_keys` the same parameter as its source, if the configuration ties."""
+        """Share the parameters that `_tied_weights_keys` lists, if `config.tie_word_embeddings`."""
         if not self.config.tie_word_embeddings:
             return
         for name, source in self._tied_weights_keys.items():
@@ -107,15 +108,19 @@ class SqueezeBertPreTrainedModel(nn.Module):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The word embeddings' module."""
-        return self.base_model.get_input_embeddings()  # type: ignore[operator]
+        return self.base_model.get_input_embeddings()
 
     def set_input_embeddings(self, new_embeddings: nn.Embedding) -> None:
         """Replace the word embeddings' module; `tie_weights` ties the decoder to it."""
-        self.base_model.set_input_embeddings(new_embeddings)  # type: ignore[operator]
+        self.base_model.set_input_embeddings(new_embeddings)
 
     def get_output_embeddings(self) -> nn.Linear | None:
         """The masked-language-model decoder, or None where the model has none."""
         return None
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the masked-language-model decoder. Raises UnsupportedError where the model has none."""
+        raise UnsupportedError(f"{type(self).__name__} has no output embeddings, use SqueezeBertForMaskedLM")
 
     def resize_token_embeddings(
         self,
@@ -123,12 +128,14 @@ class SqueezeBertPreTrainedModel(nn.Module):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Change the vocabulary's size, keeping the rows both sizes have, in the embeddings and the decoder with its bias.
+        """Change the vocabulary's size in the embeddings, the decoder and its bias, keeping the common rows.
 
         new_num_tokens: by default the present number; rounded up to a multiple of `pad_to_multiple_of`.
-        mean_resizing: new rows start at the mean of the old ones with a trace of their spread, as transformers does, so
-        that a new token is no more likely than an average one; otherwise from N(0, initializer_range).
-        Returns the embeddings' module, the same object as before. Raises ArgumentError for sizes that aren't positive.
+        mean_resizing: new rows start at the mean of the old ones with a trace of their spread, as
+        transformers does, so that a new token is no more likely than an average one; otherwise from N(0,
+        initializer_range).
+        Returns the embeddings' module, the same object as before. Raises ArgumentError for sizes that aren't
+        positive.
         """
         embeddings = self.get_input_embeddings()
         for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
@@ -171,27 +178,28 @@ class SqueezeBertPreTrainedModel(nn.Module):
     ) -> None:
         """Recompute each layer in the backward pass instead of keeping its activations, in training mode.
 
-        gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`, by default `{"use_reentrant": False}`.
+        gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`, by default `{"use_reentrant":
+        False}`.
         """
-        encoder = self.base_model.get_submodule("encoder")
-        encoder.gradient_checkpointing = True  # type: ignore[assignment]
-        encoder.gradient_checkpointing_kwargs = {  # type: ignore[assignment]
+        encoder = self.base_model.encoder
+        encoder.gradient_checkpointing = True
+        encoder.gradient_checkpointing_kwargs = {
             "use_reentrant": False,
             **(gradient_checkpointing_kwargs or {}),
         }
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep every layer's activations again."""
-        self.base_model.get_submodule("encoder").gradient_checkpointing = False  # type: ignore[assignment]
+        self.base_model.encoder.gradient_checkpointing = False
 
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether gradient checkpointing is enabled."""
-        return bool(self.base_model.get_submodule("encoder").gradient_checkpointing)
+        return self.base_model.encoder.gradient_checkpointing
 
 
 def _rows_near_the_mean(old: Tensor, count: int) -> Tensor:
-    """`count` rows from a normal distribution with the mean and 1e-9 times the covariance of the rows of `old`."""
+    """`count` normally distributed rows with the mean and 1e-9 times the covariance of `old`'s rows."""
     rows = old.float().reshape(len(old), -1)
     mean = rows.mean(0)
     centred = (rows - mean) / len(rows) ** 0.5

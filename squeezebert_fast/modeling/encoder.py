@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +39,7 @@ class SqueezeBertEmbeddings(nn.Module):
         Raises ArgumentError for an index out of range, on devices that report one (a GPU doesn't).
         """
         if inputs_embeds is None:
+            assert input_ids is not None  # check_inputs
             inputs_embeds = _look_up(self.word_embeddings, input_ids, "input_ids", "vocab_size")
         batch, tokens = inputs_embeds.shape[:2]
         if position_ids is None:
@@ -61,7 +61,7 @@ def _look_up(table: nn.Embedding, ids: Tensor, name: str, size_name: str) -> Ten
 
 
 class SqueezeBertEncoder(nn.Module):
-    """The stack of layers. `gradient_checkpointing` recomputes each layer in the backward pass, in training mode only."""
+    """The stack of layers, each recomputed in a training step's backward pass if `gradient_checkpointing`."""
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__()
@@ -79,20 +79,19 @@ class SqueezeBertEncoder(nn.Module):
     ) -> BaseModelOutput | tuple[Any, ...]:
         """Run every layer.
 
-        hidden_states: [batch, tokens, channels]. attention_mask: added to the scores, of the same dtype, broadcastable to
-        [batch, heads, queries, keys], or None. Returns a `BaseModelOutput`, or its tuple.
+        hidden_states: [batch, tokens, channels]. attention_mask: added to the scores, of the same dtype,
+        broadcastable to [batch, heads, queries, keys], or None. Returns a `BaseModelOutput`, or its tuple.
         """
         all_hidden_states = [hidden_states]
         all_scores = []
         for layer in self.layers:
-            call: Callable[..., Any] = layer
             if self.gradient_checkpointing and self.training:
                 options = self.gradient_checkpointing_kwargs
                 hidden_states, scores = checkpoint(
-                    call, hidden_states, attention_mask, output_attentions, **options
+                    layer, hidden_states, attention_mask, output_attentions, **options
                 )
             else:
-                hidden_states, scores = call(hidden_states, attention_mask, output_attentions)
+                hidden_states, scores = layer(hidden_states, attention_mask, output_attentions)
             if output_hidden_states:
                 all_hidden_states.append(hidden_states)
             if output_attentions:
@@ -123,7 +122,7 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
 
     Source: arXiv 2006.11316; transformers' `SqueezeBertModel`, whose results and state_dict names it has.
 
-    >>> config = SqueezeBertConfig(hidden_size=64, num_attention_heads=4, intermediate_size=128, num_hidden_layers=1)
+    >>> config = SqueezeBertConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=1)
     >>> SqueezeBertModel(config)(torch.tensor([[101, 7592, 102]])).last_hidden_state.shape
     torch.Size([1, 3, 64])
     """
@@ -155,7 +154,8 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
         """Encode a batch of token sequences.
 
         input_ids: int64 or int32 [batch, tokens], or in their place inputs_embeds: [batch, tokens, channels].
-        attention_mask: [batch, tokens], nonzero for tokens to attend to, or a 4-D additive mask (see `additive_mask`).
+        attention_mask: [batch, tokens], nonzero for tokens to attend to, or a 4-D additive mask (see
+        `additive_mask`).
         token_type_ids, position_ids: [batch, tokens] or [1, tokens]; by default zeros, and 0 to tokens - 1.
         output_attentions, output_hidden_states, return_dict: by default the configuration's.
         Raises ArgumentError, naming the argument.

@@ -53,7 +53,7 @@ class SqueezeBertPredictionHeadTransform(nn.Module):
 
 
 class SqueezeBertLMPredictionHead(nn.Module):
-    """Scores every word of the vocabulary: `decoder(transform(x))`, whose bias is also reachable as `bias`."""
+    """Scores every word of the vocabulary: `decoder(transform(x))`, whose bias is also `bias`."""
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class SqueezeBertOnlyMLMHead(nn.Module):
 
 
 class SqueezeBertForMaskedLM(_WithHead):
-    """Predicts the masked words. The decoder shares the word embeddings' weight if `config.tie_word_embeddings`."""
+    """Predicts masked words. The decoder has the word embeddings' weight if `config.tie_word_embeddings`."""
 
     _tied_weights_keys = {  # noqa: RUF012
         "cls.predictions.decoder.weight": "transformer.embeddings.word_embeddings.weight",
@@ -198,7 +198,7 @@ class SqueezeBertForMultipleChoice(_WithHead):
         labels: [batch] indices of the right choices.
         """
         given = inputs_embeds if input_ids is None else input_ids
-        if given is None or given.dim() < 2:
+        if not isinstance(given, Tensor) or given.dim() < 2:
             raise ArgumentError(
                 "expected input_ids [batch, choices, tokens], or inputs_embeds with channels after that"
             )
@@ -231,6 +231,8 @@ class SqueezeBertForMultipleChoice(_WithHead):
 def _join_choices(name: str, value: Tensor | None, given: Tensor, dims: int) -> Tensor | None:
     if value is None:
         return None
+    if not isinstance(value, Tensor):
+        raise ArgumentError(f"{name} is a {type(value).__name__}, expected a tensor")
     if value.dim() != dims or value.shape[:2] != given.shape[:2]:
         leading = f"[{given.shape[0]}, {given.shape[1]}, ...]"
         raise ArgumentError(f"{name} has shape {list(value.shape)}, expected {dims} dimensions {leading}")
@@ -280,7 +282,7 @@ class SqueezeBertForTokenClassification(_WithHead):
 
 
 class SqueezeBertForQuestionAnswering(_WithHead):
-    """Finds the first and the last token of an answer in each sequence. Raises ConfigError unless num_labels is 2."""
+    """Finds the first and the last token of an answer. Raises ConfigError unless num_labels is 2."""
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)

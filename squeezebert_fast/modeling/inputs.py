@@ -21,7 +21,8 @@ def check_inputs(
 ) -> None:
     """Raise ArgumentError unless the embeddings can be looked up for these inputs, but for the ids' ranges.
 
-    Ranges are checked by `explain_index_error` only once a look-up has failed, since reading them would make a GPU wait.
+    Ranges are checked by `explain_index_error` only once a look-up has failed, since reading them would make
+    a GPU wait.
     dtype: that of the model's parameters, which `inputs_embeds` must not exceed.
     """
     if (input_ids is None) == (inputs_embeds is None):
@@ -89,12 +90,13 @@ def explain_index_error(name: str, ids: Tensor, size: int, size_name: str) -> Ar
 
 
 def additive_mask(attention_mask: Tensor | None, hidden_states: Tensor, num_heads: int) -> Tensor | None:
-    """The mask that attention adds to its scores, of `hidden_states`' dtype and device; None where none was given.
+    """The mask that attention adds to its scores, in `hidden_states`' dtype; None where none was given.
 
     attention_mask: [batch, tokens] of any dtype, where nonzero means "attend", or 4-D and broadcastable to
     [batch, heads, queries, keys], which is added as it is, a bool one as 0 and 1: transformers does both so.
-    Returns [batch, 1, 1, tokens] for a 2-D mask. What isn't attended gets the dtype's lowest finite number, so that a row
-    with nothing to attend stays finite. Raises ArgumentError for another shape, or a dtype that would widen the scores.
+    Returns [batch, 1, 1, tokens] for a 2-D mask. What isn't attended gets the dtype's lowest finite number,
+    so that a row with nothing to attend stays finite. Raises ArgumentError for another shape, or a dtype that
+    would widen the scores.
     """
     if attention_mask is None:
         return None

@@ -1,6 +1,7 @@
 """The parts of one encoder layer, channels last: [batch, tokens, channels] goes in and out of each.
 
-Module and parameter names are transformers', so that a state_dict fits both. Source: arXiv 2006.11316, section 3.
+Module and parameter names are transformers', so that a state_dict fits both. Source: arXiv 2006.11316,
+section 3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LAYER_NORM_EPS = 1e-12
 
 
 class PointwiseConv1d(nn.Conv1d):
-    """A grouped convolution of width 1 with the parameters of `nn.Conv1d`, over the last axis instead of the middle one.
+    """A grouped convolution of width 1 with `nn.Conv1d`'s parameters, but over the last axis.
 
     weight: [out_channels, in_channels / groups, 1]; bias: [out_channels].
     """
@@ -77,7 +78,7 @@ class SqueezeBertSelfAttention(nn.Module):
 
 
 class SqueezeBertModule(nn.Module):
-    """One encoder layer: self-attention, then a grouped feed-forward block, each with its residual and LayerNorm."""
+    """One encoder layer: self-attention and a grouped feed-forward block, with residuals and LayerNorm."""
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class SqueezeBertModule(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None, output_attentions: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer's output, shaped like `hidden_states`, and, if asked for, its attention scores before softmax."""
+        """The layer's output, shaped like its input, and, if asked for, the masked scores before softmax."""
         context, scores = self.attention(hidden_states, attention_mask, output_attentions)
         attended = self.post_attention(context, hidden_states)
         return self.output(self.intermediate(attended), attended), scores

@@ -1,4 +1,4 @@
-"""The losses of the task heads: transformers' formulas, with labels checked before PyTorch could broadcast them."""
+"""The losses of the task heads: transformers' formulas, with labels that PyTorch would broadcast refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def cross_entropy(
 ) -> Tensor:
     """Mean cross entropy over the labels that aren't `ignored`.
 
-    logits: [..., classes]; labels: int64 or int32, one for each row of `logits`, shaped alike, flat, or with an axis of 1
-    at the end. Raises ArgumentError, naming the argument `name`.
+    logits: [..., classes]; labels: int64 or int32, one for each row of `logits`, shaped alike, flat, or with
+    an axis of 1 at the end. Raises ArgumentError, naming the argument `name`.
     """
     rows, classes = logits.reshape(-1, logits.shape[-1]), logits.shape[-1]
     fits = (
@@ -44,9 +44,10 @@ def cross_entropy(
 def sequence_loss(config: SqueezeBertConfig, logits: Tensor, labels: Tensor) -> Tensor:
     """The loss of a sequence classifier, by `config.problem_type`.
 
-    logits: [batch, num_labels]; labels: class indices [batch] for single_label_classification, otherwise numbers shaped
-    like `logits` ([batch] will do where num_labels is 1). Where problem_type is None the labels decide, and the
-    configuration keeps the answer, as in transformers, so that a saved model tells pipelines how to read its logits.
+    logits: [batch, num_labels]; labels: class indices [batch] for single_label_classification, otherwise
+    numbers shaped like `logits` ([batch] will do where num_labels is 1). Where problem_type is None the
+    labels decide, and the configuration keeps the answer, as in transformers, so that a saved model tells
+    pipelines how to read its logits.
     """
     if config.problem_type is None:
         config.problem_type = _infer_problem_type(logits.shape[-1], labels.dtype)
@@ -71,8 +72,8 @@ def _infer_problem_type(num_labels: int, dtype: torch.dtype) -> str:
 def span_loss(start_logits: Tensor, end_logits: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
     """Mean of the two cross entropies of an answer's first and last token.
 
-    logits: [batch, tokens]; starts, ends: int64 or int32 [batch] or [batch, 1]. Positions past the last token are ignored
-    and negative ones count as 0, as in transformers.
+    logits: [batch, tokens]; starts, ends: int64 or int32 [batch] or [batch, 1]. Positions past the last token
+    are ignored and negative ones count as 0, as in transformers.
     """
     tokens = start_logits.shape[1]
     start_loss = cross_entropy(start_logits, starts.clamp(0, tokens), "start_positions", ignored=tokens)

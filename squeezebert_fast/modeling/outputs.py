@@ -1,4 +1,4 @@
-"""What the models return: transformers' output fields, reachable as attribute, key, index, slice and tuple."""
+"""What the models return: transformers' output fields, as attribute, key, index, slice and tuple."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch.utils import _pytree as pytree
 
 
 class ModelOutput(OrderedDict[str, Any]):
-    """Base of the outputs: a dataclass whose fields that aren't None are also the items of an ordered dictionary.
+    """Base of the outputs: a dataclass whose fields, but for None, are also an ordered dictionary's items.
 
-    Like transformers' `ModelOutput`: `output.logits`, `output["logits"]`, `output[0]` and `output[:2]` count only what
-    is present, `output.to_tuple()` drops None, iteration goes over the names. Being a dictionary that can be rebuilt
-    from its items, it passes through DataParallel; being a pytree node, through torch.export and DDP.
+    Like transformers' `ModelOutput`: `output.logits`, `output["logits"]`, `output[0]` and `output[:2]` count
+    only what is present, `output.to_tuple()` drops None, iteration goes over the names. Being a dictionary
+    that can be rebuilt from its items, it passes through DataParallel; being a pytree node, through
+    torch.export and DDP.
 
     >>> MaskedLMOutput(logits=torch.ones(1)).to_tuple()
     (tensor([1.]),)
@@ -64,15 +65,16 @@ class ModelOutput(OrderedDict[str, Any]):
 
 
 def _field_names(output: ModelOutput) -> list[str]:
-    return [f.name for f in dataclasses.fields(output)]  # type: ignore[arg-type]  # every subclass is a dataclass
+    return [f.name for f in dataclasses.fields(output)]  # type: ignore[arg-type]  # each subclass is one
 
 
 @dataclass
 class BaseModelOutput(ModelOutput):
     """What the encoder returns.
 
-    last_hidden_state: [batch, tokens, channels]. hidden_states: the embeddings and each layer's output, the same shape,
-    or None. attentions: each layer's masked scores *before* softmax, [batch, heads, queries, keys], or None.
+    last_hidden_state: [batch, tokens, channels]. hidden_states: the embeddings and each layer's output, the
+    same shape, or None. attentions: each layer's masked scores *before* softmax, [batch, heads, queries,
+    keys], or None.
     """
 
     last_hidden_state: Tensor | None = None
@@ -82,7 +84,7 @@ class BaseModelOutput(ModelOutput):
 
 @dataclass
 class BaseModelOutputWithPooling(ModelOutput):
-    """`BaseModelOutput` with pooler_output: [batch, channels], the first token through a dense layer and tanh."""
+    """`BaseModelOutput` and pooler_output: [batch, channels], the first token through dense and tanh."""
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None

@@ -27,8 +27,10 @@ def grouped_pointwise_conv(
     if groups == 1:  # the same product; a matrix product is a far better kernel than a convolution
         y = F.linear(x, weight.squeeze(-1), bias)
     else:
-        tokens = x.reshape(1, -1, x.shape[-1]).transpose(1, 2)  # [1, channels, tokens]
-        y = F.conv1d(tokens, weight, bias, groups=groups).transpose(1, 2).reshape(*x.shape[:-1], -1)
+        # [1, channels, tokens]; conv1d takes no tokens only as an empty batch
+        tokens = x.reshape(1, -1, x.shape[-1]).transpose(1, 2) if x.numel() else x.reshape(0, x.shape[-1], 1)
+        y = F.conv1d(tokens, weight, bias, groups=groups).transpose(1, 2)
+        y = y.reshape(*x.shape[:-1], weight.shape[0])
     return apply_activation(activation, y)
 
 
