@@ -1,0 +1,66 @@
+"""Fit the polynomial behind the native GELU and print csrc/kernels/gelu_polynomial.h.
+
+    python benchmarks/fit_gelu.py > csrc/kernels/gelu_polynomial.h
+
+P(u) approximates (Phi(x) - 1/2) / x in u = x^2 on [0, LIMIT^2] so that the largest error of x P(x^2) is as small as a
+polynomial of that degree allows (Lawson's reweighted least squares in float64). Beside the largest error of the exact
+polynomial, the header states that of its evaluation in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial, chebyshev
+
+LIMIT = 5.4
+DEGREE = 14
+
+
+def phi_minus_half(x: np.ndarray) -> np.ndarray:
+    return np.array([0.5 * math.erf(v / math.sqrt(2.0)) for v in x])
+
+
+def fit() -> tuple[np.ndarray, float]:
+    """Coefficients of P in s = 2 u / LIMIT^2 - 1, lowest power first, and the largest error of x P."""
+    s = np.cos(np.linspace(0.0, np.pi, 6000))[:-1]  # without s = -1, where x is 0
+    x = LIMIT * np.sqrt((s + 1.0) / 2.0)
+    target = phi_minus_half(x)
+    basis = chebyshev.chebvander(s, DEGREE) * x[:, None]
+    weight = np.ones_like(x)
+    for _ in range(200):
+        root = np.sqrt(weight)
+        coefficients = np.linalg.lstsq(basis * root[:, None], target * root, rcond=None)[0]
+        error = np.abs(basis @ coefficients - target)
+        weight *= error / error.max() + 1e-3
+        weight /= weight.mean()
+    return Chebyshev(coefficients).convert(kind=Polynomial).coef, float(error.max())
+
+
+def float32_error(coefficients: np.ndarray) -> float:
+    """Largest error of x (1/2 + x P) against x Phi(x), relative to |x|, with every step rounded to float32."""
+    x = np.linspace(-8.0, 8.0, 400_001).astype(np.float32)
+    s = np.minimum(x * x * np.float32(2.0 / LIMIT**2) - np.float32(1.0), np.float32(1.0))
+    p = np.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        p = p * s + np.float32(c)
+    ours = np.clip(x * p, np.float32(-0.5), np.float32(0.5)) + np.float32(0.5)
+    return float(np.abs(ours - (phi_minus_half(x.astype(np.float64)) + 0.5)).max())
+
+
+def main() -> None:
+    coefficients, error = fit()
+    rows = "\n".join(f"    {c:.9e}f," for c in coefficients[::-1])
+    print("// Written by benchmarks/fit_gelu.py, which says what this is; do not edit.")
+    print(f"// Largest error in Phi: {error:.1e} exactly evaluated, {float32_error(coefficients):.1e} in float32.")
+    print("#pragma once\n\nnamespace {\n")
+    print(f"constexpr float kGeluScale = {2.0 / LIMIT**2:.9e}f;")
+    print(f"constexpr int kGeluTerms = {DEGREE + 1};")
+    print("constexpr float kGeluCoefficients[kGeluTerms] = {  // highest power first")
+    print(rows)
+    print("};\n\n}  // namespace")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+// Compiled with the flags that setup.py gives it (INSTRUCTION_SETS); empty where they don't apply.
+#include "../kernels/kernel_table.h"
+
+#ifdef __AVX2__
+#include "../simd/avx2.h"
+#include "export_table.h"
+
+SQUEEZEBERT_EXPORT_TABLE(avx2)
+#else
+const squeezebert::KernelTable* squeezebert::avx2_kernels() { return nullptr; }
+#endif

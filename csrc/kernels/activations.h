@@ -1,0 +1,60 @@
+// Activations over one vector, to float32 accuracy. Included by the instruction-set builds alone.
+#pragma once
+#include "gelu_polynomial.h"
+#include "kernel_table.h"
+
+namespace {
+
+using squeezebert::Activation;
+
+// e^x for x <= 89, where it is infinite, and about 1e-38 below -87: 2^n e^r, |r| <= ln(2)/2, with a polynomial in r.
+inline Vec exponential(Vec x) {
+  x = maximum(x, broadcast(-87.0f));
+  const Vec n = round_nearest(x * broadcast(1.44269504f));
+  Vec r = multiply_add(n, broadcast(-0.693145752f), x);
+  r = multiply_add(n, broadcast(-1.42860677e-6f), r);
+  Vec p = broadcast(1.98412698e-4f);
+  p = multiply_add(p, r, broadcast(1.38888889e-3f));
+  p = multiply_add(p, r, broadcast(8.33333333e-3f));
+  p = multiply_add(p, r, broadcast(4.16666667e-2f));
+  p = multiply_add(p, r, broadcast(1.66666667e-1f));
+  p = multiply_add(p, r, broadcast(0.5f));
+  p = multiply_add(p, r, broadcast(1.0f));
+  p = multiply_add(p, r, broadcast(1.0f));
+  return scale_by_power_of_two(p, n);
+}
+
+// x / (1 + e^-z), the shape that silu (z = x) and gelu's tanh form share. A NaN in x reaches the result through the
+// quotient, whatever minimum and maximum make of it.
+inline Vec times_sigmoid(Vec x, Vec z) {
+  const Vec e = exponential(minimum(broadcast(0.0f) - z, broadcast(89.0f)));
+  return x / (broadcast(1.0f) + e);
+}
+
+// x * Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2 = 1/2 + x P(x^2).
+//
+// P is the minimax polynomial of degree 14 in x^2 on [0, 5.4^2] (benchmarks/fit_gelu.py): it is off by less than 3e-8
+// in Phi, half an ulp, and needs no exponential and no division. It is written in s = x^2 * 2 / 5.4^2 - 1, in which its
+// coefficients fall off and Horner's rule is stable. Beyond 5.4, x P grows past 1/2 and is cut off: Phi is 0 or 1
+// there.
+inline Vec gelu(Vec x) {
+  const Vec s = minimum(multiply_add(x * x, broadcast(kGeluScale), broadcast(-1.0f)), broadcast(1.0f));
+  Vec p = broadcast(kGeluCoefficients[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < kGeluTerms; ++i) p = multiply_add(p, s, broadcast(kGeluCoefficients[i]));
+  const Vec half = broadcast(0.5f);
+  const Vec phi = maximum(minimum(x * p, half), broadcast(-0.5f)) + half;
+  return x * phi;
+}
+
+inline Vec gelu_tanh(Vec x) {
+  // tanh(u) / 2 + 1/2 = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+  const Vec cubic = multiply_add(x * x, broadcast(0.0713548162726f), broadcast(1.59576912161f));
+  return times_sigmoid(x, x * cubic);
+}
+
+inline Vec relu(Vec x) { return maximum(broadcast(0.0f), x); }
+
+inline Vec silu(Vec x) { return times_sigmoid(x, x); }
+
+}  // namespace

@@ -1,0 +1,134 @@
+"""Builds squeezebert_fast._native from csrc/. Everything else about the package is in pyproject.toml.
+
+The same kernel sources are compiled once per instruction set, each into its own object file with its own flags, and
+linked into one module that picks among them at run time; so one wheel serves every CPU of an architecture. Neither
+torch nor the build machine's CPU has a say in what is built.
+
+SQUEEZEBERT_FAST_NATIVE: `auto` (default) installs as pure Python, and says so, when the module can't be built;
+`require` makes that an error; `off` doesn't try.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
+
+COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
+
+# What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where it was made.
+X86_FLAGS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+}
+# Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step of K (NEON);
+# its AVX-512 header trips its own warning about uninitialised variables. Clang knows neither option.
+GCC_KERNEL_FLAGS = ["-fno-schedule-insns", "-Wno-maybe-uninitialized"]
+
+SOURCES = [
+    "csrc/core/cpu_features.cpp",
+    "csrc/core/grouped_pointwise_conv.cpp",
+    "csrc/core/instruction_sets.cpp",
+    "csrc/core/thread_team.cpp",
+    "csrc/isa/avx2.cpp",
+    "csrc/isa/avx512.cpp",
+    "csrc/isa/neon.cpp",
+    "csrc/isa/scalar.cpp",
+    "csrc/python/bindings.cpp",
+]
+HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts)
+
+PACKAGES = [
+    "squeezebert_fast",
+    "squeezebert_fast.backends",
+    "squeezebert_fast.cli",
+    "squeezebert_fast.loading",
+    "squeezebert_fast.modeling",
+    "squeezebert_fast.ops",
+    "squeezebert_fast.tokenization",
+    "squeezebert_fast.triton_kernels",
+]
+
+
+def kernel_flags(source: str, is_gcc: bool) -> list[str]:
+    """Extra flags for one source file: those of its instruction set when it is a build of the kernels."""
+    path = Path(source)
+    if path.parent.name != "isa":
+        return []
+    flags = GCC_KERNEL_FLAGS if is_gcc else []
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        flags = flags + X86_FLAGS.get(path.stem, [])
+    return flags
+
+
+class BuildNative(build_ext):
+    """build_ext with flags per source file, files compiled side by side, and failure allowed unless required."""
+
+    def run(self) -> None:
+        mode = os.environ.get("SQUEEZEBERT_FAST_NATIVE", "auto")
+        if mode not in ("auto", "require", "off"):
+            raise SystemExit(f"SQUEEZEBERT_FAST_NATIVE is {mode!r}; it can be auto, require or off")
+        if mode == "off":
+            return self.skip("SQUEEZEBERT_FAST_NATIVE=off")
+        try:
+            super().run()
+        except (BaseError, CCompilerError, OSError) as error:
+            if mode == "require":
+                raise
+            self.skip(f"{type(error).__name__}: {error}")
+
+    def skip(self, reason: str) -> None:
+        self.extensions.clear()
+        print(
+            f"squeezebert_fast: installing without native kernels ({reason}). Every operation will run on plain "
+            "PyTorch; `squeezebert-fast doctor` repeats this. SQUEEZEBERT_FAST_NATIVE=require makes it an error.",
+            file=sys.stderr,
+        )
+
+    def build_extension(self, ext: Extension) -> None:
+        if self.compiler.compiler_type != "unix":
+            raise OSError(f"compiler type {self.compiler.compiler_type!r} is not supported, GCC or Clang is needed")
+        import pybind11
+
+        ext.include_dirs.append(pybind11.get_include())
+        is_gcc = "clang" not in subprocess.run(
+            [self.compiler.compiler_cxx[0], "--version"], capture_output=True, text=True, check=False
+        ).stdout
+        temp = Path(self.build_temp)
+
+        def compile_one(source: str) -> str:
+            # An output folder a file: setuptools would otherwise reuse an object compiled with other flags.
+            folder = temp / Path(source).parent.name / Path(source).stem
+            objects = self.compiler.compile(
+                [source],
+                output_dir=str(folder),
+                include_dirs=ext.include_dirs,
+                extra_postargs=COMMON_FLAGS + kernel_flags(source, is_gcc),
+                depends=ext.depends,
+            )
+            return objects[0]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, ext.sources))
+        self.compiler.link_shared_object(
+            objects,
+            self.get_ext_fullpath(ext.name),
+            libraries=["dl", "pthread"] if sys.platform.startswith("linux") else [],
+            target_lang="c++",
+            build_temp=self.build_temp,
+        )
+
+
+setup(
+    packages=PACKAGES,
+    # Top-level triton_kernels/ installs inside the package: the bare name belongs to another distribution.
+    package_dir={"squeezebert_fast.triton_kernels": "triton_kernels"},
+    package_data={"squeezebert_fast": ["py.typed"]},
+    ext_modules=[Extension("squeezebert_fast._native", SOURCES, language="c++", depends=HEADERS)],
+    cmdclass={"build_ext": BuildNative},
+)

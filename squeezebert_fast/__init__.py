@@ -1,0 +1,1 @@
+"""SqueezeBERT with custom kernels."""
