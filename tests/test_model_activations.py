@@ -70,7 +70,7 @@ def test_none_is_no_activation_and_a_callable_is_itself() -> None:
 
 
 def test_unknown_names_are_errors_that_list_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'gelo'.*gelu_new"):
+    with pytest.raises(ConfigError, match=r"'gelo'.*gelu_new"):
         get_activation("gelo")
     for name in ("gelo", "prelu", "xielu"):
         with pytest.raises(ArgumentError, match=f"'{name}'.*gelu_new"):

@@ -26,7 +26,7 @@ def exact_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def judged_tensors(outputs: Any) -> list[Tensor]:
-    """What the rule is applied to: a loss beside the logits that it comes from, since one number's error is luck."""
+    """What the rule is applied to: a loss together with its logits, since one number's error is luck."""
     head = [value.flatten() for value in outputs.to_tuple() if isinstance(value, Tensor)]
     inside = [tensor for value in outputs.to_tuple() if isinstance(value, tuple) for tensor in value]
     return [torch.cat(head), *inside]

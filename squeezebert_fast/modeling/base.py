@@ -150,7 +150,8 @@ class SqueezeBertPreTrainedModel(nn.Module):
             embeddings.padding_idx = self.config.pad_token_id = None
         decoder = self.get_output_embeddings()
         if decoder is not None:
-            self._resize_rows(decoder, size, mean_resizing)
+            # Tied, it is about to get the embeddings' weight, and transformers gives new words a bias of 0.
+            self._resize_rows(decoder, size, mean_resizing and not self.config.tie_word_embeddings)
             decoder.out_features = size
             self.set_output_embeddings(decoder)
         self.config.vocab_size = size
