@@ -5,7 +5,7 @@ Arguments that a `forward` here doesn't explain are those of `SqueezeBertModel.f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class SqueezeBertOnlyMLMHead(nn.Module):
 class SqueezeBertForMaskedLM(_WithHead):
     """Predicts masked words. The decoder has the word embeddings' weight if `config.tie_word_embeddings`."""
 
-    _tied_weights_keys = {  # noqa: RUF012
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
         "cls.predictions.decoder.weight": "transformer.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }

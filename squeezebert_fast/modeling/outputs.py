@@ -20,6 +20,7 @@ class ModelOutput(OrderedDict[str, Any]):
     that can be rebuilt from its items, it passes through DataParallel; being a pytree node, through
     torch.export and DDP.
 
+    >>> import torch
     >>> MaskedLMOutput(logits=torch.ones(1)).to_tuple()
     (tensor([1.]),)
     """
