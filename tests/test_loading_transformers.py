@@ -1,4 +1,4 @@
-"""A directory saved by transformers loads here and the other way round, for every class, with equal results."""
+"""A directory saved by transformers loads here and the other way round, for every class, results equal."""
 
 from __future__ import annotations
 

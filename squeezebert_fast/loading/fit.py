@@ -6,10 +6,11 @@ import functools
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
@@ -77,8 +78,21 @@ def build_model(
     return model.eval()
 
 
+class _WithoutNormal(TorchFunctionMode):
+    """Skips `normal_`: on the meta device it imports the compiler, for 2 s, to compute nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _skeleton(cls: type[Model], config: SqueezeBertConfig) -> Model:
-    with torch.device("meta"):  # shapes only: no memory, and no time spent on random numbers
+    """A model of shapes only, which takes no memory."""
+    with torch.device("meta"), _WithoutNormal():
         return cls(config)
 
 
@@ -176,7 +190,7 @@ def _check_missing(missing: list[str], found: Mapping[str, StoredTensor]) -> Non
         raise CheckpointError(f"{_listed(files)} lacks the model's {_listed(body)}")
     if missing:
         names = ", ".join(missing)
-        logger.warning("not in the checkpoint, initialised at random, train before use: %s", names)
+        logger.warning("not in the checkpoint, so initialised at random: %s", names)
 
 
 def _is_body(name: str) -> bool:
