@@ -1,16 +1,15 @@
 """Builds squeezebert_fast._native from csrc/. Everything else about the package is in pyproject.toml.
 
-The same kernel sources are compiled once per instruction set, each into its own object file with its own flags, and
-linked into one module that picks among them at run time; so one wheel serves every CPU of an architecture. Neither
-torch nor the build machine's CPU has a say in what is built.
+The same kernel sources are compiled once per instruction set, each into its own object file with its own
+flags (build_flags.py), and linked into one module that picks among them at run time; so one wheel serves every
+CPU of an architecture. Neither torch nor the build machine's CPU has a say in what is built.
 
-SQUEEZEBERT_FAST_NATIVE: `auto` (default) installs as pure Python, and says so, when the module can't be built;
-`require` makes that an error; `off` doesn't try.
+SQUEEZEBERT_FAST_NATIVE: `auto` (default) installs as pure Python, and says so, when the module can't be
+built; `require` makes that an error; `off` doesn't try.
 """
 
 import os
 import platform
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,28 +18,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
-COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated build doesn't look beside setup.py
 
-# What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where it was made.
-X86_FLAGS = {
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
-}
-# Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step of K (NEON);
-# its AVX-512 header trips its own warning about uninitialised variables. Clang knows neither option.
-GCC_KERNEL_FLAGS = ["-fno-schedule-insns", "-Wno-maybe-uninitialized"]
+import build_flags
 
-SOURCES = [
-    "csrc/core/cpu_features.cpp",
-    "csrc/core/grouped_pointwise_conv.cpp",
-    "csrc/core/instruction_sets.cpp",
-    "csrc/core/thread_team.cpp",
-    "csrc/isa/avx2.cpp",
-    "csrc/isa/avx512.cpp",
-    "csrc/isa/neon.cpp",
-    "csrc/isa/scalar.cpp",
-    "csrc/python/bindings.cpp",
-]
+SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + build_flags.PYTHON_SOURCES
 HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts)
 
 PACKAGES = [
@@ -55,19 +37,8 @@ PACKAGES = [
 ]
 
 
-def kernel_flags(source: str, is_gcc: bool) -> list[str]:
-    """Extra flags for one source file: those of its instruction set when it is a build of the kernels."""
-    path = Path(source)
-    if path.parent.name != "isa":
-        return []
-    flags = GCC_KERNEL_FLAGS if is_gcc else []
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        flags = flags + X86_FLAGS.get(path.stem, [])
-    return flags
-
-
 class BuildNative(build_ext):
-    """build_ext with flags per source file, files compiled side by side, and failure allowed unless required."""
+    """build_ext with flags for each file, files compiled side by side; may fail unless required."""
 
     def run(self) -> None:
         mode = os.environ.get("SQUEEZEBERT_FAST_NATIVE", "auto")
@@ -85,20 +56,21 @@ class BuildNative(build_ext):
     def skip(self, reason: str) -> None:
         self.extensions.clear()
         print(
-            f"squeezebert_fast: installing without native kernels ({reason}). Every operation will run on plain "
-            "PyTorch; `squeezebert-fast doctor` repeats this. SQUEEZEBERT_FAST_NATIVE=require makes it an error.",
+            f"squeezebert_fast: installing without native kernels ({reason}). Every operation will run on "
+            "plain PyTorch; `squeezebert-fast doctor` repeats this. SQUEEZEBERT_FAST_NATIVE=require makes "
+            "it an error.",
             file=sys.stderr,
         )
 
     def build_extension(self, ext: Extension) -> None:
         if self.compiler.compiler_type != "unix":
-            raise OSError(f"compiler type {self.compiler.compiler_type!r} is not supported, GCC or Clang is needed")
+            raise OSError(
+                f"compiler type {self.compiler.compiler_type!r} is not supported, GCC or Clang is needed"
+            )
         import pybind11
 
         ext.include_dirs.append(pybind11.get_include())
-        is_gcc = "clang" not in subprocess.run(
-            [self.compiler.compiler_cxx[0], "--version"], capture_output=True, text=True, check=False
-        ).stdout
+        gcc = build_flags.is_gcc(self.compiler.compiler_cxx[0])
         temp = Path(self.build_temp)
 
         def compile_one(source: str) -> str:
@@ -108,7 +80,7 @@ class BuildNative(build_ext):
                 [source],
                 output_dir=str(folder),
                 include_dirs=ext.include_dirs,
-                extra_postargs=COMMON_FLAGS + kernel_flags(source, is_gcc),
+                extra_postargs=build_flags.flags(source, platform.machine(), gcc),
                 depends=ext.depends,
             )
             return objects[0]
@@ -118,7 +90,7 @@ class BuildNative(build_ext):
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
-            libraries=["dl", "pthread"] if sys.platform.startswith("linux") else [],
+            libraries=build_flags.LINUX_LIBRARIES if sys.platform.startswith("linux") else [],
             target_lang="c++",
             build_temp=self.build_temp,
         )

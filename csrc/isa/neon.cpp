@@ -1,4 +1,4 @@
-// Compiled with the flags that setup.py gives it (INSTRUCTION_SETS); empty where they don't apply.
+// Compiled with the flags that build_flags.py gives it; empty where they don't apply.
 #include "../kernels/kernel_table.h"
 
 #ifdef __aarch64__

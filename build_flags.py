@@ -1,0 +1,61 @@
+"""How the C++ under csrc/ is compiled: which files, with which flags.
+
+For setup.py and csrc/tests/run_tests.py alike, so that the tests run what is shipped. It needs the standard
+library alone, since pip's isolated build imports it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+CORE_SOURCES = [
+    "csrc/core/cpu_features.cpp",
+    "csrc/core/grouped_pointwise_conv.cpp",
+    "csrc/core/instruction_sets.cpp",
+    "csrc/core/thread_team.cpp",
+]
+INSTRUCTION_SET_SOURCES = [
+    "csrc/isa/avx2.cpp",
+    "csrc/isa/avx512.cpp",
+    "csrc/isa/neon.cpp",
+    "csrc/isa/scalar.cpp",
+]
+PYTHON_SOURCES = ["csrc/python/bindings.cpp"]
+
+COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "-fno-math-errno"]
+# Whatever Python's own flags say: link-time optimisation could move wide code into what runs on every CPU.
+COMMON_FLAGS += ["-fno-lto", "-Wall", "-Wextra"]
+
+# What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where it
+# was made.
+X86_FLAGS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+}
+# Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step of
+# K (NEON); its AVX-512 header trips its own warning about uninitialised variables. Clang knows neither option.
+GCC_KERNEL_FLAGS = ["-fno-schedule-insns", "-Wno-maybe-uninitialized"]
+
+LINUX_LIBRARIES = ["dl", "pthread"]
+
+
+def is_x86_64(machine: str) -> bool:
+    """Whether `machine`, as platform.machine() names it, takes X86_FLAGS."""
+    return machine.lower() in ("x86_64", "amd64")
+
+
+def is_gcc(compiler: str) -> bool:
+    """Whether the command `compiler` takes GCC's flags: anything does that doesn't call itself Clang."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return "clang" not in version.stdout
+
+
+def flags(source: str, machine: str, gcc: bool) -> list[str]:
+    """Every flag that says how the file `source` is compiled for `machine`."""
+    path = Path(source)
+    if path.parent.name != "isa":
+        return COMMON_FLAGS
+    of_compiler = GCC_KERNEL_FLAGS if gcc else []
+    of_instruction_set = X86_FLAGS.get(path.stem, []) if is_x86_64(machine) else []
+    return COMMON_FLAGS + of_compiler + of_instruction_set
