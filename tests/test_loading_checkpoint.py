@@ -202,10 +202,12 @@ def test_tied_names_with_different_tensors_are_not_tied(
     assert "not tied" in warning.getMessage()
 
 
-def test_fewer_layers_may_be_asked_for(base: Path) -> None:
+def test_fewer_layers_may_be_asked_for(base: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = load_pretrained(SqueezeBertModel, base, num_hidden_layers=1)
     expected = {k: v for k, v in make().state_dict().items() if "layers.1." not in k}
     assert_same(loaded.state_dict(), expected)
+    (warning,) = caplog.records
+    assert "num_hidden_layers is 1" in warning.getMessage()
 
 
 def test_label_names_override_those_of_the_file(tmp_path: Path) -> None:

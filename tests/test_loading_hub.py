@@ -138,7 +138,7 @@ def test_an_unreachable_hub_is_not_a_missing_file(
     point_huggingface_hub_at("http://127.0.0.1:1", monkeypatch)
     with pytest.raises(CheckpointError) as error:
         resolve_file(REPO, "config.json", cache_dir=tmp_path, required=required)
-    assert_one_line(error, REPO, "config.json is not cached", "ConnectError")
+    assert_one_line(error, REPO, "config.json is not cached", "the hub could not be asked: Connect")
 
 
 def test_a_missing_file_is_none_when_optional_and_named_when_required(hub: FakeHub) -> None:
@@ -184,11 +184,15 @@ def test_a_download_cut_short_leaves_no_file(hub: FakeHub) -> None:
     assert read(REPO, "weights.bin") == content
 
 
-def test_a_download_that_breaks_off_is_resumed(hub: FakeHub) -> None:
+def test_a_download_that_breaks_off_is_resumed_at_once_or_when_asked_again(hub: FakeHub) -> None:
     content = bytes(range(256)) * 8
     hub.push(REPO, {"weights.bin": content})
     hub.break_once_after["weights.bin"] = 700
-    assert read(REPO, "weights.bin") == content
+    try:
+        received = read(REPO, "weights.bin")
+    except CheckpointError:  # huggingface_hub before 1.0 leaves the next attempt to its caller
+        received = read(REPO, "weights.bin")
+    assert received == content
 
 
 # Environment variables, which huggingface_hub reads when it is imported

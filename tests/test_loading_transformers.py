@@ -59,9 +59,9 @@ def assert_same_results(ours: Any, reference: Any) -> None:
         assert_within_rule(a, e, x, f"output {number}")
 
 
-def load_theirs(cls: Any, directory: Path) -> Any:
+def load_theirs(cls: Any, directory: Path, **options: Any) -> Any:
     """Transformers' model of a directory, after checking that it found exactly the tensors it wanted."""
-    model, report = theirs(cls).from_pretrained(directory, output_loading_info=True)
+    model, report = theirs(cls).from_pretrained(directory, output_loading_info=True, **options)
     for kind, names in report.items():
         assert not names, f"{kind}: {names}"
     return model.eval()
@@ -104,7 +104,7 @@ def test_a_directory_goes_through_both_and_keeps_its_tensors(cls: Any, tmp_path:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_dtype_of_a_saved_model_is_kept_by_both(dtype: str, tmp_path: Path) -> None:
     save_pretrained(make().to(getattr(torch, dtype)), tmp_path / "ours")
-    reference = load_theirs(SqueezeBertModel, tmp_path / "ours")
+    reference = load_theirs(SqueezeBertModel, tmp_path / "ours", dtype="auto")
     assert reference.dtype == getattr(torch, dtype)
     reference.save_pretrained(tmp_path / "theirs")
     model = load_pretrained(SqueezeBertModel, tmp_path / "theirs", dtype="auto")

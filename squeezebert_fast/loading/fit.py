@@ -31,7 +31,7 @@ TENSORFLOW_NAMES = {
     "gamma": "weight",
     "beta": "bias",
 }  # of LayerNorm, in checkpoints converted from TensorFlow
-LISTED = 5  # culprits that an error names, of however many there are
+LISTED = 3  # culprits that an error names, of however many there are
 
 
 def build_model(
@@ -141,22 +141,25 @@ def _supply_tied(found: dict[str, StoredTensor], ties: Mapping[str, str]) -> Non
 def _report_unused(
     names: Iterable[str], found: Mapping[str, StoredTensor], config: SqueezeBertConfig
 ) -> None:
-    unused = sorted(names)
-    layers_left_out = re.compile(r"encoder\.layers\.(\d+)\.")
-    unknown = []
-    for name in unused:
-        layer = layers_left_out.match(name.removeprefix(PREFIX))
-        beyond = layer is not None and int(layer.group(1)) >= config.num_hidden_layers
-        if name.removeprefix(PREFIX).partition(".")[0] in (*BODY, "pooler") and not beyond:
+    heads, layers, unknown = [], [], []
+    for name in sorted(names):
+        bare = name.removeprefix(PREFIX)
+        layer = re.match(r"encoder\.layers\.(\d+)\.", bare)
+        if layer and int(layer.group(1)) >= config.num_hidden_layers:
+            layers.append(name)
+        elif bare.partition(".")[0] in (*BODY, "pooler"):
             unknown.append(found[name].place)
+        else:
+            heads.append(name)
     if unknown:
         raise CheckpointError(
             f"the checkpoint is of another architecture, with no place for {_listed(unknown)}"
         )
-    if unused:
-        logger.info(
-            "the checkpoint's tensors for other heads or further layers are not used: %s", ", ".join(unused)
-        )
+    if layers:
+        number = config.num_hidden_layers
+        logger.warning("num_hidden_layers is %d, so the checkpoint's further layers are not used", number)
+    if heads:
+        logger.info("the checkpoint's tensors for other heads are not used: %s", ", ".join(heads))
 
 
 def _check_kinds(entries: Iterable[StoredTensor]) -> None:
