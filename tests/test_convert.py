@@ -15,6 +15,7 @@ from torch import Tensor
 from squeezebert_fast import modeling
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.convert import TOKENIZER_FILES, convert_bert, convert_directory
+from squeezebert_fast.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 from tests.helpers import assert_within_rule
 from tests.minilm import minilm_directory
 
@@ -240,7 +241,7 @@ def test_converted_minilm_gives_berts_outputs_in_float32_and_float64(real_batch:
         torch.testing.assert_close(a, x, rtol=0, atol=1e-12)
 
 
-def test_a_converted_minilm_directory_embeds_in_transformers_as_before(
+def test_a_converted_minilm_directory_is_tokenized_and_embedded_as_before(
     real_batch: dict[str, Tensor], tmp_path: Path
 ) -> None:
     convert_directory(minilm_directory(), tmp_path)
@@ -250,5 +251,8 @@ def test_a_converted_minilm_directory_embeds_in_transformers_as_before(
     batch = dict(tokenizer(SENTENCES, padding=True, return_tensors="pt"))
     for name, tensor in real_batch.items():
         assert torch.equal(batch[name], tensor), name
+        for cls in (SqueezeBertTokenizer, SqueezeBertTokenizerFast):
+            ours = cls.from_pretrained(tmp_path)(SENTENCES, padding=True)
+            assert ours[name] == tensor.tolist(), (cls, name)
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(outputs(model, batch), outputs(real_bert(), batch), rtol=0, atol=1e-5)

@@ -11,19 +11,18 @@ import torch
 import transformers
 from torch import Tensor
 
+from squeezebert_fast import modeling
 from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
-from squeezebert_fast.modeling import heads
-from squeezebert_fast.modeling.encoder import SqueezeBertModel
 from tests.helpers import assert_within_rule
-from tests.test_loading_checkpoint import SIZES, make
+from tests.loading_helpers import SIZES, make
 
 CLASSES: list[Any] = [
-    SqueezeBertModel,
-    heads.SqueezeBertForMaskedLM,
-    heads.SqueezeBertForSequenceClassification,
-    heads.SqueezeBertForMultipleChoice,
-    heads.SqueezeBertForTokenClassification,
-    heads.SqueezeBertForQuestionAnswering,
+    modeling.SqueezeBertModel,
+    modeling.SqueezeBertForMaskedLM,
+    modeling.SqueezeBertForSequenceClassification,
+    modeling.SqueezeBertForMultipleChoice,
+    modeling.SqueezeBertForTokenClassification,
+    modeling.SqueezeBertForQuestionAnswering,
 ]
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 
@@ -104,17 +103,17 @@ def test_a_directory_goes_through_both_and_keeps_its_tensors(cls: Any, tmp_path:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_dtype_of_a_saved_model_is_kept_by_both(dtype: str, tmp_path: Path) -> None:
     save_pretrained(make().to(getattr(torch, dtype)), tmp_path / "ours")
-    reference = load_theirs(SqueezeBertModel, tmp_path / "ours", dtype="auto")
+    reference = load_theirs(modeling.SqueezeBertModel, tmp_path / "ours", dtype="auto")
     assert reference.dtype == getattr(torch, dtype)
     reference.save_pretrained(tmp_path / "theirs")
-    model = load_pretrained(SqueezeBertModel, tmp_path / "theirs", dtype="auto")
+    model = load_pretrained(modeling.SqueezeBertModel, tmp_path / "theirs", dtype="auto")
     assert model.dtype == reference.dtype
     assert model.config.dtype == dtype
-    assert load_pretrained(SqueezeBertModel, tmp_path / "theirs").dtype == torch.float32
+    assert load_pretrained(modeling.SqueezeBertModel, tmp_path / "theirs").dtype == torch.float32
 
 
 def test_an_untied_head_goes_both_ways(tmp_path: Path) -> None:
-    cls = heads.SqueezeBertForMaskedLM
+    cls = modeling.SqueezeBertForMaskedLM
     model = make(cls, tie_word_embeddings=False)
     save_pretrained(model, tmp_path / "ours")
     reference = load_theirs(cls, tmp_path / "ours")
@@ -123,7 +122,7 @@ def test_an_untied_head_goes_both_ways(tmp_path: Path) -> None:
 
 
 def test_labels_of_the_configuration_go_both_ways(tmp_path: Path) -> None:
-    cls = heads.SqueezeBertForSequenceClassification
+    cls = modeling.SqueezeBertForSequenceClassification
     labels = {0: "entailment", 1: "neutral", 2: "contradiction"}
     model = make(cls, id2label=labels, problem_type="single_label_classification")
     save_pretrained(model, tmp_path / "ours")
@@ -137,6 +136,6 @@ def test_labels_of_the_configuration_go_both_ways(tmp_path: Path) -> None:
 
 
 def test_auto_classes_of_transformers_find_the_class(tmp_path: Path) -> None:
-    save_pretrained(make(heads.SqueezeBertForTokenClassification), tmp_path)
+    save_pretrained(make(modeling.SqueezeBertForTokenClassification), tmp_path)
     model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path)
     assert type(model).__name__ == "SqueezeBertForTokenClassification"
