@@ -186,6 +186,8 @@ def test_invalid_values_and_unknown_overrides_are_named(base: Path) -> None:
     fails(ArgumentError, base, "int8", "float32", dtype="int8")
     fails(ArgumentError, base, "'flaot32'", dtype="flaot32")
     fails(ArgumentError, base, "'gpu'", device="gpu")
+    fails(ArgumentError, base, "'xpu:77'", device="xpu:77")
+    fails(ArgumentError, base, "'meta'", device="meta")
 
 
 # Shards

@@ -22,15 +22,11 @@ logger = logging.getLogger("squeezebert_fast.loading")
 Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-BODY = (
-    "embeddings",
-    "encoder",
-)  # what no model can do without; the pooler counts as a head, BERT's may lack it
+# What no model can do without. The pooler counts as a head: a converted BERT may lack it.
+BODY = ("embeddings", "encoder")
 PREFIX = SqueezeBertPreTrainedModel.base_model_prefix + "."
-TENSORFLOW_NAMES = {
-    "gamma": "weight",
-    "beta": "bias",
-}  # of LayerNorm, in checkpoints converted from TensorFlow
+TENSORFLOW_LAYER_NORM = re.compile(r"(?<=[Ll]ayer[Nn]orm\.)(gamma|beta)$")
+TENSORFLOW_NAMES = {"gamma": "weight", "beta": "bias"}
 LISTED = 3  # culprits that an error names, of however many there are
 
 
@@ -69,12 +65,13 @@ def build_model(
     missing = [name for name in expected if name not in found or name in mismatched]
     _check_missing(missing, found)
 
-    config.dtype = str(chosen := _choose_dtype(dtype, found.values())).removeprefix("torch.")
-    _allocate(model, chosen, _parse_device(device))
+    used = {name: found[name] for name in expected if name in found and name not in mismatched}
+
+    parameter_dtype = _choose_dtype(dtype, used.values())
+    config.dtype = str(parameter_dtype).removeprefix("torch.")
+    _allocate(model, parameter_dtype, _usable_device(device))
     _initialise(model, missing)
-    _copy(
-        model, {name: entry for name, entry in found.items() if name in expected and name not in mismatched}
-    )
+    _copy(model, used)
     return model.eval()
 
 
@@ -105,8 +102,7 @@ def _by_model_name(
     found: dict[str, StoredTensor] = {}
     for key, entry in stored.items():
         name = key.removeprefix(PREFIX)
-        if match := re.search(r"(?<=LayerNorm\.)(gamma|beta)$", name, re.IGNORECASE):
-            name = name[: match.start()] + TENSORFLOW_NAMES[match.group()]
+        name = TENSORFLOW_LAYER_NORM.sub(lambda match: TENSORFLOW_NAMES[match.group()], name)
         if name.partition(".")[0] in body:
             name = prefix + name
         if name.endswith("embeddings.position_ids"):  # a constant, which old files hold as a buffer
@@ -211,7 +207,8 @@ def _choose_dtype(dtype: torch.dtype | str | None, stored: Iterable[StoredTensor
     if dtype is None:
         chosen = torch.float32
     elif dtype == "auto":
-        chosen = functools.reduce(torch.promote_types, {entry.tensor.dtype for entry in stored})
+        dtypes = {entry.tensor.dtype for entry in stored}
+        chosen = next(iter(dtypes - set(DTYPES)), None) or functools.reduce(torch.promote_types, dtypes)
     elif isinstance(dtype, str):
         chosen = getattr(torch, dtype.removeprefix("torch."), dtype)
     if not isinstance(chosen, torch.dtype) or chosen not in DTYPES:
@@ -220,13 +217,15 @@ def _choose_dtype(dtype: torch.dtype | str | None, stored: Iterable[StoredTensor
     return chosen
 
 
-def _parse_device(device: torch.device | str | None) -> torch.device:
+def _usable_device(device: torch.device | str | None) -> torch.device:
     try:
-        return torch.device("cpu" if device is None else device)
-    except (RuntimeError, TypeError) as error:
-        raise ArgumentError(
-            f"device is {device!r}, expected a torch device such as 'cpu' or 'cuda:0'"
-        ) from error
+        usable = torch.empty(0, device="cpu" if device is None else device).device
+    except (RuntimeError, TypeError, AssertionError) as error:  # AssertionError: torch was built without it
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError(f"device is {device!r}, expected one that this torch has: {reason}") from error
+    if usable.type == "meta":
+        raise ArgumentError("device is 'meta', expected one that can hold weights")
+    return usable
 
 
 def _allocate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
