@@ -1,8 +1,8 @@
 """Builds squeezebert_fast._native from csrc/. Everything else about the package is in pyproject.toml.
 
 The same kernel sources are compiled once per instruction set, each into its own object file with its own
-flags (build_flags.py), and linked into one module that picks among them at run time; so one wheel serves every
-CPU of an architecture. Neither torch nor the build machine's CPU has a say in what is built.
+flags (build_flags.py), and linked into one module that picks among them at run time; so one wheel serves
+every CPU of an architecture. Neither torch nor the build machine's CPU has a say in what is built.
 
 SQUEEZEBERT_FAST_NATIVE: `auto` (default) installs as pure Python, and says so, when the module can't be
 built; `require` makes that an error; `off` doesn't try.
@@ -32,6 +32,7 @@ PACKAGES = [
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",
     "squeezebert_fast.ops",
+    "squeezebert_fast.patching",
     "squeezebert_fast.tokenization",
     "squeezebert_fast.triton_kernels",
 ]
@@ -100,7 +101,7 @@ setup(
     packages=PACKAGES,
     # Top-level triton_kernels/ installs inside the package: the bare name belongs to another distribution.
     package_dir={"squeezebert_fast.triton_kernels": "triton_kernels"},
-    package_data={"squeezebert_fast": ["py.typed"]},
+    package_data={"squeezebert_fast": ["py.typed", "_native.pyi"]},
     ext_modules=[Extension("squeezebert_fast._native", SOURCES, language="c++", depends=HEADERS)],
     cmdclass={"build_ext": BuildNative},
 )

@@ -1,0 +1,60 @@
+"""The implementations of the operations, and the choice among them.
+
+A backend is a module with a NAME, the set OPERATIONS of those it has a kernel for, and `refusal(request)`: why it can't
+serve a request, or None if it can. Nothing here knows of models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+from squeezebert_fast.backends import cpu, cuda, reference, triton
+from squeezebert_fast.backends.request import Request
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
+
+BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (reference, cpu, triton, cuda)}
+AUTO_ORDER = ("cuda", "triton", "cpu", "reference")
+"""Tried in this order for `auto`; reference serves everything."""
+
+NAMES = ("auto", *BACKENDS)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which backend serves a request, and why not another."""
+
+    backend: str
+    reason: str
+
+
+def check_name(backend: str) -> None:
+    """Raise ArgumentError unless `backend` is one of NAMES."""
+    if backend not in NAMES:
+        raise ArgumentError(f"backend is {backend!r}; it can be one of {', '.join(NAMES)}")
+
+
+def choose(request: Request, backend: str = "auto", strict: bool = False) -> Choice:
+    """The backend that serves `request`.
+
+    A named backend that refuses is replaced by the reference, with its reason. `strict` raises UnsupportedError with
+    that reason instead, if the backend has a kernel for the operation: an operation without one can only ever run on the
+    reference.
+    """
+    check_name(backend)
+    candidates = AUTO_ORDER if backend == "auto" else (backend, "reference")
+    refusals: list[str] = []
+    for name in candidates:
+        module = BACKENDS[name]
+        refusal = module.refusal(request)
+        if refusal is None and name == "cpu" and backend == "auto":
+            refusal = cpu.slower_than_reference()
+        if refusal is None:
+            return Choice(
+                name, "; ".join(refusals) or ("chosen by name" if backend == name else "the fastest here")
+            )
+        if name != "reference" and (backend == name or request.operation in module.OPERATIONS):
+            refusals.append(f"{name}: {refusal}")
+            if strict and request.operation in module.OPERATIONS:
+                raise UnsupportedError(f"{request.operation}: {refusal} (backend {backend!r}, strict)")
+    raise AssertionError("the reference serves every request")

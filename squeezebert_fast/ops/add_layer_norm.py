@@ -1,0 +1,51 @@
+"""Residual addition and LayerNorm."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from squeezebert_fast import backends
+from squeezebert_fast.backends.request import Request, obstacle
+from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.ops import reference
+
+
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    backend: str = "auto",
+    strict: bool = False,
+) -> Tensor:
+    """`layer_norm(x + residual)` over the last axis.
+
+    Args:
+        x, residual: [..., channels].
+        weight, bias: [channels].
+        eps: added to the variance. SqueezeBERT's layers use 1e-12 whatever their configuration says.
+        backend, strict: as in `grouped_pointwise_conv`. This version has no kernel: the reference serves.
+
+    Returns:
+        [..., channels] in x's dtype.
+
+    Raises:
+        ArgumentError: shapes don't fit, or eps is negative.
+
+    >>> x = torch.randn(2, 5, 8)
+    >>> add_layer_norm(x, x, torch.ones(8), torch.zeros(8)).shape
+    torch.Size([2, 5, 8])
+
+    Source: `ConvDropoutLayerNorm` in transformers' `modeling_squeezebert.py`.
+    """
+    if x.dim() < 1 or residual.shape != x.shape:
+        raise ArgumentError(f"residual has shape {list(residual.shape)}, expected x's, {list(x.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor.shape != x.shape[-1:]:
+            raise ArgumentError(f"{name} has shape {list(tensor.shape)}, expected [{x.shape[-1]}]")
+    if not eps >= 0.0:
+        raise ArgumentError(f"eps is {eps}, expected eps >= 0")
+    backends.choose(Request("add_layer_norm", x.device, x.dtype, obstacle(x, residual)), backend, strict)
+    return reference.add_layer_norm(x, residual, weight, bias, eps)

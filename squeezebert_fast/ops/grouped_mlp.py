@@ -1,0 +1,43 @@
+"""A layer's feed-forward block: two grouped pointwise convolutions with an activation between."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
+
+
+def grouped_mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int = 1,
+    activation: str | None = "gelu",
+    *,
+    backend: str = "auto",
+    strict: bool = False,
+) -> Tensor:
+    """`conv(activation(conv(x, weight_in, bias_in)), weight_out, bias_out)`, both with the same groups.
+
+    Args:
+        x: [..., channels].
+        weight_in: [hidden, channels / groups, 1]; bias_in: [hidden] or None.
+        weight_out: [out_channels, hidden / groups, 1]; bias_out: [out_channels] or None.
+        groups, activation, backend, strict: as in `grouped_pointwise_conv`, which serves both products.
+
+    Returns:
+        [..., out_channels].
+
+    Raises:
+        ArgumentError, UnsupportedError: as `grouped_pointwise_conv`.
+
+    >>> x, w1, w2 = torch.randn(3, 8), torch.randn(32, 4, 1), torch.randn(8, 16, 1)
+    >>> grouped_mlp(x, w1, None, w2, None, groups=2).shape
+    torch.Size([3, 8])
+
+    Source: `SqueezeBertModule.intermediate` and `.output` in transformers' `modeling_squeezebert.py`.
+    """
+    hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)
+    return grouped_pointwise_conv(hidden, weight_out, bias_out, groups, backend=backend, strict=strict)
