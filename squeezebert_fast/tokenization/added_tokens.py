@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-
-from tokenizers import AddedToken
+from collections.abc import Iterator
 
 from squeezebert_fast.tokenization.lexicon import Lexicon
 from squeezebert_fast.tokenization.text import WHITESPACE_CHARACTERS
@@ -15,20 +13,17 @@ from squeezebert_fast.tokenization.unicode_tables import WORD_CHARACTERS
 class AddedTokenFinder:
     """Cuts a text at added tokens: the leftmost match wins, at one place the longest.
 
-    normalize: None to search a text as it is for the tokens with `normalized=False`; a normalizer to search
-        an already normalized text for the (normalized) tokens with `normalized=True`.
+    normalized: False to search a text as it is for the tokens with `normalized=False`, True to search a
+        normalized text for those with `normalized=True`.
     """
 
-    def __init__(
-        self, lexicon: Lexicon, normalize: Callable[[str], str] | None, *, split_special_tokens: bool
-    ) -> None:
+    def __init__(self, lexicon: Lexicon, *, normalized: bool, split_special_tokens: bool) -> None:
         self._skip_special = split_special_tokens
-        self._tokens: dict[str, tuple[int, AddedToken]] = {}
-        # Two tokens can be the same once normalized; the special one is then the one that is found.
-        for code, token in sorted(lexicon.added.items(), key=lambda item: not item[1].special):
-            if token.normalized == (normalize is not None):
-                pattern = normalize(token.content) if normalize else token.content
-                self._tokens.setdefault(pattern, (code, token))
+        self._tokens = {
+            lexicon.pattern(token): (code, token)
+            for code, token in lexicon.added.items()
+            if token.normalized == normalized and lexicon.pattern(token)
+        }
         longest_first = sorted(self._tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 

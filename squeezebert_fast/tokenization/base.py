@@ -35,6 +35,7 @@ from squeezebert_fast.tokenization.sequences import (
     truncated_windows,
 )
 from squeezebert_fast.tokenization.special_tokens import SpecialTokens
+from squeezebert_fast.tokenization.text import TextNormalizer
 
 Self = TypeVar("Self", bound="TokenizerBase")
 Engine = Callable[[Sequence[Text], bool], Sequence[TokenSequence]]
@@ -115,9 +116,13 @@ class TokenizerBase(SpecialTokens, ABC):
             "cls_token": cls_token,
             "mask_token": mask_token,
         }
-        lexicon, _ = Lexicon(read_vocab(vocab)).with_tokens(
-            make_added_token(t, special=_special(t)) for t in added_tokens
+        normalize = TextNormalizer(
+            lower_case=do_lower_case,
+            strip_accents=do_lower_case if strip_accents is None else strip_accents,
+            split_cjk=tokenize_chinese_chars,
         )
+        made = [make_added_token(token, special=_special(token)) for token in added_tokens]
+        lexicon, _ = Lexicon(read_vocab(vocab), normalize).with_tokens(made)
         self._set_lexicon(self._register_special_tokens(lexicon, named, extra_special_tokens))
 
     # Construction, files

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import TokenizerError
-from squeezebert_fast.tokenization.text import WHITESPACE_CHARACTERS
+from squeezebert_fast.tokenization.text import WHITESPACE_CHARACTERS, TextNormalizer
 
 
 class Lexicon:
@@ -18,13 +18,21 @@ class Lexicon:
     vocab: the model's own vocabulary, ids 0 to n - 1 without a gap.
     added: id -> AddedToken for tokens that are found in a text as they are, before it is cut into words; a
         token of the vocabulary (such as `[MASK]`) keeps its id, others follow after the vocabulary.
+    normalize: the tokenizer's; added tokens with `normalized=True` go through it as the text does.
     """
 
-    def __init__(self, vocab: Mapping[str, int], added: Mapping[int, AddedToken] | None = None) -> None:
+    def __init__(
+        self,
+        vocab: Mapping[str, int],
+        normalize: TextNormalizer,
+        added: Mapping[int, AddedToken] | None = None,
+    ) -> None:
         self.vocab = dict(vocab)
+        self.normalize = normalize
         self.added = dict(sorted((added or {}).items()))
         self._ids = self.vocab | {token.content: code for code, token in self.added.items()}
-        self._tokens = {code: token for token, code in self._ids.items()}
+        self._tokens = {code: token for token, code in self.vocab.items()}
+        self._tokens |= {code: self.pattern(token) for code, token in self.added.items()}
         self.special_tokens = frozenset(token.content for token in self.added.values() if token.special)
 
     def __len__(self) -> int:
@@ -54,7 +62,22 @@ class Lexicon:
                 continue
             added[code] = token
             changed += 1
-        return Lexicon(self.vocab, added), changed
+        self._check_distinct(added.values())
+        return Lexicon(self.vocab, self.normalize, added), changed
+
+    def pattern(self, token: AddedToken) -> str:
+        """What an added token is found as in a text, and decoded to."""
+        return self.normalize(token.content) if token.normalized else token.content
+
+    def _check_distinct(self, tokens: Iterable[AddedToken]) -> None:
+        # The Rust library would find one of the two, now this, now that: it iterates over a hash map.
+        seen: dict[str, str] = {}
+        for token in tokens:
+            if token.normalized and seen.setdefault(self.pattern(token), token.content) != token.content:
+                other = seen[self.pattern(token)]
+                raise TokenizerError(
+                    f"the added tokens {other!r} and {token.content!r} are the same once normalized"
+                )
 
 
 def make_added_token(token: str | AddedToken, *, special: bool) -> AddedToken:

@@ -36,6 +36,9 @@ def pad_encoded(
     single = bool(ids) and not isinstance(ids[0], list)
     if single:
         values = {name: [value] for name, value in values.items()}
+    broken = [row for row in values["input_ids"] if not isinstance(row, list)]
+    if broken:
+        raise TokenizerError(f"input_ids has the row {broken[0]!r}; expected a list")
     lengths = [len(row) for row in values["input_ids"]]
     for name, value in values.items():
         if not isinstance(value, list) or len(value) != len(lengths):

@@ -12,7 +12,7 @@ from squeezebert_fast.tokenization.base import TokenizerBase
 from squeezebert_fast.tokenization.decoding import CONTINUATION
 from squeezebert_fast.tokenization.lexicon import Lexicon
 from squeezebert_fast.tokenization.sequences import Span
-from squeezebert_fast.tokenization.text import TextNormalizer, split_words
+from squeezebert_fast.tokenization.text import split_words
 
 MAX_CHARACTERS_PER_WORD = 100
 """Longer words become the unknown token."""
@@ -39,17 +39,14 @@ class PlainSequence:
 class WordPieceEngine:
     """Texts to token sequences: find added tokens, clean, cut into words, cut these into known pieces."""
 
-    def __init__(
-        self, lexicon: Lexicon, normalizer: TextNormalizer, unknown: str, *, split_special_tokens: bool
-    ) -> None:
+    def __init__(self, lexicon: Lexicon, unknown: str, *, split_special_tokens: bool) -> None:
         self._vocab = lexicon.vocab
         self._unknown = unknown
         self._unknown_id = lexicon.vocab[unknown]
-        self._normalize = normalizer
-        self._raw_tokens = AddedTokenFinder(lexicon, None, split_special_tokens=split_special_tokens)
-        self._normalized_tokens = AddedTokenFinder(
-            lexicon, normalizer, split_special_tokens=split_special_tokens
-        )
+        self._normalize = lexicon.normalize
+        split = split_special_tokens
+        self._raw_tokens = AddedTokenFinder(lexicon, normalized=False, split_special_tokens=split)
+        self._normalized_tokens = AddedTokenFinder(lexicon, normalized=True, split_special_tokens=split)
         self._longest = max(map(len, self._vocab))
 
     def __call__(self, texts: Sequence[Text], is_split: bool) -> list[PlainSequence]:
@@ -111,11 +108,6 @@ class SqueezeBertTokenizer(TokenizerBase):
     is_fast = False
 
     def _build_engine(self, lexicon: Lexicon) -> WordPieceEngine:
-        normalizer = TextNormalizer(
-            lower_case=self.do_lower_case,
-            strip_accents=self.do_lower_case if self.strip_accents is None else self.strip_accents,
-            split_cjk=self.tokenize_chinese_chars,
-        )
         return WordPieceEngine(
-            lexicon, normalizer, self._token("unk_token"), split_special_tokens=self.split_special_tokens
+            lexicon, self._token("unk_token"), split_special_tokens=self.split_special_tokens
         )
