@@ -27,14 +27,17 @@ COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "
 # Whatever Python's own flags say: link-time optimisation could move wide code into what runs on every CPU.
 COMMON_FLAGS += ["-fno-lto", "-Wall", "-Wextra"]
 
-# What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where it
-# was made.
+# What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where
+# it was made.
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
-# Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step of
-# K (NEON); its AVX-512 header trips its own warning about uninitialised variables. Clang knows neither option.
+# The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
+# one loop and not in another, and a token's bits would depend on the tile it is in.
+KERNEL_FLAGS = ["-ffp-contract=off"]
+# Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step
+# of K (NEON); its AVX-512 header trips its own warning about uninitialised variables. Clang knows neither.
 GCC_KERNEL_FLAGS = ["-fno-schedule-insns", "-Wno-maybe-uninitialized"]
 
 LINUX_LIBRARIES = ["dl", "pthread"]
@@ -58,4 +61,4 @@ def flags(source: str, machine: str, gcc: bool) -> list[str]:
         return COMMON_FLAGS
     of_compiler = GCC_KERNEL_FLAGS if gcc else []
     of_instruction_set = X86_FLAGS.get(path.stem, []) if is_x86_64(machine) else []
-    return COMMON_FLAGS + of_compiler + of_instruction_set
+    return COMMON_FLAGS + KERNEL_FLAGS + of_compiler + of_instruction_set

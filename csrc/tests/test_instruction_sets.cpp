@@ -1,0 +1,107 @@
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "../core/cpu_features.h"
+#include "../core/instruction_sets.h"
+#include "third_party/doctest.h"
+
+using namespace squeezebert;
+
+namespace {
+
+using Names = std::set<std::string>;
+
+Names words(const std::string& line) {
+  std::istringstream in(line);
+  Names found;
+  for (std::string word; in >> word;) found.insert(word);
+  return found;
+}
+
+Names detected() {
+  const std::vector<std::string> names = cpu_feature_names();
+  return Names(names.begin(), names.end());
+}
+
+// The features of /proc/cpuinfo; empty when it is missing, or another machine's (an emulator shows its host's).
+Names cpuinfo_features() {
+#if defined(__x86_64__)
+  const std::string key = "flags";
+#else
+  const std::string key = "Features";
+#endif
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.compare(0, key.size(), key) == 0) return words(line.substr(line.find(':') + 1));
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("detected features are those that the kernel lists") {
+  const Names listed = cpuinfo_features();
+  if (listed.empty()) {
+    MESSAGE("no features of this CPU in /proc/cpuinfo");
+    return;
+  }
+  const struct {
+    const char* name;
+    Names requires_all;
+  } table[] = {
+#if defined(__x86_64__)
+      {"avx2", {"avx2", "fma"}},
+      {"avx512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}},
+      {"avx512_vnni", {"avx512_vnni"}},
+      {"avx512_bf16", {"avx512_bf16"}},
+#else
+      {"neon", {"asimd"}},
+      {"neon_dotprod", {"asimddp"}},
+      {"neon_i8mm", {"i8mm"}},
+      {"neon_bf16", {"bf16"}},
+#endif
+  };
+  for (const auto& feature : table) {
+    CAPTURE(std::string(feature.name));
+    const bool all =
+        std::includes(listed.begin(), listed.end(), feature.requires_all.begin(), feature.requires_all.end());
+    CHECK((detected().count(feature.name) == 1) == all);
+  }
+}
+
+// run_tests.py names what each emulated CPU has.
+TEST_CASE("detected features are those of the emulated CPU") {
+  if (const char* expected = std::getenv("SQUEEZEBERT_TEST_CPU_FEATURES")) CHECK(detected() == words(expected));
+}
+
+TEST_CASE("usable builds are those that the CPU supports, best first, scalar last") {
+  Names expected = {"scalar"};
+  for (const std::string name : {"avx512", "avx2", "neon"}) {
+    if (detected().count(name)) expected.insert(name);
+  }
+  const auto& usable = usable_kernels();
+  Names names;
+  for (const KernelTable* kernels : usable) names.insert(kernels->name);
+  CHECK(names == expected);
+  CHECK(usable.size() == expected.size());
+  CHECK(std::string(usable.back()->name) == "scalar");
+  for (std::size_t i = 1; i < usable.size(); ++i) CHECK(usable[i - 1]->panel_columns > usable[i]->panel_columns);
+}
+
+TEST_CASE("a build is found by its name, and no other") {
+  for (const KernelTable* kernels : usable_kernels()) CHECK(find_kernels(kernels->name) == kernels);
+  CHECK(find_kernels("") == nullptr);
+  CHECK(find_kernels("avx1024") == nullptr);
+}
+
+TEST_CASE("the register-only loop counts what it computes") {
+  for (const KernelTable* kernels : usable_kernels()) {
+    CAPTURE(std::string(kernels->name));
+    const int64_t once = kernels->multiply_add_chains(1);
+    CHECK(once > 0);
+    CHECK(kernels->multiply_add_chains(1000) == 1000 * once);
+  }
+}
