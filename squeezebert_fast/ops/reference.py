@@ -59,10 +59,14 @@ def attention(
     """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head.
 
     Without dropout this is PyTorch's fused operation: the formula is the same, but the scores are never in memory.
+    Not so in float16, where the sum of a score and the smallest number must round to the smallest number, or a row that
+    is masked everywhere would attend to its masked keys.
     """
-    if dropout_p > 0.0 or q.numel() == 0 or k.numel() == 0:
+    if dropout_p > 0.0 or q.dtype is torch.float16 or q.numel() == 0 or k.numel() == 0:
         return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.dim())]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
