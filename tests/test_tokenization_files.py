@@ -254,6 +254,7 @@ def edited(edit: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], 
         ("tokenizer_config.json", edited(lambda j: j.update(padding_side="up")), "padding_side is 'up'"),
         ("tokenizer_config.json", edited(lambda j: j.update(model_max_length="many")), "'many'"),
         ("tokenizer_config.json", edited(lambda j: j.update(sep_token="[NO]")), r"no '\[NO\]' \(sep_token\)"),
+        ("tokenizer_config.json", edited(lambda j: j.update(sep_token="\ud800")), "lone surrogate"),
         ("tokenizer_config.json", edited(lambda j: j.update(sep_token=7)), "a special token is 7"),
         ("tokenizer_config.json", edited(lambda j: j.update(added_tokens_decoder=[])), "expected an object"),
         (

@@ -114,9 +114,8 @@ def read_samples(text: Any, text_pair: Any, *, is_split_into_words: bool) -> tup
     else:
         batched = not isinstance(text, str)
     if not batched:
-        pair = _read_text("text_pair", text_pair, is_split_into_words) if text_pair else None
-        if not text_pair and text_pair is not None and text_pair != "" and text_pair != []:
-            raise TokenizerError(f"text_pair is {_kind(text_pair)}; expected a str or a list")
+        empty = isinstance(text_pair, (str, list, tuple)) and not text_pair
+        pair = None if text_pair is None or empty else _read_text("text_pair", text_pair, is_split_into_words)
         return [(_read_text("text", text, is_split_into_words), pair)], False
     if not text:
         raise TokenizerError("text is an empty batch; expected at least one text")

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import TokenizerError
+from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.tokenization import files
 from squeezebert_fast.tokenization.arguments import (
     UNLIMITED,
     Layout,
+    Sample,
     Text,
     as_index,
     check_choice,
@@ -27,13 +29,8 @@ from squeezebert_fast.tokenization.decoding import Decoder
 from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token, read_vocab
 from squeezebert_fast.tokenization.never_split import NeverSplit
 from squeezebert_fast.tokenization.padding import pad_encoded
-from squeezebert_fast.tokenization.sequences import (
-    Row,
-    Template,
-    TokenSequence,
-    special_token_count,
-    truncated_windows,
-)
+from squeezebert_fast.tokenization.rows import build_rows
+from squeezebert_fast.tokenization.sequences import Row, Template, TokenSequence
 from squeezebert_fast.tokenization.special_tokens import SpecialTokens
 from squeezebert_fast.tokenization.text import TextNormalizer
 
@@ -144,14 +141,8 @@ class TokenizerBase(SpecialTokens, ABC):
         overrides: constructor arguments that replace what the files say.
         Raises `TokenizerError` for missing or malformed files and unknown overrides.
         """
-        arguments = files.read_directory(
-            name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-            subfolder=subfolder,
-        )
+        model = ModelFiles(name_or_path, revision, cache_dir, local_files_only, token, subfolder)
+        arguments = files.read_directory(model)
         known = set(TokenizerBase.__init__.__annotations__) - {"return"}
         unknown = set(overrides) - (known - {"vocab"})
         if unknown:
@@ -342,10 +333,11 @@ class TokenizerBase(SpecialTokens, ABC):
         )
         if return_offsets_mapping and not self.is_fast:
             raise TokenizerError("SqueezeBertTokenizer has no offsets; SqueezeBertTokenizerFast has")
-        rows, samples, batched = self._encode_rows(
-            text,
-            text_pair,
-            is_split_into_words,
+        samples, batched = read_samples(text, text_pair, is_split_into_words=is_split_into_words)
+        rows, origins = build_rows(
+            samples,
+            self._encode_texts(samples, is_split_into_words),
+            self._template(layout),
             layout,
             bare=not add_special_tokens,
             overflow=return_overflowing_tokens,
@@ -365,7 +357,7 @@ class TokenizerBase(SpecialTokens, ABC):
             if (name in by_default if wanted is None else wanted)
         }
         if return_overflowing_tokens:
-            data["overflow_to_sample_mapping"] = samples
+            data["overflow_to_sample_mapping"] = origins
         if not batched and not return_overflowing_tokens and return_tensors is None:
             data = {name: value if name == "length" else value[0] for name, value in data.items()}
         return BatchEncoding(data, rows).convert_to_tensors(return_tensors)
@@ -411,46 +403,10 @@ class TokenizerBase(SpecialTokens, ABC):
         pad_id = self._template(layout).pad
         return pad_encoded(encoded_inputs, layout, pad_id[0] if pad_id else 0, with_mask, return_tensors)
 
-    def _encode_rows(
-        self, text: Any, text_pair: Any, is_split: bool, layout: Layout, *, bare: bool, overflow: bool
-    ) -> tuple[list[Row], list[int], bool]:
-        """The padded rows, the sample of each, and whether the input was a batch."""
-        samples, batched = read_samples(text, text_pair, is_split_into_words=is_split)
-        texts = [part for sample in samples for part in sample if part is not None]
-        encode = self._engine
-        sequences = iter(
-            self._kept.encode(texts, is_split, encode) if self._kept else encode(texts, is_split)
-        )
-        template = self._template(layout)
-        rows: list[Row] = []
-        origins: list[int] = []
-        longest = 0
-        for at, sample in enumerate(samples):
-            parts = [next(sequences) for part in sample if part is not None]
-            windows = self._windows([len(part.ids) for part in parts], layout, bare)
-            made = [
-                Row(tuple(zip(parts, window, strict=True)), template, bare)
-                for window in (windows if overflow else windows[:1])
-            ]
-            longest = max(longest, len(made[0]))
-            rows.extend(made)
-            origins.extend([at] * len(made))
-        if layout.padding != "do_not_pad":
-            target = layout.padded_length(longest)
-            rows = [row.padded_to(target, layout.padding_side) for row in rows]
-        return rows, origins, batched
-
-    @staticmethod
-    def _windows(lengths: list[int], layout: Layout, bare: bool) -> list[tuple[tuple[int, int], ...]]:
-        if layout.truncation == "do_not_truncate" or layout.max_length is None:
-            return [tuple((0, length) for length in lengths)]
-        special = special_token_count(len(lengths), bare)
-        if layout.max_length < special:
-            raise TokenizerError(f"max_length is {layout.max_length}; expected at least {special}")
-        if layout.stride > layout.max_length - special_token_count(1, bare) >= 0:
-            raise TokenizerError(f"stride={layout.stride} is too large for max_length={layout.max_length}")
-        room = layout.max_length - special
-        return truncated_windows(lengths, room, layout.truncation, layout.stride, layout.truncation_side)
+    def _encode_texts(self, samples: Sequence[Sample], is_split: bool) -> Sequence[TokenSequence]:
+        texts = [text for sample in samples for text in sample if text is not None]
+        engine = self._engine
+        return self._kept.encode(texts, is_split, engine) if self._kept else engine(texts, is_split)
 
     def _template(self, layout: Layout) -> Template:
         pad = self._required("pad_token") if layout.padding != "do_not_pad" else None

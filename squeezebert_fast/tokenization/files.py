@@ -18,8 +18,8 @@ from typing import Any
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import CheckpointError, TokenizerError
-from squeezebert_fast.loading.hub import resolve_file
-from squeezebert_fast.tokenization.lexicon import Lexicon, read_vocab
+from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.tokenization.lexicon import Lexicon, check_unicode, read_vocab
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 TOKENIZER_FILE = "tokenizer.json"
@@ -38,20 +38,14 @@ _NORMALIZER_OPTIONS = {
 }
 
 
-def read_directory(name_or_path: str | os.PathLike[str], **hub_options: Any) -> dict[str, Any]:
+def read_directory(model: ModelFiles) -> dict[str, Any]:
     """The arguments for a tokenizer's constructor that a directory or hub repository holds.
 
     Options and special tokens come from tokenizer_config.json, what it leaves out from the other files, as in
     transformers 5. Raises `TokenizerError` for a file that is missing, malformed or of another kind of
     tokenizer.
     """
-
-    def find(filename: str) -> Path | None:
-        try:
-            return resolve_file(name_or_path, filename, required=False, **hub_options)
-        except CheckpointError as error:
-            raise TokenizerError(str(error)) from error
-
+    find = _finder(model)
     pipeline = _read_pipeline(find(TOKENIZER_FILE))
     config = _read_json(find(CONFIG_FILE))
     absent = object()  # null is a value for these, elsewhere it means the default
@@ -66,11 +60,26 @@ def read_directory(name_or_path: str | os.PathLike[str], **hub_options: Any) -> 
     else:
         vocab_file = find(VOCAB_FILE)
         if vocab_file is None:
-            raise TokenizerError(f"{name_or_path} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}")
+            raise TokenizerError(f"{model.name_or_path} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}")
         arguments["vocab"] = read_vocab(vocab_file)
     _check_added_ids(arguments["vocab"], added)
     arguments["added_tokens"] = [added[code] for code in sorted(added)]
     return _known_special_tokens(arguments, {token.content: token for token in added.values()})
+
+
+def _finder(model: ModelFiles) -> Callable[[str], Path | None]:
+    """Finds files, all of one commit: that of the first file found."""
+
+    def find(filename: str) -> Path | None:
+        nonlocal model
+        try:
+            path = model.optional(filename)
+        except CheckpointError as error:
+            raise TokenizerError(str(error)) from error
+        model = model.pinned_to(path) if path else model
+        return path
+
+    return find
 
 
 def _read_json(path: Path | None) -> dict[str, Any]:
@@ -138,6 +147,7 @@ def _added_tokens(
     special |= {_content(token) for token in _extra_special_tokens(arguments)}
     added = {}
     for content, code in _read_json(find(ADDED_TOKENS_FILE)).items():
+        check_unicode(content)
         is_special = content in special
         added[_token_id(code)] = AddedToken(content, normalized=not is_special, special=is_special)
     listed = pipeline.get("added_tokens") or []
@@ -182,6 +192,7 @@ def _content(token: Any) -> str:
 def _added_token(token: Any) -> AddedToken:
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):
         raise TokenizerError(f"an added token is {token!r}; expected an object with its content")
+    check_unicode(token["content"])
     flags = {flag: token[flag] for flag in _ADDED_TOKEN_FLAGS if flag in token}
     if not all(isinstance(value, bool) for value in flags.values()):
         raise TokenizerError(

@@ -56,7 +56,6 @@ class Lexicon:
         for token in tokens:
             if not token.content:
                 raise TokenizerError("an added token is empty; expected at least one character")
-            _check_unicode(token.content)
             code = ids.setdefault(token.content, len(ids))
             if code in added and repr(added[code]) == repr(token):
                 continue
@@ -83,6 +82,7 @@ class Lexicon:
 def make_added_token(token: str | AddedToken, *, special: bool) -> AddedToken:
     """A copy of an added token with this `special`; `normalized` is its opposite unless given."""
     if isinstance(token, str):
+        check_unicode(token)
         return AddedToken(token, special=special, normalized=not special)
     if not isinstance(token, AddedToken):
         raise TokenizerError(f"a token is {token!r}; expected a str or tokenizers.AddedToken")
@@ -145,7 +145,7 @@ def _check_mapping(vocab: Mapping[str, int]) -> dict[str, int]:
             raise TokenizerError(
                 f"the vocabulary maps {token!r} to {code!r}; expected a str mapped to an int"
             )
-        _check_unicode(token)
+        check_unicode(token)
     for expected, (code, token) in enumerate(sorted((code, token) for token, code in vocab.items())):
         if code != expected:
             raise TokenizerError(
@@ -154,7 +154,8 @@ def _check_mapping(vocab: Mapping[str, int]) -> dict[str, int]:
     return dict(vocab)
 
 
-def _check_unicode(token: str) -> None:
+def check_unicode(token: str) -> None:
+    """Raises `TokenizerError` for a token that isn't valid Unicode."""
     try:
         token.encode()
     except UnicodeEncodeError as error:

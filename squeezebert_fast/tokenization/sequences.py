@@ -1,4 +1,4 @@
-"""From token sequences to rows of a batch: truncation windows, special tokens, padding."""
+"""Token sequences, the rows made of them, and the windows that truncation cuts."""
 
 from __future__ import annotations
 
