@@ -7,9 +7,9 @@
 >>> model(**tokenizer(["A sentence.", "Another one."], padding=True, return_tensors="pt"))
 """
 
-from squeezebert_fast import ops
-from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.diagnostics import doctor
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from squeezebert_fast.errors import (
     ArgumentError,
     CheckpointError,
@@ -18,20 +18,11 @@ from squeezebert_fast.errors import (
     TokenizerError,
     UnsupportedError,
 )
-from squeezebert_fast.modeling import (
-    SqueezeBertForMaskedLM,
-    SqueezeBertForMultipleChoice,
-    SqueezeBertForQuestionAnswering,
-    SqueezeBertForSequenceClassification,
-    SqueezeBertForTokenClassification,
-    SqueezeBertModel,
-    SqueezeBertPreTrainedModel,
-)
-from squeezebert_fast.patching import Explanation, explain, patch, unpatch
 from squeezebert_fast.version import __version__
 
 __all__ = [
     "ArgumentError",
+    "BatchEncoding",
     "CheckpointError",
     "ConfigError",
     "Explanation",
@@ -44,12 +35,70 @@ __all__ = [
     "SqueezeBertForTokenClassification",
     "SqueezeBertModel",
     "SqueezeBertPreTrainedModel",
+    "SqueezeBertTokenizer",
+    "SqueezeBertTokenizerFast",
     "TokenizerError",
     "UnsupportedError",
     "__version__",
+    "convert_bert",
+    "convert_directory",
     "doctor",
     "explain",
+    "mean_pool",
     "ops",
     "patch",
     "unpatch",
 ]
+
+if TYPE_CHECKING:
+    from squeezebert_fast import ops
+    from squeezebert_fast.configuration import SqueezeBertConfig
+    from squeezebert_fast.diagnostics import doctor
+    from squeezebert_fast.loading.convert import convert_bert, convert_directory
+    from squeezebert_fast.modeling import (
+        SqueezeBertForMaskedLM,
+        SqueezeBertForMultipleChoice,
+        SqueezeBertForQuestionAnswering,
+        SqueezeBertForSequenceClassification,
+        SqueezeBertForTokenClassification,
+        SqueezeBertModel,
+        SqueezeBertPreTrainedModel,
+    )
+    from squeezebert_fast.patching.explain import Explanation, explain
+    from squeezebert_fast.patching.patch import patch, unpatch
+    from squeezebert_fast.sentence import mean_pool
+    from squeezebert_fast.tokenization import BatchEncoding, SqueezeBertTokenizer, SqueezeBertTokenizerFast
+else:
+    # Importing torch takes seconds, which `squeezebert-fast --help` must not: what needs it is imported when
+    # it is first used.
+    _MODULES = {
+        "configuration": ("SqueezeBertConfig",),
+        "diagnostics": ("doctor",),
+        "loading.convert": ("convert_bert", "convert_directory"),
+        "modeling": (
+            "SqueezeBertForMaskedLM",
+            "SqueezeBertForMultipleChoice",
+            "SqueezeBertForQuestionAnswering",
+            "SqueezeBertForSequenceClassification",
+            "SqueezeBertForTokenClassification",
+            "SqueezeBertModel",
+            "SqueezeBertPreTrainedModel",
+        ),
+        "patching.explain": ("Explanation", "explain"),
+        "patching.patch": ("patch", "unpatch"),
+        "sentence": ("mean_pool",),
+        "tokenization": ("BatchEncoding", "SqueezeBertTokenizer", "SqueezeBertTokenizerFast"),
+    }
+    _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        if name == "ops":
+            return import_module("squeezebert_fast.ops")
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'squeezebert_fast' has no attribute {name!r}")
+        value = getattr(import_module(f"squeezebert_fast.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
