@@ -47,14 +47,19 @@ class BuildNative(build_ext):
             raise SystemExit(f"SQUEEZEBERT_FAST_NATIVE is {mode!r}; it can be auto, require or off")
         if mode == "off":
             return self.skip("SQUEEZEBERT_FAST_NATIVE=off")
+        inplace = self.inplace  # setuptools changes it during a build, and doesn't restore it when that fails
         try:
             super().run()
         except (BaseError, CCompilerError, OSError) as error:
             if mode == "require":
                 raise
+            self.inplace = inplace
             self.skip(f"{type(error).__name__}: {error}")
 
     def skip(self, reason: str) -> None:
+        for extension in self.extensions:
+            # An earlier build may have left one, of other sources: it would be installed as this one's.
+            Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
         self.extensions.clear()
         print(
             f"squeezebert_fast: installing without native kernels ({reason}). Every operation will run on "

@@ -36,13 +36,7 @@ TEST_SOURCES = [
 ]
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + TEST_SOURCES
 
-SANITIZERS = [
-    "-O1",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=all",
-    "-fno-omit-frame-pointer",
-    "-g1",
-]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
 
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 ARM_EMULATOR = "qemu-aarch64-static"
