@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OpenMP is borrowed on Linux alone"),
 ]
 
-# result(threads) is a product large enough for several threads. It is right when it is NumPy's and has the same
-# bits each time. The module is loaded from its file, since the package would load PyTorch.
+# result(threads) is a product large enough for several threads, right when it is NumPy's and has the
+# same bits each time. The module is loaded from its file, since the package would load PyTorch.
 PRELUDE = """
 import importlib.machinery, importlib.util, os, re, signal, sys, threading, time
 {torch}
