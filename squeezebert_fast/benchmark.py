@@ -1,0 +1,341 @@
+"""Fair comparisons on a noisy machine: candidates interleaved, medians, ratios, and the measured limit.
+
+    round 1:  A B C peak    round 2:  A B C peak    ...
+
+A neighbour's load then falls on all candidates alike, so that a ratio holds where milliseconds don't. `bench`
+on the command line and everything under benchmarks/ measure with this module.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.diagnostics import doctor
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.loading.files import all_or_nothing
+from squeezebert_fast.modeling import SqueezeBertModel
+from squeezebert_fast.patching import patch
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TRANSFORMERS = "transformers"
+"""The candidate that is transformers' own SqueezeBERT in eager mode, with the same weights."""
+
+PLOT_SUFFIXES = (".png", ".svg")
+PEAK_SAMPLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One candidate's wall-clock seconds, one entry a round."""
+
+    name: str
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Seconds that half of the runs took at most."""
+        return self.percentile(50)
+
+    def percentile(self, percent: float) -> float:
+        """Seconds that `percent` of 100 runs took at most."""
+        return float(np.percentile(self.seconds, percent))
+
+
+class MultiplyAddPeak:
+    """The limit of `threads` threads for float32 multiply-adds in registers, sampled between measurements.
+
+    threads: by default `torch.get_num_threads()`.
+
+    Without the native module there is nothing to measure it with: `flops_per_second` is None.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = torch.get_num_threads() if threads is None else threads
+        self.samples: list[float] = []
+
+    def sample(self) -> None:
+        """Measure once, for about 20 ms."""
+        if cpu._native is not None:
+            rate = cpu._native.multiply_add_rate(cpu.instruction_set(), self.threads, PEAK_SAMPLE_SECONDS)
+            self.samples.append(rate)
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """The median of the samples."""
+        return float(np.median(self.samples)) if self.samples else None
+
+
+def measure(
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int = 20,
+    *,
+    warmup: int = 2,
+    between: Callable[[], object] | None = None,
+) -> list[Timing]:
+    """Time every candidate `repeats` times, one after the other in each round.
+
+    candidates: functions by name; each must have finished its work when it returns.
+    warmup: untimed calls of each beforehand, for what is only slow once (packing weights, starting threads).
+    between: called, untimed, after each round, such as `MultiplyAddPeak().sample`.
+    Raises ArgumentError for `repeats` below 1, `warmup` below 0 or no candidates.
+
+    >>> measure({"a": lambda: sum(range(10)), "b": lambda: sum(range(1000))}, repeats=3)  # doctest: +SKIP
+    """
+    if repeats < 1 or warmup < 0 or not candidates:
+        raise ArgumentError(
+            f"repeats is {repeats}, warmup {warmup}, with {len(candidates)} candidates; "
+            "expected at least 1, 0 and 1"
+        )
+    for run in candidates.values():
+        for _ in range(warmup):
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+        if between is not None:
+            between()
+    return [Timing(name, tuple(values)) for name, values in seconds.items()]
+
+
+def encoder_flops(config: SqueezeBertConfig, batch: int, tokens: int) -> int:
+    """Floating-point operations of the encoder's layers: two for each multiply-add of its products.
+
+    Biases, activations, softmax, LayerNorm, embeddings and pooler, some percent of the time, aren't counted.
+
+    >>> encoder_flops(SqueezeBertConfig(), 1, 128) / 1e9
+    7.398752256
+    """
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    per_token = sum(
+        hidden * hidden // groups
+        for groups in (config.q_groups, config.k_groups, config.v_groups, config.post_attention_groups)
+    )
+    per_token += hidden * intermediate // config.intermediate_groups
+    per_token += hidden * intermediate // config.output_groups
+    per_token += 2 * tokens * hidden  # scores, and their product with the values
+    return 2 * per_token * config.num_hidden_layers * batch * tokens
+
+
+def forward_candidates(
+    model: SqueezeBertModel, names: Sequence[str], batch: int, tokens: int, *, seed: int = 0
+) -> dict[str, Callable[[], object]]:
+    """The model's forward on the same random ids, [batch, tokens], by each backend in `names`.
+
+    names: backends, of which each must serve (no falling back unseen), or "transformers" for transformers'
+        eager model, which must then be installed.
+    The candidates share `model`'s parameters; `model` itself stays as it is.
+
+    Raises ArgumentError for a name that is unknown or given twice, UnsupportedError for one that can't serve.
+    """
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"the backends {', '.join(names)} are not all different")
+    limit = model.config.max_position_embeddings
+    if batch < 1 or not 1 <= tokens <= limit:
+        raise ArgumentError(f"the shape is {batch}x{tokens}; expected at least 1x1 and up to {limit} tokens")
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, model.config.vocab_size, (batch, tokens), generator=generator)
+
+    def forward_of(module: torch.nn.Module) -> Callable[[], object]:
+        def forward() -> object:
+            with torch.inference_mode():
+                return module(ids)
+
+        return forward
+
+    return {name: forward_of(_variant(model, name)) for name in names}
+
+
+def _variant(model: SqueezeBertModel, name: str) -> torch.nn.Module:
+    if name == TRANSFORMERS:
+        return _in_transformers(model)
+    sharing = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return patch(copy.deepcopy(model, sharing), backend=name, strict=name != "auto")
+
+
+def _in_transformers(model: SqueezeBertModel) -> torch.nn.Module:
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise UnsupportedError(
+            f"transformers can't be imported ({error}); pip install squeezebert-fast[transformers]"
+        ) from error
+    config = transformers.SqueezeBertConfig.from_dict(model.config.to_dict())
+    theirs = transformers.SqueezeBertModel(config).eval()
+    theirs.load_state_dict(model.state_dict(), assign=True)
+    return theirs
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape or operation, with the timings of its candidates: the others are held against the first.
+
+    flops: of one run of a candidate, or None where they aren't what limits it.
+    peak: flops per second that the machine could do meanwhile (`MultiplyAddPeak`), or None.
+    """
+
+    name: str
+    timings: tuple[Timing, ...]
+    flops: int | None = None
+    peak: float | None = None
+
+    def speed_up(self, timing: Timing) -> float:
+        """How many times as fast as the first candidate, by medians."""
+        return self.timings[0].median / timing.median
+
+    def rate(self, timing: Timing) -> float | None:
+        """Floating-point operations per second, or None."""
+        return None if self.flops is None else self.flops / timing.median
+
+    def fraction_of_peak(self, timing: Timing) -> float | None:
+        """`rate` as a fraction of `peak`, or None."""
+        rate = self.rate(timing)
+        return None if rate is None or self.peak is None else rate / self.peak
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, where: `table` to read, `write_json` to keep, `plot` to show.
+
+    machine: by default the sections of `doctor()`.
+    """
+
+    title: str
+    cases: tuple[Case, ...]
+    threads: int = field(default_factory=torch.get_num_threads)
+    machine: dict[str, dict[str, str]] = field(
+        default_factory=lambda: {name: dict(rows) for name, rows in doctor().sections.items()}
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values, with every single run."""
+        return {
+            "title": self.title,
+            "threads": self.threads,
+            "machine": self.machine,
+            "cases": [
+                {
+                    "name": case.name,
+                    "flops": case.flops,
+                    "peak_flops_per_second": case.peak,
+                    "candidates": [
+                        {
+                            "name": timing.name,
+                            "median_seconds": timing.median,
+                            "p20_seconds": timing.percentile(20),
+                            "p80_seconds": timing.percentile(80),
+                            "speed_up": case.speed_up(timing),
+                            "flops_per_second": case.rate(timing),
+                            "fraction_of_peak": case.fraction_of_peak(timing),
+                            "seconds": list(timing.seconds),
+                        }
+                        for timing in case.timings
+                    ],
+                }
+                for case in self.cases
+            ],
+        }
+
+    def write_json(self, path: Path) -> None:
+        """Write `to_dict`, whole or not at all. Raises CheckpointError if `path` can't be written."""
+        with all_or_nothing(path.parent) as stage:
+            stage(path.name).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def table(self) -> Table:
+        """A rich table, a row for each candidate of each case."""
+        from rich.box import SIMPLE
+        from rich.table import Table
+
+        title = f"{self.title}, {self.threads} threads"
+        table = Table(title=title, box=SIMPLE, collapse_padding=True, pad_edge=False)
+        table.add_column("case")
+        table.add_column("candidate", no_wrap=True)
+        for column in ("median ms", "p20 .. p80", "speed-up", "GFLOP/s", "of peak"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for case in self.cases:
+            for number, timing in enumerate(case.timings):
+                rate, fraction = case.rate(timing), case.fraction_of_peak(timing)
+                table.add_row(
+                    "" if number else case.name,
+                    timing.name,
+                    f"{1e3 * timing.median:.4g}",
+                    f"{1e3 * timing.percentile(20):.4g} .. {1e3 * timing.percentile(80):.4g}",
+                    f"{case.speed_up(timing):.2f}",
+                    "" if rate is None else f"{rate / 1e9:.0f}",
+                    "" if fraction is None else f"{fraction:.0%}",
+                    end_section=number == len(case.timings) - 1,
+                )
+        return table
+
+    def plot(self, path: Path) -> None:
+        """Draw the speed-ups as bars, whiskers from p20 to p80, to a .png or .svg file, whole or not at all.
+
+        Raises as `check_plot`, and CheckpointError if `path` can't be written.
+        """
+        check_plot(path)
+        from matplotlib.figure import Figure
+
+        names = list(dict.fromkeys(timing.name for case in self.cases for timing in case.timings))
+        width = 0.8 / len(names)
+        figure = Figure(
+            figsize=(max(5.0, 1.2 + 0.7 * len(names) * len(self.cases)), 4.0), layout="constrained"
+        )
+        axes = figure.add_subplot()
+        for place, name in enumerate(names):
+            bars = [
+                (x + (place - (len(names) - 1) / 2) * width, case, timing)
+                for x, case in enumerate(self.cases)
+                for timing in case.timings
+                if timing.name == name
+            ]
+            base = [case.timings[0].median for _, case, _ in bars]
+            heights = np.array([case.speed_up(timing) for _, case, timing in bars])
+            low = heights - [b / t.percentile(80) for b, (_, _, t) in zip(base, bars, strict=True)]
+            high = [b / t.percentile(20) for b, (_, _, t) in zip(base, bars, strict=True)] - heights
+            drawn = axes.bar([x for x, _, _ in bars], heights, width * 0.92, label=name)
+            axes.errorbar([x for x, _, _ in bars], heights, [low, high], fmt="none", color="0.25", capsize=2)
+            labels = [_bar_label(case, timing) for _, case, timing in bars]
+            axes.bar_label(drawn, labels, label_type="center", fontsize=7, color="white")
+        axes.set_xticks(range(len(self.cases)), [case.name for case in self.cases])
+        axes.set_ylabel(f"times as fast as {names[0]}")
+        axes.set_title(f"{self.title}, {self.threads} threads", fontsize=10)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        with all_or_nothing(path.parent) as stage:
+            figure.savefig(stage(path.name), format=path.suffix[1:].lower(), dpi=150)
+
+
+def _bar_label(case: Case, timing: Timing) -> str:
+    fraction = case.fraction_of_peak(timing)
+    share = "" if fraction is None else f"\n{fraction:.0%}\nof peak"
+    return f"{1e3 * timing.median:.3g} ms{share}"
+
+
+def check_plot(path: Path) -> None:
+    """Tell before anything is measured whether `Report.plot` can draw to `path`.
+
+    Raises ArgumentError for a suffix other than .png or .svg, UnsupportedError without matplotlib.
+    """
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise ArgumentError(f"the plot {path} has another suffix than {' or '.join(PLOT_SUFFIXES)}")
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise UnsupportedError(
+            f"a plot needs matplotlib ({error}); pip install squeezebert-fast[plot]"
+        ) from error

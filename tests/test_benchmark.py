@@ -1,0 +1,175 @@
+"""What `squeezebert_fast.benchmark` measures and reports. Nothing here depends on how long anything takes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from squeezebert_fast import ArgumentError, SqueezeBertConfig, SqueezeBertModel, UnsupportedError
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.benchmark import (
+    Case,
+    MultiplyAddPeak,
+    Report,
+    Timing,
+    check_plot,
+    encoder_flops,
+    forward_candidates,
+    measure,
+)
+from tests.loading_helpers import make
+
+
+def report() -> Report:
+    timings = (Timing("slow", (0.4, 0.2, 0.3)), Timing("fast", (0.1, 0.15, 0.2)))
+    return Report("a title", (Case("2x3", timings, flops=30, peak=1000.0), Case("4x5", timings)), threads=3)
+
+
+def test_candidates_take_turns() -> None:
+    calls: list[str] = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
+    timings = measure(candidates, 3, warmup=2, between=lambda: calls.append("|"))
+    assert "".join(calls) == "aabb" + "ab|" * 3
+    assert [(timing.name, len(timing.seconds)) for timing in timings] == [("a", 3), ("b", 3)]
+    assert all(second >= 0 for timing in timings for second in timing.seconds)
+
+
+@pytest.mark.parametrize(("repeats", "warmup", "names"), [(0, 0, "a"), (1, -1, "a"), (1, 0, "")])
+def test_nothing_to_measure_is_refused(repeats: int, warmup: int, names: str) -> None:
+    with pytest.raises(ArgumentError, match="expected at least"):
+        measure({name: lambda: None for name in names}, repeats, warmup=warmup)
+
+
+def test_medians_ratios_and_fractions() -> None:
+    case = report().cases[0]
+    slow, fast = case.timings
+    assert slow.median == 0.3
+    assert fast.percentile(20) == pytest.approx(0.12)
+    assert case.speed_up(fast) == pytest.approx(2.0)
+    assert case.speed_up(slow) == 1.0
+    assert case.rate(fast) == pytest.approx(200.0)
+    assert case.fraction_of_peak(fast) == pytest.approx(0.2)
+
+
+def test_without_a_flop_count_there_is_no_rate() -> None:
+    case = report().cases[1]
+    assert case.rate(case.timings[0]) is None
+    assert case.fraction_of_peak(case.timings[0]) is None
+
+
+def test_the_base_model_costs_what_the_paper_design_says() -> None:
+    assert round(encoder_flops(SqueezeBertConfig(), 1, 128) / 1e9, 1) == 7.4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flops_are_those_that_torch_counts(seed: int) -> None:
+    fields = [
+        {},
+        {"q_groups": 4, "v_groups": 1},
+        {"intermediate_groups": 2, "output_groups": 8},
+        {"num_hidden_layers": 1},
+    ]
+    config = make(hidden_size=16 * (seed + 1), **fields[seed]).config
+    model = SqueezeBertModel(config).eval()
+    batch, tokens = seed + 1, 3 * seed + 2
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.encoder(torch.randn(batch, tokens, config.hidden_size))
+    assert encoder_flops(config, batch, tokens) == counter.get_total_flops()
+
+
+@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
+def test_the_peak_is_the_median_of_its_samples() -> None:
+    peak = MultiplyAddPeak(threads=1)
+    assert peak.flops_per_second is None
+    peak.sample()
+    assert peak.flops_per_second == peak.samples[0] > 0
+
+
+def test_without_the_native_module_there_is_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_native", None)
+    peak = MultiplyAddPeak()
+    peak.sample()
+    assert peak.flops_per_second is None
+
+
+def test_candidates_share_weights_agree_and_leave_the_model_alone() -> None:
+    model = make()
+    before = type(model.encoder)
+    outputs = [
+        run() for run in forward_candidates(model, ["reference", "auto", "transformers"], 2, 7).values()
+    ]
+    assert type(model.encoder) is before
+    for output in outputs:
+        assert output.last_hidden_state.shape == (2, 7, 16)  # type: ignore[attr-defined]
+        torch.testing.assert_close(output.last_hidden_state, outputs[0].last_hidden_state)  # type: ignore[attr-defined]
+    model.pooler.dense.bias.data += 1
+    changed = forward_candidates(model, ["reference"], 2, 7)["reference"]()
+    assert not torch.equal(changed.pooler_output, outputs[0].pooler_output)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("names", "batch", "tokens", "said"),
+    [
+        (["reference", "reference"], 1, 4, "not all different"),
+        (["fastest"], 1, 4, "'fastest'"),
+        (["reference"], 1, 20, "up to 19 tokens"),
+        (["reference"], 0, 4, "0x4"),
+    ],
+)
+def test_candidates_that_make_no_sense_are_refused(
+    names: list[str], batch: int, tokens: int, said: str
+) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        forward_candidates(make(), names, batch, tokens)
+
+
+def test_a_backend_that_cannot_serve_is_refused_rather_than_replaced() -> None:
+    with pytest.raises(UnsupportedError, match="cuda"):
+        forward_candidates(make(), ["cuda"], 1, 4)
+
+
+def test_transformers_must_be_there_to_be_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UnsupportedError, match="pip install"):
+        forward_candidates(make(), ["transformers"], 1, 4)
+
+
+def test_a_report_is_written_with_every_run(tmp_path: Path) -> None:
+    report().write_json(tmp_path / "report.json")
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["title"] == "a title"
+    assert data["threads"] == 3
+    assert "torch" in data["machine"]["versions"]
+    first, second = data["cases"]
+    assert first["candidates"][1]["seconds"] == [0.1, 0.15, 0.2]
+    assert first["candidates"][1]["speed_up"] == pytest.approx(2.0)
+    assert first["peak_flops_per_second"] == 1000.0
+    assert second["candidates"][0]["flops_per_second"] is None
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_table_has_a_row_for_each_candidate() -> None:
+    assert report().table().row_count == 4
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".SVG", b"<?xml")])
+def test_a_report_is_drawn(suffix: str, start: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"plot{suffix}"
+    report().plot(path)
+    assert path.read_bytes().startswith(start)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArgumentError, match=r"\.png or \.svg"):
+        check_plot(Path("plot.gif"))
+    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(UnsupportedError, match=r"pip install squeezebert-fast\[plot\]"):
+        check_plot(Path("plot.png"))
