@@ -1,0 +1,46 @@
+"""The command line `squeezebert-fast`.
+
+Each command is a module of this package. Nothing here imports torch before a command runs that needs it, so
+that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from squeezebert_fast.cli import bench, convert, doctor, embed, fill_mask, predict
+from squeezebert_fast.cli.group import PROGRAM, Group
+from squeezebert_fast.version import __version__
+
+app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False)
+for command in (
+    doctor.doctor,
+    predict.predict,
+    fill_mask.fill_mask,
+    embed.embed,
+    bench.bench,
+    convert.convert,
+):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """SqueezeBERT with custom kernels: classify, fill in, embed, measure and convert."""
+
+
+def main() -> None:
+    """The program `squeezebert-fast`: run the command in sys.argv and leave by SystemExit with its code."""
+    typer.main.get_command(app)(prog_name=PROGRAM)

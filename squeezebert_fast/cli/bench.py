@@ -1,0 +1,83 @@
+"""`squeezebert-fast bench`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.writing import checked_output
+
+
+def bench(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A model's directory or hub id; by default the base size, random weights."
+        ),
+    ] = None,
+    shapes: Annotated[str, typer.Option(help="Batch x tokens, separated by commas.")] = "1x32,1x128,8x128",
+    backends: Annotated[
+        str, typer.Option(help="Separated by commas; transformers is its eager model with the same weights.")
+    ] = "reference,cpu",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 20,
+    threads: options.Threads = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write every timing to this file.")] = None,
+    plot_path: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the speed-ups to this .png or .svg file.")
+    ] = None,
+) -> None:
+    """Time a model's forward across shapes and backends, which take turns, so that noise falls on all alike.
+
+    Speed-up is the ratio of medians to the first backend. The peak is that of this machine's multiply-adds.
+
+    Example: squeezebert-fast bench --shapes 1x128,8x128 --plot speed.png
+    """
+    wanted = [_shape(shape) for shape in shapes.split(",")]
+    names = [name.strip() for name in backends.split(",")]
+    for path in (json_path, plot_path):
+        if path is not None:
+            checked_output(path)
+
+    import torch
+
+    from squeezebert_fast import benchmark
+    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.configuration import SqueezeBertConfig
+    from squeezebert_fast.modeling import SqueezeBertModel
+
+    if plot_path is not None:
+        benchmark.check_plot(plot_path)
+    use_threads(threads)
+    torch.manual_seed(0)
+    encoder = (
+        SqueezeBertModel(SqueezeBertConfig()) if model is None else SqueezeBertModel.from_pretrained(model)
+    )
+    encoder.eval()
+    candidates = [benchmark.forward_candidates(encoder, names, batch, tokens) for batch, tokens in wanted]
+    cases = []
+    for (batch, tokens), runs in zip(wanted, candidates, strict=True):
+        peak = benchmark.MultiplyAddPeak()
+        timings = tuple(benchmark.measure(runs, repeats, between=peak.sample))
+        flops = benchmark.encoder_flops(encoder.config, batch, tokens)
+        cases.append(benchmark.Case(f"{batch}x{tokens}", timings, flops, peak.flops_per_second))
+    report = benchmark.Report(model or "SqueezeBERT base, random weights", tuple(cases))
+
+    from rich.console import Console
+
+    Console(markup=False).print(report.table())
+    if json_path is not None:
+        report.write_json(json_path)
+    if plot_path is not None:
+        report.plot(plot_path)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*([1-9]\d{0,5})x([1-9]\d{0,5})\s*", text)
+    if match is None:
+        raise InputError(f"the shape is {text.strip()!r}, expected batch x tokens such as 8x128")
+    return int(match.group(1)), int(match.group(2))

@@ -1,0 +1,100 @@
+"""`squeezebert-fast embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import Input
+from squeezebert_fast.cli.writing import checked_output, replacing, tracked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POOLINGS = ("mean", "cls")
+
+
+def embed(
+    source: options.InputFile,
+    model: options.Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .npy file to write, float32, a row for each text.")
+    ],
+    column: options.Column = None,
+    pair_column: options.PairColumn = None,
+    input_format: options.InputFormat = None,
+    pooling: Annotated[
+        str, typer.Option(help="mean of the token vectors, or cls for the first one's.")
+    ] = "mean",
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale each vector to length 1.")] = False,
+    batch_size: options.BatchSize = 32,
+    max_length: options.MaxLength = None,
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Turn texts into vectors: a row of a NumPy file for each, in the order of the input.
+
+    Example: squeezebert-fast embed -m ./minilm sentences.txt -o vectors.npy
+    """
+    if pooling not in POOLINGS:
+        raise InputError(f"--pooling is {pooling!r}, expected {' or '.join(POOLINGS)}")
+    output = checked_output(output)
+    records = Input(source, input_format, column, pair_column)
+
+    from torch.nn.functional import normalize as to_unit_length
+
+    from squeezebert_fast.cli.running import load_engine, run_in_order
+    from squeezebert_fast.modeling import SqueezeBertModel
+    from squeezebert_fast.sentence import mean_pool
+
+    engine = load_engine(SqueezeBertModel, model, backend=backend, threads=threads, max_length=max_length)
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        hidden = engine.model(**batch).last_hidden_state
+        vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
+        return to_unit_length(vectors, dim=-1) if normalize else vectors
+
+    results = run_in_order(records, engine, forward, batch_size)
+    with replacing(output) as staged, _NpyRows.open(staged, engine.model.config.hidden_size) as rows:
+        for _, vector in tracked(results, records):
+            rows.append(vector)
+
+
+class _NpyRows:
+    """A .npy file that grows by rows, since how many there will be isn't known before the input ends.
+
+    NumPy pads the header so that the number of rows can grow in place: it is written again at the end.
+    """
+
+    def __init__(self, stream: BinaryIO, channels: int) -> None:
+        self.stream, self.channels, self.count = stream, channels, 0
+        self._write_header()
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, channels: int) -> Iterator[_NpyRows]:
+        with path.open("wb") as stream:
+            rows = cls(stream, channels)
+            yield rows
+            rows._write_header()
+
+    def append(self, row: Tensor) -> None:
+        self.stream.write(row.float().numpy().tobytes())
+        self.count += 1
+
+    def _write_header(self) -> None:
+        from numpy.lib import format
+
+        header: dict[str, Any] = {
+            "descr": "<f4",
+            "fortran_order": False,
+            "shape": (self.count, self.channels),
+        }
+        self.stream.seek(0)
+        format.write_array_header_1_0(self.stream, header)

@@ -1,0 +1,65 @@
+"""How every command ends: exit codes, and one line on stderr for whatever was wrong with the input."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from squeezebert_fast.errors import SqueezeBertFastError
+
+PROGRAM = "squeezebert-fast"
+DEBUG_VARIABLE = "SQUEEZEBERT_FAST_DEBUG"
+"""Environment variable that, set to 1, gives the traceback of an error in place of its one line."""
+
+BAD_INPUT = 2
+INTERRUPTED = 128 + 2  # as a shell reports a program that SIGINT ended
+
+# click's class, through typer because newer typers carry their own copy of click.
+UsageError: Any = typer.BadParameter.__base__
+
+
+class InputError(SqueezeBertFastError, ValueError):
+    """What a command was given to read or write is missing, malformed or unusable."""
+
+
+class Group(TyperGroup):
+    """The group of all commands, which turns errors into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        result = super().invoke(ctx)
+        sys.stdout.flush()  # a closed pipe must show here, not in a traceback at the interpreter's end
+        return result
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run the command line and leave by SystemExit: 0, 2 for bad input, 130 for Ctrl-C."""
+        debug = os.environ.get(DEBUG_VARIABLE) == "1"
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except UsageError as error:
+            if debug:
+                raise
+            hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+            _fail(f"{error.format_message().rstrip('.')}{hint}")
+        except SqueezeBertFastError as error:
+            if debug:
+                raise
+            _fail(str(error))
+        except OSError as error:
+            if debug:
+                raise
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except (KeyboardInterrupt, typer.Abort):
+            sys.exit(INTERRUPTED)
+        sys.exit(code or 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,91 @@
+"""`squeezebert-fast predict`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import Input, Record
+from squeezebert_fast.cli.writing import checked_output, row_format, row_writer, tracked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from squeezebert_fast.configuration import SqueezeBertConfig
+
+
+def predict(
+    source: options.InputFile,
+    model: options.Model,
+    column: options.Column = None,
+    pair_column: options.PairColumn = None,
+    input_format: options.InputFormat = None,
+    output: options.Output = None,
+    format: Annotated[
+        str | None, typer.Option(help="jsonl or csv; by default as the output's suffix says, or else jsonl.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels to give for each text, the best first.")] = 1,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Give the score of every label too.")
+    ] = False,
+    batch_size: options.BatchSize = 32,
+    max_length: options.MaxLength = None,
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Classify texts: a label and its score for each, in the order of the input.
+
+    Scores are probabilities; of a regression model they are its values.
+
+    Example: squeezebert-fast predict -m ./classifier --column review reviews.csv
+    """
+    records = Input(source, input_format, column, pair_column)
+    written_format = row_format(output, format)
+    output = None if output is None else checked_output(output)
+
+    from squeezebert_fast.cli.running import load_engine, run_in_order
+    from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
+
+    engine = load_engine(
+        SqueezeBertForSequenceClassification, model, backend=backend, threads=threads, max_length=max_length
+    )
+    config = engine.model.config
+    if top_k > config.num_labels:
+        raise InputError(f"--top-k is {top_k}, but {model} has {config.num_labels} labels")
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        return _scores(engine.model(**batch).logits, config)
+
+    results = run_in_order(records, engine, forward, batch_size)
+    with row_writer(output, written_format) as write:
+        for record, scores in tracked(results, records, to_stdout=output is None):
+            write(_row(record, scores, config, top_k, all_scores))
+
+
+def _scores(logits: Tensor, config: SqueezeBertConfig) -> Tensor:
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return logits
+    if config.problem_type == "multi_label_classification":
+        return logits.sigmoid()
+    return logits.softmax(-1)
+
+
+def _row(
+    record: Record, scores: Tensor, config: SqueezeBertConfig, top_k: int, all_scores: bool
+) -> dict[str, object]:
+    labels = config.id2label or {}
+    row: dict[str, object] = {"text": record.text}
+    if record.pair is not None:
+        row["pair"] = record.pair
+    best = scores.topk(top_k)
+    for place, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
+        suffix = "" if place == 1 else f"_{place}"
+        row |= {f"label{suffix}": labels.get(index, str(index)), f"score{suffix}": score}
+    if all_scores:
+        row |= {
+            f"score[{labels.get(index, str(index))}]": score for index, score in enumerate(scores.tolist())
+        }
+    return row

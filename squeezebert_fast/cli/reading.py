@@ -1,0 +1,185 @@
+"""Texts from a file or stdin, one at a time, each problem named with its place."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from squeezebert_fast.cli.group import InputError
+
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+"""The format of a file by its suffix; any other is text, a line each."""
+
+FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
+DEFAULT_COLUMN = "text"
+STDIN = "-"
+PARQUET_ROWS = 1024  # read at a time
+
+
+class Record(NamedTuple):
+    """One text, or a pair."""
+
+    text: str
+    pair: str | None = None
+
+
+class Input:
+    """The records of a file, an iterator in constant memory.
+
+    source: a path, or "-" for stdin.
+    format: one of FORMATS, by default as the suffix says: text, a line each; csv with a header (RFC 4180: a
+        quoted field may hold line ends); tsv with a header and no quoting; jsonl, an object a line; parquet.
+        Text is UTF-8, with or without a byte order mark.
+    column, pair_column: of a table, by default "text" and none.
+
+    `size` is the number of bytes (of a parquet file: rows) that there are, None if unknown; `done` is how
+    many of them have been read.
+
+    Raises InputError, on construction or on the way, naming file and line: what can't be read, a missing
+    column, a malformed line, a value that isn't text, no records at all.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        format: str | None = None,
+        column: str | None = None,
+        pair_column: str | None = None,
+    ) -> None:
+        self.source = source
+        self.name = "stdin" if source == STDIN else source
+        self.format = format or SUFFIXES.get(Path(source).suffix.lower(), "text")
+        self.columns = [column or DEFAULT_COLUMN, *([pair_column] if pair_column is not None else [])]
+        self.size: int | None = None
+        self.done = 0
+        if self.format not in FORMATS:
+            raise InputError(f"the input format is {self.format!r}, expected one of {', '.join(FORMATS)}")
+        if self.format == "text" and (column is not None or pair_column is not None):
+            raise InputError(
+                f"{self.name} is read as lines of text, which have no columns (see --input-format)"
+            )
+        if source != STDIN:
+            if not Path(source).exists():
+                raise InputError(f"{source} doesn't exist")
+            if Path(source).is_dir():
+                raise InputError(f"{source} is a directory, expected a file of texts")
+            self.size = os.path.getsize(source) or None
+        read = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}.get(
+            self.format, self._delimited
+        )
+        records = read()
+        first = next(records, None)  # most that can be wrong shows in it, before a model is loaded
+        if first is None:
+            raise InputError(f"{self.name} holds no texts")
+        self._records = itertools.chain([first], records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._records
+
+    def _lines(self) -> Iterator[str]:
+        try:
+            with nullcontext(sys.stdin.buffer) if self.source == STDIN else open(self.source, "rb") as stream:
+                for number, line in enumerate(stream, 1):
+                    self.done += len(line)
+                    try:
+                        yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    except UnicodeDecodeError as error:
+                        byte = line[error.start]
+                        raise InputError(
+                            f"{self.name}, line {number}: the byte 0x{byte:02x} is not UTF-8 text"
+                        ) from error
+        except OSError as error:
+            raise InputError(f"{self.name} can't be read: {error.strerror}") from error
+
+    def _text(self) -> Iterator[Record]:
+        for line in self._lines():
+            yield Record(line.removesuffix("\n").removesuffix("\r"))
+
+    def _delimited(self) -> Iterator[Record]:
+        if self.format == "csv":
+            rows = csv.reader(self._lines(), strict=True)
+        else:
+            rows = csv.reader(self._lines(), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        try:
+            header = next(rows, [])
+            places = [self._place(column, header) for column in self.columns] if header else []
+            for row in rows:
+                if len(row) == len(header):
+                    yield Record(*(row[place] for place in places))
+                elif row:  # a blank line is no row
+                    fields = f"{len(row)} fields, expected {len(header)} as in the header"
+                    raise InputError(f"{self.name}, line {rows.line_num}: {fields}")
+        except csv.Error as error:
+            raise InputError(f"{self.name}, line {rows.line_num}: {error}") from error
+
+    def _place(self, column: str, header: list[str]) -> int:
+        if header.count(column) != 1:
+            number = "no column" if column not in header else "more than one column"
+            raise InputError(f"{self.name} has {number} {column!r}; it has {', '.join(header)}")
+        return header.index(column)
+
+    def _jsonl(self) -> Iterator[Record]:
+        for number, line in enumerate(self._lines(), 1):
+            if not line.strip():
+                continue
+            place = f"{self.name}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{place}: not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise InputError(f"{place}: a JSON {_kind(row)}, expected an object")
+            yield Record(*(self._value(row, column, place) for column in self.columns))
+
+    def _value(self, row: dict[str, Any], column: str, place: str) -> str:
+        if column not in row:
+            raise InputError(f"{place}: no {column!r}; it has {', '.join(row)}")
+        value = row[column]
+        if not isinstance(value, str):
+            raise InputError(f"{place}: {column!r} is {_kind(value)}, expected a string")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InputError(f"{place}: {column!r} holds a lone surrogate, expected valid Unicode")
+        return value
+
+    def _parquet(self) -> Iterator[Record]:
+        if self.source == STDIN:
+            raise InputError("parquet can't be read from stdin, since its index is at the end; give a file")
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise InputError(
+                f"reading {self.name} needs pyarrow ({error}); pip install squeezebert-fast[parquet]"
+            ) from error
+        try:
+            with pyarrow.parquet.ParquetFile(self.source) as file:
+                self.size = file.metadata.num_rows
+                for column in self.columns:
+                    self._place(column, file.schema_arrow.names)
+                for batch in file.iter_batches(PARQUET_ROWS, columns=self.columns):
+                    for values in zip(
+                        *(batch.column(name).to_pylist() for name in self.columns), strict=True
+                    ):
+                        self.done += 1
+                        row = dict(zip(self.columns, values, strict=True))
+                        place = f"{self.name}, row {self.done}"
+                        yield Record(*(self._value(row, column, place) for column in self.columns))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{self.name} is not a readable parquet file: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__

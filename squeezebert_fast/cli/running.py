@@ -1,0 +1,128 @@
+"""A model with its tokenizer, and records through both: batches of like length, answers in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.cli.reading import Record
+from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.loading.weights import read_weights
+from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.patching import patch
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+
+Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
+
+WINDOW_BATCHES = 64
+"""Batches that are sorted together: more pad less, and hold more texts in memory."""
+
+HEADS = {
+    "SqueezeBertForSequenceClassification": ("pooler.dense.", "classifier."),
+    "SqueezeBertForMaskedLM": ("cls.predictions.transform.",),
+}
+"""What a checkpoint must hold for a class, beyond the encoder: an answer from random weights is none."""
+
+
+@dataclass(frozen=True)
+class Engine(Generic[Model]):
+    """A patched model in eval mode with its tokenizer. Texts are cut at `max_length` tokens."""
+
+    model: Model
+    tokenizer: SqueezeBertTokenizerFast
+    max_length: int
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch and the native kernels compute with `threads` threads; None leaves what torch chose."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def load_engine(
+    model_class: type[Model],
+    name_or_path: str,
+    *,
+    backend: str,
+    threads: int | None,
+    max_length: int | None = None,
+) -> Engine[Model]:
+    """The model and tokenizer of a directory or hub repository, ready to run.
+
+    backend: `auto` may fall back; one that is named must serve.
+    Raises the errors of loading, ConfigError for a checkpoint of another class, ArgumentError for a
+    `max_length` that is more than the model takes.
+    """
+    use_threads(threads)
+    model = load_model(model_class, name_or_path)
+    tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
+    limit = model.config.max_position_embeddings
+    if max_length is not None and max_length > limit:
+        raise ArgumentError(
+            f"the maximum length is {max_length}, but {name_or_path} takes {limit} tokens at most"
+        )
+    patch(model, backend=backend, strict=backend != "auto")
+    return Engine(model, tokenizer, max_length or min(limit, tokenizer.model_max_length))
+
+
+def load_model(model_class: type[Model], name_or_path: str) -> Model:
+    """`from_pretrained`, but a checkpoint without the class's head is a ConfigError rather than a warning."""
+    model = model_class.from_pretrained(name_or_path)
+    head = HEADS.get(model_class.__name__)
+    if head is None:
+        return model
+    stored_class = (model.config.architectures or [model_class.__name__])[0]
+    if stored_class != model_class.__name__:
+        raise ConfigError(f"{name_or_path} is a {stored_class}, expected a {model_class.__name__}")
+    keys = [key.removeprefix("transformer.") for key in read_weights(ModelFiles(name_or_path))]
+    for prefix in head:
+        if not any(key.startswith(prefix) for key in keys):
+            raise ConfigError(
+                f"{name_or_path} has no weights {prefix}* and so isn't a {model_class.__name__}"
+            )
+    return model
+
+
+def run_in_order(
+    records: Iterable[Record],
+    engine: Engine[Model],
+    forward: Callable[[dict[str, Tensor]], Tensor],
+    batch_size: int,
+) -> Iterator[tuple[Record, Tensor]]:
+    """Each record with its row of `forward`'s result, in order and in constant memory.
+
+    forward: from a padded batch (`input_ids`, `attention_mask`, ..., [batch, tokens]) to [batch, ...]; runs
+        in inference mode.
+    """
+    stream = iter(records)
+    while window := list(itertools.islice(stream, WINDOW_BATCHES * batch_size)):
+        yield from zip(window, _run_window(window, engine, forward, batch_size), strict=True)
+
+
+def _run_window(
+    window: Sequence[Record],
+    engine: Engine[Model],
+    forward: Callable[[dict[str, Tensor]], Tensor],
+    batch_size: int,
+) -> list[Tensor]:
+    pairs = [record.pair for record in window] if window[0].pair is not None else None
+    encoded = engine.tokenizer(
+        [record.text for record in window], pairs, truncation=True, max_length=engine.max_length
+    )
+    by_length = sorted(range(len(window)), key=lambda index: len(encoded["input_ids"][index]))
+    results = [torch.empty(0)] * len(window)
+    for start in range(0, len(window), batch_size):
+        chosen = by_length[start : start + batch_size]
+        rows = {name: [values[index] for index in chosen] for name, values in encoded.items()}
+        batch = engine.tokenizer.pad(rows, return_tensors="pt")
+        with torch.inference_mode():
+            answers = forward(dict(batch))
+        for index, answer in zip(chosen, answers, strict=True):
+            results[index] = answer
+    return results

@@ -1,0 +1,103 @@
+"""Output files that are whole or not there, rows of results, and the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import Input
+from squeezebert_fast.loading.files import all_or_nothing
+
+Item = TypeVar("Item")
+ROW_FORMATS = ("jsonl", "csv")
+
+
+def checked_output(path: Path) -> Path:
+    """`path` without symbolic links; raises InputError, before anything is computed, if it isn't writable."""
+    path = Path(os.path.realpath(path.expanduser()))
+    if path.is_dir():
+        raise InputError(f"the output {path} is a directory, expected a file")
+    if not path.parent.is_dir():
+        raise InputError(f"the output {path} can't be written: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"the output {path} can't be written: permission denied")
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to instead of `path`, renamed onto it if the block ends well and removed otherwise."""
+    path = checked_output(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"the output {path} is a device or pipe, expected a file")
+    with all_or_nothing(path.parent) as stage:
+        yield stage(path.name)
+
+
+@contextmanager
+def _text_stream(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+    elif path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename onto
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+    else:
+        with replacing(path) as staged, staged.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+
+
+def row_format(path: Path | None, format: str | None) -> str:
+    """The format to write rows in: `format`, or else what the path's suffix says, or else jsonl."""
+    chosen = format or ("jsonl" if path is None else path.suffix[1:].lower())
+    if chosen not in ROW_FORMATS:
+        culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
+        raise InputError(f"{culprit}; expected {' or '.join(ROW_FORMATS)} (see --format)")
+    return chosen
+
+
+@contextmanager
+def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """A function that writes a row, a mapping with the same keys each time, to a file or stdout (None).
+
+    format: `jsonl`, an object a line, or `csv`, with a header.
+    """
+    with _text_stream(path) as stream:
+        if format == "jsonl":
+            yield lambda row: print(json.dumps(row, ensure_ascii=False), file=stream)
+            return
+        table = csv.writer(stream, lineterminator="\n")
+        header: list[str] = []
+
+        def write(row: Mapping[str, object]) -> None:
+            if not header:
+                header.extend(row)
+                table.writerow(header)
+            table.writerow(row.values())
+
+        yield write
+
+
+def tracked(items: Iterable[Item], source: Input, *, to_stdout: bool = False) -> Iterator[Item]:
+    """Pass `items`, made from `source`, on, with a progress bar on stderr while that is a terminal.
+
+    to_stdout: whether results go to stdout; where that is a terminal too, they are progress enough.
+    """
+    if not sys.stderr.isatty() or (to_stdout and sys.stdout.isatty()):
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.fields[count]} texts"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task("", total=source.size, count=0)
+        for count, item in enumerate(items, 1):
+            progress.update(task, completed=source.done, count=count)
+            yield item
