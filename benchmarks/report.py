@@ -1,0 +1,126 @@
+"""What was measured, as a table to read, JSON to keep and a plot to show."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from squeezebert_fast.benchmark import Timing
+from squeezebert_fast.diagnostics import doctor
+
+PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate of one case, beside those that it was interleaved with."""
+
+    case: str
+    timing: Timing
+    baseline: Timing
+    """What the case's speed-ups are over."""
+    best_peer: Timing
+    """The fastest of the candidates that are not this project's."""
+    flops: int
+    peak: float | None
+    """Operations a second that this candidate's instruction set could do meanwhile, or None: not measured."""
+
+    @property
+    def speed_up(self) -> float:
+        return self.baseline.median / self.timing.median
+
+    @property
+    def over_best_peer(self) -> float:
+        return self.best_peer.median / self.timing.median
+
+    @property
+    def fraction_of_peak(self) -> float | None:
+        return None if self.peak is None else self.flops / self.timing.median / self.peak
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "case": self.case,
+            "candidate": self.timing.name,
+            "median_ms": 1e3 * self.timing.median,
+            "p20_ms": 1e3 * self.timing.percentile(20),
+            "p80_ms": 1e3 * self.timing.percentile(80),
+            "baseline": self.baseline.name,
+            "speed_up": self.speed_up,
+            "best_peer": self.best_peer.name,
+            "speed_up_over_best_peer": self.over_best_peer,
+            "flops": self.flops,
+            "peak_flops_per_second": self.peak,
+            "fraction_of_peak": self.fraction_of_peak,
+            "ms": [1e3 * seconds for seconds in self.timing.seconds],
+        }
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The rows of one case as a rich table."""
+    baseline = rows[0].baseline.name
+    result = Table("candidate", title=rows[0].case, title_justify="left")
+    for column in ("median ms", "p20 .. p80", f"over {baseline}", "over best peer", "of peak"):
+        result.add_column(column, justify="right")
+    for row in rows:
+        timing, fraction = row.timing, row.fraction_of_peak
+        result.add_row(
+            timing.name,
+            f"{1e3 * timing.median:.2f}",
+            f"{1e3 * timing.percentile(20):.2f} .. {1e3 * timing.percentile(80):.2f}",
+            f"{row.speed_up:.2f}",
+            f"{row.over_best_peer:.2f}",
+            "" if fraction is None else f"{fraction:.0%}",
+        )
+    return result
+
+
+def surroundings(command: str, repeats: int) -> dict[str, Any]:
+    """Where, when and how: what a number needs to be understood later."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_clean": _git("status", "--porcelain", "--untracked-files=no") == "",
+        "cpu": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "versions": {package: _version(package) for package in PACKAGES},
+        "machine": {name: dict(rows) for name, rows in doctor().sections.items()},
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
