@@ -40,7 +40,7 @@ def _version(package: str) -> str:
 
 
 def doctor() -> Report:
-    """Versions, CPU features, the native module and its kernel builds, GPUs, and the backend of each operation.
+    """Versions, CPU features, the native module and its builds, GPUs, and the backend of each operation.
 
     >>> print(squeezebert_fast.doctor())
     """

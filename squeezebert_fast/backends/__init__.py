@@ -1,7 +1,7 @@
 """The implementations of the operations, and the choice among them.
 
-A backend is a module with a NAME, the set OPERATIONS of those it has a kernel for, and `refusal(request)`: why it can't
-serve a request, or None if it can. Nothing here knows of models.
+A backend is a module with a NAME, the set OPERATIONS of those it has a kernel for, and `refusal(request)`:
+why it can't serve a request, or None if it can. Nothing here knows of models.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 
 BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (reference, cpu, triton, cuda)}
-AUTO_ORDER = ("cuda", "triton", "cpu", "reference")
-"""Tried in this order for `auto`; reference serves everything."""
+AUTO_ORDER = ("cuda", "triton", "cpu")
+"""Tried in this order for `auto`; reference serves what they refuse."""
 
 NAMES = ("auto", *BACKENDS)
 
@@ -37,24 +37,29 @@ def check_name(backend: str) -> None:
 def choose(request: Request, backend: str = "auto", strict: bool = False) -> Choice:
     """The backend that serves `request`.
 
-    A named backend that refuses is replaced by the reference, with its reason. `strict` raises UnsupportedError with
-    that reason instead, if the backend has a kernel for the operation: an operation without one can only ever run on the
-    reference.
+    A named backend that refuses is replaced by the reference, with its reason. `strict` raises
+    UnsupportedError with that reason instead, if the backend has a kernel for the operation: an operation
+    without one can only ever run on the reference.
     """
     check_name(backend)
-    candidates = AUTO_ORDER if backend == "auto" else (backend, "reference")
+    if backend == "reference":
+        return Choice("reference", "chosen by name")
     refusals: list[str] = []
-    for name in candidates:
+    has_kernel = False
+    for name in AUTO_ORDER if backend == "auto" else (backend,):
         module = BACKENDS[name]
+        if backend == "auto" and request.operation not in module.OPERATIONS:
+            continue
+        has_kernel = has_kernel or request.operation in module.OPERATIONS
         refusal = module.refusal(request)
-        if refusal is None and name == "cpu" and backend == "auto":
+        if refusal is None and backend == "auto" and module is cpu:
             refusal = cpu.slower_than_reference()
         if refusal is None:
             return Choice(
-                name, "; ".join(refusals) or ("chosen by name" if backend == name else "the fastest here")
+                name, "; ".join(refusals) or ("the fastest here" if backend == "auto" else "chosen by name")
             )
-        if name != "reference" and (backend == name or request.operation in module.OPERATIONS):
-            refusals.append(f"{name}: {refusal}")
-            if strict and request.operation in module.OPERATIONS:
-                raise UnsupportedError(f"{request.operation}: {refusal} (backend {backend!r}, strict)")
-    raise AssertionError("the reference serves every request")
+        refusals.append(f"{name}: {refusal}")
+    reason = "; ".join(refusals) or f"no kernel for {request.operation} in this version"
+    if strict and has_kernel:
+        raise UnsupportedError(f"{request.operation}: {reason} (backend {backend!r}, strict)")
+    return Choice("reference", reason)

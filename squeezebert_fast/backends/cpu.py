@@ -1,7 +1,7 @@
 """The native kernels of csrc/, for x86-64 and AArch64.
 
-This module is the one place that hands addresses to native code, and so the one that makes sure of what stands there:
-float32, on the CPU, rows contiguous, alive during the call.
+This module is the one place that hands addresses to native code, and so the one that makes sure of what
+stands there: float32, on the CPU, rows contiguous, alive during the call.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FUSED_ACTIVATIONS = (
         "swish": _native.Activation.silu,
     }
 )
-"""The activations that a kernel applies itself, by transformers' names, several of which spell one formula."""
+"""The activations that a kernel applies itself, by transformers' names, some of which share a formula."""
 
 _chosen: str | None = None
 
@@ -70,7 +70,8 @@ def instruction_sets() -> list[str]:
 def instruction_set() -> str:
     """The kernel build in use: the best one, or the one that SQUEEZEBERT_FAST_ISA names.
 
-    Raises UnsupportedError without the native module, ArgumentError when the variable names a build that is not usable.
+    Raises UnsupportedError without the native module, ArgumentError when the variable names a build that is
+    not usable.
     """
     global _chosen
     if _chosen is None:
@@ -124,6 +125,7 @@ def slower_than_reference() -> str | None:
 class _Entry:
     weight: weakref.ref[Tensor]
     version: int
+    address: int
     groups: int
     packed: Any
 
@@ -132,33 +134,42 @@ _packed: dict[int, _Entry] = {}
 """Packed weights by the identity of the weight tensor."""
 
 
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version  # inference tensors don't count
-
-
 def packed_weight(weight: Tensor, groups: int) -> Any:
-    """`weight`, [out_channels, in_channels / groups, 1], in the kernel's layout: packed once per version of it.
+    """`weight`, [out_channels, in_channels / groups, 1], in the kernel's layout, packed once per version.
 
-    A weight is packed again when its version, its address, the groups or the instruction set changed, or a sample of
-    its elements did: writes through `.data` leave the version as it is.
+    A weight is packed again when its version, its address, the groups or the instruction set changed, or a
+    sample of
+    its elements did: writes through `.data` or another tensor's view leave the version as it is. Of those, a
+        write that misses all sampled elements goes unseen; `forget`, `patch` and `unpatch` drop what is
+        packed.
     """
-    key = id(weight)
-    address = weight.data_ptr()
+    if weight.is_inference() or not weight.is_contiguous():
+        # Without a version, or without elements at the sample's fixed places, nothing tells that it is still
+        # the same.
+        return _pack(weight.contiguous(), groups)
+    key, version, address = id(weight), weight._version, weight.data_ptr()
     entry = _packed.get(key)
     if (
         entry is not None
         and entry.weight() is weight
-        and entry.version == _version(weight)
+        and entry.version == version
+        and entry.address == address
         and entry.groups == groups
         and entry.packed.instruction_set == instruction_set()
-        and weight.is_contiguous()
         and entry.packed.matches(address)
     ):
         return entry.packed
+    packed = _pack(weight, groups)
+    _packed[key] = _Entry(
+        weakref.ref(weight, lambda _: _packed.pop(key, None)), version, address, groups, packed
+    )
+    return packed
+
+
+def _pack(weight: Tensor, groups: int) -> Any:
     out_channels, in_per_group = weight.shape[:2]
-    version = _version(weight)
-    source = weight.detach().contiguous()
-    packed = _native.PackedGroupedPointwiseConv(
+    source = weight.detach()  # keeps the memory, should another thread give `weight` other data meanwhile
+    return _native.PackedGroupedPointwiseConv(
         instruction_set(),
         source.data_ptr(),
         groups,
@@ -166,10 +177,6 @@ def packed_weight(weight: Tensor, groups: int) -> Any:
         in_per_group,
         torch.get_num_threads(),
     )
-    if weight.is_contiguous():  # a sample is taken at fixed places of contiguous memory
-        reference = weakref.ref(weight, lambda _: _packed.pop(key, None))
-        _packed[key] = _Entry(reference, version, groups, packed)
-    return packed
 
 
 def forget(weight: Tensor) -> None:
@@ -193,7 +200,8 @@ def grouped_pointwise_conv(
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(1) != 1 and rows.shape[1] != 1:
         rows = rows.contiguous()
-    y = torch.empty((*x.shape[:-1], packed.out_channels), dtype=torch.float32)
+    # the device is said, since `torch.set_default_device` would put it elsewhere
+    y = torch.empty((*x.shape[:-1], packed.out_channels), dtype=torch.float32, device="cpu")
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     packed.run(

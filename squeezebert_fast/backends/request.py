@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._device import DeviceContext
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,16 @@ class Request:
 
 
 def obstacle(*tensors: Tensor | None) -> str | None:
-    """Why a kernel that PyTorch can't look into must not take these tensors, or None.
+    """Why a kernel that PyTorch can't look into must not take these tensors now, or None."""
+    return context_obstacle() or tensor_obstacle(*tensors)
 
-    Tracing, compilation, dispatch modes, function transforms, tensor subclasses and autocast all work by seeing the
-    PyTorch operations of a call; a native kernel has none, so it would be left out of the graph, or be handed a dtype
-    that it was not asked for.
+
+def context_obstacle() -> str | None:
+    """Why no kernel may run in the present context, or None.
+
+    Tracing, compilation, modes, function transforms and autocast all work by seeing the PyTorch operations of
+    a call; a native kernel has none, so it would be left out of the graph, or be handed a dtype that it was
+    not asked for.
     """
     if torch.compiler.is_compiling():
         return "torch.compile or torch.export is tracing"
@@ -32,10 +38,21 @@ def obstacle(*tensors: Tensor | None) -> str | None:
         return "torch.jit is tracing"
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a torch dispatch mode is active"
+    for index in range(torch._C._len_torch_function_stack()):
+        # `torch.set_default_device` is such a mode too, and has no say over tensors that exist
+        if type(torch._C._get_function_stack_at(index)) is not DeviceContext:
+            return "a torch function mode is active"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
+    if torch._C._is_any_autocast_enabled():
+        return "autocast is active"
+    return None
+
+
+def tensor_obstacle(*tensors: Tensor | None) -> str | None:
+    """Why no kernel may read these tensors' memory as it stands, or None."""
     for tensor in tensors:
         if tensor is None:
             continue
@@ -43,6 +60,6 @@ def obstacle(*tensors: Tensor | None) -> str | None:
             return f"a tensor is a {type(tensor).__name__}"
         if tensor.layout is not torch.strided or tensor.is_neg():
             return "a tensor is sparse or lazily negated"
-        if torch.is_autocast_enabled(tensor.device.type):
-            return "autocast is active"
+        if tensor.data_ptr() == 0 and tensor.numel() > 0:
+            return "a tensor has no memory of its own (meta, lazily zero, or freed)"
     return None

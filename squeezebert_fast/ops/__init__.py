@@ -1,7 +1,7 @@
 """The operations of a SqueezeBERT layer, channels last.
 
-Each has its definition in `reference`, one public function that checks its arguments and picks a backend, and a
-`torch.autograd.Function` where a kernel exists. `backend` is one of auto, reference, cpu, triton, cuda.
+Each has its definition in `reference`, one public function that checks its arguments and picks a backend, and
+a `torch.autograd.Function` where a kernel exists. `backend` is one of auto, reference, cpu, triton, cuda.
 """
 
 from squeezebert_fast.ops import reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
@@ -32,7 +33,7 @@ def add_layer_norm(
         [..., channels] in x's dtype.
 
     Raises:
-        ArgumentError: shapes don't fit, or eps is negative.
+        ArgumentError: shapes, dtypes or devices don't fit, or eps is negative.
 
     >>> x = torch.randn(2, 5, 8)
     >>> add_layer_norm(x, x, torch.ones(8), torch.zeros(8)).shape
@@ -40,12 +41,28 @@ def add_layer_norm(
 
     Source: `ConvDropoutLayerNorm` in transformers' `modeling_squeezebert.py`.
     """
-    if x.dim() < 1 or residual.shape != x.shape:
+    for name, tensor in (("x", x), ("residual", residual), ("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(f"{name} is a {type(tensor).__name__}, expected a tensor")
+        if tensor.device != x.device:
+            raise ArgumentError(f"{name} is on {tensor.device}, but x is on {x.device}")
+    if x.dim() < 1 or x.shape[-1] == 0:
+        raise ArgumentError(f"x has shape {list(x.shape)}, expected [..., channels]")
+    if residual.shape != x.shape:
         raise ArgumentError(f"residual has shape {list(residual.shape)}, expected x's, {list(x.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor.shape != x.shape[-1:]:
             raise ArgumentError(f"{name} has shape {list(tensor.shape)}, expected [{x.shape[-1]}]")
+    if not x.dtype.is_floating_point:
+        raise ArgumentError(f"x is {x.dtype}, expected a floating dtype")
+    for name, tensor in (("residual", residual), ("weight", weight), ("bias", bias)):
+        # PyTorch normalises half-precision rows with float32 parameters too
+        mixed = tensor.dtype is torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
+        allowed = tensor.dtype is x.dtype or (mixed and name != "residual")
+        if not allowed and not torch._C._is_any_autocast_enabled():
+            raise ArgumentError(f"{name} is {tensor.dtype}, but x is {x.dtype}")
     if not eps >= 0.0:
         raise ArgumentError(f"eps is {eps}, expected eps >= 0")
-    backends.choose(Request("add_layer_norm", x.device, x.dtype, obstacle(x, residual)), backend, strict)
+    found = obstacle(x, residual, weight, bias)
+    backends.choose(Request("add_layer_norm", x.device, x.dtype, found), backend, strict)
     return reference.add_layer_norm(x, residual, weight, bias, eps)

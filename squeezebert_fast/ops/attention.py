@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast import backends
@@ -28,15 +30,16 @@ def attention(
         k, v: [batch, keys, channels].
         mask: added to the scores, of q's dtype, broadcastable to [batch, num_heads, queries, keys], or None.
         num_heads: a divisor of channels.
-        dropout_p: probability in [0, 1) of dropping an attention weight.
+        dropout_p: probability in [0, 1] of dropping an attention weight.
         backend, strict: as in `grouped_pointwise_conv`. This version has no kernel: the reference serves.
 
     Returns:
-        [batch, queries, channels]. A row whose mask is everywhere the dtype's smallest value attends to all keys
+        [batch, queries, channels]. A row whose mask is everywhere the dtype's smallest value attends to all
+        keys
         equally, as in transformers: never NaN.
 
     Raises:
-        ArgumentError: shapes don't fit.
+        ArgumentError: shapes, dtypes or devices don't fit.
 
     >>> q = torch.randn(2, 5, 8)
     >>> attention(q, q, q, num_heads=2).shape
@@ -44,6 +47,9 @@ def attention(
 
     Source: `SqueezeBertSelfAttention` in transformers' `modeling_squeezebert.py`.
     """
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("mask", mask)):
+        if not isinstance(tensor, Tensor) and not (tensor is None and name == "mask"):
+            raise ArgumentError(f"{name} is a {type(tensor).__name__}, expected a tensor")
     if q.dim() != 3:
         raise ArgumentError(f"q has shape {list(q.shape)}, expected [batch, queries, channels]")
     batch, queries, channels = q.shape
@@ -51,22 +57,63 @@ def attention(
         raise ArgumentError(f"k has shape {list(k.shape)}, expected [{batch}, keys, {channels}]")
     if v.shape != k.shape:
         raise ArgumentError(f"v has shape {list(v.shape)}, expected k's, {list(k.shape)}")
-    if num_heads < 1 or channels % num_heads:
+    if not isinstance(num_heads, int) or isinstance(num_heads, bool) or num_heads < 1 or channels % num_heads:
         raise ArgumentError(
-            f"num_heads is {num_heads}, expected a positive divisor of the {channels} channels"
+            f"num_heads is {num_heads!r}, expected a positive divisor of the {channels} channels"
         )
-    if not 0.0 <= dropout_p < 1.0:
-        raise ArgumentError(f"dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ArgumentError(f"dropout_p is {dropout_p}, expected 0 <= dropout_p <= 1")
     scores_shape = (batch, num_heads, queries, k.shape[1])
-    if mask is not None and not _broadcasts(tuple(mask.shape), scores_shape):
+    if mask is not None and not broadcasts(tuple(mask.shape), scores_shape):
         raise ArgumentError(
             f"mask has shape {list(mask.shape)}, expected one that broadcasts to {list(scores_shape)}"
         )
-    backends.choose(Request("attention", q.device, q.dtype, obstacle(q, k, v, mask)), backend, strict)
-    return reference.attention(q, k, v, mask, num_heads, dropout_p)
+    if not q.dtype.is_floating_point:
+        raise ArgumentError(f"q is {q.dtype}, expected a floating dtype")
+    for name, tensor in (("k", k), ("v", v), ("mask", mask)):
+        if tensor is not None and tensor.device != q.device:
+            raise ArgumentError(f"{name} is on {tensor.device}, but q is on {q.device}")
+        if tensor is not None and tensor.dtype != q.dtype and not torch._C._is_any_autocast_enabled():
+            raise ArgumentError(f"{name} is {tensor.dtype}, but q is {q.dtype}")
+    found = obstacle(q, k, v, mask)
+    backends.choose(Request("attention", q.device, q.dtype, found), backend, strict)
+    if found or not scores_may_go(q, mask):
+        return reference.attention(q, k, v, mask, num_heads, dropout_p)
+    return without_scores(q, k, v, mask, num_heads, dropout_p)
 
 
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+def scores_may_go(q: Tensor, mask: Tensor | None) -> bool:
+    """Whether `without_scores` gives the definition's result for q's dtype and this mask.
+
+    PyTorch's fused operation adds in float32, so that in float16 a row that is masked everywhere by the
+    smallest number would attend to its masked keys; and it makes zeros of a row masked by -inf, where the
+    softmax has no value. Finding such a row would make a GPU wait.
+    """
+    if q.device.type != "cpu" or q.dtype is torch.float16:
+        return False
+    return mask is None or not bool(mask.isneginf().any())
+
+
+def without_scores(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float
+) -> Tensor:
+    """The definition through PyTorch's fused operation, whose scores are never in memory, if `scores_may_go`.
+
+    The fused operation has no second derivative, and its dropout another random order: those take the
+    definition.
+    """
+    tensors = (q, k, v) if mask is None else (q, k, v, mask)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if needs_grad or dropout_p > 0.0 or q.numel() == 0 or k.numel() == 0:
+        return reference.attention(q, k, v, mask, num_heads, dropout_p)
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.dim())]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether a tensor of `shape` can be added to one of the shape `target` without changing that."""
     return len(shape) <= len(target) and all(
         size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(target), strict=False)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
+from squeezebert_fast.ops.grouped_pointwise_conv import check_arguments, grouped_pointwise_conv
 
 
 def grouped_mlp(
@@ -39,5 +39,9 @@ def grouped_mlp(
 
     Source: `SqueezeBertModule.intermediate` and `.output` in transformers' `modeling_squeezebert.py`.
     """
+    check_arguments(x, weight_in, bias_in, groups, activation, ("x", "weight_in", "bias_in"))
     hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)
+    check_arguments(
+        hidden, weight_out, bias_out, groups, None, ("the hidden tensor", "weight_out", "bias_out")
+    )
     return grouped_pointwise_conv(hidden, weight_out, bias_out, groups, backend=backend, strict=strict)

@@ -1,8 +1,8 @@
 """The definition of every operation, in plain PyTorch.
 
-These functions are what the kernels are tested against, what a model runs on before it is patched, and what a backend
-falls back to. They accept every floating dtype, device, stride and shape that PyTorch accepts, are differentiable, and
-follow transformers' `modeling_squeezebert.py` in the order of operations.
+These functions are what the kernels are tested against, what a model runs on before it is patched, and what a
+backend falls back to. They accept every floating dtype, device, stride and shape that PyTorch accepts, are
+differentiable, and follow transformers' `modeling_squeezebert.py` in the order of operations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def grouped_pointwise_conv(
 def attention_scores(q: Tensor, k: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
     """Masked scores before softmax, [batch, heads, queries, keys]: what transformers returns as `attentions`.
 
-    q: [batch, queries, channels]; k: [batch, keys, channels]; mask: added, broadcastable to the result, or None.
+    q: [batch, queries, channels]; k: [batch, keys, channels]; mask: None, or added and broadcastable to the
+    result.
     """
     head_size = q.shape[-1] // num_heads
     q = q.unflatten(-1, (num_heads, head_size)).transpose(1, 2)
@@ -56,18 +57,8 @@ def attention_context(scores: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tens
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, num_heads: int = 1, dropout_p: float = 0.0
 ) -> Tensor:
-    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head.
-
-    Without dropout this is PyTorch's fused operation: the formula is the same, but the scores are never in memory.
-    Not so in float16, where the sum of a score and the smallest number must round to the smallest number, or a row that
-    is masked everywhere would attend to its masked keys.
-    """
-    if dropout_p > 0.0 or q.dtype is torch.float16 or q.numel() == 0 or k.numel() == 0:
-        return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
-    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-    if mask is not None:
-        mask = mask[(None,) * (4 - mask.dim())]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head."""
+    return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
 
 
 def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:

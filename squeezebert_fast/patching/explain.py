@@ -9,25 +9,27 @@ from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.patching import layer as layers
-from squeezebert_fast.patching.encoder import SETTINGS, AcceleratedEncoder, is_encoder
+from squeezebert_fast.patching.encoder import SETTINGS, AcceleratedEncoder, is_encoder, lasting_obstacle
+from squeezebert_fast.patching.library import library_of
 
-PART_OPERATIONS = (
-    ("query", "grouped_pointwise_conv"),
-    ("key", "grouped_pointwise_conv"),
-    ("value", "grouped_pointwise_conv"),
-    ("attention", "attention"),
-    ("post_attention", "grouped_pointwise_conv"),
-    ("post_attention_norm", "add_layer_norm"),
-    ("intermediate", "grouped_pointwise_conv"),
-    ("output", "grouped_pointwise_conv"),
-    ("output_norm", "add_layer_norm"),
+PARTS = (
+    ("query", "grouped_pointwise_conv", "attention.query"),
+    ("key", "grouped_pointwise_conv", "attention.key"),
+    ("value", "grouped_pointwise_conv", "attention.value"),
+    ("attention", "attention", "attention.query"),
+    ("post_attention", "grouped_pointwise_conv", "post_attention.conv1d"),
+    ("post_attention_norm", "add_layer_norm", "post_attention.layernorm"),
+    ("intermediate", "grouped_pointwise_conv", "intermediate.conv1d"),
+    ("output", "grouped_pointwise_conv", "output.conv1d"),
+    ("output_norm", "add_layer_norm", "output.layernorm"),
 )
+"""A layer's parts in execution order: name, operation, and the module that tells device and precision."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Explanation:
             for number, row in enumerate(rows):
                 first = layer if number == 0 else ""
                 table.add_row(first, row.part, row.operation, row.backend, row.precision, row.reason)
-        console = Console(file=io.StringIO(), width=140)
+        # plain text whatever the environment says of colours, and brackets in a reason are no markup
+        console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
         console.print(table)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue().rstrip()
@@ -87,8 +90,8 @@ def explain(model: nn.Module, backend: str | None = None) -> Explanation:
         model: a module that contains a SqueezeBertEncoder, patched or not.
         backend: tell what this backend would do in place of the one that the model was patched with.
 
-    What only a call can tell is left out: autocast, tracing and `output_attentions` fall back when they happen.
-    Raises ArgumentError if there is no encoder in `model`.
+    What only a call can tell is left out: autocast, tracing and `output_attentions` fall back when they
+    happen. Raises ArgumentError if there is no encoder in `model`.
     """
     if backend is not None:
         backends.check_name(backend)
@@ -107,16 +110,27 @@ def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iter
     patched = isinstance(encoder, AcceleratedEncoder)
     if backend is None and patched:
         backend = encoder.__dict__[SETTINGS].backend
+    library = library_of(type(encoder))
+    assert library is not None  # is_encoder
+    whole = "the model is not patched" if backend is None else lasting_obstacle(encoder, library)
+    if whole is None and "forward" in encoder.__dict__:
+        whole = "the forward of the encoder is overridden"
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
-        parameter = next(layer.parameters())
-        precision = str(parameter.dtype).removeprefix("torch.")
-        own_modules = None if backend is not None else "the model is not patched"
-        own_modules = own_modules or layers.hooks_on_every_module() or layers.obstacle(layer)
-        for part, operation in PART_OPERATIONS:
-            if own_modules:
-                choice = backends.Choice("reference", own_modules)
+        own_modules = whole or layers.obstacle(layer, library)
+        for part, operation, path in PARTS:
+            weight = _weight(layer, path)
+            if own_modules or weight is None:
+                choice = backends.Choice("reference", own_modules or "the layer has no parameters")
             else:
-                choice = backends.choose(
-                    Request(operation, parameter.device, parameter.dtype), backend or "auto"
-                )
+                choice = backends.choose(Request(operation, weight.device, weight.dtype), backend or "auto")
+            precision = "" if weight is None else str(weight.dtype).removeprefix("torch.")
             yield Row(f"{name}.layers.{index}", part, operation, choice.backend, precision, choice.reason)
+
+
+def _weight(layer: nn.Module, path: str) -> Tensor | None:
+    """The weight at `path`, or one that stands for it in a layer of another build."""
+    try:
+        weight = layer.get_submodule(path).weight
+    except AttributeError:
+        weight = None
+    return weight if isinstance(weight, Tensor) else next(layer.parameters(), None)

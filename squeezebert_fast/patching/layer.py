@@ -1,12 +1,14 @@
 """One encoder layer, ours or transformers', by the modules that both have under the same names.
 
-The accelerated layer reads those modules' parameters and runs the operations itself, channels last. It may do so only
-while each module is what SqueezeBERT's own code made it: a hook, a replaced class (an adapter, a quantised or a
-parametrised module) or an overridden forward means that the module's own call must run, and the layer says so.
+The accelerated layer reads those modules' parameters and runs the operations itself, channels last. It may do
+so only while each module is what SqueezeBERT's own code made it: a hook, a replaced class (an adapter, a
+quantised or a parametrised module) or an overridden forward means that the module's own call must run, and
+`obstacle` says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import Activation
-from squeezebert_fast.modeling.layers import PointwiseConv1d
-from squeezebert_fast.ops.add_layer_norm import add_layer_norm
-from squeezebert_fast.ops.attention import attention
-from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
+from squeezebert_fast.backends.request import tensor_obstacle
+from squeezebert_fast.ops.grouped_pointwise_conv import Route, check_arguments
+from squeezebert_fast.patching.library import Library
 
-# transformers' activation modules, by class name: several classes and spellings have come and gone over its versions.
+# transformers' activation modules, by class name: several classes and spellings have come and gone over its
+# versions.
 _TRANSFORMERS_ACTIVATIONS = {
     "GELUActivation": "gelu",
     "NewGELUActivation": "gelu_new",
@@ -31,150 +33,135 @@ _TRANSFORMERS_ACTIVATIONS = {
 }
 
 
-class LayerParts(NamedTuple):
-    """The modules of one layer that the accelerated forward replaces."""
+class Routes(NamedTuple):
+    """What runs each operation, chosen once for all layers of a forward."""
 
-    query: nn.Conv1d
-    key: nn.Conv1d
-    value: nn.Conv1d
-    attention_dropout: nn.Dropout
-    post_attention: nn.Conv1d
-    post_attention_dropout: nn.Dropout
-    post_attention_norm: nn.LayerNorm
-    intermediate: nn.Conv1d
-    activation: nn.Module
-    output: nn.Conv1d
-    output_dropout: nn.Dropout
-    output_norm: nn.LayerNorm
+    conv: Route
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
+    add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
-def parts_of(layer: nn.Module) -> LayerParts:
-    """The parts of a SqueezeBertModule. Raises AttributeError for a layer of another build."""
-    att, post, mid, out = (
-        getattr(layer, n) for n in ("attention", "post_attention", "intermediate", "output")
-    )
-    return LayerParts(
-        query=att.query,
-        key=att.key,
-        value=att.value,
-        attention_dropout=att.dropout,
-        post_attention=post.conv1d,
-        post_attention_dropout=post.dropout,
-        post_attention_norm=post.layernorm,
-        intermediate=mid.conv1d,
-        activation=mid.act,
-        output=out.conv1d,
-        output_dropout=out.dropout,
-        output_norm=out.layernorm,
-    )
-
-
-def fused_name(activation: nn.Module) -> str | None:
-    """The name under which `grouped_pointwise_conv` knows an activation module, or None: then the module is called."""
-    if isinstance(activation, Activation):
+def fused_name(activation: Any) -> str | None:
+    """`grouped_pointwise_conv`'s name for an activation module, or None: then the module is called."""
+    cls = type(activation)
+    if cls is Activation:
         return activation.name
-    if type(activation) is nn.ReLU:
+    if cls is nn.ReLU:
         return "relu"
-    if type(activation) is nn.SiLU:
+    if cls is nn.SiLU:
         return "silu"
-    return _TRANSFORMERS_ACTIVATIONS.get(type(activation).__name__)
-
-
-def is_from_transformers(module: nn.Module) -> bool:
-    """Whether the module's class, or one that it extends, is transformers' own SqueezeBERT code."""
-    return any(
-        c.__module__ == "transformers.models.squeezebert.modeling_squeezebert" for c in type(module).__mro__
+    return (
+        _TRANSFORMERS_ACTIVATIONS.get(cls.__name__) if cls.__module__ == "transformers.activations" else None
     )
 
 
-def obstacle(layer: nn.Module) -> str | None:
+def obstacle(layer: Any, library: Library) -> str | None:
     """Why this layer's own forward must run, or None."""
-    try:
-        parts = parts_of(layer)
-    except AttributeError as error:
-        return f"the layer is not SqueezeBERT's: {error}"
-    for name, part in parts._asdict().items():
-        if isinstance(part, nn.Conv1d):
-            plain = (
-                type(part) in (nn.Conv1d, PointwiseConv1d)
-                and part.kernel_size == (1,)
-                and part.stride == (1,)
-            )
-            plain = plain and part.padding in ((0,), "valid")
-        elif name.endswith("norm"):
-            plain = type(part) is nn.LayerNorm or type(part).__name__ == "SqueezeBertLayerNorm"
-            plain = plain and part.weight is not None and part.bias is not None
-        elif name.endswith("dropout"):
-            plain = type(part) is nn.Dropout
-        else:
-            plain = name == "activation"
-        if not plain:
-            return f"{name} is a {type(part).__name__}"
-    # transformers calls a layer's forward past its hooks, so that hooks on a layer itself never fire there.
-    modules = layer.modules()
-    if is_from_transformers(layer):
-        next(modules)
-    for module in modules:
-        own = module.__dict__
-        if (
-            own["_forward_hooks"]
-            or own["_forward_pre_hooks"]
-            or own["_backward_hooks"]
-            or own["_backward_pre_hooks"]
-        ):
-            return f"a hook is registered on a {type(module).__name__}"
-        if "forward" in own:
-            return f"the forward of a {type(module).__name__} is overridden"
+    reason = _module_obstacle("layer", layer, library.layer, hooks_fire=not library.channels_first)
+    if reason is not None:
+        return reason
+    children = layer.__dict__["_modules"]
+    for block_name, (block_class, classes) in library.blocks.items():
+        block = children.get(block_name)
+        if reason := _module_obstacle(block_name, block, block_class):
+            return reason
+        modules = block.__dict__["_modules"]
+        for name, cls in classes.items():
+            module = modules.get(name)
+            reason = _module_obstacle(name, module, cls)
+            if reason is None and issubclass(cls, (nn.Conv1d, nn.LayerNorm)):
+                reason = _parameter_obstacle(module)
+            if reason is not None:
+                return f"{block_name}: {reason}"
+    activation = layer.intermediate.act
+    if isinstance(activation, nn.Module):
+        return _module_obstacle("activation", activation, type(activation))
     return None
+
+
+def _module_obstacle(
+    name: str, module: nn.Module | None, cls: type[nn.Module], hooks_fire: bool = True
+) -> str | None:
+    """Why `module` may not be replaced by what `cls` does, or None."""
+    if type(module) is not cls:
+        return f"{name} is a {type(module).__name__}"
+    own = module.__dict__
+    if "forward" in own:
+        return f"the forward of {name}, a {cls.__name__}, is overridden"
+    if hooks_fire and (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    ):
+        return f"a hook is registered on {name}, a {cls.__name__}"
+    return None
+
+
+def _parameter_obstacle(module: nn.Module) -> str | None:
+    """Why the operations can't take the parameters of a convolution or norm as they are, or None."""
+    parameters = module.__dict__["_parameters"]
+    if "weight" not in parameters or "bias" not in parameters:
+        return f"a {type(module).__name__} whose weight or bias is not a parameter"
+    weight, bias = parameters["weight"], parameters["bias"]
+    if isinstance(module, nn.Conv1d):
+        if module.kernel_size != (1,) or module.stride != (1,) or module.padding != (0,):
+            return "a convolution that is not pointwise"
+    elif weight is None or bias is None or weight.dim() != 1:
+        return "a norm without weight or bias, or over several axes"
+    return tensor_obstacle(weight, bias)
 
 
 def hooks_on_every_module() -> str | None:
     """Why no module's call may be skipped anywhere, or None."""
     m = torch.nn.modules.module
-    if m._global_forward_hooks or m._global_forward_pre_hooks or m._global_backward_hooks:
+    if (
+        m._global_forward_hooks
+        or m._global_forward_pre_hooks
+        or m._global_backward_hooks
+        or m._global_backward_pre_hooks
+    ):
         return "a hook is registered on every module (torch.nn.modules.module.register_module_forward_hook)"
     return None
 
 
-def run_layer(layer: nn.Module, x: Tensor, mask: Tensor | None, backend: str, strict: bool) -> Tensor:
-    """The layer on x, [batch, tokens, channels], by the operations of `squeezebert_fast.ops`."""
-    parts = parts_of(layer)
-    route: dict[str, Any] = {"backend": backend, "strict": strict}
+def run(layer: Any, x: Tensor, mask: Tensor | None, routes: Routes, library: Library) -> Tensor:
+    """The layer on x, [batch, tokens, channels], by the operations. For a layer without `obstacle`."""
+    blocks = layer.__dict__["_modules"]
+    attention, post_attention, intermediate, output = (
+        blocks[name].__dict__["_modules"]
+        for name in ("attention", "post_attention", "intermediate", "output")
+    )
 
     def conv(module: nn.Conv1d, x: Tensor, activation: str | None = None) -> Tensor:
-        return grouped_pointwise_conv(x, module.weight, module.bias, module.groups, activation, **route)
+        parameters = module.__dict__["_parameters"]
+        weight, bias = parameters["weight"], parameters["bias"]
+        check_arguments(x, weight, bias, module.groups)
+        return routes.conv(x, weight, bias, module.groups, activation)
 
-    def norm(module: nn.LayerNorm, dropout: nn.Dropout, x: Tensor, residual: Tensor) -> Tensor:
+    def conv_norm(block: dict[str, Any], x: Tensor, residual: Tensor) -> Tensor:
+        x = conv(block["conv1d"], x)
+        dropout, norm = block["dropout"], block["layernorm"]
         if dropout.training and dropout.p > 0.0:
             x = F.dropout(x, dropout.p, training=True)
-        return add_layer_norm(x, residual, module.weight, module.bias, module.eps, **route)
+        return routes.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)
 
-    dropout_p = parts.attention_dropout.p if parts.attention_dropout.training else 0.0
-    heads: int = layer.attention.num_attention_heads  # type: ignore[assignment, union-attr]
-    context = attention(
-        conv(parts.query, x), conv(parts.key, x), conv(parts.value, x), mask, heads, dropout_p, **route
-    )
-    attended = norm(
-        parts.post_attention_norm, parts.post_attention_dropout, conv(parts.post_attention, context), x
-    )
-    activation = fused_name(parts.activation)
-    hidden = conv(parts.intermediate, attended, activation)
-    if activation is None:
-        hidden = (
-            call_channels_first(parts.activation, hidden)
-            if is_from_transformers(layer)
-            else parts.activation(hidden)
-        )
-    return norm(parts.output_norm, parts.output_dropout, conv(parts.output, hidden), attended)
+    q, k, v = (conv(attention[name], x) for name in ("query", "key", "value"))
+    dropout_p = attention["dropout"].p if attention["dropout"].training else 0.0
+    context = routes.attention(q, k, v, mask, blocks["attention"].num_attention_heads, dropout_p)
+    attended = conv_norm(post_attention, context, x)
+    activation = intermediate.get("act", blocks["intermediate"].act)
+    name = fused_name(activation)
+    hidden = conv(intermediate["conv1d"], attended, name)
+    if name is None:
+        # transformers' activations see [batch, channels, tokens]; one with a parameter per channel depends on
+        # it
+        hidden = activation(hidden.mT).mT if library.channels_first else activation(hidden)
+    return conv_norm(output, hidden, attended)
 
 
-def call_channels_first(activation: nn.Module, x: Tensor) -> Tensor:
-    """transformers' activations see [batch, channels, tokens]; one with a parameter per channel depends on it."""
-    return activation(x.transpose(1, 2)).transpose(1, 2)
-
-
-def run_original_layer(layer: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """The layer's own forward on x, [batch, tokens, channels]."""
-    if is_from_transformers(layer):  # channels first, and past the layer's own hooks, as its encoder calls it
-        return layer.forward(x.transpose(1, 2), mask, False)["feature_map"].transpose(1, 2)
+def run_original(layer: Any, x: Tensor, mask: Tensor | None, library: Library) -> Tensor:
+    """The layer's own forward on x, [batch, tokens, channels], called as its library's encoder calls it."""
+    if library.channels_first:
+        return layer.forward(x.mT, mask, False)["feature_map"].mT
     return layer(x, mask, False)[0]

@@ -1,0 +1,86 @@
+"""What an encoder consists of, in this package and in transformers: classes whose code the fast path knows.
+
+Both libraries name a layer's modules alike. transformers is looked up where it is loaded already, never
+imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from squeezebert_fast.modeling.encoder import SqueezeBertEncoder
+
+TRANSFORMERS = "transformers.models.squeezebert.modeling_squeezebert"
+
+
+class Library(NamedTuple):
+    """The classes of one library's encoder."""
+
+    encoder: type[nn.Module]
+    signature: inspect.Signature
+    """The encoder's forward's."""
+    output: Any
+    """BaseModelOutput."""
+    layer: type[nn.Module]
+    blocks: dict[str, tuple[type[nn.Module], dict[str, type[nn.Module]]]]
+    """A layer's blocks by name: the block's class, and those of its modules but for the activation."""
+    channels_first: bool
+    """Layers take and give [batch, channels, tokens], in a dict, and are called past their hooks."""
+
+    def replaced(self) -> str | None:
+        """Which of the library's classes, or the forward of which, is code from elsewhere, or None."""
+        classes = {self.layer}
+        for block, modules in self.blocks.values():
+            classes |= {block, *modules.values()}
+        for cls in {self.encoder, *classes}:
+            if getattr(cls.forward, "__globals__", None) is not sys.modules[cls.__module__].__dict__:
+                return f"the forward of class {cls.__name__} was replaced"
+        for cls in classes:
+            if cls.__module__ != self.layer.__module__ and not cls.__module__.startswith("torch.nn."):
+                return f"a class was replaced by {cls.__module__}.{cls.__name__}"
+        return None
+
+
+def _library(encoder: type[nn.Module], channels_first: bool, home: str) -> Library:
+    names = sys.modules[home].__dict__
+    conv = nn.Conv1d if channels_first else names["PointwiseConv1d"]
+    norm = names["SqueezeBertLayerNorm"] if channels_first else nn.LayerNorm
+    attention = {"query": conv, "key": conv, "value": conv, "dropout": nn.Dropout}
+    if channels_first:
+        wrapper = names["MatMulWrapper"]
+        attention |= {"softmax": nn.Softmax, "matmul_qk": wrapper, "matmul_qkv": wrapper}
+    conv_norm = {"conv1d": conv, "dropout": nn.Dropout, "layernorm": norm}
+    return Library(
+        encoder=encoder,
+        signature=inspect.signature(encoder.forward),
+        output=sys.modules[encoder.__module__].__dict__["BaseModelOutput"],
+        layer=names["SqueezeBertModule"],
+        blocks={
+            "attention": (names["SqueezeBertSelfAttention"], attention),
+            "post_attention": (names["ConvDropoutLayerNorm"], conv_norm),
+            "intermediate": (names["ConvActivation"], {"conv1d": conv}),
+            "output": (names["ConvDropoutLayerNorm"], conv_norm),
+        },
+        channels_first=channels_first,
+    )
+
+
+_libraries: dict[type[nn.Module], Library] = {}
+
+
+def library_of(encoder_class: type[nn.Module]) -> Library | None:
+    """The library that a class of encoders is from or extends; None for any other class."""
+    for cls in encoder_class.__mro__:
+        if cls in _libraries:
+            return _libraries[cls]
+        if cls is SqueezeBertEncoder:
+            _libraries[cls] = _library(cls, False, "squeezebert_fast.modeling.layers")
+            return _libraries[cls]
+        if cls.__name__ == "SqueezeBertEncoder" and cls.__module__ == TRANSFORMERS:
+            _libraries[cls] = _library(cls, True, TRANSFORMERS)
+            return _libraries[cls]
+    return None
