@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.cli.reading import Record
+from squeezebert_fast.configuration import MODEL_TYPE
 from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.loading.checkpoint import CONFIG_NAME
+from squeezebert_fast.loading.files import read_json_object
+from squeezebert_fast.loading.fit import PREFIX
 from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.loading.weights import read_weights
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
@@ -73,20 +77,24 @@ def load_engine(
 
 def load_model(model_class: type[Model], name_or_path: str) -> Model:
     """`from_pretrained`, but a checkpoint without the class's head is a ConfigError rather than a warning."""
-    model = model_class.from_pretrained(name_or_path)
-    head = HEADS.get(model_class.__name__)
-    if head is None:
-        return model
-    stored_class = (model.config.architectures or [model_class.__name__])[0]
-    if stored_class != model_class.__name__:
-        raise ConfigError(f"{name_or_path} is a {stored_class}, expected a {model_class.__name__}")
-    keys = [key.removeprefix("transformer.") for key in read_weights(ModelFiles(name_or_path))]
-    for prefix in head:
-        if not any(key.startswith(prefix) for key in keys):
-            raise ConfigError(
-                f"{name_or_path} has no weights {prefix}* and so isn't a {model_class.__name__}"
-            )
-    return model
+    if model_class.__name__ in HEADS:
+        _check_head(model_class.__name__, name_or_path)
+    return model_class.from_pretrained(name_or_path)
+
+
+def _check_head(class_name: str, name_or_path: str) -> None:
+    files = ModelFiles(name_or_path)
+    config_path = files.required(CONFIG_NAME)
+    config = read_json_object(config_path)
+    if config.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+        return  # loading says best what it is instead
+    stored_classes = config.get("architectures") or [class_name]
+    if class_name not in stored_classes:
+        raise ConfigError(f"{name_or_path} is a {stored_classes[0]}, expected a {class_name}")
+    keys = [key.removeprefix(PREFIX) for key in read_weights(files.pinned_to(config_path))]
+    for part in HEADS[class_name]:
+        if not any(key.startswith(part) for key in keys):
+            raise ConfigError(f"{name_or_path} has no weights {part}* and so isn't a {class_name}")
 
 
 def run_in_order(

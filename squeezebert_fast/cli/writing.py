@@ -55,7 +55,8 @@ def _text_stream(path: Path | None) -> Iterator[TextIO]:
 
 def row_format(path: Path | None, format: str | None) -> str:
     """The format to write rows in: `format`, or else what the path's suffix says, or else jsonl."""
-    chosen = format or ("jsonl" if path is None else path.suffix[1:].lower())
+    suffix = "" if path is None else path.suffix[1:].lower()
+    chosen = format or suffix or ROW_FORMATS[0]
     if chosen not in ROW_FORMATS:
         culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
         raise InputError(f"{culprit}; expected {' or '.join(ROW_FORMATS)} (see --format)")

@@ -1,0 +1,234 @@
+"""`squeezebert-fast predict` gives the model's own answers, in order, in every output format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from squeezebert_fast import (
+    SqueezeBertForSequenceClassification,
+    SqueezeBertForTokenClassification,
+    SqueezeBertModel,
+    SqueezeBertTokenizerFast,
+)
+from squeezebert_fast.cli import running
+from tests.cli_helpers import DATA, refuses, save_model, succeeds
+
+LABELS = {0: "red", 1: "green", 2: "blue"}
+TEXTS = [
+    "One.",
+    "",
+    "A much longer text about nothing in particular, and more.",
+    "Four words are here",
+    "One.",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(SqueezeBertForSequenceClassification, tmp_path_factory.mktemp("model"), id2label=LABELS)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def logits(directory: Path, *texts: Any) -> torch.Tensor:
+    """Of each text alone, so without any padding."""
+    model = SqueezeBertForSequenceClassification.from_pretrained(directory)
+    tokenizer = SqueezeBertTokenizerFast.from_pretrained(directory)
+    options: dict[str, Any] = {"truncation": True, "max_length": 64, "return_tensors": "pt"}
+    with torch.no_grad():
+        alone = [tokenizer(*([text] for text in row), **options) for row in zip(*texts, strict=True)]
+        return torch.cat([model(**batch).logits for batch in alone])
+
+
+def rows_of(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_each_text_gets_the_answer_it_gets_alone(
+    model: Path, texts: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WINDOW_BATCHES", 2)  # several windows, the last one short
+    rows = rows_of(succeeds("predict", "-m", model, texts, "--batch-size", batch_size))
+    expected = logits(model, TEXTS).softmax(-1).max(-1)
+    assert [row["text"] for row in rows] == TEXTS
+    assert [row["label"] for row in rows] == [LABELS[index] for index in expected.indices.tolist()]
+    torch.testing.assert_close(torch.tensor([row["score"] for row in rows]), expected.values)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_backends_agree(model: Path, texts: Path, backend: str) -> None:
+    rows = rows_of(succeeds("predict", "-m", model, texts, "--backend", backend, "--threads", 1))
+    torch.testing.assert_close(
+        torch.tensor([row["score"] for row in rows]), logits(model, TEXTS).softmax(-1).max(-1).values
+    )
+
+
+def test_pairs_are_classified_together(model: Path, tmp_path: Path) -> None:
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"a": a, "b": b}) for a, b in pairs))
+    rows = rows_of(
+        succeeds("predict", "-m", model, tmp_path / "p.jsonl", "--column", "a", "--pair-column", "b")
+    )
+    assert [(row["text"], row["pair"]) for row in rows] == pairs
+    expected = logits(model, *zip(*pairs, strict=True)).softmax(-1).max(-1).values
+    torch.testing.assert_close(torch.tensor([row["score"] for row in rows]), expected)
+
+
+def test_top_k_and_all_scores_name_their_labels(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rows.csv"
+    assert (
+        succeeds("predict", "-m", model, DATA / "banking77.csv", "--top-k", 2, "--all-scores", "-o", output)
+        == ""
+    )
+    rows = list(csv.DictReader(io.StringIO(output.read_text(encoding="utf-8"))))
+    with (DATA / "banking77.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["text"] for row in rows] == [row["text"] for row in csv.DictReader(stream)]
+    for row in rows:
+        scores = {label: float(row[f"score[{label}]"]) for label in LABELS.values()}
+        first, second, _ = sorted(scores, key=lambda label: -scores[label])
+        assert (row["label"], row["label_2"]) == (first, second)
+        assert (float(row["score"]), float(row["score_2"])) == (scores[first], scores[second])
+        assert sum(scores.values()) == pytest.approx(1.0)
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize(
+    ("fields", "function"),
+    [
+        ({"num_labels": 1}, lambda x: x),
+        ({"num_labels": 2, "problem_type": "regression"}, lambda x: x),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, torch.sigmoid),
+    ],
+)
+def test_scores_follow_the_problem_type(fields: dict[str, Any], function: Any, tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m", **fields)
+    rows = rows_of(succeeds("predict", "-m", model, "-", "--all-scores", stdin="a text\nanother\n"))
+    expected = function(logits(model, ["a text", "another"]))
+    actual = [[value for name, value in row.items() if name.startswith("score[")] for row in rows]
+    torch.testing.assert_close(torch.tensor(actual), expected)
+
+
+def test_a_long_text_is_cut_where_asked(model: Path) -> None:
+    long, cut = "word " * 500, "word " * 7
+    rows = rows_of(succeeds("predict", "-m", model, "-", "--max-length", 9, stdin=f"{long}\n{cut}\n"))
+    assert rows[0]["score"] == rows[1]["score"]
+    assert len(rows_of(succeeds("predict", "-m", model, "-", stdin=f"{long}\n"))) == 1
+
+
+def test_an_older_output_is_replaced_and_a_link_is_kept(model: Path, texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    succeeds("predict", "-m", model, texts, "-o", tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len((tmp_path / "real.jsonl").read_text().splitlines()) == len(TEXTS)
+
+
+def test_output_may_go_to_a_device(model: Path, texts: Path) -> None:
+    assert succeeds("predict", "-m", model, texts, "-o", os.devnull) == ""
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_bad_line_leaves_the_older_output(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WINDOW_BATCHES", 1)
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n' * 3 + '{"text": \n')
+    (tmp_path / "out.csv").write_text("old")
+    refuses(
+        "predict",
+        "-m",
+        model,
+        tmp_path / "t.jsonl",
+        "-o",
+        tmp_path / "out.csv",
+        "--batch-size",
+        2,
+        said="line 4: not valid JSON",
+    )
+    assert (tmp_path / "out.csv").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "t.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--top-k", 4], "--top-k is 4, but"),
+        (["--top-k", 0], "'--top-k'"),
+        (["--batch-size", "many"], "'--batch-size'"),
+        (["--threads", 0], "'--threads'"),
+        (["--max-length", 65], "takes 64 tokens at most"),
+        (["--max-length", 1], "max_length is 1; expected at least 2"),
+        (["--backend", "fastest"], "backend is 'fastest'"),
+        (["--backend", "cuda"], "cuda"),
+        (["--format", "xml"], "the output format is 'xml'; expected jsonl or csv"),
+        (["-o", "out.xlsx"], "out.xlsx has another suffix; expected jsonl or csv"),
+        (["-o", "no/such/out.csv"], "there is no directory"),
+        (["-o", "."], "is a directory, expected a file"),
+        (["--column", "text"], "which have no columns"),
+        (["--colour", "red"], "No such option: --colour"),
+        (["another.txt"], "unexpected extra argument"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    model: Path, texts: Path, arguments: list[object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(texts.parent)
+    refuses("predict", "-m", model, texts, *arguments, said=said)
+    assert os.listdir() == [texts.name]
+
+
+def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
+    refuses("predict", "-m", model, "-", said="stdin holds no texts", stdin="")
+    refuses("predict", "-m", model, "-", said="stdin, line 2: the byte 0x80", stdin=b"a\n\x80\n")
+    refuses(
+        "predict", "-m", model, "-", "--input-format", "parquet", said="can't be read from stdin", stdin="x"
+    )
+    refuses("predict", "-m", model, tmp_path / "none.txt", said="none.txt doesn't exist")
+    refuses("predict", "-m", model, said="Missing argument 'INPUT' (see")
+    refuses("predict", DATA / "banking77.csv", said="Missing option '--model'")
+
+
+def test_a_model_that_cannot_classify_is_refused(tmp_path: Path) -> None:
+    def refused(directory: Path, said: str) -> None:
+        refuses("predict", "-m", directory, "-", said=said, stdin="a\n")
+
+    refused(
+        save_model(SqueezeBertModel, tmp_path / "base"), "is a SqueezeBertModel, expected a SqueezeBertForSeq"
+    )
+    tokens = save_model(SqueezeBertForTokenClassification, tmp_path / "tokens")
+    refused(tokens, "is a SqueezeBertForTokenClassification, expected")
+    headless = save_model(SqueezeBertForSequenceClassification, tmp_path / "headless")
+    weights = load_file(headless / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in weights.items() if "classifier" not in name},
+        headless / "model.safetensors",
+    )
+    refused(headless, "has no weights classifier.*")
+    config = json.loads((headless / "config.json").read_text())
+    (headless / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    refused(headless, "model_type 'bert', expected 'squeezebert'; squeezebert-fast convert")
+    refused(tmp_path / "none", "is not a directory on this machine")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "has no file config.json")
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    directory = save_model(SqueezeBertForSequenceClassification, tmp_path)
+    for name in ("vocab.txt", "tokenizer.json"):
+        (directory / name).unlink(missing_ok=True)
+    refuses("predict", "-m", directory, "-", said="vocab", stdin="a\n")

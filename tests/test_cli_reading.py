@@ -1,0 +1,170 @@
+"""Texts come out of every format as they went in, and what isn't text is refused with its place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import Input, Record
+
+TEXTS = ["plain", 'with "quotes", commas', "zwölf Boxkämpfer 北京", "", "  spaces  "]
+PAIRS = ["a", "b,", '"', "d", "e"]
+
+
+def read(path: Path, *arguments: str | None) -> list[Record]:
+    return list(Input(str(path), *arguments))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_text_file_gives_its_lines(end: bytes, closed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(end.join(text.encode() for text in TEXTS) + (end if closed else b""))
+    assert [record.text for record in read(path)] == TEXTS
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_bytes("\ufefffirst\n\ufeffsecond\n".encode())
+    assert [record.text for record in read(tmp_path / "texts")] == ["first", "\ufeffsecond"]
+
+
+def test_a_csv_field_may_hold_line_ends(tmp_path: Path) -> None:
+    texts = [*TEXTS, "two\nlines"]
+    with (tmp_path / "table.CSV").open("w", newline="", encoding="utf-8-sig") as stream:
+        table = csv.writer(stream)
+        table.writerow(["text", "other"])
+        table.writerows([text, "x"] for text in texts)
+    assert read(tmp_path / "table.CSV") == [Record(text) for text in texts]
+
+
+def test_quotes_in_a_tsv_are_ordinary(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text('id\tsentence\n1\t"Hello" she said\n2\t"open\n', encoding="utf-8")
+    assert [record.text for record in read(tmp_path / "t.tsv", None, "sentence")] == [
+        '"Hello" she said',
+        '"open',
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_pairs_come_from_two_columns(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"pairs.{suffix}"
+    rows = [{"second": pair, "number": 1, "first": text} for text, pair in zip(TEXTS, PAIRS, strict=True)]
+    if suffix == "csv":
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+    elif suffix == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    else:
+        pytest.importorskip("pyarrow")
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+    assert read(path, None, "first", "second") == [Record(*pair) for pair in zip(TEXTS, PAIRS, strict=True)]
+
+
+def test_the_format_can_be_named_against_the_suffix(tmp_path: Path) -> None:
+    (tmp_path / "table.dat").write_text("text\none\n")
+    assert read(tmp_path / "table.dat", "csv") == [Record("one")]
+    assert read(tmp_path / "table.dat") == [Record("text"), Record("one")]
+
+
+def test_progress_counts_the_bytes_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("one\ntwo\nthree\n")
+    source = Input(str(tmp_path / "t"))
+    assert (source.done, source.size) == (4, 14)
+    assert len(list(source)) == 3
+    assert source.done == source.size
+
+
+def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"text": "fine"}\n{"text": "fine too"}\n{"text":\n')
+    records = iter(Input(str(tmp_path / "t.jsonl")))
+    assert [next(records).text, next(records).text] == ["fine", "fine too"]
+    with pytest.raises(InputError, match="line 3: not valid JSON"):
+        next(records)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "said"),
+    [
+        ("t.txt", b"", [], "holds no texts"),
+        ("t.txt", b"fine\nbad \xff\xfe\n", [], "t.txt, line 2: the byte 0xff is not UTF-8"),
+        ("t.txt", "text".encode("utf-16"), [], "line 1: the byte 0xff is not UTF-8"),
+        ("t.txt", b"cut \xe4\xb8", [], "line 1: the byte 0xe4 is not UTF-8"),
+        ("t.txt", b"a\n", [None, "text"], "which have no columns"),
+        ("t.txt", b"a\n", ["xml"], "'xml', expected one of text, csv"),
+        ("t.csv", b"", [], "holds no texts"),
+        ("t.csv", b"text\n", [], "holds no texts"),
+        ("t.csv", b"a,b\n1,2\n", [], "no column 'text'; it has a, b"),
+        ("t.csv", b"text,text\n1,2\n", [], "more than one column 'text'"),
+        ("t.csv", b"text,b\n1,2\n1\n", [], "line 3: 1 fields, expected 2"),
+        ("t.csv", b"text,b\n1,2\n1,2,3\n", [], "line 3: 3 fields, expected 2"),
+        ("t.csv", b'text\n"a"b\n', [], "line 2: "),
+        ("t.csv", b'text\n"open\n', [], "line 2: "),
+        ("t.csv", b"text\na\xe9\n", [], "line 2: the byte 0xe9"),
+        ("t.csv", b"text\na\n", [None, "text", "other"], "no column 'other'; it has text"),
+        ("t.jsonl", b"\n\n", [], "holds no texts"),
+        ("t.jsonl", b'{"text": "a"}\n[1]\n', [], "line 2: a JSON list, expected an object"),
+        ("t.jsonl", b'{"a": 1, "b": 2}\n', [], "line 1: no 'text'; it has a, b"),
+        ("t.jsonl", b'{"text": null}\n', [], "line 1: 'text' is null, expected a string"),
+        ("t.jsonl", b'{"text": 3}\n', [], "line 1: 'text' is int"),
+        ("t.jsonl", b'{"text": "\\ud800"}\n', [], "line 1: 'text' holds a lone surrogate"),
+        ("t.jsonl", b'{"text": "a"', [], "line 1: not valid JSON"),
+        ("t.jsonl", b"[" * 100_000, [], "line 1: not valid JSON"),
+    ],
+)
+def test_what_is_not_text_is_refused_with_its_place(
+    name: str, content: bytes, arguments: list[str | None], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / name, *arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="doesn't exist"):
+        read(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="is a directory"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("missing", "no column 'missing'; it has text, n"),
+        ("n", "row 1: 'n' is int"),
+        ("text", "row 2: 'text' is null"),
+    ],
+)
+def test_a_parquet_column_must_hold_text(column: str, said: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    rows = [{"text": "a", "n": 1}, {"text": None, "n": 2}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=said):
+        read(tmp_path / "t.parquet", None, column)
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="not a readable parquet file"):
+        read(tmp_path / "t.parquet")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"pip install squeezebert-fast\[parquet\]"):
+        read(tmp_path / "t.parquet")
