@@ -1,0 +1,75 @@
+"""The examples run as they are, in a process of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertTokenizerFast
+from tests.loading_helpers import make
+from tests.minilm import minilm_directory
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+VOCAB = Path(__file__).parent / "data" / "vocab.txt"
+
+WITHOUT_TRANSFORMERS = """
+import runpy, sys
+sys.modules["transformers"] = None
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def run(*arguments: str) -> str:
+    """What a successful process prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo_needs_no_transformers_and_finds_the_same_sentences_patched(tmp_path: Path) -> None:
+    minilm_directory()  # skips where the weights are absent
+    demo = str(EXAMPLES / "demo.py")
+    printed = run("-c", WITHOUT_TRANSFORMERS, demo, "--quick", "--out", str(tmp_path))
+    assert "Unpatched and patched find the same sentences." in printed
+    difference = re.search(r"differ by at most (\S+)\.\n", printed)
+    assert difference is not None
+    assert float(difference[1]) < 1e-5
+    for line in ("MiniLM-L6", "base SqueezeBERT", "grouped_pointwise_conv"):
+        assert line in printed
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_classify_names_a_label_for_each_text(tmp_path: Path) -> None:
+    labels = {0: "bad", 1: "good"}
+    make(SqueezeBertForSequenceClassification, vocab_size=30522, id2label=labels).save_pretrained(tmp_path)
+    SqueezeBertTokenizerFast(VOCAB).save_pretrained(tmp_path)
+    printed = run(str(EXAMPLES / "classify.py"), str(tmp_path), "A fine day.", "Rain")
+    first, second = printed.splitlines()
+    assert re.fullmatch(r"(bad|good)  \d+\.\d%  A fine day\.", first)
+    assert re.fullmatch(r"(bad|good)  \d+\.\d%  Rain", second)
+
+
+def test_patching_transformers_prints_the_difference_and_both_times() -> None:
+    pytest.importorskip("transformers")
+    printed = run(str(EXAMPLES / "patch_transformers.py"), "--layers", "1")
+    difference, times = printed.splitlines()
+    assert float(difference.removeprefix("largest difference ")) < 1e-5
+    assert re.fullmatch(r"\d+\.\d ms unpatched, \d+\.\d ms patched", times)
+
+
+@pytest.mark.parametrize("name", ["classify.py", "patch_transformers.py"])
+def test_a_short_example_has_less_than_40_lines(name: str) -> None:
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
+
+
+def test_every_sentence_of_the_demo_stands_alone_and_is_attributed() -> None:
+    lines = (EXAMPLES / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    sentences = [line for line in lines if not line.startswith("#")]
+    assert len(sentences) == len(set(sentences)) >= 24
+    assert "CC BY 4.0" in "\n".join(line for line in lines if line.startswith("#"))
