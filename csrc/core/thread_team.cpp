@@ -3,11 +3,13 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #if defined(__linux__)
@@ -100,11 +102,15 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (started_ < threads - 1) {
-        std::thread(&Pool::serve, this, started_).detach();
+        try {
+          std::thread(&Pool::serve, this, started_).detach();
+        } catch (const std::system_error&) {
+          break;  // the system has no thread to give: those there are do the work
+        }
         ++started_;
       }
       work_ = &work;
-      helpers_ = threads - 1;
+      helpers_ = std::min(started_, threads - 1);
       busy_ = helpers_;
       ++generation_;
     }

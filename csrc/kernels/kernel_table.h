@@ -32,8 +32,8 @@ struct KernelTable {
   int64_t tile_rows;
   int64_t panel_columns;
 
-  // weight [groups * N, K], contiguous -> packed_size elements: per group, panels of panel_columns columns, each K rows
-  // of consecutive columns. A last, narrower panel is padded with zeros to whole vectors.
+  // weight [groups * N, K], contiguous -> groups * K * packed_columns(N) elements: per group, panels of panel_columns
+  // columns, each K rows of consecutive columns. A last, narrower panel is padded with zeros to whole vectors.
   int64_t (*packed_columns)(int64_t out_per_group);
   void (*pack_grouped_pointwise_conv)(const float* weight, int64_t groups, int64_t out_per_group, int64_t in_per_group,
                                       float* packed_weight);
