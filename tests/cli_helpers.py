@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
 from squeezebert_fast.cli import app
+from squeezebert_fast.cli.group import PROGRAM
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 
 DATA = Path(__file__).parent / "data"
@@ -34,7 +35,8 @@ def save_model(cls: type[SqueezeBertPreTrainedModel], directory: Path, **fields:
 
 def run(*arguments: object, stdin: str | bytes | None = None, **environment: str) -> Any:
     """The result (`exit_code`, `stdout`, `stderr`) of `squeezebert-fast arguments`."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, env=environment)
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, words, input=stdin, env=environment, prog_name=PROGRAM)
 
 
 def succeeds(*arguments: object, stdin: str | bytes | None = None) -> str:

@@ -69,7 +69,7 @@ def bench(
 
     from rich.console import Console
 
-    Console(markup=False).print(report.table())
+    Console(markup=False, emoji=False, highlight=False).print(report.table())
     if json_path is not None:
         report.write_json(json_path)
     if plot_path is not None:

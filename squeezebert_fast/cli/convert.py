@@ -11,8 +11,10 @@ from squeezebert_fast.cli.group import InputError
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A BERT model's directory, or its id on the hub.")],
-    target: Annotated[Path, typer.Argument(help="The directory to write.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A BERT model's directory, or its id on the hub.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The directory to write.")],
     dtype: Annotated[
         str | None, typer.Option(help="float32 (the default), float16, bfloat16, or auto as stored.")
     ] = None,

@@ -12,7 +12,7 @@ from squeezebert_fast.cli.group import InputError
 
 
 def fill_mask(
-    text: Annotated[str, typer.Argument(help="A text with one [MASK] or several.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text with one [MASK] or several.")],
     model: options.Model,
     top_k: Annotated[int, typer.Option(min=1, help="Tokens to give for each mask, the best first.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -57,4 +57,4 @@ def fill_mask(
     for number, candidates in enumerate(fills, 1):
         for place, fill in enumerate(candidates):
             table.add_row("" if place else str(number), str(fill["token"]), f"{fill['score']:.4f}")
-    Console(markup=False).print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)

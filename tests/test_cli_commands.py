@@ -1,0 +1,261 @@
+"""`fill-mask`, `bench`, `convert`, `doctor`, and what every command shares."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from squeezebert_fast import (
+    SqueezeBertForMaskedLM,
+    SqueezeBertForTokenClassification,
+    SqueezeBertModel,
+    SqueezeBertTokenizerFast,
+    __version__,
+)
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.cli import app
+from squeezebert_fast.errors import SqueezeBertFastError
+from tests.cli_helpers import VOCAB, refuses, run, save_model, succeeds
+
+COMMANDS = ["doctor", "predict", "fill-mask", "embed", "bench", "convert"]
+
+
+@pytest.fixture(scope="module")
+def masked_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(SqueezeBertForMaskedLM, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(SqueezeBertModel, tmp_path_factory.mktemp("model"))
+
+
+# Every command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    assert f"Example: squeezebert-fast {command}" in succeeds(command, "--help")
+
+
+def test_the_program_names_its_commands_and_version() -> None:
+    said = succeeds("--help")
+    assert all(command in said for command in COMMANDS)
+    assert succeeds("--version") == f"squeezebert-fast {__version__}\n"
+
+
+def test_an_unknown_or_missing_command_is_one_line() -> None:
+    refuses("predct", said="No such command 'predct'")
+    refuses(said="Missing command (see squeezebert-fast --help)")
+    refuses("--verbose", said="No such option: --verbose")
+
+
+def test_a_typed_error_is_its_own_message_and_has_a_traceback_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses("convert", tmp_path / "none", tmp_path / "to", said="is not a directory on this machine")
+    result = run("convert", tmp_path / "none", tmp_path / "to", SQUEEZEBERT_FAST_DEBUG="1")
+    assert isinstance(result.exception, SqueezeBertFastError)
+
+
+def test_an_error_of_the_operating_system_names_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device", "/a/file")
+
+    monkeypatch.setattr("squeezebert_fast.diagnostics.doctor", fail)
+    refuses("doctor", said="/a/file: No space left on device")
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
+def test_ctrl_c_is_quiet(interruption: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise interruption
+
+    monkeypatch.setattr("squeezebert_fast.diagnostics.doctor", interrupt)
+    result = run("doctor")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_a_bug_is_not_disguised_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("squeezebert_fast.diagnostics.doctor", fail)
+    assert isinstance(run("doctor").exception, ZeroDivisionError)
+    assert app.pretty_exceptions_enable is False
+
+
+# doctor
+
+
+def test_doctor_reports_as_text_and_json() -> None:
+    text, data = succeeds("doctor"), json.loads(succeeds("doctor", "--json"))
+    assert data["versions"]["squeezebert_fast"] == __version__
+    for title, rows in data.items():
+        assert title in text
+        assert all(name in text and value in text for name, value in rows.items())
+
+
+# fill-mask
+
+
+def test_each_mask_gets_its_likeliest_tokens(masked_lm: Path) -> None:
+    text = "Paris is the [MASK] of [MASK]."
+    fills = json.loads(succeeds("fill-mask", "-m", masked_lm, text, "--json", "--top-k", 3))
+    tokenizer = SqueezeBertTokenizerFast.from_pretrained(masked_lm)
+    batch = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = SqueezeBertForMaskedLM.from_pretrained(masked_lm)(**batch).logits
+    expected = logits[batch["input_ids"] == tokenizer.mask_token_id].softmax(-1).topk(3)
+    assert [
+        [tokenizer.convert_tokens_to_ids(fill["token"]) for fill in mask] for mask in fills
+    ] == expected.indices.tolist()
+    scores = torch.tensor([[fill["score"] for fill in mask] for mask in fills])
+    torch.testing.assert_close(scores, expected.values)
+
+    table = succeeds("fill-mask", "-m", masked_lm, text, "--top-k", 3, "--backend", "reference").splitlines()
+    assert [line.split()[-2] for line in table[1:]] == [fill["token"] for mask in fills for fill in mask]
+
+
+def test_a_vocabulary_padded_in_the_model_gives_tokens_only(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForMaskedLM, tmp_path, vocab_size=31_000)
+    tokens = len(VOCAB.read_text(encoding="utf-8").splitlines())
+    (mask,) = json.loads(succeeds("fill-mask", "-m", model, "[MASK]", "--json", "--top-k", tokens))
+    assert all(isinstance(fill["token"], str) for fill in mask)
+    assert 0.5 < sum(fill["score"] for fill in mask) < 1
+    refuses(
+        "fill-mask", "-m", model, "[MASK]", "--top-k", tokens + 1, said=f"the vocabulary has {tokens} tokens"
+    )
+
+
+def test_what_cannot_be_filled_is_refused(masked_lm: Path, encoder: Path) -> None:
+    refuses("fill-mask", "-m", masked_lm, "Paris is the capital.", said="the text has no [MASK]: 'Paris")
+    refuses("fill-mask", "-m", masked_lm, "", said="the text has no [MASK]: ''")
+    refuses(
+        "fill-mask", "-m", masked_lm, "word " * 70 + "[MASK]", said="at most max_position_embeddings (64)"
+    )
+    refuses("fill-mask", "-m", masked_lm, "[MASK] \udcff", said="lone surrogate")
+    refuses(
+        "fill-mask", "-m", encoder, "[MASK]", said="is a SqueezeBertModel, expected a SqueezeBertForMaskedLM"
+    )
+    refuses("fill-mask", "-m", masked_lm, said="Missing argument 'TEXT'")
+
+
+# bench
+
+
+def test_bench_times_every_backend_on_every_shape(encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    outputs = ["--json", tmp_path / "r.json", "--plot", tmp_path / "r.svg"]
+    said = succeeds(
+        "bench",
+        "-m",
+        encoder,
+        "--shapes",
+        "1x8, 3x5",
+        "--backends",
+        "transformers,reference,auto",
+        "--repeats",
+        2,
+        *outputs,
+    )
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert [case["name"] for case in data["cases"]] == ["1x8", "3x5"]
+    for case in data["cases"]:
+        assert [each["name"] for each in case["candidates"]] == ["transformers", "reference", "auto"]
+        assert all(len(each["seconds"]) == 2 for each in case["candidates"])
+        assert (case["peak_flops_per_second"] is None) == (cpu.native_module_missing() is not None)
+    assert all(name in said for name in ("1x8", "3x5", "transformers", "reference", "auto"))
+    assert "<svg" in (tmp_path / "r.svg").read_text()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shapes", "1x8,8"], "the shape is '8', expected batch x tokens"),
+        (["--shapes", "0x8"], "the shape is '0x8'"),
+        (["--shapes", ""], "the shape is ''"),
+        (["--shapes", "1x65"], "1x65; expected at least 1x1 and up to 64 tokens"),
+        (["--backends", "fastest"], "backend is 'fastest'"),
+        (["--backends", "cuda"], "cuda"),
+        (["--backends", "reference,reference"], "not all different"),
+        (["--repeats", 0], "'--repeats'"),
+        (["--plot", "p.gif"], "p.gif has another suffix than .png or .svg"),
+        (["--plot", "no/p.png"], "there is no directory"),
+        (["--json", "."], "is a directory"),
+    ],
+)
+def test_a_bench_that_makes_no_sense_is_refused(
+    encoder: Path, arguments: list[object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuses("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *arguments, said=said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_says_which_extra_is_missing(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    refuses("bench", "-m", encoder, "--plot", "p.png", said="pip install squeezebert-fast[plot]")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refuses(
+        "bench",
+        "-m",
+        encoder,
+        "--backends",
+        "transformers",
+        said="pip install squeezebert-fast[transformers]",
+    )
+
+
+# convert
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    config = transformers.BertConfig(
+        vocab_size=30522, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_bytes(VOCAB.read_bytes())
+    return tmp_path / "bert"
+
+
+def test_a_converted_model_runs(bert: Path, tmp_path: Path) -> None:
+    said = run("convert", bert, tmp_path / "new", "--dtype", "float16").stdout
+    assert re.fullmatch(r"\S+/new: SqueezeBertForMaskedLM, 0\.3 M parameters, torch\.float16\n", said)
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["q_groups"] == 1
+    assert len(json.loads(succeeds("fill-mask", "-m", tmp_path / "new", "[MASK]", "--json"))[0]) == 5
+
+
+def test_a_conversion_that_cannot_be_is_refused(bert: Path, encoder: Path, tmp_path: Path) -> None:
+    def refused(*arguments: Any, said: str) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        refuses("convert", *arguments, said=said)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    refused(encoder, tmp_path / "new", said="already in SqueezeBERT form")
+    refused(bert, bert, "--force", said="is the source")
+    refused(bert, bert / "vocab.txt", said="is a file")
+    refused(bert, tmp_path / "new", "--dtype", "int4", said="int4, expected one of float32")
+    refused(bert, said="Missing argument 'TARGET'")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    refused(bert, tmp_path / "full", said="holds files already; --force")
+
+
+def test_forced_conversion_keeps_other_files(bert: Path, tmp_path: Path) -> None:
+    target = save_model(SqueezeBertForTokenClassification, tmp_path / "full")
+    (target / "thesis.txt").write_text("mine")
+    assert run("convert", bert, target, "--force").exit_code == 0
+    assert (target / "thesis.txt").read_text() == "mine"
+    assert isinstance(SqueezeBertForMaskedLM.from_pretrained(target), SqueezeBertForMaskedLM)

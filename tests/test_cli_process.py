@@ -1,0 +1,110 @@
+"""What only a process of its own can show: start-up, signals, pipes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from squeezebert_fast import SqueezeBertForSequenceClassification
+from tests.cli_helpers import save_model
+
+PROGRAM = [sys.executable, "-c", "from squeezebert_fast.cli import main; main()"]
+PATIENCE = 120.0  # seconds until a hanging process fails the test
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(SqueezeBertForSequenceClassification, tmp_path_factory.mktemp("model"))
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    command = [*PROGRAM, *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["predict", "--help"], ["predict", "none.txt", "-m", "x"]]
+)
+def test_help_and_early_errors_import_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom squeezebert_fast.cli import main\n"
+        "try: main()\nexcept SystemExit: print({'torch', 'transformers', 'numpy'} & sys.modules.keys())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("set()\n")
+
+
+def test_bad_input_ends_the_process_with_one_line() -> None:
+    process = start("predict", "--model", "m", "no-such-file.txt")
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stdout) == (2, "")
+    assert stderr == "squeezebert-fast: no-such-file.txt doesn't exist\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_ctrl_c_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
+    pipe, output = tmp_path / "texts", tmp_path / "out"
+    os.mkfifo(pipe)
+    output.mkdir()
+    process = start("predict", "-m", model, pipe, "-o", output / "rows.csv")
+    with pipe.open("w") as stream:
+        stream.write("one text\n" * 3)
+        stream.flush()
+        deadline = time.monotonic() + PATIENCE
+        while not list(output.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [path.suffix for path in output.iterdir()] == [".tmp"]  # it waits for more texts
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
+    assert list(output.iterdir()) == []
+
+
+def test_a_closed_pipe_is_quiet(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("a text\n" * 3000)
+    process = start("predict", "-m", model, tmp_path / "texts")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith('{"text": "a text"')
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.wait(timeout=PATIENCE)
+    assert process.returncode not in (0, 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_a_terminal_sees_progress(model: Path, tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "texts").write_text("a text\n" * 5)
+    ours, theirs = pty.openpty()
+    command = [
+        *PROGRAM,
+        "predict",
+        "-m",
+        str(model),
+        str(tmp_path / "texts"),
+        "-o",
+        str(tmp_path / "out.csv"),
+    ]
+    process = subprocess.Popen(command, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 1024):
+            shown += chunk
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(timeout=PATIENCE) == 0
+    assert b" texts" in shown
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
