@@ -36,7 +36,11 @@ def save_model(cls: type[SqueezeBertPreTrainedModel], directory: Path, **fields:
 def run(*arguments: object, stdin: str | bytes | None = None, **environment: str) -> Any:
     """The result (`exit_code`, `stdout`, `stderr`) of `squeezebert-fast arguments`."""
     words = [str(argument) for argument in arguments]
-    return CliRunner().invoke(app, words, input=stdin, env=environment, prog_name=PROGRAM)
+    threads = torch.get_num_threads()  # --threads is for the process, which here goes on
+    try:
+        return CliRunner().invoke(app, words, input=stdin, env=environment, prog_name=PROGRAM)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def succeeds(*arguments: object, stdin: str | bytes | None = None) -> str:

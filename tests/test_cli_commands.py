@@ -237,6 +237,12 @@ def test_a_converted_model_runs(bert: Path, tmp_path: Path) -> None:
     assert len(json.loads(succeeds("fill-mask", "-m", tmp_path / "new", "[MASK]", "--json"))[0]) == 5
 
 
+def test_warnings_are_lines_of_their_own_and_only_where_all_went_well(bert: Path, tmp_path: Path) -> None:
+    result = run("convert", bert, tmp_path / "new")
+    assert re.fullmatch(r"squeezebert-fast: warning: not in the checkpoint, .*pooler.*\n", result.stderr)
+    refuses("convert", bert, tmp_path / "newer", "--dtype", "int4", said="int4")
+
+
 def test_a_conversion_that_cannot_be_is_refused(bert: Path, encoder: Path, tmp_path: Path) -> None:
     def refused(*arguments: Any, said: str) -> None:
         before = sorted(tmp_path.rglob("*"))

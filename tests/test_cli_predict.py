@@ -179,6 +179,7 @@ def test_a_bad_line_leaves_the_older_output(
         (["-o", "out.xlsx"], "out.xlsx has another suffix; expected jsonl or csv"),
         (["-o", "no/such/out.csv"], "there is no directory"),
         (["-o", "."], "is a directory, expected a file"),
+        (["-o", "texts.txt", "--format", "csv"], "texts.txt is the input, which it would replace"),
         (["--column", "text"], "which have no columns"),
         (["--colour", "red"], "No such option: --colour"),
         (["another.txt"], "unexpected extra argument"),
@@ -190,6 +191,7 @@ def test_bad_arguments_are_one_line(
     monkeypatch.chdir(texts.parent)
     refuses("predict", "-m", model, texts, *arguments, said=said)
     assert os.listdir() == [texts.name]
+    assert texts.read_text().splitlines() == TEXTS
 
 
 def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
@@ -225,6 +227,22 @@ def test_a_model_that_cannot_classify_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "none", "is not a directory on this machine")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "has no file config.json")
+
+
+def test_a_vocabulary_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path, vocab_size=200)
+    refuses("predict", "-m", model, "-", said="expected indices from 0 to vocab_size - 1 = 199", stdin="a\n")
+
+
+def test_an_answer_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m")
+    weights = load_file(model / "model.safetensors")
+    weights["transformer.embeddings.word_embeddings.weight"][1012] = float("nan")  # the full stop's
+    save_file(weights, model / "model.safetensors")
+    output = tmp_path / "out.csv"
+    refuses("predict", "-m", model, "-", "-o", output, said="not finite for the text 'b.'", stdin="a\nb.\n")
+    assert not output.exists()
+    succeeds("predict", "-m", model, "-", "-o", output, stdin="a\nb\n")
 
 
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

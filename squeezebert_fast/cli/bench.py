@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.writing import checked_output
 
 
@@ -54,10 +54,11 @@ def bench(
         benchmark.check_plot(plot_path)
     use_threads(threads)
     torch.manual_seed(0)
-    encoder = (
-        SqueezeBertModel(SqueezeBertConfig()) if model is None else SqueezeBertModel.from_pretrained(model)
-    )
-    encoder.eval()
+    if model is None:
+        encoder = SqueezeBertModel(SqueezeBertConfig()).eval()
+    else:
+        with held_warnings():
+            encoder = SqueezeBertModel.from_pretrained(model)
     candidates = [benchmark.forward_candidates(encoder, names, batch, tokens) for batch, tokens in wanted]
     cases = []
     for (batch, tokens), runs in zip(wanted, candidates, strict=True):

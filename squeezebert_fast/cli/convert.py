@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.group import InputError, held_warnings
 
 
 def convert(
@@ -31,7 +31,8 @@ def convert(
 
     from squeezebert_fast.loading.convert import convert_directory
 
-    model = convert_directory(source, target, dtype=dtype)
+    with held_warnings():
+        model = convert_directory(source, target, dtype=dtype)
     typer.echo(
         f"{target}: {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {model.dtype}"
     )

@@ -44,7 +44,7 @@ def embed(
     """
     if pooling not in POOLINGS:
         raise InputError(f"--pooling is {pooling!r}, expected {' or '.join(POOLINGS)}")
-    output = checked_output(output)
+    output = checked_output(output, source)
     records = Input(source, input_format, column, pair_column)
 
     from torch.nn.functional import normalize as to_unit_length

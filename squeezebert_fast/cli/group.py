@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from typing import Any, NoReturn
 
 import typer
@@ -58,6 +62,22 @@ class Group(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)
         sys.exit(code or 0)
+
+
+@contextmanager
+def held_warnings() -> Iterator[None]:
+    """Print this package's warnings once the block ends well: an error is to be the only line on stderr."""
+    logger = logging.getLogger("squeezebert_fast")
+    printer = logging.StreamHandler(sys.stderr)
+    printer.setFormatter(logging.Formatter(f"{PROGRAM}: warning: %(message)s"))
+    held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, target=printer, flushOnClose=False)
+    logger.addHandler(held)
+    try:
+        yield
+        held.flush()
+    finally:
+        logger.removeHandler(held)
+        held.close()
 
 
 def _fail(message: str) -> NoReturn:

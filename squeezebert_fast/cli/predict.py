@@ -44,7 +44,7 @@ def predict(
     """
     records = Input(source, input_format, column, pair_column)
     written_format = row_format(output, format)
-    output = None if output is None else checked_output(output)
+    output = None if output is None else checked_output(output, source)
 
     from squeezebert_fast.cli.running import load_engine, run_in_order
     from squeezebert_fast.modeling import SqueezeBertForSequenceClassification

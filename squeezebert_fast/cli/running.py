@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from squeezebert_fast.cli.group import held_warnings
 from squeezebert_fast.cli.reading import Record
 from squeezebert_fast.configuration import MODEL_TYPE
-from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.checkpoint import CONFIG_NAME
 from squeezebert_fast.loading.files import read_json_object
 from squeezebert_fast.loading.fit import PREFIX
@@ -49,6 +50,7 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+@held_warnings()
 def load_engine(
     model_class: type[Model],
     name_or_path: str,
@@ -64,7 +66,9 @@ def load_engine(
     `max_length` that is more than the model takes.
     """
     use_threads(threads)
-    model = load_model(model_class, name_or_path)
+    if model_class.__name__ in HEADS:
+        _check_head(model_class.__name__, name_or_path)
+    model = model_class.from_pretrained(name_or_path)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
     limit = model.config.max_position_embeddings
     if max_length is not None and max_length > limit:
@@ -75,14 +79,8 @@ def load_engine(
     return Engine(model, tokenizer, max_length or min(limit, tokenizer.model_max_length))
 
 
-def load_model(model_class: type[Model], name_or_path: str) -> Model:
-    """`from_pretrained`, but a checkpoint without the class's head is a ConfigError rather than a warning."""
-    if model_class.__name__ in HEADS:
-        _check_head(model_class.__name__, name_or_path)
-    return model_class.from_pretrained(name_or_path)
-
-
 def _check_head(class_name: str, name_or_path: str) -> None:
+    """Raise ConfigError for a checkpoint without the class's head, which loading would only warn of."""
     files = ModelFiles(name_or_path)
     config_path = files.required(CONFIG_NAME)
     config = read_json_object(config_path)
@@ -131,6 +129,12 @@ def _run_window(
         batch = engine.tokenizer.pad(rows, return_tensors="pt")
         with torch.inference_mode():
             answers = forward(dict(batch))
+        finite = answers.isfinite().flatten(1).all(1).tolist()
+        if not all(finite):
+            text = window[chosen[finite.index(False)]].text
+            raise CheckpointError(
+                f"the model's answer is not finite for the text {text[:60]!r}: damaged weights?"
+            )
         for index, answer in zip(chosen, answers, strict=True):
             results[index] = answer
     return results

@@ -19,15 +19,21 @@ Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
 
 
-def checked_output(path: Path) -> Path:
-    """`path` without symbolic links; raises InputError, before anything is computed, if it isn't writable."""
+def checked_output(path: Path, source: str | None = None) -> Path:
+    """`path` without symbolic links.
+
+    Raises InputError, before anything is computed, if it can't be written or is the input `source`.
+    """
     path = Path(os.path.realpath(path.expanduser()))
     if path.is_dir():
         raise InputError(f"the output {path} is a directory, expected a file")
+    if source is not None and path.exists() and os.path.exists(source) and path.samefile(source):
+        raise InputError(f"the output {path} is the input, which it would replace")
     if not path.parent.is_dir():
         raise InputError(f"the output {path} can't be written: there is no directory {path.parent}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"the output {path} can't be written: permission denied")
+    for place in (path, path.parent) if path.is_file() else (path if path.exists() else path.parent,):
+        if not os.access(place, os.W_OK):
+            raise InputError(f"the output {path} can't be written: no permission to write {place}")
     return path
 
 
