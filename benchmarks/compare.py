@@ -75,7 +75,7 @@ def run_suite(
     """Measure, print each case when it is done, and write the files."""
     about = surroundings(" ".join(["python -m benchmarks.compare", *sys.argv[1:]]), repeats)
     rows: list[Row] = []
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.rule(title.replace("\n", ", "))
     for case in cases:
         console.print(table(case))

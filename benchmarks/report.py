@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -93,6 +94,7 @@ def surroundings(command: str, repeats: int) -> dict[str, Any]:
         "git_clean": _git("status", "--porcelain", "--untracked-files=no") == "",
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
+        "load_average_before": os.getloadavg()[0],
         "repeats": repeats,
         "versions": {package: _version(package) for package in PACKAGES},
         "machine": {name: dict(rows) for name, rows in doctor().sections.items()},
