@@ -22,7 +22,7 @@ from rich.console import Console
 
 from benchmarks.kernel import measure_kernel
 from benchmarks.models import SHAPES, Shape, measure_models
-from benchmarks.peers import ENGINES
+from benchmarks.peers import ENGINES, WrongEngine
 from benchmarks.report import Row, cpu_model, surroundings, table, write_json
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import Case, Report, check_plot
@@ -76,7 +76,7 @@ def run_suite(
     about = surroundings(" ".join(["python -m benchmarks.compare", *sys.argv[1:]]), repeats)
     rows: list[Row] = []
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.rule(title.replace("\n", ", "))
+    console.rule(", ".join([*title.splitlines(), f"{torch.get_num_threads()} threads"]))
     for case in cases:
         console.print(table(case))
         rows += case
@@ -92,19 +92,18 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of the exporters
     chosen.out.mkdir(parents=True, exist_ok=True)
     check_plot(chosen.out / "models.svg")
-    where = f"{cpu_model()}, {chosen.threads} threads"
     if chosen.suite in ("models", "all"):
         with tempfile.TemporaryDirectory() as folder:
             cases = measure_models(
                 chosen.engines, chosen.shapes, chosen.repeats, Path(folder), with_bert=not chosen.no_bert
             )
-            title = f"Base model, float32\n{where}"
+            title = f"Base model, float32\n{cpu_model()}"
             run_suite(
                 "models", title, cases, lambda row: row.timing.name in ENGINES, chosen.out, chosen.repeats
             )
     if chosen.suite in ("kernel", "all"):
         best = cpu.instruction_set()
-        title = f"Grouped pointwise convolution, 1024 tokens, float32\n{where}"
+        title = f"Grouped pointwise convolution, 1024 tokens, float32\n{cpu_model()}"
         run_suite(
             "kernel",
             title,
@@ -118,5 +117,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except SqueezeBertFastError as error:
+    except (SqueezeBertFastError, WrongEngine) as error:
         sys.exit(f"error: {error}")

@@ -118,7 +118,7 @@ def measure_kernel(repeats: int) -> Iterator[list[Row]]:
     for layer in LAYERS:
         peers = {
             "F.conv1d": conv1d(layer),
-            "F.linear" if layer.groups == 1 else "F.linear by group": linear(layer),
+            "F.linear": linear(layer),
         }
         candidates, set_of = dict(peers), dict.fromkeys(peers, best)
         for instruction_set in cpu.instruction_sets():
