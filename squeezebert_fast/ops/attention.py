@@ -82,8 +82,12 @@ def attention(
     return without_scores(q, k, v, mask, num_heads, dropout_p)
 
 
+# With scores this small, adding the smallest number gives the smallest number, in float32 and bfloat16 too.
+_LARGEST_SCORE = 1e30
+
+
 def scores_may_go(q: Tensor, mask: Tensor | None) -> bool:
-    """Whether `without_scores` gives the definition's result for q's dtype and this mask.
+    """Whether `without_scores` serves q's dtype and this mask.
 
     PyTorch's fused operation adds in float32, so that in float16 a row that is masked everywhere by the
     smallest number would attend to its masked keys; and it makes zeros of a row masked by -inf, where the
@@ -91,25 +95,31 @@ def scores_may_go(q: Tensor, mask: Tensor | None) -> bool:
     """
     if q.device.type != "cpu" or q.dtype is torch.float16:
         return False
-    return mask is None or not bool(mask.isneginf().any())
+    return mask is None or bool(mask.isfinite().all())
 
 
 def without_scores(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float
 ) -> Tensor:
-    """The definition through PyTorch's fused operation, whose scores are never in memory, if `scores_may_go`.
+    """The definition through PyTorch's fused operation, whose scores are never in memory.
 
-    The fused operation has no second derivative, and its dropout another random order: those take the
-    definition.
+    For arguments that `scores_may_go` has passed. What the fused operation lacks takes the definition: a
+    second derivative, dropout in the order of PyTorch's own, and NaN as the result where the scores are NaN
+    or infinite, for it makes zeros of such rows.
     """
     tensors = (q, k, v) if mask is None else (q, k, v, mask)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if needs_grad or dropout_p > 0.0 or q.numel() == 0 or k.numel() == 0:
+    if needs_grad or dropout_p > 0.0 or q.numel() == 0 or k.numel() == 0 or not _scores_are_finite(q, k):
         return reference.attention(q, k, v, mask, num_heads, dropout_p)
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     if mask is not None:
         mask = mask[(None,) * (4 - mask.dim())]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def _scores_are_finite(q: Tensor, k: Tensor) -> bool:
+    """By the Cauchy-Schwarz inequality no score exceeds the product of the norms, which a NaN makes NaN."""
+    return float(torch.linalg.vector_norm(q) * torch.linalg.vector_norm(k)) <= _LARGEST_SCORE
 
 
 def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

@@ -49,7 +49,9 @@ def attention_scores(q: Tensor, k: Tensor, mask: Tensor | None, num_heads: int) 
 
 def attention_context(scores: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
     """`dropout(softmax(scores)) v` with the heads joined again: [batch, queries, channels]."""
-    probabilities = F.dropout(torch.softmax(scores, dim=-1), dropout_p, training=dropout_p > 0.0)
+    probabilities = torch.softmax(scores, dim=-1)
+    if dropout_p > 0.0:
+        probabilities = F.dropout(probabilities, dropout_p)
     heads = v.unflatten(-1, (scores.shape[1], -1)).transpose(1, 2)
     return torch.matmul(probabilities, heads).transpose(1, 2).flatten(2)
 

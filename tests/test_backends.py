@@ -1,0 +1,203 @@
+"""Which backend serves, and why not another."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from squeezebert_fast import ArgumentError, UnsupportedError, backends
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends.request import Request
+
+CONV = Request("grouped_pointwise_conv", torch.device("cpu"), torch.float32)
+needs_native = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
+
+
+@pytest.fixture
+def restored_choice() -> Iterator[None]:
+    before = cpu._chosen
+    yield
+    cpu._chosen = before
+
+
+@needs_native
+def test_auto_takes_the_native_kernel_where_it_serves() -> None:
+    with cpu.use_instruction_set(cpu.instruction_sets()[0]):
+        if cpu.instruction_set() == "scalar":
+            pytest.skip("only the scalar build is usable here")
+        assert backends.choose(CONV) == backends.Choice("cpu", "the fastest here")
+        assert backends.choose(CONV, strict=True).backend == "cpu"
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dtype": torch.bfloat16}, "cpu: the dtype is torch.bfloat16, the kernel takes torch.float32"),
+        ({"device": torch.device("cuda", 1)}, "cpu: the tensors are on cuda:1, not on the CPU"),
+        ({"device": torch.device("meta")}, "cpu: the tensors are on meta, not on the CPU"),
+        ({"obstacle": "autocast is active"}, "cpu: autocast is active"),
+    ],
+)
+def test_a_refusal_is_told_and_strict_raises_it(change: dict[str, object], reason: str) -> None:
+    request = Request(**{**vars(CONV), **change})  # type: ignore[arg-type]
+    for backend in ("auto", "cpu"):
+        assert backends.choose(request, backend) == backends.Choice("reference", reason)
+        with pytest.raises(UnsupportedError, match=re.escape(reason)) as caught:
+            backends.choose(request, backend, strict=True)
+        assert f"(backend {backend!r}, strict)" in str(caught.value)
+
+
+@pytest.mark.parametrize("operation", ["attention", "add_layer_norm"])
+def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(operation: str) -> None:
+    request = Request(operation, torch.device("cpu"), torch.float32)
+    choice = backends.choose(request, strict=True)
+    assert choice == backends.Choice("reference", f"no kernel for {operation} in this version")
+    assert backends.choose(request, "cpu", strict=True).backend == "reference"
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_a_gpu_backend_says_why_it_can_not_serve(backend: str) -> None:
+    choice = backends.choose(CONV, backend)
+    assert choice.backend == "reference"
+    assert re.fullmatch(
+        rf"{backend}: no (Triton|CUDA) kernel for grouped_pointwise_conv in this version", choice.reason
+    )
+
+
+def test_the_reference_can_be_chosen_and_serves_everything() -> None:
+    for operation in backends.reference.OPERATIONS:
+        request = Request(operation, torch.device("meta"), torch.float16, "anything")
+        choice = backends.choose(request, "reference", strict=True)
+        assert choice == backends.Choice("reference", "chosen by name")
+        assert backends.reference.refusal(request) is None
+
+
+def test_an_unknown_backend_names_the_known_ones() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"backend is 'onnx'; it can be one of auto, reference, cpu, triton, cuda"
+    ):
+        backends.choose(CONV, "onnx")
+
+
+@needs_native
+def test_strict_auto_asks_every_backend_before_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.triton, "OPERATIONS", frozenset({CONV.operation}))
+    monkeypatch.setattr(backends.triton, "refusal", lambda request: "no GPU here")
+    with cpu.use_instruction_set(next(n for n in cpu.instruction_sets())):
+        if cpu.instruction_set() != "scalar":
+            assert backends.choose(CONV, strict=True) == backends.Choice("cpu", "triton: no GPU here")
+    bfloat16 = Request(CONV.operation, CONV.device, torch.bfloat16)
+    with pytest.raises(UnsupportedError, match=r"triton: no GPU here; cpu: the dtype is torch.bfloat16"):
+        backends.choose(bfloat16, strict=True)
+
+
+# Instruction sets
+
+
+@needs_native
+def test_the_scalar_build_is_used_only_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, restored_choice: None
+) -> None:
+    monkeypatch.delenv(cpu.ISA_VARIABLE, raising=False)
+    with cpu.use_instruction_set("scalar"):
+        assert "only the scalar build fits" in backends.choose(CONV).reason
+        assert backends.choose(CONV, "cpu") == backends.Choice("cpu", "chosen by name")
+        monkeypatch.setenv(cpu.ISA_VARIABLE, "scalar")
+        assert backends.choose(CONV).backend == "cpu"
+
+
+@needs_native
+def test_the_environment_names_the_build(monkeypatch: pytest.MonkeyPatch, restored_choice: None) -> None:
+    for name in cpu.instruction_sets():
+        monkeypatch.setattr(cpu, "_chosen", None)
+        monkeypatch.setenv(cpu.ISA_VARIABLE, name)
+        assert cpu.instruction_set() == name
+    monkeypatch.setattr(cpu, "_chosen", None)
+    monkeypatch.setenv(cpu.ISA_VARIABLE, "")
+    assert cpu.instruction_set() == cpu.instruction_sets()[0]
+
+
+@needs_native
+def test_an_unusable_build_is_refused_by_name() -> None:
+    with pytest.raises(ArgumentError, match=r"instruction set 'sse9' is not usable; usable here: .*scalar"):
+        cpu.use_instruction_set("sse9").__enter__()
+    before = cpu.instruction_set()
+    with pytest.raises(RuntimeError), cpu.use_instruction_set("scalar"):
+        raise RuntimeError
+    assert cpu.instruction_set() == before
+
+
+RUN_MODEL = """
+import torch, squeezebert_fast as s
+torch.set_num_threads(1)
+model = s.SqueezeBertModel(s.SqueezeBertConfig(
+    hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1, vocab_size=20)).eval()
+ids = torch.tensor([[1, 2, 3]])
+with torch.no_grad():
+    expected = model(ids)[0]
+    s.patch(model)
+    try:
+        print(s.explain(model).rows[0].backend, "explained")
+        torch.testing.assert_close(model(ids)[0], expected)
+        print("right")
+    except s.ArgumentError as error:
+        print("refused:", error)
+s.unpatch(model)
+assert torch.equal(model(ids)[0], expected)
+print(s.doctor())
+"""
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+@needs_native
+def test_a_process_honours_the_environment() -> None:
+    done = run_python(RUN_MODEL, SQUEEZEBERT_FAST_ISA="scalar")
+    assert done.stdout.startswith("cpu explained\nright\n"), done.stderr
+    assert re.search(r"kernel build in use +scalar\n", done.stdout)
+
+
+@needs_native
+def test_a_process_refuses_an_unusable_build_and_doctor_says_so() -> None:
+    done = run_python(RUN_MODEL, SQUEEZEBERT_FAST_ISA="avx1024")
+    message = "SQUEEZEBERT_FAST_ISA is 'avx1024'; usable here: "
+    assert done.stdout.startswith(f"refused: {message}"), done.stderr
+    assert re.search(rf"kernel build in use +error: {message}", done.stdout)
+    assert re.search(rf"grouped_pointwise_conv +error: {message}", done.stdout)
+
+
+NO_NATIVE = "import sys; sys.modules['squeezebert_fast._native'] = None\n"
+STRICT = """
+import pytest
+for backend in ("auto", "cpu"):
+    with pytest.raises(s.UnsupportedError, match="native module is not built .*C.. compiler"):
+        s.patch(model, backend=backend, strict=True)
+with pytest.raises(s.UnsupportedError, match="native module is not built"):
+    s.ops.grouped_pointwise_conv(torch.ones(2, 3), torch.ones(4, 3, 1), backend="cpu", strict=True)
+with pytest.raises(s.UnsupportedError, match="native module is not built"):
+    s.backends.cpu.instruction_set()
+print("strict raised")
+"""
+
+
+def test_without_the_native_module_everything_runs_on_the_reference() -> None:
+    done = run_python(NO_NATIVE + RUN_MODEL + STRICT)
+    assert done.stdout.startswith("reference explained\nright\n"), done.stderr
+    assert re.search(r"native module +the native module is not built \(.*\); reinstall with a C", done.stdout)
+    assert re.search(r"grouped_pointwise_conv +reference \(cpu: the native module is not built", done.stdout)
+    assert done.stdout.endswith("strict raised\n"), done.stderr

@@ -1,0 +1,142 @@
+"""`explain` is a table of what runs where, and why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import squeezebert_fast
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.patching.explain import PARTS
+from tests.model_pairs import pair, tiny_config
+
+LIBRARIES = ["ours", "theirs"]
+needs_native = pytest.mark.skipif(
+    not cpu.instruction_sets() or cpu.instruction_sets() == ["scalar"], reason="no kernel that auto chooses"
+)
+
+
+def model_of(library: str, layers: int = 2) -> nn.Module:
+    ours, theirs = pair("SqueezeBertModel", tiny_config(num_hidden_layers=layers))
+    return ours if library == "ours" else theirs
+
+
+def table(model: nn.Module, backend: str | None = None) -> list[tuple[str, str, str, str]]:
+    """(part, backend, precision, reason) of the first layer."""
+    rows = squeezebert_fast.explain(model, backend=backend).rows
+    return [(r.part, r.backend, r.precision, r.reason) for r in rows if r.layer.endswith("layers.0")]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_unpatched_model_runs_its_own_modules(library: str) -> None:
+    model = model_of(library)
+    expected = [(part, "reference", "float32", "the model is not patched") for part, _, _ in PARTS]
+    assert table(model) == expected
+    assert [r.layer for r in squeezebert_fast.explain(model).rows] == 9 * ["encoder.layers.0"] + 9 * [
+        "encoder.layers.1"
+    ]
+    assert squeezebert_fast.explain(model.encoder).rows[0].layer == "encoder.layers.0"
+    squeezebert_fast.patch(model)
+    squeezebert_fast.unpatch(model)
+    assert table(model) == expected
+
+
+@needs_native
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_patched_model_runs_its_convolutions_on_the_kernel(library: str) -> None:
+    model = squeezebert_fast.patch(model_of(library))
+    expected = [
+        (part, "cpu", "float32", "the fastest here")
+        if operation == "grouped_pointwise_conv"
+        else (part, "reference", "float32", f"no kernel for {operation} in this version")
+        for part, operation, _ in PARTS
+    ]
+    assert table(model) == expected
+    assert table(squeezebert_fast.unpatch(model), backend="auto") == expected
+    named = table(model, backend="cpu")
+    assert named[0] == ("query", "cpu", "float32", "chosen by name")
+    assert named[3] == (
+        "attention",
+        "reference",
+        "float32",
+        "cpu: no native kernel for attention in this version",
+    )
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_a_backend_without_kernels_says_so(backend: str) -> None:
+    for part, chosen, _, reason in table(squeezebert_fast.patch(model_of("ours"), backend=backend)):
+        assert chosen == "reference", part
+        assert reason.startswith(f"{backend}: no ")
+        assert reason.endswith(" in this version")
+
+
+def test_the_reference_by_name() -> None:
+    model = squeezebert_fast.patch(model_of("ours"), backend="reference")
+    assert {row[1:] for row in table(model)} == {("reference", "float32", "chosen by name")}
+
+
+@needs_native
+def test_a_dtype_or_device_that_the_kernel_lacks_is_named() -> None:
+    model = squeezebert_fast.patch(model_of("ours"))
+    reason = "cpu: the dtype is torch.bfloat16, the kernel takes torch.float32"
+    assert table(model.bfloat16())[0] == ("query", "reference", "bfloat16", reason)
+    model.float()
+    model.encoder.layers[0].intermediate.double()
+    precisions = {part: precision for part, _, precision, _ in table(model)}
+    assert precisions.pop("intermediate") == "float64"
+    assert set(precisions.values()) == {"float32"}
+    assert "attention: a tensor has no memory of its own" in table(model.to("meta"))[0][3]
+
+
+@needs_native
+def test_layers_that_differ_are_drawn_apart_and_equal_ones_once() -> None:
+    model = squeezebert_fast.patch(model_of("ours", layers=5))
+    assert str(squeezebert_fast.explain(model)).count("encoder.layers") == 1
+    model.encoder.layers[2].output.register_forward_hook(lambda *_: None)
+    text = str(squeezebert_fast.explain(model))
+    lines = text.splitlines()
+    assert lines[0].split() == ["layer", "part", "operation", "backend", "precision", "reason"]
+    starts = [line.split("  ")[0] for line in lines if line.startswith("encoder.layers")]
+    assert starts == ["encoder.layers.0 to 1", "encoder.layers.2", "encoder.layers.3 to 4"]
+    assert "a hook is registered on output, a ConvDropoutLayerNorm" in " ".join(text.split())
+
+
+def test_a_layer_of_another_build_is_listed_with_its_reason() -> None:
+    model = squeezebert_fast.patch(model_of("ours"))
+    model.encoder.layers[0] = nn.Identity()
+    assert {row[1:] for row in table(model)} == {("reference", "", "layer is a Identity")}
+    model.encoder.layers[0] = nn.Linear(2, 2).bfloat16()
+    assert {row[1:] for row in table(model)} == {("reference", "bfloat16", "layer is a Linear")}
+    str(squeezebert_fast.explain(model))
+
+
+def test_the_table_is_plain_text_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    model = model_of("ours")
+    model.encoder.layers[0] = type("[bold]", (nn.Identity,), {})()
+    text = str(squeezebert_fast.explain(squeezebert_fast.patch(model)))
+    assert "\x1b" not in text
+    assert "layer is a [bold]" in text
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(
+        squeezebert_fast.ArgumentError, match=r"backend is 'gpu'; it can be one of auto, reference"
+    ):
+        squeezebert_fast.explain(model_of("ours"), backend="gpu")
+
+
+def test_what_is_explained_holds_for_a_second_encoder_too() -> None:
+    model = nn.ModuleList([model_of("ours", layers=1), model_of("theirs", layers=1)])
+    squeezebert_fast.patch(model[0], backend="reference")
+    rows = squeezebert_fast.explain(model).rows
+    reasons = {row.layer: row.reason for row in rows}
+    assert reasons == {
+        "0.encoder.layers.0": "chosen by name",
+        "1.encoder.layers.0": "the model is not patched",
+    }
+    assert {row.precision for row in rows} == {str(torch.float32).removeprefix("torch.")}
