@@ -100,11 +100,13 @@ def eager(subject: Subject, batch: int, tokens: int) -> Forward:
 def compiled(subject: Subject, batch: int, tokens: int) -> Forward:
     """torch.compile: weights frozen into the graph, shape fixed, no max-autotune."""
     torch._dynamo.reset()  # without what was compiled for other shapes
-    forward = torch.compile(LastHiddenState(subject.model), dynamic=False)
-    inputs = torch.ones(2, batch, tokens, dtype=torch.long)
+    forward = torch.compile(LastHiddenState(subject.model), dynamic=False, options={"freezing": True})
+    inputs = random_inputs(
+        subject, batch, tokens
+    )  # outside: tensors of inference mode would make it compile again
     try:
-        with torch._inductor.config.patch(freezing=True), torch.inference_mode():
-            forward(inputs[0], inputs[1])
+        with torch.inference_mode():
+            forward(*inputs)
     except RuntimeError as error:
         raise EngineUnavailable(f"it fails: {str(error).strip().splitlines()[0]}") from error
     return forward
