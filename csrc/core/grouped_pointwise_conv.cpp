@@ -12,9 +12,13 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;  // a cache line: no weight vector crosses one
 
-// A task's rows: enough to use a block of weights many times while it is in the second-level cache, few enough for
-// the activations (128 rows x 768 channels: 384 KB) to stay there beside it.
-constexpr int64_t kTaskTokens = 128;
+// Two orders of the tasks. Weights that fit into the second-level cache stay there, whatever the order; then a task is
+// a short stretch of rows, and the groups of the same rows follow each other, so that whole rows of x and y are touched
+// while they are near (81 % of the multiply-add peak against 72 % for 768 -> 768 channels in 4 groups). Larger weights
+// are used for many rows while a block of them is in that cache: the rows of one group follow each other (76 % against
+// 67 % for 768 -> 3072). Measured on a 2-core Ice Lake server with 1.25 MB of second-level cache a core.
+constexpr int64_t kCachedWeights = 640 * 1024;  // bytes
+constexpr int64_t kTokensByGroup = 128, kTokensByRow = 32;
 // Tasks a thread should get, so that one that the machine holds up doesn't hold up the rest.
 constexpr int64_t kTasksPerThread = 4;
 // Below this many multiply-adds a second thread costs more than it brings (about 10 us of work).
@@ -26,16 +30,18 @@ struct Plan {
   const KernelTable* kernels;
   GroupedPointwiseConv conv;
   int64_t tokens, token_blocks, column_blocks, panels;
+  bool by_row;
 };
 
 void run_block(const void* context, int64_t index) {
   const Plan& plan = *static_cast<const Plan*>(context);
-  // Token blocks vary fastest: tasks that follow each other share their weights.
-  const int64_t t = index % plan.token_blocks;
-  const int64_t c = index / plan.token_blocks % plan.column_blocks;
+  const int64_t weight_blocks = plan.conv.groups * plan.column_blocks;
+  const int64_t t = plan.by_row ? index / weight_blocks : index % plan.token_blocks;
+  const int64_t w = plan.by_row ? index % weight_blocks : index / plan.token_blocks;
+  const int64_t c = w % plan.column_blocks;
   const int64_t panel_columns = plan.kernels->panel_columns;
   Block block;
-  block.group = index / plan.token_blocks / plan.column_blocks;
+  block.group = w / plan.column_blocks;
   block.token_begin = plan.tokens * t / plan.token_blocks;
   block.token_end = plan.tokens * (t + 1) / plan.token_blocks;
   block.column_begin = plan.panels * c / plan.column_blocks * panel_columns;
@@ -92,10 +98,12 @@ void PackedGroupedPointwiseConv::run(const float* x, int64_t x_row_stride, int64
   if (tokens <= 0 || groups_ <= 0 || out_per_group_ <= 0) return;
   Plan plan;
   plan.kernels = &kernels_;
-  plan.conv = {x, packed_.get(), bias, y, x_row_stride, y_row_stride, in_per_group_, out_per_group_, activation};
+  plan.conv = {x,       packed_.get(), bias,           y,         x_row_stride, y_row_stride,
+               groups_, in_per_group_, out_per_group_, activation};
   plan.tokens = tokens;
   plan.panels = divide_up(out_per_group_, kernels_.panel_columns);
-  plan.token_blocks = divide_up(tokens, kTaskTokens);
+  plan.by_row = bytes() <= kCachedWeights;
+  plan.token_blocks = divide_up(tokens, plan.by_row ? kTokensByRow : kTokensByGroup);
   plan.column_blocks = 1;
   if (tokens * groups_ * out_per_group_ * in_per_group_ < kSerialWork) threads = 1;
   if (threads > 1) {

@@ -15,6 +15,7 @@ struct GroupedPointwiseConv {
   float* y;                    // [tokens, groups * out_per_group], rows y_row_stride apart
   int64_t x_row_stride;        // in elements, as every stride here
   int64_t y_row_stride;
+  int64_t groups;
   int64_t in_per_group;   // K
   int64_t out_per_group;  // N
   Activation activation;
