@@ -53,7 +53,9 @@ def main() -> None:
     coefficients, error = fit()
     rows = "\n".join(f"    {c:.9e}f," for c in coefficients[::-1])
     print("// Written by benchmarks/fit_gelu.py, which says what this is; do not edit.")
-    print(f"// Largest error in Phi: {error:.1e} exactly evaluated, {float32_error(coefficients):.1e} in float32.")
+    print(
+        f"// Largest error in Phi: {error:.1e} exactly evaluated, {float32_error(coefficients):.1e} in float32."
+    )
     print("#pragma once\n\nnamespace {\n")
     print(f"constexpr float kGeluScale = {2.0 / LIMIT**2:.9e}f;")
     print(f"constexpr int kGeluTerms = {DEGREE + 1};")

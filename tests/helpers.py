@@ -30,16 +30,22 @@ def assert_within_rule(actual: Tensor, same_precision: Tensor, exact: Tensor, wh
     magnitude in `exact`. Infinities and NaNs must be where PyTorch's own ops put them.
     """
     assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
-    assert actual.dtype == same_precision.dtype, f"{what}: dtype {actual.dtype}, expected {same_precision.dtype}"
+    assert actual.dtype == same_precision.dtype, (
+        f"{what}: dtype {actual.dtype}, expected {same_precision.dtype}"
+    )
     if actual.numel() == 0:
         return
     finite = torch.isfinite(same_precision)
-    assert torch.equal(torch.isfinite(actual), finite), f"{what}: not finite where PyTorch's ops are, or reversed"
+    assert torch.equal(torch.isfinite(actual), finite), (
+        f"{what}: not finite where PyTorch's ops are, or reversed"
+    )
     exact = torch.where(finite, exact, 0.0)
     ours = torch.where(finite, actual.double() - exact, 0.0).abs().max().item()
     theirs = torch.where(finite, same_precision.double() - exact, 0.0).abs().max().item()
     floor = FLOOR_ULPS * torch.finfo(actual.dtype).eps * exact.abs().max().item()
-    assert ours <= 2 * theirs + floor, f"{what}: error {ours:.3g}, PyTorch's own {theirs:.3g}, floor {floor:.3g}"
+    assert ours <= 2 * theirs + floor, (
+        f"{what}: error {ours:.3g}, PyTorch's own {theirs:.3g}, floor {floor:.3g}"
+    )
 
 
 def check(fn: Callable[..., Tensor], reference: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -76,7 +76,9 @@ def pair(name: str, config: SqueezeBertConfig, seed: int = 0) -> tuple[nn.Module
     return ours.eval(), theirs.eval()
 
 
-def inputs_for(name: str, config: SqueezeBertConfig, seed: int = 0, batch: int = 3, tokens: int = 7) -> dict[str, Tensor]:
+def inputs_for(
+    name: str, config: SqueezeBertConfig, seed: int = 0, batch: int = 3, tokens: int = 7
+) -> dict[str, Tensor]:
     """Ids, token types and a padding mask; with an axis of choices for multiple choice."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, 2, tokens) if name.endswith("MultipleChoice") else (batch, tokens)
@@ -88,7 +90,9 @@ def inputs_for(name: str, config: SqueezeBertConfig, seed: int = 0, batch: int =
     }
 
 
-def labels_for(name: str, config: SqueezeBertConfig, inputs: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+def labels_for(
+    name: str, config: SqueezeBertConfig, inputs: dict[str, Tensor], seed: int = 0
+) -> dict[str, Tensor]:
     """Labels that give each class its loss, some of them ignored."""
     generator = torch.Generator().manual_seed(seed)
     batch, tokens = inputs["input_ids"].shape[0], inputs["input_ids"].shape[-1]

@@ -94,7 +94,7 @@ TEST_CASE("a product touches its operands alone") {
         for (int64_t group = 0; group < shape.groups; ++group) {
           kernels->grouped_pointwise_conv(
               {product.x.data(), packed.data(), product.bias_or_null(), y.data(), shape.x_row_stride(),
-               shape.y_row_stride(), shape.in_per_group, shape.out_per_group, Activation::gelu},
+               shape.y_row_stride(), shape.groups, shape.in_per_group, shape.out_per_group, Activation::gelu},
               {group, 0, shape.tokens, 0, shape.out_per_group});
         }
         bool padding_kept = true, all_written = true;
