@@ -1,6 +1,6 @@
 """Fit the polynomial behind the native GELU and print csrc/kernels/gelu_polynomial.h.
 
-    python benchmarks/fit_gelu.py > csrc/kernels/gelu_polynomial.h
+    python benchmarks/fit_gelu.py | clang-format --assume-filename=gelu.h > csrc/kernels/gelu_polynomial.h
 
 P(u) approximates (Phi(x) - 1/2) / x in u = x^2 on [0, LIMIT^2] so that the largest error of x P(x^2) is as small as a
 polynomial of that degree allows (Lawson's reweighted least squares in float64). Beside the largest error of the exact

@@ -66,7 +66,7 @@ def random_config(seed: int, **fields: Any) -> SqueezeBertConfig:
 
 
 def pair(name: str, config: SqueezeBertConfig, seed: int = 0) -> tuple[nn.Module, nn.Module]:
-    """Our model of the class `name` and transformers', both in eval mode, with equal random weights in every parameter."""
+    """Our model of the class `name` and transformers', both in eval mode, with equal random weights."""
     torch.manual_seed(seed)
     ours = getattr(modeling, name)(config)
     for parameter in ours.parameters():  # biases and norms too, which initialise to constants
