@@ -55,7 +55,7 @@ def assert_same_results(ours: Any, reference: Any) -> None:
         exact = reference.double()(**batch).to_tuple()
     assert len(actual) == len(expected)
     for number, (a, e, x) in enumerate(zip(actual, expected, exact, strict=True)):
-        assert_within_rule(a, e, x, f"output {number}")
+        assert_within_rule(a, e, x, f"output {number}", whole_model=True)
 
 
 def load_theirs(cls: Any, directory: Path, **options: Any) -> Any:

@@ -41,7 +41,7 @@ def assert_same_results(ours: nn.Module, theirs: nn.Module, **inputs: Any) -> An
     for key, value in expected.items():
         assert isinstance(value, tuple) or actual[key].shape == value.shape, key
     for i, tensors in enumerate(zip(*map(judged_tensors, (actual, expected, exact)), strict=True)):
-        assert_within_rule(*tensors, f"tensor {i} of {list(actual)}")
+        assert_within_rule(*tensors, f"tensor {i} of {list(actual)}", whole_model=True)
     return actual
 
 
@@ -50,7 +50,8 @@ def assert_same_results(ours: nn.Module, theirs: nn.Module, **inputs: Any) -> An
 def test_every_class_gives_transformers_results_on_random_configurations(name: str, seed: int) -> None:
     config = random_config(seed)
     ours, theirs = pair(name, config, seed)
-    inputs = inputs_for(name, config, seed, batch=1 + seed % 3, tokens=1 + seed)
+    # enough sequences that the largest error of a head with two numbers each is not luck
+    inputs = inputs_for(name, config, seed, batch=16 + seed % 3, tokens=1 + seed)
     inputs |= labels_for(name, config, inputs, seed)
     assert_same_results(ours, theirs, **inputs, output_attentions=True, output_hidden_states=True)
 
@@ -211,7 +212,9 @@ def test_gradients_of_every_parameter(name: str, training: bool) -> None:
         else:
             relative.append(tuple((g / scale).flatten() for g in (parameter.grad, expected, exact_grad)))
     # Each parameter counts by its own scale, but together: the error of one small bias alone is luck.
-    assert_within_rule(*(torch.cat(each) for each in zip(*relative, strict=True)), "gradients")
+    assert_within_rule(
+        *(torch.cat(each) for each in zip(*relative, strict=True)), "gradients", whole_model=True
+    )
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -261,4 +264,4 @@ def test_autocast_gives_bfloat16_like_transformers() -> None:
     inputs = inputs_for("SqueezeBertForTokenClassification", config)
     exact = copy.deepcopy(theirs).double()(**inputs).logits
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert_within_rule(ours(**inputs).logits, theirs(**inputs).logits, exact, "logits")
+        assert_within_rule(ours(**inputs).logits, theirs(**inputs).logits, exact, "logits", whole_model=True)
