@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +98,11 @@ def surroundings(command: str, repeats: int) -> dict[str, Any]:
         "load_average_before": os.getloadavg()[0],
         "repeats": repeats,
         "versions": {package: _version(package) for package in PACKAGES},
-        "machine": {name: dict(rows) for name, rows in doctor().sections.items()},
+        "machine": {
+            # a runtime by its file name: where it is installed is nobody's business
+            name: {key: re.sub(r"\S*/", "", value) for key, value in rows}
+            for name, rows in doctor().sections.items()
+        },
     }
 
 
