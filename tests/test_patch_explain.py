@@ -47,7 +47,7 @@ def test_an_unpatched_model_runs_its_own_modules(library: str) -> None:
 def test_a_patched_model_runs_its_convolutions_on_the_kernel(library: str) -> None:
     model = squeezebert_fast.patch(model_of(library))
     expected = [
-        (part, "cpu", "float32", "the fastest here")
+        (part, "cpu", "float32", "the first choice here")
         if operation == "grouped_pointwise_conv"
         else (part, "reference", "float32", f"no kernel for {operation} in this version")
         for part, operation, _ in PARTS
