@@ -56,7 +56,8 @@ def choose(request: Request, backend: str = "auto", strict: bool = False) -> Cho
             refusal = cpu.slower_than_reference()
         if refusal is None:
             return Choice(
-                name, "; ".join(refusals) or ("the first choice here" if backend == "auto" else "chosen by name")
+                name,
+                "; ".join(refusals) or ("the first choice here" if backend == "auto" else "chosen by name"),
             )
         refusals.append(f"{name}: {refusal}")
     reason = "; ".join(refusals) or f"no kernel for {request.operation} in this version"
