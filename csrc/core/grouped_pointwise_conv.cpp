@@ -21,7 +21,7 @@ constexpr int64_t kCachedWeights = 640 * 1024;  // bytes
 constexpr int64_t kTokensByGroup = 128, kTokensByRow = 32;
 // Tasks a thread should get, so that one that the machine holds up doesn't hold up the rest.
 constexpr int64_t kTasksPerThread = 4;
-// Below this many multiply-adds a second thread costs more than it brings (about 10 us of work).
+// Below this many multiply-adds a second thread costs more than it brings.
 constexpr int64_t kSerialWork = 300'000;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -138,10 +138,9 @@ def packed_weight(weight: Tensor, groups: int) -> Any:
     """`weight`, [out_channels, in_channels / groups, 1], in the kernel's layout, packed once per version.
 
     A weight is packed again when its version, its address, the groups or the instruction set changed, or a
-    sample of
-    its elements did: writes through `.data` or another tensor's view leave the version as it is. Of those, a
-        write that misses all sampled elements goes unseen; `forget`, `patch` and `unpatch` drop what is
-        packed.
+    sample of its elements did: writes through `.data` or another tensor's view leave the version as it is. Of
+    those, a write that misses all sampled elements goes unseen; `forget`, `patch` and `unpatch` drop what is
+    packed.
     """
     if weight.is_inference() or not weight.is_contiguous():
         # Without a version, or without elements at the sample's fixed places, nothing tells that it is still
