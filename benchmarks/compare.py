@@ -1,4 +1,4 @@
-"""Measure everything and keep it.
+"""Measure the model in every engine and the kernel in every build, and keep it.
 
     python -m benchmarks.compare --out benchmarks/results
 
@@ -9,113 +9,121 @@ mean.
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
+import json
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
 
-from benchmarks.kernel import measure_kernel
-from benchmarks.models import SHAPES, Shape, measure_models
-from benchmarks.peers import ENGINES, WrongEngine
-from benchmarks.report import Row, cpu_model, surroundings, table, write_json
+from benchmarks.command import about, add_precisions, add_shapes, console, exit_with, parser_for, prepare
+from benchmarks.kernel import LAYERS, measure_kernel
+from benchmarks.models import SHAPES, measure_models
+from benchmarks.peers import ENGINES, FAMILIES
+from benchmarks.report import Row, cpu_model, rows_of, shape_name, table, write_json
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import Case, Report, check_plot
-from squeezebert_fast.errors import SqueezeBertFastError
 
-
-def shape(text: str) -> Shape:
-    batch, _, tokens = text.partition("x")
-    if not (batch.isdecimal() and tokens.isdecimal() and int(batch) >= 1 and 4 <= int(tokens) <= 512):
-        raise argparse.ArgumentTypeError(f"{text!r} is not BATCHxTOKENS with 4 to 512 tokens, such as 8x128")
-    return int(batch), int(tokens)
-
-
-def engine(text: str) -> str:
-    if text not in ENGINES:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(ENGINES)}")
-    return text
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
+SAME = ("command", "git_commit", "cpu", "versions")
+"""What must be as it was for a run to go on with another's rows."""
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for JSON and plots")
+    parser = parser_for("compare", __doc__, repeats=20)
     parser.add_argument("--suite", choices=("models", "kernel", "all"), default="all")
-    parser.add_argument("--repeats", type=positive, default=30, help="rounds; %(default)s by default")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--shapes", type=shape, nargs="+", default=SHAPES, metavar="BATCHxTOKENS")
-    parser.add_argument("--engines", type=engine, nargs="+", default=tuple(ENGINES), metavar="NAME")
+    add_shapes(parser, SHAPES)
+    add_precisions(parser)
+    parser.add_argument("--engines", choices=FAMILIES, nargs="+", default=FAMILIES, metavar="NAME")
     parser.add_argument("--no-bert", action="store_true", help="leave BERT-base out")
+    parser.add_argument("--resume", action="store_true", help="keep the cases that the same command finished")
     return parser.parse_args()
 
 
+def finished(path: Path, now: dict[str, Any]) -> list[Row]:
+    """The rows that an interrupted run of the same command left at `path`."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return rows_of(before["rows"]) if all(before.get(key) == now[key] for key in SAME) else []
+
+
 def plot(path: Path, title: str, rows: Iterable[Row]) -> None:
-    """Bars for the rows that `rows` holds, each case with one peak."""
-    cases = tuple(
-        Case(name, tuple(row.timing for row in group), group[0].flops, group[0].peak)
-        for name, group in ((name, list(rows)) for name, rows in groupby(rows, key=lambda row: row.case))
-    )
-    Report(title, cases).plot(path)
+    cases = []
+    for name, group in groupby(rows, key=lambda row: row.case):
+        kept = list(group)
+        peaks = {row.timing.name: row.peak for row in kept}
+        cases.append(Case(name, tuple(row.timing for row in kept), kept[0].flops, kept[0].peak, peaks))
+    Report(title, tuple(cases)).plot(path)
 
 
 def run_suite(
-    name: str, title: str, cases: Iterable[list[Row]], plotted: Callable[[Row], bool], out: Path, repeats: int
+    name: str,
+    title: str,
+    wanted: Iterable[str],
+    measured: Callable[[list[str]], Iterator[list[Row]]],
+    plotted: Callable[[Row], bool],
+    chosen: argparse.Namespace,
 ) -> None:
-    """Measure, print each case when it is done, and write the files."""
-    about = surroundings(" ".join(["python -m benchmarks.compare", *sys.argv[1:]]), repeats)
-    rows: list[Row] = []
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.rule(", ".join([*title.splitlines(), f"{torch.get_num_threads()} threads"]))
-    for case in cases:
-        console.print(table(case))
+    """Measure the cases in `wanted`, and print and write each when it is done."""
+    path, shown = chosen.out / f"{name}.json", console()
+    where = about("compare", chosen.repeats)
+    rows = finished(path, where) if chosen.resume else []
+    done = list(dict.fromkeys(row.case for row in rows))
+    shown.rule(", ".join([*title.splitlines(), f"{torch.get_num_threads()} threads"]))
+    if done:
+        shown.print(f"measured before: {', '.join(done)}")
+    for case in measured([case for case in wanted if case not in done]):
+        shown.print(table(case))
         rows += case
-    write_json(out / f"{name}.json", {**about, "rows": [row.to_dict() for row in rows]})
-    plot(out / f"{name}.svg", title, filter(plotted, rows))
-    console.print(f"wrote {out / name}.json and .svg")
+        write_json(path, {**where, "rows": [row.to_dict() for row in rows]})
+    plot(path.with_suffix(".svg"), title, filter(plotted, rows))
+    shown.print(f"wrote {path} and .svg")
+
+
+def run_models(chosen: argparse.Namespace) -> None:
+    engines = [e for e in ENGINES if e.precision in chosen.precisions and e.family in chosen.engines]
+    shapes = {shape_name(shape): shape for shape in chosen.shapes}
+    names = {engine.name for engine in ENGINES}
+    with tempfile.TemporaryDirectory() as folder:
+        run_suite(
+            "models",
+            f"Base model\n{cpu_model()}",
+            shapes,
+            lambda cases: measure_models(
+                engines,
+                [shapes[case] for case in cases],
+                chosen.repeats,
+                Path(folder),
+                with_bert=not chosen.no_bert,
+            ),
+            lambda row: row.timing.name in names,  # not BERT-base, which does other work
+            chosen,
+        )
+
+
+def run_kernel(chosen: argparse.Namespace) -> None:
+    best, layers = cpu.instruction_set(), {layer.name: layer for layer in LAYERS}
+    run_suite(
+        "kernel",
+        f"Grouped pointwise convolution, 1024 tokens, float32\n{cpu_model()}",
+        layers,
+        lambda cases: measure_kernel([layers[case] for case in cases], chosen.repeats),
+        lambda row: row.timing.name.startswith("F.") or row.timing.name.split()[0] == best,
+        chosen,
+    )
 
 
 def main() -> None:
     chosen = arguments()
-    torch.set_num_threads(chosen.threads)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names every torchvision operator it lacks
-    warnings.simplefilter("ignore")  # of the exporters
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    prepare(chosen)
     check_plot(chosen.out / "models.svg")
     if chosen.suite in ("models", "all"):
-        with tempfile.TemporaryDirectory() as folder:
-            cases = measure_models(
-                chosen.engines, chosen.shapes, chosen.repeats, Path(folder), with_bert=not chosen.no_bert
-            )
-            title = f"Base model, float32\n{cpu_model()}"
-            run_suite(
-                "models", title, cases, lambda row: row.timing.name in ENGINES, chosen.out, chosen.repeats
-            )
+        run_models(chosen)
     if chosen.suite in ("kernel", "all"):
-        best = cpu.instruction_set()
-        title = f"Grouped pointwise convolution, 1024 tokens, float32\n{cpu_model()}"
-        run_suite(
-            "kernel",
-            title,
-            measure_kernel(chosen.repeats),
-            lambda row: row.timing.name.startswith(("F.", best)),
-            chosen.out,
-            chosen.repeats,
-        )
+        run_kernel(chosen)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (SqueezeBertFastError, WrongEngine) as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

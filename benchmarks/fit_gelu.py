@@ -2,9 +2,11 @@
 
     python benchmarks/fit_gelu.py | clang-format --assume-filename=gelu.h > csrc/kernels/gelu_polynomial.h
 
-P(u) approximates (Phi(x) - 1/2) / x in u = x^2 on [0, LIMIT^2] so that the largest error of x P(x^2) is as small as a
+P(u) approximates (Phi(x) - 1/2) / x in u = x^2 on [0, limit^2] so that the largest error of x P(x^2) is as small as a
 polynomial of that degree allows (Lawson's reweighted least squares in float64). Beside the largest error of the exact
 polynomial, the header states that of its evaluation in float32.
+
+The second, coarse one is for results that are rounded to int8 right after: its error is a fraction of that rounding.
 """
 
 from __future__ import annotations
@@ -14,20 +16,19 @@ import math
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial, chebyshev
 
-LIMIT = 5.4
-DEGREE = 14
+FITS = {"Gelu": (5.4, 14), "CoarseGelu": (3.9, 7)}  # limit and degree
 
 
 def phi_minus_half(x: np.ndarray) -> np.ndarray:
     return np.array([0.5 * math.erf(v / math.sqrt(2.0)) for v in x])
 
 
-def fit() -> tuple[np.ndarray, float]:
-    """Coefficients of P in s = 2 u / LIMIT^2 - 1, lowest power first, and the largest error of x P."""
+def fit(limit: float, degree: int) -> tuple[np.ndarray, float]:
+    """Coefficients of P in s = 2 u / limit^2 - 1, lowest power first, and the largest error of x P."""
     s = np.cos(np.linspace(0.0, np.pi, 6000))[:-1]  # without s = -1, where x is 0
-    x = LIMIT * np.sqrt((s + 1.0) / 2.0)
+    x = limit * np.sqrt((s + 1.0) / 2.0)
     target = phi_minus_half(x)
-    basis = chebyshev.chebvander(s, DEGREE) * x[:, None]
+    basis = chebyshev.chebvander(s, degree) * x[:, None]
     weight = np.ones_like(x)
     for _ in range(200):
         root = np.sqrt(weight)
@@ -38,10 +39,10 @@ def fit() -> tuple[np.ndarray, float]:
     return Chebyshev(coefficients).convert(kind=Polynomial).coef, float(error.max())
 
 
-def float32_error(coefficients: np.ndarray) -> float:
+def float32_error(coefficients: np.ndarray, limit: float) -> float:
     """Largest error of x (1/2 + x P) against x Phi(x), relative to |x|, with every step rounded to float32."""
     x = np.linspace(-8.0, 8.0, 400_001).astype(np.float32)
-    s = np.minimum(x * x * np.float32(2.0 / LIMIT**2) - np.float32(1.0), np.float32(1.0))
+    s = np.minimum(x * x * np.float32(2.0 / limit**2) - np.float32(1.0), np.float32(1.0))
     p = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         p = p * s + np.float32(c)
@@ -50,18 +51,21 @@ def float32_error(coefficients: np.ndarray) -> float:
 
 
 def main() -> None:
-    coefficients, error = fit()
-    rows = "\n".join(f"    {c:.9e}f," for c in coefficients[::-1])
     print("// Written by benchmarks/fit_gelu.py, which says what this is; do not edit.")
-    print(
-        f"// Largest error in Phi: {error:.1e} exactly evaluated, {float32_error(coefficients):.1e} in float32."
-    )
     print("#pragma once\n\nnamespace {\n")
-    print(f"constexpr float kGeluScale = {2.0 / LIMIT**2:.9e}f;")
-    print(f"constexpr int kGeluTerms = {DEGREE + 1};")
-    print("constexpr float kGeluCoefficients[kGeluTerms] = {  // highest power first")
-    print(rows)
-    print("};\n\n}  // namespace")
+    for name, (limit, degree) in FITS.items():
+        coefficients, error = fit(limit, degree)
+        rows = "\n".join(f"    {c:.9e}f," for c in coefficients[::-1])
+        in_float32 = float32_error(coefficients, limit)
+        print(
+            f"// Largest error in Phi: {error:.1e} exactly evaluated, {in_float32:.1e} in float32, cut-off included."
+        )
+        print(f"constexpr float k{name}Scale = {2.0 / limit**2:.9e}f;")
+        print(f"constexpr int k{name}Terms = {degree + 1};")
+        print(f"constexpr float k{name}Coefficients[k{name}Terms] = {{  // highest power first")
+        print(rows)
+        print("};\n")
+    print("}  // namespace")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -109,13 +109,13 @@ def bare_kernel(layer: Layer, instruction_set: str) -> Callable[[], object]:
     return run
 
 
-def measure_kernel(repeats: int) -> Iterator[list[Row]]:
+def measure_kernel(layers: Iterable[Layer], repeats: int) -> Iterator[list[Row]]:
     """For each layer, rows for F.conv1d, F.linear and, per instruction set, the op and its bare kernel.
 
     Raises UnsupportedError without the native module.
     """
     best = cpu.instruction_set()  # PyTorch picks its own at run time: it is held against this one's peak
-    for layer in LAYERS:
+    for layer in layers:
         peers = {
             "F.conv1d": conv1d(layer),
             "F.linear": linear(layer),

@@ -7,24 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from benchmarks.peers import BERT_ENGINES, EAGER, Engine, build, forget_compiled, run
+from benchmarks.report import Row, Shape, shape_name
+from benchmarks.subjects import Subject, bert_base, random_inputs, squeezebert_base
+from squeezebert_fast.backends.cpu_encoder import PRECISIONS
+from squeezebert_fast.benchmark import MultiplyAddPeaks, Timing, encoder_flops, measure
 
-from benchmarks.peers import EAGER, PEERS, Forward, Subject, bert_base, build, random_inputs, squeezebert_base
-from benchmarks.report import Row
-from squeezebert_fast.benchmark import MultiplyAddPeak, encoder_flops, measure
-
-Shape = tuple[int, int]
-SHAPES: tuple[Shape, ...] = ((1, 32), (1, 128), (8, 128), (1, 512))
-"""Batch and tokens."""
-
-
-def shape_name(shape: Shape) -> str:
-    return f"{shape[0]}x{shape[1]}"
+SHAPES: tuple[Shape, ...] = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
 
 
 def measure_models(
-    engines: Sequence[str],
+    engines: Sequence[Engine],
     shapes: Sequence[Shape],
     repeats: int,
     folder: Path,
@@ -32,46 +25,58 @@ def measure_models(
     with_bert: bool = True,
     log: Callable[[str], None] = print,
 ) -> Iterator[list[Row]]:
-    """For each shape, a row for each engine: SqueezeBERT in all, then BERT-base in those that are peers.
+    """For each shape, a row for each engine: SqueezeBERT in all, then BERT-base in those of BERT_ENGINES.
 
-    engines: keys of `peers.ENGINES`; transformers eager is always among what is measured, as the baseline.
+    engines: transformers eager is always among what is measured, as the baseline.
     folder: for exported models. log: called with a line for each step.
     """
-    peers = [EAGER, *(name for name in engines if name in PEERS and name != EAGER)]
-    ours = [name for name in engines if name not in PEERS]
-    plan = [(squeezebert_base(folder), [*peers, *ours])]
+    plan = [(squeezebert_base(folder), [EAGER, *(engine for engine in engines if engine != EAGER)])]
     if with_bert:
-        plan.append((bert_base(folder), peers))
+        wanted = [engine for engine in BERT_ENGINES if engine == EAGER or engine in engines]
+        plan.append((bert_base(folder), wanted))
     for shape in shapes:
         yield _measure_shape(plan, shape, repeats, log)
         gc.collect()  # the engines of this shape hold 200 MB each
 
 
 def _measure_shape(
-    plan: Sequence[tuple[Subject, Sequence[str]]], shape: Shape, repeats: int, log: Callable[[str], None]
+    plan: Sequence[tuple[Subject, Sequence[Engine]]], shape: Shape, repeats: int, log: Callable[[str], None]
 ) -> list[Row]:
+    forget_compiled()
     candidates: dict[str, Callable[[], object]] = {}
-    flops: dict[str, int] = {}
+    about: dict[str, tuple[Subject, Engine]] = {}
     for number, (subject, engines) in enumerate(plan):
-        log(f"{shape_name(shape)}: building {subject.name} for {', '.join(engines)}")
-        forwards, skipped = build(subject, engines, *shape)
+        log(
+            f"{shape_name(shape)}: building {subject.name} for {', '.join(engine.name for engine in engines)}"
+        )
+        forwards, skipped = build(subject, engines, shape)
         for name, reason in skipped.items():
             log(f"{shape_name(shape)}: {subject.name} without {name}: {reason}")
-        inputs = random_inputs(subject, *shape)
-        for name, forward in forwards.items():
-            label = name if number == 0 else f"{subject.name}, {name}"
-            candidates[label] = partial(_run, forward, inputs)
-            flops[label] = encoder_flops(subject.config, *shape)
+        inputs = random_inputs(subject, shape)
+        for engine, forward in forwards.items():
+            label = engine.name if number == 0 else f"{subject.name}, {engine.name}"
+            candidates[label] = partial(run, forward, inputs)
+            about[label] = subject, engine
     log(f"{shape_name(shape)}: {repeats} rounds of {len(candidates)} candidates")
-    peak = MultiplyAddPeak()
-    timings = measure(candidates, repeats, between=peak.sample)
-    best_peer = min((t for t in timings if t.name in PEERS), key=lambda t: t.median)
-    return [
-        Row(shape_name(shape), t, timings[0], best_peer, flops[t.name], peak.flops_per_second)
-        for t in timings
-    ]
+    peaks = MultiplyAddPeaks(dict.fromkeys(engine.precision for _, engine in about.values()))
+    timings = measure(candidates, repeats, between=peaks.sample)
+    peers = {
+        label: engine.precision for label, (s, engine) in about.items() if s is plan[0][0] and engine.peer
+    }
 
+    def row(timing: Timing) -> Row:
+        subject, engine = about[timing.name]
+        # A peer that rounds more than this candidate does is none to hold it against.
+        allowed = PRECISIONS[: PRECISIONS.index(engine.precision) + 1]
+        rivals = (t for t in timings if peers.get(t.name) in allowed)
+        return Row(
+            case=shape_name(shape),
+            timing=timing,
+            baseline=timings[0],
+            best_peer=min(rivals, key=lambda t: t.median),
+            flops=encoder_flops(subject.config, *shape),
+            peak=peaks[engine.precision],
+            precision=engine.precision,
+        )
 
-def _run(forward: Forward, inputs: tuple[Tensor, Tensor]) -> object:
-    with torch.inference_mode():
-        return forward(*inputs)
+    return [row(timing) for timing in timings]

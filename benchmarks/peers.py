@@ -1,109 +1,53 @@
-"""The engines that a base model is measured on, from the same weights, each with the settings of its experts.
+"""The engines that models are measured on, from the same weights, each with the settings of its experts.
 
-Every engine is told the shape it will be asked for and may specialise for it; squeezebert_fast doesn't.
+Where a shape is given, an engine may specialise for it; squeezebert_fast doesn't.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
-from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel, patch
-from squeezebert_fast.configuration import GROUPED_CHANNELS
+from benchmarks.agreement import check
+from benchmarks.report import Shape, shape_name
+from benchmarks.subjects import LastHiddenState, Subject, random_inputs
+from squeezebert_fast import SqueezeBertModel, patch
+
+Inputs = tuple[Tensor, Tensor]
+"""input_ids and attention_mask, both int64 [batch, tokens]."""
 
 Forward = Callable[[Tensor, Tensor], Tensor]
-"""input_ids and attention_mask, int64 [batch, tokens], to the last hidden state [batch, tokens, channels]."""
+"""Inputs to the last hidden state [batch, tokens, channels]."""
 
-AGREEMENT = 1e-4
-"""Largest difference from eager that is rounding, as a fraction of eager's largest output; 2e-6 is usual."""
+ANY_SHAPE_SAMPLE = (2, 16)
+"""What an engine for any shape is built and checked with."""
 
 
 class EngineUnavailable(Exception):
     """An engine can't be measured here, and why."""
 
 
-class WrongEngine(Exception):
-    """An engine's output is not the model's."""
+def eager(subject: Subject, shape: Shape | None, precision: str) -> Forward:
+    """transformers as it is, or converted to bfloat16."""
+    if precision == "float32":
+        return LastHiddenState(subject.model)
+    return LastHiddenState(copy.deepcopy(subject.model).to(getattr(torch, precision)))
 
 
-class LastHiddenState(nn.Module):
-    """`model` with the one output that all engines are asked for."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A base model with random weights, and what engines are built from."""
-
-    name: str
-    model: nn.Module
-    """transformers' own, in eval mode."""
-    config: SqueezeBertConfig
-    """What counts its operations; BERT is a SqueezeBERT whose groups are all 1."""
-    folder: Path
-    """Where it is exported to."""
-
-    def onnx_file(self) -> Path:
-        """The model as ONNX with a free batch and length, exported once."""
-        path = self.folder / f"{self.name}.onnx"
-        if path.exists():
-            return path
-        for package in ("onnx", "onnxscript"):
-            importlib.import_module(package)
-        input_ids, attention_mask = random_inputs(self, 2, 16)  # one tensor for both would become one input
-        free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=512)}
-        torch.onnx.export(
-            LastHiddenState(self.model).eval(),
-            (input_ids, attention_mask),
-            path,
-            dynamo=True,
-            verbose=False,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["last_hidden_state"],
-            dynamic_shapes={"input_ids": free, "attention_mask": free},
-        )
-        return path
-
-
-def squeezebert_base(folder: Path) -> Subject:
-    """The base SqueezeBERT of the paper, with random weights."""
-    torch.manual_seed(0)
-    model = transformers.SqueezeBertModel(transformers.SqueezeBertConfig()).eval()
-    return Subject("SqueezeBERT", model, SqueezeBertConfig(), folder)
-
-
-def bert_base(folder: Path) -> Subject:
-    """BERT-base, which the paper compares with, with random weights."""
-    torch.manual_seed(0)
-    model = transformers.BertModel(transformers.BertConfig(), add_pooling_layer=False).eval()
-    return Subject("BERT-base", model, SqueezeBertConfig(**dict.fromkeys(GROUPED_CHANNELS, 1)), folder)
-
-
-def eager(subject: Subject, batch: int, tokens: int) -> Forward:
-    """transformers as it is."""
-    return LastHiddenState(subject.model)
-
-
-def compiled(subject: Subject, batch: int, tokens: int) -> Forward:
-    """torch.compile: weights frozen into the graph, shape fixed, no max-autotune."""
-    torch._dynamo.reset()  # without what was compiled for other shapes
-    forward = torch.compile(LastHiddenState(subject.model), dynamic=False, options={"freezing": True})
-    inputs = random_inputs(
-        subject, batch, tokens
-    )  # outside: tensors of inference mode would make it compile again
+def compiled(subject: Subject, shape: Shape | None, precision: str) -> Forward:
+    """torch.compile: weights frozen into the graph, no max-autotune."""
+    model = eager(subject, shape, precision)
+    forward = torch.compile(model, dynamic=shape is None, options={"freezing": True})
+    # outside: tensors of inference mode would make it compile again
+    inputs = random_inputs(subject, shape or ANY_SHAPE_SAMPLE)
     try:
         with torch.inference_mode():
             forward(*inputs)
@@ -112,18 +56,21 @@ def compiled(subject: Subject, batch: int, tokens: int) -> Forward:
     return forward
 
 
-def onnx_runtime(subject: Subject, batch: int, tokens: int) -> Forward:
-    """ONNX Runtime: every graph optimisation, shape fixed."""
+def onnx_runtime(subject: Subject, shape: Shape | None, precision: str) -> Forward:
+    """ONNX Runtime: every graph optimisation; int8 is its dynamic quantisation."""
     ort: Any = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
+    options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     # Its threads spin while it runs, as by default, but not into the next candidate's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_free_dimension_override_by_name("batch", batch)
-    options.add_free_dimension_override_by_name("tokens", tokens)
-    session = ort.InferenceSession(subject.onnx_file(), options, providers=["CPUExecutionProvider"])
+    if shape is not None:
+        options.add_free_dimension_override_by_name("batch", shape[0])
+        options.add_free_dimension_override_by_name("tokens", shape[1])
+    path = subject.int8_onnx_file() if precision == "int8" else subject.onnx_file()
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         inputs = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
@@ -132,15 +79,18 @@ def onnx_runtime(subject: Subject, batch: int, tokens: int) -> Forward:
     return forward
 
 
-def openvino(subject: Subject, batch: int, tokens: int) -> Forward:
-    """OpenVINO: for latency, in float32 (it would pick bfloat16 where the CPU has it), shape fixed."""
+def openvino(subject: Subject, shape: Shape | None, precision: str) -> Forward:
+    """OpenVINO: for latency, in the precision asked for (it would pick bfloat16 where the CPU has it)."""
     ov: Any = importlib.import_module("openvino")
     core = ov.Core()
+    if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineUnavailable("it has no bfloat16 on this CPU")
     model = core.read_model(subject.onnx_file())
-    model.reshape({port.any_name: [batch, tokens] for port in model.inputs})
+    if shape is not None:
+        model.reshape({port.any_name: list(shape) for port in model.inputs})
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -152,74 +102,103 @@ def openvino(subject: Subject, batch: int, tokens: int) -> Forward:
     return forward
 
 
-def squeezebert_fast(subject: Subject, batch: int, tokens: int) -> Forward:
+def squeezebert_fast(
+    subject: Subject, shape: Shape | None, precision: str, *, unpad: bool = False
+) -> Forward:
     """This project's own model, patched."""
     model = SqueezeBertModel(subject.config).eval()
     model.load_state_dict(subject.model.state_dict())
-    return LastHiddenState(patch(model))
+    return LastHiddenState(patch(model, precision=precision, unpad=unpad))
 
 
-def patched_transformers(subject: Subject, batch: int, tokens: int) -> Forward:
+def patched_transformers(subject: Subject, shape: Shape | None, precision: str) -> Forward:
     """transformers' model, patched by this project."""
     model = transformers.SqueezeBertModel(subject.model.config).eval()
     model.load_state_dict(subject.model.state_dict())
-    return LastHiddenState(patch(model))
+    return LastHiddenState(patch(model, precision=precision))
 
 
-EAGER = "transformers eager"
-PEERS = {
-    EAGER: eager,
-    "torch.compile": compiled,
-    "ONNX Runtime": onnx_runtime,
-    "OpenVINO": openvino,
-}
-OURS = {
-    "squeezebert_fast": squeezebert_fast,
-    "transformers patched": patched_transformers,
-}
-ENGINES = {**PEERS, **OURS}
+@dataclass(frozen=True)
+class Engine:
+    """One way to run a model, in one precision."""
+
+    family: str
+    precision: str
+    make: Callable[[Subject, Shape | None, str], Forward]
+    """For a subject, the one shape it will be asked for (None: for any), and the precision."""
+    peer: bool = True
+    """Whether it is none of this project's."""
+
+    @property
+    def name(self) -> str:
+        return self.family if self.precision == "float32" else f"{self.family} {self.precision}"
+
+
+EAGER = Engine("transformers eager", "float32", eager)
+ENGINES = (
+    EAGER,
+    Engine("torch.compile", "float32", compiled),
+    Engine("ONNX Runtime", "float32", onnx_runtime),
+    Engine("OpenVINO", "float32", openvino),
+    Engine("squeezebert_fast", "float32", squeezebert_fast, peer=False),
+    Engine("transformers patched", "float32", patched_transformers, peer=False),
+    Engine(EAGER.family, "bfloat16", eager),
+    Engine("torch.compile", "bfloat16", compiled),
+    Engine("OpenVINO", "bfloat16", openvino),
+    Engine("squeezebert_fast", "bfloat16", squeezebert_fast, peer=False),
+    # PyTorch's dynamic quantisation knows nn.Linear, and SqueezeBERT's products are convolutions.
+    Engine("ONNX Runtime", "int8", onnx_runtime),
+    Engine("squeezebert_fast", "int8", squeezebert_fast, peer=False),
+)
+FAMILIES = tuple(dict.fromkeys(engine.family for engine in ENGINES))
+
+BERT_ENGINES = tuple(
+    engine
+    for engine in ENGINES
+    if (engine.family in ("ONNX Runtime", "OpenVINO") and engine.precision != "bfloat16") or engine is EAGER
+)
+
+UNPADDED = tuple(
+    Engine("squeezebert_fast unpad", precision, partial(squeezebert_fast, unpad=True), peer=False)
+    for precision in ("float32", "bfloat16", "int8")
+)
 
 
 def build(
-    subject: Subject, names: Iterable[str], batch: int, tokens: int
-) -> tuple[dict[str, Forward], dict[str, str]]:
-    """Engines for one shape, each checked against eager, and the reasons why others are left out.
+    subject: Subject, engines: Iterable[Engine], shape: Shape | None
+) -> tuple[dict[Engine, Forward], dict[str, str]]:
+    """Engines for one shape (None: any), each checked against eager, and by name the reasons why others are left out.
 
-    names: keys of ENGINES. The forwards run under torch.inference_mode(); a later call may overwrite what an
-    earlier one returned. Raises WrongEngine for an engine that computes something else.
+    The forwards run under torch.inference_mode(); a later call may overwrite what an earlier one returned.
+    Raises WrongEngine for an engine that computes something else.
     """
-    ready: dict[str, Forward] = {}
+    input_ids, attention_mask = random_inputs(subject, shape or ANY_SHAPE_SAMPLE)
+    padding = input_ids.shape[1] // 4
+    attention_mask[-1, input_ids.shape[1] - padding :] = 0
+    with torch.inference_mode():
+        expected = LastHiddenState(subject.model)(input_ids, attention_mask)
+    ready: dict[Engine, Forward] = {}
     skipped: dict[str, str] = {}
-    for name in names:
+    for engine in engines:
         try:
-            forward = ENGINES[name](subject, batch, tokens)
+            forward = engine.make(subject, shape, engine.precision)
         except (ImportError, EngineUnavailable) as error:
-            skipped[name] = str(error)
+            skipped[engine.name] = str(error)
             continue
-        check(f"{name}, {subject.name} {batch}x{tokens}", forward, subject, batch, tokens)
-        ready[name] = forward
+        with torch.inference_mode():
+            actual = forward(input_ids, attention_mask)
+        what = f"{engine.name}, {subject.name} {shape_name(shape or ANY_SHAPE_SAMPLE)}"
+        check(what, engine.precision, actual, expected, attention_mask)
+        ready[engine] = forward
     return ready, skipped
 
 
-def check(what: str, forward: Forward, subject: Subject, batch: int, tokens: int) -> None:
-    """Raise WrongEngine unless `forward` agrees with eager on a padded batch, to rounding."""
-    input_ids, attention_mask = random_inputs(subject, batch, tokens)
-    attention_mask[-1, -(tokens // 4) :] = 0
+def run(forward: Forward, inputs: Inputs) -> Tensor:
+    """A forward as every engine is timed."""
     with torch.inference_mode():
-        expected = LastHiddenState(subject.model)(input_ids, attention_mask)
-        actual = forward(input_ids, attention_mask)
-    if actual.shape != expected.shape:
-        raise WrongEngine(f"{what}: output is {list(actual.shape)}, eager's is {list(expected.shape)}")
-    difference = (actual - expected).abs().max().item()
-    limit = AGREEMENT * expected.abs().max().item()
-    if not difference <= limit:  # NaN is wrong too
-        raise WrongEngine(
-            f"{what}: output differs from eager by {difference:.3g}, expected at most {limit:.3g}"
-        )
+        return forward(*inputs)
 
 
-def random_inputs(subject: Subject, batch: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """input_ids and an attention_mask of ones, both int64 [batch, tokens]."""
-    generator = torch.Generator().manual_seed(batch * tokens)
-    input_ids = torch.randint(0, subject.config.vocab_size, (batch, tokens), generator=generator)
-    return input_ids, torch.ones_like(input_ids)
+def forget_compiled() -> None:
+    """Drop what torch.compile made for other shapes; before an engine is built, since it drops all."""
+    torch._dynamo.reset()

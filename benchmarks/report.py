@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from squeezebert_fast.benchmark import Timing
 from squeezebert_fast.diagnostics import doctor
 
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+
+
+Shape = tuple[int, int]
+"""Batch and tokens."""
+
+
+def shape_name(shape: Shape) -> str:
+    return f"{shape[0]}x{shape[1]}"
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,12 @@ class Row:
     baseline: Timing
     """What the case's speed-ups are over."""
     best_peer: Timing
-    """The fastest of the candidates that are not this project's."""
+    """The fastest of the candidates that are not this project's and round no more than this one does."""
     flops: int
     peak: float | None
-    """Operations a second that this candidate's instruction set could do meanwhile, or None: not measured."""
+    """Operations a second that this candidate's instruction set could do meanwhile in its precision, or None: not
+    measured."""
+    precision: str = "float32"
 
     @property
     def speed_up(self) -> float:
@@ -53,6 +63,7 @@ class Row:
         return {
             "case": self.case,
             "candidate": self.timing.name,
+            "precision": self.precision,
             "median_ms": 1e3 * self.timing.median,
             "p20_ms": 1e3 * self.timing.percentile(20),
             "p80_ms": 1e3 * self.timing.percentile(80),
@@ -67,11 +78,31 @@ class Row:
         }
 
 
+def rows_of(dicts: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows whose `to_dict` this was."""
+    timings = {
+        (each["case"], each["candidate"]): Timing(each["candidate"], tuple(ms / 1e3 for ms in each["ms"]))
+        for each in dicts
+    }
+    return [
+        Row(
+            each["case"],
+            timings[each["case"], each["candidate"]],
+            timings[each["case"], each["baseline"]],
+            timings[each["case"], each["best_peer"]],
+            each["flops"],
+            each["peak_flops_per_second"],
+            each["precision"],
+        )
+        for each in dicts
+    ]
+
+
 def table(rows: Sequence[Row]) -> Table:
     """The rows of one case as a rich table."""
     baseline = rows[0].baseline.name
-    result = Table("candidate", title=rows[0].case, title_justify="left")
-    for column in ("median ms", "p20 .. p80", f"over {baseline}", "over best peer", "of peak"):
+    result = Table(Column("candidate", no_wrap=True), title=rows[0].case, title_justify="left")
+    for column in ("median ms", "p20 .. p80", f"over {baseline}", "over best peer", "of own peak"):
         result.add_column(column, justify="right")
     for row in rows:
         timing, fraction = row.timing, row.fraction_of_peak
@@ -86,7 +117,7 @@ def table(rows: Sequence[Row]) -> Table:
     return result
 
 
-def surroundings(command: str, repeats: int) -> dict[str, Any]:
+def surroundings(command: str, repeats: int | None) -> dict[str, Any]:
     """Where, when and how: what a number needs to be understood later."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -107,7 +138,10 @@ def surroundings(command: str, repeats: int) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Write `content` whole or not at all: a run may be interrupted."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def cpu_model() -> str:

@@ -47,6 +47,7 @@ __all__ = [
     "mean_pool",
     "ops",
     "patch",
+    "save_quantized",
     "unpatch",
 ]
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.diagnostics import doctor
     from squeezebert_fast.loading.convert import convert_bert, convert_directory
+    from squeezebert_fast.loading.quantized import save_quantized
     from squeezebert_fast.modeling import (
         SqueezeBertForMaskedLM,
         SqueezeBertForMultipleChoice,
@@ -75,6 +77,7 @@ else:
         "configuration": ("SqueezeBertConfig",),
         "diagnostics": ("doctor",),
         "loading.convert": ("convert_bert", "convert_directory"),
+        "loading.quantized": ("save_quantized",),
         "modeling": (
             "SqueezeBertForMaskedLM",
             "SqueezeBertForMultipleChoice",

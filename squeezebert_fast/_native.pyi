@@ -1,5 +1,6 @@
 """Types of the native module, csrc/python/bindings.cpp. Addresses are `tensor.data_ptr()`; strides count elements."""
 
+from collections.abc import Sequence
 from enum import Enum
 
 class Activation(Enum):
@@ -9,22 +10,26 @@ class Activation(Enum):
     relu = ...
     silu = ...
 
+class Precision(Enum):
+    float32 = ...
+    bfloat16 = ...
+    int8 = ...
+
+class Samples:
+    def __init__(self) -> None: ...
+    def add(self, values: int, size: int, count: int) -> None: ...
+    def match(self) -> bool: ...
+
 class PackedGroupedPointwiseConv:
     instruction_set: str
+    precision: Precision
     in_channels: int
     out_channels: int
     groups: int
     bytes: int
     def __init__(
-        self,
-        instruction_set: str,
-        weight: int,
-        groups: int,
-        out_per_group: int,
-        in_per_group: int,
-        threads: int,
+        self, instruction_set: str, precision: Precision, conv: tuple[int, ...], threads: int
     ) -> None: ...
-    def matches(self, weight: int) -> bool: ...
     def run(
         self,
         x: int,
@@ -37,7 +42,46 @@ class PackedGroupedPointwiseConv:
         threads: int,
     ) -> None: ...
 
+class Encoder:
+    instruction_set: str
+    precision: Precision
+    bytes: int
+    def __init__(self, instruction_set: str, precision: Precision) -> None: ...
+    def add_layer(
+        self,
+        heads: int,
+        activation: Activation,
+        convs: Sequence[tuple[int, ...]],
+        norms: Sequence[tuple[int, int, float]],
+    ) -> None: ...
+    def pack(self, threads: int) -> None: ...
+    def run(
+        self,
+        x: int,
+        batch: int,
+        tokens: int,
+        sequence_stride: int,
+        row_stride: int,
+        mask: int,
+        mask_strides: Sequence[int],
+        unpad: bool,
+        y: int,
+        states: Sequence[int],
+        threads: int,
+    ) -> None: ...
+    def profile(
+        self,
+        x: int,
+        batch: int,
+        tokens: int,
+        sequence_stride: int,
+        row_stride: int,
+        y: int,
+        threads: int,
+    ) -> tuple[float, float, float]: ...
+
 def cpu_features() -> list[str]: ...
 def instruction_sets() -> list[str]: ...
+def has_instruction(instruction_set: str, precision: Precision) -> bool: ...
 def thread_runtime() -> str: ...
-def multiply_add_rate(instruction_set: str, threads: int, seconds: float) -> float: ...
+def multiply_add_rate(instruction_set: str, precision: Precision, threads: int, seconds: float) -> float: ...

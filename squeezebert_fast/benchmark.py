@@ -12,8 +12,9 @@ import copy
 import importlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,27 +57,42 @@ class Timing:
 
 
 class MultiplyAddPeak:
-    """The limit of `threads` threads for float32 multiply-adds in registers, sampled between measurements.
+    """The limit of `threads` threads for multiply-adds in registers, sampled between measurements.
 
-    threads: by default `torch.get_num_threads()`.
+    threads: by default `torch.get_num_threads()`. precision: what is multiplied: float32, bfloat16 or int8.
 
     Without the native module there is nothing to measure it with: `flops_per_second` is None.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, precision: str = "float32") -> None:
+        self.precision = precision
         self.threads = torch.get_num_threads() if threads is None else threads
         self.samples: list[float] = []
 
     def sample(self) -> None:
         """Measure once, for about 20 ms."""
         if cpu._native is not None:
-            rate = cpu._native.multiply_add_rate(cpu.instruction_set(), self.threads, PEAK_SAMPLE_SECONDS)
-            self.samples.append(rate)
+            self.samples.append(cpu.multiply_add_rate(self.precision, self.threads, PEAK_SAMPLE_SECONDS))
 
     @property
     def flops_per_second(self) -> float | None:
         """The upper quartile of the samples: a limit is what is reached when nobody else is in the way."""
         return float(np.percentile(self.samples, 75)) if self.samples else None
+
+
+class MultiplyAddPeaks:
+    """Several precisions' MultiplyAddPeak, sampled together; `peaks["int8"]` is its flops per second, or None."""
+
+    def __init__(self, precisions: Iterable[str], threads: int | None = None) -> None:
+        self.by_precision = {precision: MultiplyAddPeak(threads, precision) for precision in precisions}
+
+    def sample(self) -> None:
+        """Measure each once."""
+        for peak in self.by_precision.values():
+            peak.sample()
+
+    def __getitem__(self, precision: str) -> float | None:
+        return self.by_precision[precision].flops_per_second
 
 
 def measure(
@@ -134,18 +150,28 @@ def encoder_flops(config: SqueezeBertConfig, batch: int, tokens: int) -> int:
 
 
 def forward_candidates(
-    model: SqueezeBertModel, names: Sequence[str], batch: int, tokens: int, *, seed: int = 0
+    model: SqueezeBertModel,
+    names: Sequence[str],
+    batch: int,
+    tokens: int,
+    *,
+    precisions: Sequence[str] = ("float32",),
+    seed: int = 0,
 ) -> dict[str, Callable[[], object]]:
     """The model's forward on the same random ids, [batch, tokens], by each backend in `names`.
 
     names: backends, of which each must serve (no falling back unseen), or "transformers" for transformers'
         eager model, which must then be installed.
+    precisions: as `patch` takes them: each gives a candidate of every backend, named "cpu int8" and the like, but
+        "cpu" alone for float32. The reference and transformers compute in float32, once.
     The candidates share `model`'s parameters; `model` itself stays as it is.
 
-    Raises ArgumentError for a name that is unknown or given twice, UnsupportedError for one that can't serve.
+    Raises ArgumentError for a name or precision that is unknown or given twice, UnsupportedError for one that can't
+    serve.
     """
-    if len(set(names)) < len(names):
-        raise ArgumentError(f"the backends {', '.join(names)} are not all different")
+    for what, given in (("backends", names), ("precisions", precisions)):
+        if len(set(given)) < len(given):
+            raise ArgumentError(f"the {what} {', '.join(given)} are not all different")
     limit = model.config.max_position_embeddings
     if batch < 1 or not 1 <= tokens <= limit:
         raise ArgumentError(f"the shape is {batch}x{tokens}; expected at least 1x1 and up to {limit} tokens")
@@ -159,14 +185,25 @@ def forward_candidates(
 
         return forward
 
-    return {name: forward_of(_variant(model, name)) for name in names}
+    candidates = {}
+    for name in names:
+        for precision in ("float32",) if name in (TRANSFORMERS, "reference") else precisions:
+            label = name if precision == "float32" else f"{name} {precision}"
+            candidates[label] = forward_of(_variant(model, name, precision))
+    return candidates
 
 
-def _variant(model: SqueezeBertModel, name: str) -> torch.nn.Module:
+def precision_of(candidate: str) -> str:
+    """The precision of a candidate of `forward_candidates`, by its name."""
+    return candidate.partition(" ")[2] or "float32"
+
+
+def _variant(model: SqueezeBertModel, name: str, precision: str) -> torch.nn.Module:
     if name == TRANSFORMERS:
         return _in_transformers(model)
     sharing = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return patch(copy.deepcopy(model, sharing), backend=name, strict=name != "auto")
+    strict = name != "auto" or precision != "float32"
+    return patch(copy.deepcopy(model, sharing), precision=precision, backend=name, strict=strict)
 
 
 def _in_transformers(model: SqueezeBertModel) -> torch.nn.Module:
@@ -188,12 +225,14 @@ class Case:
 
     flops: of one run of a candidate, or None where they aren't what limits it.
     peak: flops per second that the machine could do meanwhile (`MultiplyAddPeak`), or None.
+    peaks: by name, those of candidates with another one: of their own precision or instruction set.
     """
 
     name: str
     timings: tuple[Timing, ...]
     flops: int | None = None
     peak: float | None = None
+    peaks: Mapping[str, float | None] = field(default_factory=dict)
 
     def speed_up(self, timing: Timing) -> float:
         """How many times as fast as the first candidate, by medians."""
@@ -203,10 +242,14 @@ class Case:
         """Floating-point operations per second, or None."""
         return None if self.flops is None else self.flops / timing.median
 
+    def peak_of(self, timing: Timing) -> float | None:
+        """What a candidate's `rate` is held against, or None."""
+        return self.peaks.get(timing.name, self.peak)
+
     def fraction_of_peak(self, timing: Timing) -> float | None:
-        """`rate` as a fraction of `peak`, or None."""
-        rate = self.rate(timing)
-        return None if rate is None or self.peak is None else rate / self.peak
+        """`rate` as a fraction of `peak_of`, or None."""
+        rate, peak = self.rate(timing), self.peak_of(timing)
+        return None if rate is None or peak is None else rate / peak
 
 
 @dataclass(frozen=True)
@@ -242,6 +285,7 @@ class Report:
                             "p80_seconds": timing.percentile(80),
                             "speed_up": case.speed_up(timing),
                             "flops_per_second": case.rate(timing),
+                            "peak_flops_per_second": case.peak_of(timing),
                             "fraction_of_peak": case.fraction_of_peak(timing),
                             "seconds": list(timing.seconds),
                         }
@@ -292,37 +336,43 @@ class Report:
         from matplotlib.figure import Figure
 
         names = list(dict.fromkeys(timing.name for case in self.cases for timing in case.timings))
-        width = 0.8 / len(names)
+        columns = min(3, len(self.cases))
+        rows = -(-len(self.cases) // columns)
         figure = Figure(
-            figsize=(max(5.0, 1.2 + 0.7 * len(names) * len(self.cases)), 4.0), layout="constrained"
+            figsize=(1.5 + 3.5 * columns, 1.0 + rows * (0.7 + 0.24 * len(names))), layout="constrained"
         )
-        axes = figure.add_subplot()
-        for place, name in enumerate(names):
-            bars = [
-                (x + (place - (len(names) - 1) / 2) * width, case, timing)
-                for x, case in enumerate(self.cases)
-                for timing in case.timings
-                if timing.name == name
-            ]
-            base = [case.timings[0].median for _, case, _ in bars]
-            heights = np.array([case.speed_up(timing) for _, case, timing in bars])
-            low = heights - [b / t.percentile(80) for b, (_, _, t) in zip(base, bars, strict=True)]
-            high = [b / t.percentile(20) for b, (_, _, t) in zip(base, bars, strict=True)] - heights
-            drawn = axes.bar([x for x, _, _ in bars], heights, width * 0.92, label=name)
-            axes.errorbar([x for x, _, _ in bars], heights, [low, high], fmt="none", color="0.25", capsize=2)
-            labels = [_bar_label(case, timing) for _, case, timing in bars]
-            axes.bar_label(drawn, labels, label_type="center", fontsize=7, color="white")
-        axes.set_xticks(range(len(self.cases)), [case.name for case in self.cases])
-        axes.set_ylabel(f"times as fast as {names[0]}")
-        axes.set_title(f"{self.title}, {self.threads} threads", fontsize=10)
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for case, axes in zip_longest(self.cases, grid.flat):
+            if case is None:
+                axes.set_axis_off()
+            else:
+                _draw(axes, case, names)
+        grid[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first on top, in all
+        figure.suptitle(f"{self.title}, {self.threads} threads", fontsize=10)
+        figure.supxlabel(f"times as fast as {names[0]}", fontsize=9)
         with all_or_nothing(path.parent) as stage:
             figure.savefig(stage(path.name), format=path.suffix[1:].lower(), dpi=150)
 
 
+def _draw(axes: Any, case: Case, names: list[str]) -> None:
+    """One case's bars, a line for each of `names`."""
+    base, longest = case.timings[0].median, 0.0
+    for timing in case.timings:
+        place, speed_up = names.index(timing.name), case.speed_up(timing)
+        low, high = base / timing.percentile(80), base / timing.percentile(20)
+        axes.barh(place, speed_up, height=0.8, color=f"C{place % 10}")
+        whisker = [[max(speed_up - low, 0.0)], [max(high - speed_up, 0.0)]]
+        axes.errorbar(speed_up, place, xerr=whisker, fmt="none", color="0.25", capsize=2, linewidth=0.8)
+        axes.text(high, place, f"  {_bar_label(case, timing)}", va="center", fontsize=7)
+        longest = max(longest, high)
+    axes.set_xlim(0.0, 1.7 * longest)  # room for the labels
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_title(case.name, fontsize=9)
+
+
 def _bar_label(case: Case, timing: Timing) -> str:
     fraction = case.fraction_of_peak(timing)
-    share = "" if fraction is None else f"\n{fraction:.0%}\nof peak"
+    share = "" if fraction is None else f", {fraction:.0%} of peak"
     return f"{1e3 * timing.median:.3g} ms{share}"
 
 

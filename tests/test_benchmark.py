@@ -11,17 +11,22 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.agreement import WrongEngine, check
+from benchmarks.passes import pass_work
+from benchmarks.report import Row, rows_of, table
 from squeezebert_fast import ArgumentError, SqueezeBertConfig, SqueezeBertModel, UnsupportedError
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import (
     Case,
     MultiplyAddPeak,
+    MultiplyAddPeaks,
     Report,
     Timing,
     check_plot,
     encoder_flops,
     forward_candidates,
     measure,
+    precision_of,
 )
 from tests.loading_helpers import make
 
@@ -55,6 +60,12 @@ def test_medians_ratios_and_fractions() -> None:
     assert case.speed_up(slow) == 1.0
     assert case.rate(fast) == pytest.approx(200.0)
     assert case.fraction_of_peak(fast) == pytest.approx(0.2)
+
+
+def test_a_candidate_is_held_against_its_own_peak() -> None:
+    timings = report().cases[0].timings
+    case = Case("2x3", timings, flops=30, peak=1000.0, peaks={"fast": 4000.0})
+    assert [case.fraction_of_peak(timing) for timing in timings] == pytest.approx([0.1, 0.05])
 
 
 def test_without_a_flop_count_there_is_no_rate() -> None:
@@ -91,6 +102,15 @@ def test_the_peak_is_the_median_of_its_samples() -> None:
     assert peak.flops_per_second == peak.samples[0] > 0
 
 
+@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
+def test_every_precision_has_its_peak() -> None:
+    peaks = MultiplyAddPeaks(["float32", "int8"], threads=1)
+    assert peaks["int8"] is None
+    peaks.sample()
+    for precision in ("float32", "int8"):
+        assert peaks[precision] == peaks.by_precision[precision].samples[0] > 0
+
+
 def test_without_the_native_module_there_is_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_native", None)
     peak = MultiplyAddPeak()
@@ -111,6 +131,24 @@ def test_candidates_share_weights_agree_and_leave_the_model_alone() -> None:
     model.pooler.dense.bias.data += 1
     changed = forward_candidates(model, ["reference"], 2, 7)["reference"]()
     assert not torch.equal(changed.pooler_output, outputs[0].pooler_output)  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
+def test_each_precision_is_a_candidate_of_every_backend_that_has_it() -> None:
+    runs = forward_candidates(make(), ["reference", "cpu"], 2, 7, precisions=["float32", "int8"])
+    assert list(runs) == ["reference", "cpu", "cpu int8"]
+    assert [precision_of(name) for name in runs] == ["float32", "float32", "int8"]
+    exact, same, rounded = (run().last_hidden_state for run in runs.values())  # type: ignore[attr-defined]
+    torch.testing.assert_close(same, exact)
+    assert 0 < (rounded - exact).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("precisions", "said"), [(["int8", "int8"], "not all different"), (["int4"], "'int4'")]
+)
+def test_precisions_that_make_no_sense_are_refused(precisions: list[str], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        forward_candidates(make(), ["auto"], 1, 4, precisions=precisions)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +211,43 @@ def test_a_plot_that_cannot_be_drawn_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(UnsupportedError, match=r"pip install squeezebert-fast\[plot\]"):
         check_plot(Path("plot.png"))
+
+
+# What the commands of benchmarks/ share
+
+
+def test_an_engine_must_agree_on_real_tokens_as_its_precision_can() -> None:
+    expected = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    padding_differs = torch.where(mask[..., None] == 1, expected, 7.0)
+    check("x", "float32", padding_differs, expected, mask)
+    rounded = (expected * 20).round() / 20
+    check("x", "int8", rounded, expected, mask)
+    with pytest.raises(WrongEngine, match=r"x: output differs from eager by 0\.0"):
+        check("x", "float32", rounded, expected, mask)
+    wrong = expected.clone()
+    wrong[0, 1] = expected[0, 2]  # one token is enough
+    for precision in ("float32", "bfloat16", "int8"):
+        with pytest.raises(WrongEngine):
+            check("x", precision, wrong, expected, mask)
+        with pytest.raises(WrongEngine):
+            check("x", precision, expected * torch.nan, expected, mask)
+        with pytest.raises(WrongEngine, match=r"\[1, 4, 16\]"):
+            check("x", precision, expected[:1], expected, mask)
+
+
+def test_the_passes_do_what_the_encoder_does() -> None:
+    config = SqueezeBertConfig()
+    work = pass_work(config, (2, 33))
+    assert sum(each.flops for each in work.values()) == encoder_flops(config, 2, 33)
+    assert work["attention"].scores > 0 == work["feed_forward"].scores
+
+
+def test_rows_survive_their_file_and_fill_a_table() -> None:
+    slow, fast = Timing("slow", (0.5, 0.25)), Timing("fast int8", (0.125, 0.0625))
+    rows = [Row("1x2", slow, slow, slow, 10, 100.0), Row("1x2", fast, slow, slow, 10, None, "int8")]
+    again = rows_of(json.loads(json.dumps([row.to_dict() for row in rows])))
+    assert again == rows
+    assert again[1].fraction_of_peak is None
+    assert again[1].speed_up == pytest.approx(4.0)
+    assert table(again).row_count == 2

@@ -177,6 +177,16 @@ def test_bench_times_every_backend_on_every_shape(encoder: Path, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
+def test_bench_times_every_precision(encoder: Path, tmp_path: Path) -> None:
+    chosen = ["--backends", "reference,cpu", "--precision", "float32, int8", "--json", tmp_path / "r.json"]
+    assert "cpu int8" in succeeds("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *chosen)
+    (case,) = json.loads((tmp_path / "r.json").read_text())["cases"]
+    assert [each["name"] for each in case["candidates"]] == ["reference", "cpu", "cpu int8"]
+    peaks = [each["peak_flops_per_second"] for each in case["candidates"]]
+    assert peaks[0] == peaks[1] != peaks[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -186,6 +196,7 @@ def test_bench_times_every_backend_on_every_shape(encoder: Path, tmp_path: Path)
         (["--shapes", "1x65"], "1x65; expected at least 1x1 and up to 64 tokens"),
         (["--backends", "fastest"], "backend is 'fastest'"),
         (["--backends", "cuda"], "cuda"),
+        (["--backends", "cpu", "--precision", "int4"], "'int4'"),
         (["--backends", "reference,reference"], "not all different"),
         (["--repeats", 0], "'--repeats'"),
         (["--plot", "p.gif"], "p.gif has another suffix than .png or .svg"),

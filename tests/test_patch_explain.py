@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -17,8 +19,8 @@ needs_native = pytest.mark.skipif(
 )
 
 
-def model_of(library: str, layers: int = 2) -> nn.Module:
-    ours, theirs = pair("SqueezeBertModel", tiny_config(num_hidden_layers=layers))
+def model_of(library: str, layers: int = 2, **fields: Any) -> nn.Module:
+    ours, theirs = pair("SqueezeBertModel", tiny_config(num_hidden_layers=layers, **fields))
     return ours if library == "ours" else theirs
 
 
@@ -44,8 +46,26 @@ def test_an_unpatched_model_runs_its_own_modules(library: str) -> None:
 
 @needs_native
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_patched_model_runs_its_convolutions_on_the_kernel(library: str) -> None:
+def test_a_patched_model_runs_its_layers_in_one_call(library: str) -> None:
     model = squeezebert_fast.patch(model_of(library))
+    build = cpu.instruction_set()
+    expected = [
+        (part, "cpu", "float32", f"one call for all layers in inference, {build} build")
+        for part, _, _ in PARTS
+    ]
+    assert table(model) == expected
+    assert table(squeezebert_fast.unpatch(model), backend="cpu") == expected
+    for precision in ("bfloat16", "int8"):
+        with cpu.use_instruction_set("scalar"):
+            rows = table(squeezebert_fast.patch(model, precision=precision, backend="cpu"))
+        assert {row[2] for row in rows} == {precision}
+        assert all(f"no instruction for {precision}" in row[3] for row in rows)
+
+
+@needs_native
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_layers_that_can_not_run_together_run_their_operations(library: str) -> None:
+    model = squeezebert_fast.patch(model_of(library, hidden_act="tanh"))
     expected = [
         (part, "cpu", "float32", "the first choice here")
         if operation == "grouped_pointwise_conv"
@@ -53,7 +73,6 @@ def test_a_patched_model_runs_its_convolutions_on_the_kernel(library: str) -> No
         for part, operation, _ in PARTS
     ]
     assert table(model) == expected
-    assert table(squeezebert_fast.unpatch(model), backend="auto") == expected
     named = table(model, backend="cpu")
     assert named[0] == ("query", "cpu", "float32", "chosen by name")
     assert named[3] == (

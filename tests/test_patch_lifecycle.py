@@ -82,7 +82,9 @@ def test_patching_twice_is_patching_once(library: str) -> None:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_copies_and_pickles_are_patched_and_their_own(library: str) -> None:
-    model = squeezebert_fast.patch(model_of(library), backend="cpu")
+    model = model_of(library)
+    original = type(model.encoder)
+    squeezebert_fast.patch(model, backend="cpu")
     expected = first(model)
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -102,7 +104,7 @@ def test_copies_and_pickles_are_patched_and_their_own(library: str) -> None:
         with torch.no_grad():
             other.encoder.layers[0].attention.query.weight.mul_(2)
         assert not torch.equal(first(other), expected)
-        assert type(squeezebert_fast.unpatch(other).encoder) is type(model.encoder).__mro__[2]
+        assert type(squeezebert_fast.unpatch(other).encoder) is original
     assert is_patched(model)
     assert torch.equal(first(model), expected)
     shallow = copy.copy(model.encoder)
@@ -213,7 +215,9 @@ def test_encoders_within_a_larger_module() -> None:
     model = BiEncoder().eval()
     before, expected = anatomy(model), first(model)
     squeezebert_fast.patch(model)
-    assert sum("_squeezebert_fast_settings" in m.__dict__ for m in model.modules()) == 3
+    encoders = [m for m in model.modules() if hasattr(m, "layers")]
+    assert len(encoders) == 3
+    assert all(is_patched(encoder) for encoder in encoders)
     close(first(model), expected)
     names = {row.layer.rsplit(".", 2)[0] for row in squeezebert_fast.explain(model).rows}
     assert names == {"query.encoder", "document.encoder", "towers.other.encoder"}
@@ -331,8 +335,14 @@ def test_a_model_without_an_encoder_is_refused(model: Any) -> None:
             ArgumentError,
             "backend is 'onnx'; it can be one of auto, reference, cpu, triton",
         ),
-        ({"precision": "int8"}, UnsupportedError, "precision is 'int8'; this version has float32"),
-        ({"unpad": True}, UnsupportedError, "unpad=True is not in this version"),
+        (
+            {"precision": "int4"},
+            ArgumentError,
+            "precision is 'int4'; it can be float32, bfloat16, int8 or None",
+        ),
+        ({"precision": torch.float32}, ArgumentError, r"precision is torch\.float32; it can be"),
+        ({"unpad": 1}, ArgumentError, "unpad is 1, expected True or False"),
+        ({"unpad": None}, ArgumentError, "unpad is None, expected True or False"),
         (
             {"backend": "triton", "strict": True},
             UnsupportedError,
@@ -363,7 +373,8 @@ def test_unpatch_refuses_a_class_that_others_changed_after_patch() -> None:
     before = anatomy(model)
     close(first(model), first(model_of("ours")))
     with pytest.raises(
-        UnsupportedError, match="the encoder's class was changed to Sharded after patch; undo that"
+        UnsupportedError,
+        match="the class of a patched SqueezeBertEncoder was changed to Sharded after patch; undo that",
     ):
         squeezebert_fast.unpatch(model)
     assert anatomy(model) == before

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import squeezebert_fast
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu
+from tests.engine_helpers import native_runs
 from tests.helpers import assert_within_rule
 from tests.model_pairs import CLASSES, inputs_for, labels_for, pair, random_config, tiny_config
 
@@ -309,17 +310,26 @@ def test_the_kernels_really_run(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("the native module is not built")
     calls: list[str | None] = []
     native = cpu.grouped_pointwise_conv
-    monkeypatch.setattr(cpu, "grouped_pointwise_conv", lambda *a: calls.append(a[-1]) or native(*a))
-    inputs = inputs_for("SqueezeBertModel", tiny_config())
+    monkeypatch.setattr(cpu, "grouped_pointwise_conv", lambda *a: calls.append(a[4]) or native(*a))
+    x, mask = torch.randn(3, 7, 24), torch.zeros(3, 1, 1, 7)
     for library in LIBRARIES:
-        model = squeezebert_fast.patch(model_of(library), backend="cpu", strict=True)
+        encoder = squeezebert_fast.patch(model_of(library).encoder, backend="cpu", strict=True)
+        with native_runs() as runs:
+            with torch.no_grad():
+                encoder(x, mask)
+            assert runs == ["float32"]
+            assert calls == []  # all layers are one native call
+            encoder(x, mask)
+            assert calls == 12 * [None]  # with a gradient they are one each, and the activation is PyTorch's
+            squeezebert_fast.patch(encoder, backend="reference")(x, mask)
+            with torch.no_grad():
+                encoder(x, mask)
+            assert len(calls) == 12
+            squeezebert_fast.patch(encoder, backend="cpu")
+            encoder.layers[1].output.register_forward_hook(lambda *_: None)
+            with torch.no_grad():
+                encoder(x, mask)
+            assert calls[12:] == [None, None, None, None, "gelu", None]  # of the other layer
+            assert runs == ["float32"]
         calls.clear()
-        with torch.no_grad():
-            model(**inputs)
-        assert calls == 2 * [None, None, None, None, "gelu", None]
-        calls.clear()
-        model(**inputs)
-        assert calls == 12 * [None]  # with a gradient the activation is PyTorch's
-        squeezebert_fast.patch(model, backend="reference")(**inputs)
-        assert len(calls) == 12
     assert set(BACKENDS) < set(backends.NAMES)

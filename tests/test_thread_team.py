@@ -40,7 +40,8 @@ exact = np.concatenate([
 
 def result(threads):
     packed = native.PackedGroupedPointwiseConv(
-        native.instruction_sets()[0], weight.ctypes.data, GROUPS, OUT, IN, threads)
+        native.instruction_sets()[0], native.Precision.float32,
+        (weight.ctypes.data, 0, 0, 0, GROUPS, GROUPS * IN, GROUPS * OUT, 1), threads)
     y = np.full(exact.shape, np.nan, np.float32)
     none = native.Activation.none
     packed.run(x.ctypes.data, x.shape[1], TOKENS, 0, y.ctypes.data, y.shape[1], none, threads)
@@ -60,11 +61,53 @@ once = result(1)
 assert is_right(once)
 """
 
+# The same result(threads) for a patched model: one native call for its whole encoder.
+MODEL_PRELUDE = """
+import os, signal, sys, threading, time
+import torch
+import squeezebert_fast
+from squeezebert_fast.backends import cpu
+native = cpu._native
+
+torch.manual_seed(0)
+config = squeezebert_fast.SqueezeBertConfig(vocab_size=61, hidden_size=96, num_attention_heads=6,
+    num_hidden_layers=2, intermediate_size=192, max_position_embeddings=80)
+model = squeezebert_fast.SqueezeBertModel(config).eval()
+ids = torch.randint(0, 61, (3, 70))
+mask = (torch.arange(70) < torch.tensor([[70], [31], [2]])).long()
+
+with torch.inference_mode():
+    expected = model(ids, attention_mask=mask).last_hidden_state
+squeezebert_fast.patch(model, strict=True)
+
+def result(threads):
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        return model(ids, attention_mask=mask).last_hidden_state.numpy()
+
+def is_right(y):
+    return abs(y - expected.numpy()).max() < 1e-4 and y.tobytes() == once.tobytes()
+
+def check_in_child(check):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(40)  # a hang is a failure
+        os._exit(0 if check() else 1)
+    assert os.waitpid(child, 0)[1] == 0, "the child failed or hung"
+
+once = result(1)
+assert is_right(once)
+"""
+
 
 def run(script: str, with_torch: bool) -> None:
     assert SPEC is not None
     torch = "import torch\ntorch.ones(300_000).sum()  # starts the threads" if with_torch else ""
-    command = [sys.executable, "-c", PRELUDE.format(torch=torch, path=SPEC.origin) + script]
+    execute(PRELUDE.format(torch=torch, path=SPEC.origin) + script)
+
+
+def execute(script: str) -> None:
+    command = [sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -183,3 +226,56 @@ assert time.process_time() - used < 0.1
 
 def test_a_process_ends_while_the_pools_threads_sleep() -> None:
     run("result(3); sys.exit(0)", with_torch=False)
+
+
+def test_a_patched_model_gives_the_same_bits_on_any_number_of_threads() -> None:
+    execute(MODEL_PRELUDE + "assert all(is_right(result(threads)) for threads in (1, 2, 3, 8, 16, 2, 1))")
+
+
+def test_a_patched_model_works_in_forked_children_and_in_its_parent_after_them() -> None:
+    execute(
+        MODEL_PRELUDE
+        + """
+assert is_right(result(2)) and native.thread_runtime().startswith("openmp: ")
+def check():
+    # PyTorch's own threads don't survive a fork, so the child's PyTorch gets one, and the encoder its pool.
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        y = model(ids, attention_mask=mask).last_hidden_state.numpy()
+    return is_right(y) and native.thread_runtime() == "own pool"
+check_in_child(check)
+assert is_right(result(2))
+check_in_child(lambda: check_in_child(check) is None and check())
+"""
+    )
+
+
+def test_python_threads_run_one_patched_model_at_the_same_time() -> None:
+    execute(
+        MODEL_PRELUDE
+        + """
+right = []
+def work():
+    right.extend(is_right(result(2)) for _ in range(20))
+workers = [threading.Thread(target=work) for _ in range(4)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+assert len(right) == 80 and all(right)
+"""
+    )
+
+
+def test_a_patched_models_encoder_leaves_no_thread_awake_between_calls() -> None:
+    execute(
+        MODEL_PRELUDE
+        + """
+for _ in range(20):
+    result(2)
+time.sleep(0.5)
+used = time.process_time()
+time.sleep(1)
+assert time.process_time() - used < 0.1
+"""
+    )

@@ -19,18 +19,10 @@
 namespace squeezebert {
 namespace {
 
-struct Work {
-  int64_t count;
-  Task task;
-  const void* context;
-  std::atomic<int64_t> next{0};
-
-  void run() {
-    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      task(context, i);
-    }
-  }
+// What every thread of a region calls, with the number of threads in it.
+struct Region {
+  void (*function)(void* context, int size);
+  void* context;
 };
 
 // ---- a borrowed OpenMP runtime
@@ -38,6 +30,7 @@ struct Work {
 struct OpenMp {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel: libgomp, libomp, libiomp5
   int (*in_parallel)() = nullptr;
+  int (*threads)() = nullptr;
   std::string description = "own pool";
 };
 
@@ -72,7 +65,8 @@ OpenMp borrow_openmp() {
   if (!library) return openmp;
   openmp.parallel = reinterpret_cast<decltype(openmp.parallel)>(dlsym(library, "GOMP_parallel"));
   openmp.in_parallel = reinterpret_cast<decltype(openmp.in_parallel)>(dlsym(library, "omp_in_parallel"));
-  if (!openmp.parallel || !openmp.in_parallel) return OpenMp{};
+  openmp.threads = reinterpret_cast<decltype(openmp.threads)>(dlsym(library, "omp_get_num_threads"));
+  if (!openmp.parallel || !openmp.in_parallel || !openmp.threads) return OpenMp{};
   openmp.description = "openmp: " + best.path;
   return openmp;
 }
@@ -96,9 +90,10 @@ thread_local bool in_pool_task = false;
 class Pool {
  public:
   // False when another caller is using the pool: the caller then works alone, which beats waiting.
-  bool try_run(Work& work, int threads) {
+  bool try_run(const Region& region, int threads) {
     std::unique_lock<std::mutex> user(user_, std::try_to_lock);
     if (!user.owns_lock()) return false;
+    int size;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (started_ < threads - 1) {
@@ -109,14 +104,15 @@ class Pool {
         }
         ++started_;
       }
-      work_ = &work;
+      region_ = &region;
       helpers_ = std::min(started_, threads - 1);
       busy_ = helpers_;
+      size = helpers_ + 1;
       ++generation_;
     }
     wake_.notify_all();
     in_pool_task = true;
-    work.run();
+    region.function(region.context, size);
     in_pool_task = false;
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [this] { return busy_ == 0; });
@@ -132,9 +128,10 @@ class Pool {
       wake_.wait(lock, [&] { return generation_ != seen; });
       seen = generation_;
       if (id >= helpers_) continue;
-      Work* work = work_;
+      const Region* region = region_;
+      const int size = helpers_ + 1;
       lock.unlock();
-      work->run();
+      region->function(region->context, size);
       lock.lock();
       if (--busy_ == 0) done_.notify_one();
     }
@@ -143,7 +140,7 @@ class Pool {
   std::mutex user_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  Work* work_ = nullptr;
+  const Region* region_ = nullptr;
   uint64_t generation_ = 0;
   int started_ = 0, helpers_ = 0, busy_ = 0;
 };
@@ -160,23 +157,90 @@ void start_afresh_in_child() {
 
 const int fork_handler = pthread_atfork(nullptr, nullptr, start_afresh_in_child);
 
-}  // namespace
-
-void run_tasks(int64_t count, int threads, Task task, const void* context) {
-  Work work{count, task, context};
-  if (threads > count) threads = static_cast<int>(count);
+// Runs the region on at most `threads` threads; alone where no others are to be had.
+void run_region(const Region& region, int threads) {
   if (threads > 1 && !in_pool_task) {
     if (!forked && openmp().parallel) {
       if (!openmp().in_parallel()) {
-        // The runtime may give fewer threads than asked for; the shared counter deals the tasks out to any number.
-        openmp().parallel([](void* w) { static_cast<Work*>(w)->run(); }, &work, static_cast<unsigned>(threads), 0);
+        openmp().parallel(
+            [](void* r) {
+              const auto* inside = static_cast<const Region*>(r);
+              inside->function(inside->context, openmp().threads());  // may be fewer than asked for
+            },
+            const_cast<Region*>(&region), static_cast<unsigned>(threads), 0);
         return;
       }
-    } else if (pool.load()->try_run(work, threads)) {
+    } else if (pool.load()->try_run(region, threads)) {
       return;
     }
   }
-  work.run();
+  region.function(region.context, 1);
+}
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void run_tasks(int64_t count, int threads, Task task, const void* context) {
+  struct Work {
+    int64_t count;
+    Task task;
+    const void* context;
+    std::atomic<int64_t> next{0};
+  } work{count, task, context};
+  const Region region{[](void* c, int) {
+                        Work& w = *static_cast<Work*>(c);
+                        for (int64_t i = w.next.fetch_add(1, std::memory_order_relaxed); i < w.count;
+                             i = w.next.fetch_add(1, std::memory_order_relaxed)) {
+                          w.task(w.context, i);
+                        }
+                      },
+                      &work};
+  run_region(region, static_cast<int>(std::min<int64_t>(threads, count)));
+}
+
+int Team::join(int size) {
+  size_.store(size, std::memory_order_relaxed);  // every member the same number, before it waits
+  return joined_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Team::wait() {
+  constexpr int kSpins = 2000;  // tens of microseconds: passes are short, and a sleep costs as much
+  const uint32_t generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_.load(std::memory_order_relaxed)) {
+    arrived_.store(0, std::memory_order_relaxed);
+    next_.store(0, std::memory_order_relaxed);
+    generation_.store(generation + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
+    if (spins < kSpins) {
+      pause();
+    } else {
+      std::this_thread::yield();  // the others may be waiting for this core
+    }
+  }
+}
+
+void run_team(int threads, TeamBody body, void* context) {
+  struct Call {
+    TeamBody body;
+    void* context;
+    Team team;
+  } call{body, context, {}};
+  const Region region{[](void* c, int size) {
+                        Call& inside = *static_cast<Call*>(c);
+                        const int member = inside.team.join(size);
+                        inside.body(inside.context, inside.team, member);
+                      },
+                      &call};
+  run_region(region, threads);
 }
 
 const char* thread_runtime() { return !forked && openmp().parallel ? openmp().description.c_str() : "own pool"; }

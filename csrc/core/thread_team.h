@@ -1,10 +1,11 @@
-// Runs the tasks of one kernel call on several threads.
+// Runs the tasks of one kernel call, or of one pass of a whole forward, on several threads.
 //
 // Where an OpenMP runtime is already loaded into the process (PyTorch brings one), its threads are borrowed: a second
 // runtime, or a pool that spins, fights with PyTorch's own for the cores. Elsewhere, and in a forked child, where a
 // borrowed runtime would hang, a pool of our own serves: its threads sleep between calls, a fork starts it afresh, and
 // it is never joined, so that it can't hold up the end of the process.
 #pragma once
+#include <atomic>
 #include <cstdint>
 
 namespace squeezebert {
@@ -16,7 +17,39 @@ using Task = void (*)(const void* context, int64_t index);
 // threads at once are safe. Called from inside one of its own tasks or of an OpenMP region, it runs serially.
 void run_tasks(int64_t count, int threads, Task task, const void* context);
 
-// What run_tasks uses now: "openmp: PATH of the borrowed runtime", or "own pool".
+// Threads that run one function side by side, pass after pass, without leaving it in between.
+class Team {
+ public:
+  // Every member calls it with the same count; body(i, member) runs once for each i in [0, count), spread over the
+  // members as they get free. All have run when it returns, and what they wrote is visible to every member.
+  template <class Body>
+  void run(int member, int64_t count, const Body& body) {
+    for (int64_t i = next_.fetch_add(1, std::memory_order_relaxed); i < count;
+         i = next_.fetch_add(1, std::memory_order_relaxed)) {
+      body(i, member);
+    }
+    wait();
+  }
+
+  int join(int size);  // called once by each member, first of all: its number, from 0
+
+ private:
+  void wait();
+
+  std::atomic<int> size_{0};
+  std::atomic<int> joined_{0};
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> arrived_{0};
+  std::atomic<uint32_t> generation_{0};
+};
+
+using TeamBody = void (*)(void* context, Team& team, int member);
+
+// Calls body(context, team, member) on at most `threads` threads at once, and returns when all calls have. Everything
+// else as in run_tasks.
+void run_team(int threads, TeamBody body, void* context);
+
+// What they use now: "openmp: PATH of the borrowed runtime", or "own pool".
 const char* thread_runtime();
 
 }  // namespace squeezebert

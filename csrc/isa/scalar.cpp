@@ -3,4 +3,4 @@
 
 #include "export_table.h"
 
-SQUEEZEBERT_EXPORT_TABLE(scalar)
+SQUEEZEBERT_EXPORT_TABLE(scalar, false, false)

@@ -8,8 +8,9 @@ namespace {
 using squeezebert::Activation;
 
 // e^x for x <= 89, where it is infinite, and about 1e-38 below -87: 2^n e^r, |r| <= ln(2)/2, with a polynomial in r.
+// A NaN stays one: `maximum` returns its second argument when either is NaN.
 inline Vec exponential(Vec x) {
-  x = maximum(x, broadcast(-87.0f));
+  x = maximum(broadcast(-87.0f), x);
   const Vec n = round_nearest(x * broadcast(1.44269504f));
   Vec r = multiply_add(n, broadcast(-0.693145752f), x);
   r = multiply_add(n, broadcast(-1.42860677e-6f), r);
@@ -37,15 +38,21 @@ inline Vec times_sigmoid(Vec x, Vec z) {
 // in Phi, half an ulp, and needs no exponential and no division. It is written in s = x^2 * 2 / 5.4^2 - 1, in which its
 // coefficients fall off and Horner's rule is stable. Beyond 5.4, x P grows past 1/2 and is cut off: Phi is 0 or 1
 // there.
-inline Vec gelu(Vec x) {
-  const Vec s = minimum(multiply_add(x * x, broadcast(kGeluScale), broadcast(-1.0f)), broadcast(1.0f));
-  Vec p = broadcast(kGeluCoefficients[0]);
+template <int kTerms>
+inline Vec gelu_by(Vec x, float scale, const float (&coefficients)[kTerms]) {
+  const Vec s = minimum(multiply_add(x * x, broadcast(scale), broadcast(-1.0f)), broadcast(1.0f));
+  Vec p = broadcast(coefficients[0]);
 #pragma GCC unroll 16
-  for (int i = 1; i < kGeluTerms; ++i) p = multiply_add(p, s, broadcast(kGeluCoefficients[i]));
+  for (int i = 1; i < kTerms; ++i) p = multiply_add(p, s, broadcast(coefficients[i]));
   const Vec half = broadcast(0.5f);
   const Vec phi = maximum(minimum(x * p, half), broadcast(-0.5f)) + half;
   return x * phi;
 }
+
+inline Vec gelu(Vec x) { return gelu_by(x, kGeluScale, kGeluCoefficients); }
+
+// For what is rounded to int8 right after: half the terms, cut off at 3.9, within 2e-4 of x Phi(x).
+inline Vec coarse_gelu(Vec x) { return gelu_by(x, kCoarseGeluScale, kCoarseGeluCoefficients); }
 
 inline Vec gelu_tanh(Vec x) {
   // tanh(u) / 2 + 1/2 = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)

@@ -7,48 +7,153 @@ namespace squeezebert {
 
 enum class Activation : int32_t { none, gelu, gelu_tanh, relu, silu };
 
-// y[t, g*N + n] = activation(bias[g*N + n] + sum_k x[t, g*K + k] * weight[g*N + n, k]) for every group g
-struct GroupedPointwiseConv {
-  const float* x;              // [tokens, groups * in_per_group], rows x_row_stride apart
-  const float* packed_weight;  // as pack_grouped_pointwise_conv wrote it
-  const float* bias;           // [groups * out_per_group] or null
-  float* y;                    // [tokens, groups * out_per_group], rows y_row_stride apart
-  int64_t x_row_stride;        // in elements, as every stride here
-  int64_t y_row_stride;
+// What the products of a model run in. Sums are float32, of int8 exact int32; everything between products is float32.
+enum class Precision : int32_t { float32, bfloat16, int8 };
+constexpr int kPrecisions = 3;
+
+// One dense block of a grouped product: columns that depend on the same inputs. A whole product is a list of them, cut
+// so that each stays in the caches; blocks of the same columns follow each other along `depth`, all but the first of
+// which accumulate, the last of which adds the bias. Arrays by column are padded with zeros to whole vectors.
+struct Segment {
+  int64_t in_begin, depth;     // of the input's channels
+  int64_t out_begin, columns;  // of the output's channels
+  bool accumulate;
+  const void* weight;    // as `pack` wrote it
+  const float* bias;     // null but in a column's last block
+  const float* scale;    // int8 alone: by column
+  const int32_t* start;  // int8 alone: what the sums start from, by column
+};
+
+struct Rows {
+  int64_t begin, end;
+};
+
+// Rows as products read them: float32 as they are; otherwise rounded to bfloat16, or quantized to int8 with one scale
+// per row and group of channels, in the build's own layout.
+struct Operands {
+  void* data;
+  int64_t row_stride;  // in elements
+  float* scale;        // int8 alone: [rows, groups]
   int64_t groups;
-  int64_t in_per_group;   // K
-  int64_t out_per_group;  // N
+  int64_t channels;
+};
+
+// y = act(x * weight^T + bias) for rows and columns as the segments say.
+struct Product {
+  Operands x;
+  const Segment* segments;
+  int64_t segment_count;
+  float* y;
+  int64_t y_row_stride;
   Activation activation;
 };
 
-// The part of a product that one task computes.
-struct Block {
-  int64_t group;
-  int64_t token_begin, token_end;
-  int64_t column_begin, column_end;  // of the group's N; multiples of panel_columns, but for an end at N
+// y = layer_norm(y + residual), and its operands for the product that follows.
+struct AddLayerNorm {
+  const float* weight;
+  const float* bias;
+  float eps;
+  int64_t channels;
+  const float* residual;  // or null
+  int64_t residual_row_stride;
+  float* y;
+  int64_t y_row_stride;
+  Operands next;  // data may be null: then none are made
+};
+
+// Pass A for one head of one sequence: projections of x, softmax(q k^T scale + mask) v.
+struct Attention {
+  Operands x;
+  const Segment* segments;  // q at column 0, k and v at padded_columns(head_size) and twice that
+  int64_t segment_count;
+  int64_t head_size;
+  float scale;
+  int64_t row_begin, rows;  // the sequence
+  const int32_t* keys;      // rows of the sequence that are attended to, ascending, or null: all
+  int64_t key_count;
+  const float* mask;        // added to the scores: [rows, key_count], or null
+  int64_t mask_row_stride;  // may be 0
+  float* context;           // the head's first channel
+  int64_t context_row_stride;
+};
+
+// Pass C for one group and a stretch of rows: act(x * in^T + bias) * out^T + bias.
+struct FeedForward {
+  Operands x;
+  struct Chunk {
+    const Segment* in;  // write consecutive channels of the hidden row, from hidden_begin
+    int64_t in_count;
+    const Segment* out;  // read them
+    int64_t out_count;
+    int64_t hidden_begin, hidden;
+  };
+  const Chunk* chunks;
+  int64_t chunk_count;
+  Activation activation;
+  float* y;
+  int64_t y_row_stride;
+};
+
+struct Embeddings {
+  // float32, or int8 with a scale per row
+  struct Table {
+    const float* rows;
+    const int8_t* quantized;
+    const float* scale;
+    int64_t size;
+  };
+  Table tables[3];        // words, positions, token types
+  const int64_t* ids[3];  // of every row
+  const float* norm_weight;
+  const float* norm_bias;
+  float eps;
+  int64_t channels;
+  float* y;  // [rows, channels]
+};
+
+// The kernels of one precision.
+struct PrecisionKernels {
+  int64_t operand_bytes;  // of one element of Operands; float32 rows need none, and are used in place
+
+  // weight: [columns, depth], float or, for int8, int8_t, rows row_stride elements apart.
+  int64_t (*packed_bytes)(int64_t columns, int64_t depth);
+  void (*pack)(const void* weight, int64_t row_stride, int64_t columns, int64_t depth, void* packed);
+
+  void (*prepare)(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands);
+  void (*product)(const Product& product, Rows rows);
+  void (*add_layer_norm)(const AddLayerNorm& norm, Rows rows);
+
+  // Scratch is aligned to a cache line.
+  int64_t (*attention_scratch)(int64_t rows, int64_t head_size);
+  void (*attention)(const Attention& attention, char* scratch);
+  int64_t (*feed_forward_scratch)(const FeedForward& block);
+  void (*feed_forward)(const FeedForward& block, Rows rows, char* scratch);
 };
 
 struct KernelTable {
   const char* name;
   int64_t tile_rows;
   int64_t panel_columns;
+  int64_t lanes;
+  // The bfloat16 or int8 products have an instruction of their own; without, they are computed by wider ones.
+  bool native_bfloat16, native_int8;
+  int32_t int_operand_shift;  // sums of int8 products start at minus this times the sum of the weights
 
-  // weight [groups * N, K], contiguous -> groups * K * packed_columns(N) elements: per group, panels of panel_columns
-  // columns, each K rows of consecutive columns. A last, narrower panel is padded with zeros to whole vectors.
-  int64_t (*packed_columns)(int64_t out_per_group);
-  void (*pack_grouped_pointwise_conv)(const float* weight, int64_t groups, int64_t out_per_group, int64_t in_per_group,
-                                      float* packed_weight);
-  void (*grouped_pointwise_conv)(const GroupedPointwiseConv& conv, const Block& block);
+  PrecisionKernels precision[kPrecisions];
+  void (*embeddings)(const Embeddings& embeddings, Rows rows);
 
-  // Independent chains of multiply-adds in registers; returns the number of floating-point operations done. What the
-  // arithmetic units can do when nothing has to be loaded: the denominator of every "fraction of peak".
-  int64_t (*multiply_add_chains)(int64_t iterations);
+  // Independent chains of multiply-adds in registers; returns the number of operations done. What the arithmetic units
+  // can do when nothing has to be loaded: the denominator of every "fraction of peak".
+  int64_t (*multiply_add_chains[kPrecisions])(int64_t iterations);
 };
 
 // Null where the build is not part of this binary.
 const KernelTable* scalar_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
+const KernelTable* avx512_vnni_kernels();
+const KernelTable* avx512_bf16_kernels();
 const KernelTable* neon_kernels();
+const KernelTable* neon_dotprod_kernels();
 
 }  // namespace squeezebert

@@ -1,27 +1,43 @@
 // The arithmetic limit: independent multiply-adds on registers, nothing loaded. Included by the builds alone.
 #pragma once
-#include "kernel_table.h"
+#include "formats.h"
 
 namespace {
 
+template <class Format>
 inline int64_t multiply_add_chains(int64_t iterations) {
   constexpr int kChains = 12;  // more than latency times units of any CPU so far (4 cycles x 2), and fits 16 registers
-  Vec sum[kChains];
+  typename Format::Weight packed[kLanes * Format::kStep] = {};
+  volatile char unknown = 1;
+  for (auto& weight : packed) weight = Format::pack(static_cast<typename Format::Source>(unknown));
+  const auto weights = Format::load_weights(packed);
+  const int32_t starts[kLanes] = {};
+  typename Format::Sum sum[kChains];
 #pragma GCC unroll 16
-  for (int i = 0; i < kChains; ++i) sum[i] = broadcast(static_cast<float>(i));
-  const Vec factor = broadcast(0.999f), term = broadcast(0.001f);
-  for (int64_t n = 0; n < iterations; ++n) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) sum[i] = multiply_add(sum[i], factor, term);
+  for (int i = 0; i < kChains; ++i) {  // each from another number, or a compiler that sees equal chains keeps one
+    Columns columns{};
+    columns.start = starts;
+    typename Format::Operand first[Format::kStep] = {};
+    first[0] = static_cast<typename Format::Operand>(unknown + i);
+    sum[i] = Format::multiply_add(first, weights, Format::start(columns, 0));
   }
-  Vec total = sum[0];
+  typename Format::Operand operand[Format::kStep] = {};
+  for (int64_t n = 0; n < iterations; ++n) {
+    __asm__ volatile("" : : "r"(operand) : "memory");  // or a compiler that sees plain sums folds the loop
 #pragma GCC unroll 16
-  for (int i = 1; i < kChains; ++i) total = total + sum[i];
+    for (int i = 0; i < kChains; ++i) sum[i] = Format::multiply_add(operand, weights, sum[i]);
+  }
+  const float ones[kLanes] = {};
+  Columns columns{};
+  columns.scale = columns.row_scale = ones;
+  Vec total = broadcast(0.0f);
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) total = total + Format::finish(sum[i], columns, 0, 0);
   float lanes[kLanes];
   store(lanes, total);
   volatile float used = lanes[0];  // or the compiler drops the loop
   (void)used;
-  return iterations * kChains * kLanes * 2;
+  return iterations * kChains * kLanes * Format::kStep * 2;
 }
 
 }  // namespace

@@ -6,14 +6,20 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "../core/cpu_features.h"
+#include "../core/embeddings.h"
+#include "../core/encoder.h"
 #include "../core/grouped_pointwise_conv.h"
 #include "../core/instruction_sets.h"
+#include "../core/samples.h"
 #include "../core/thread_team.h"
 
 namespace py = pybind11;
@@ -31,22 +37,21 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Floating-point operations per second of independent multiply-adds in registers, on `threads` threads, over about
-// `seconds`.
-double multiply_add_rate(const std::string& instruction_set, int threads, double seconds) {
-  const KernelTable& kernels = kernels_named(instruction_set);
+// Operations per second of independent multiply-adds in registers, on `threads` threads, over about `seconds`.
+double multiply_add_rate(const std::string& instruction_set, Precision precision, int threads, double seconds) {
+  const auto chains = kernels_named(instruction_set).multiply_add_chains[static_cast<int>(precision)];
   using Clock = std::chrono::steady_clock;
   struct Context {
-    const KernelTable* kernels;
+    int64_t (*chains)(int64_t);
     int64_t iterations;
-  } context{&kernels, 20'000};
+  } context{chains, 20'000};
   const auto run = [&] {
     const auto start = Clock::now();
     run_tasks(
         threads, threads,
         [](const void* c, int64_t) {
           const auto* work = static_cast<const Context*>(c);
-          work->kernels->multiply_add_chains(work->iterations);
+          work->chains(work->iterations);
         },
         &context);
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -55,8 +60,30 @@ double multiply_add_rate(const std::string& instruction_set, int threads, double
   const double trial = std::min(run(), run());
   context.iterations = std::max<int64_t>(1000, static_cast<int64_t>(context.iterations * seconds / trial));
   const double elapsed = run();
-  const double per_iteration = static_cast<double>(kernels.multiply_add_chains(1));
+  const double per_iteration = static_cast<double>(chains(1));
   return per_iteration * static_cast<double>(context.iterations) * threads / elapsed;
+}
+
+// A convolution as Python hands it over: addresses of weight, quantized weight, scale and bias, groups, in and out
+// channels, blocks. Of weight and quantized one is 0, as are scale and bias where there is none.
+using ConvTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
+using NormTuple = std::tuple<uintptr_t, uintptr_t, float>;  // weight, bias, eps
+
+ConvWeights conv_of(const ConvTuple& t) {
+  const auto& [weight, quantized, scale, bias, groups, in_channels, out_channels, blocks] = t;
+  return {at<const float>(weight),
+          at<const int8_t>(quantized),
+          at<const float>(scale),
+          at<const float>(bias),
+          groups,
+          in_channels,
+          out_channels,
+          blocks};
+}
+
+NormWeights norm_of(const NormTuple& t) {
+  const auto& [weight, bias, eps] = t;
+  return {at<const float>(weight), at<const float>(bias), eps};
 }
 
 }  // namespace
@@ -74,9 +101,6 @@ PYBIND11_MODULE(_native, m) {
       },
       "Names of the kernel builds that are usable here, best first.");
   m.def("thread_runtime", &thread_runtime, "Where threads come from: a borrowed OpenMP runtime or the own pool.");
-  m.def("multiply_add_rate", &multiply_add_rate, py::arg("instruction_set"), py::arg("threads"), py::arg("seconds"),
-        py::call_guard<py::gil_scoped_release>(),
-        "Floating-point operations per second of register-only multiply-adds: the limit to measure against.");
 
   py::enum_<Activation>(m, "Activation")
       .value("none", Activation::none)
@@ -85,22 +109,65 @@ PYBIND11_MODULE(_native, m) {
       .value("relu", Activation::relu)
       .value("silu", Activation::silu);
 
+  py::enum_<Precision>(m, "Precision")
+      .value("float32", Precision::float32)
+      .value("bfloat16", Precision::bfloat16)
+      .value("int8", Precision::int8);
+
+  m.def("multiply_add_rate", &multiply_add_rate, py::arg("instruction_set"), py::arg("precision"), py::arg("threads"),
+        py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
+        "Operations per second of register-only multiply-adds: the limit to measure against.");
+  m.def(
+      "has_instruction",
+      [](const std::string& name, Precision precision) {
+        const KernelTable& kernels = kernels_named(name);
+        return precision == Precision::float32 ||
+               (precision == Precision::int8 ? kernels.native_int8 : kernels.native_bfloat16);
+      },
+      py::arg("instruction_set"), py::arg("precision"),
+      "Whether the build multiplies in this precision by an instruction made for it, not by wider ones.");
+
+  using TableTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t>;  // rows, quantized, scale, size
+  m.def(
+      "embeddings",
+      [](const std::string& instruction_set, const std::array<TableTuple, 3>& tables,
+         const std::array<uintptr_t, 3>& ids, const NormTuple& norm, int64_t rows, int64_t channels, uintptr_t y,
+         int threads) {
+        Embeddings e{};
+        for (std::size_t t = 0; t < 3; ++t) {
+          const auto& [floats, quantized, scale, size] = tables[t];
+          e.tables[t] = {at<const float>(floats), at<const int8_t>(quantized), at<const float>(scale), size};
+          e.ids[t] = at<const int64_t>(ids[t]);
+        }
+        const NormWeights weights = norm_of(norm);
+        e.norm_weight = weights.weight;
+        e.norm_bias = weights.bias;
+        e.eps = weights.eps;
+        e.channels = channels;
+        e.y = at<float>(y);
+        return run_embeddings(kernels_named(instruction_set), e, rows, threads);
+      },
+      py::arg("instruction_set"), py::arg("tables"), py::arg("ids"), py::arg("norm"), py::arg("rows"),
+      py::arg("channels"), py::arg("y"), py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+      "Sum of three tables' rows, normalised. False, with nothing written, when an id is out of its table's range.");
+
+  py::class_<Samples>(m, "Samples")
+      .def(py::init<>())
+      .def(
+          "add",
+          [](Samples& self, uintptr_t values, int64_t size, int64_t count) {
+            self.add(at<const float>(values), size, count);
+          },
+          py::arg("values"), py::arg("size"), py::arg("count"))
+      .def("match", &Samples::match);
+
   py::class_<PackedGroupedPointwiseConv>(m, "PackedGroupedPointwiseConv")
-      .def(py::init([](const std::string& instruction_set, uintptr_t weight, int64_t groups, int64_t out_per_group,
-                       int64_t in_per_group, int threads) {
+      .def(py::init([](const std::string& instruction_set, Precision precision, const ConvTuple& conv, int threads) {
              const KernelTable& kernels = kernels_named(instruction_set);
              py::gil_scoped_release release;
-             return std::make_unique<PackedGroupedPointwiseConv>(kernels, at<const float>(weight), groups,
-                                                                 out_per_group, in_per_group, threads);
+             return std::make_unique<PackedGroupedPointwiseConv>(kernels, precision, conv_of(conv), threads);
            }),
-           py::arg("instruction_set"), py::arg("weight"), py::arg("groups"), py::arg("out_per_group"),
-           py::arg("in_per_group"), py::arg("threads"))
-      .def(
-          "matches",
-          [](const PackedGroupedPointwiseConv& self, uintptr_t weight) {
-            return self.matches(at<const float>(weight));
-          },
-          py::arg("weight"))
+           py::arg("instruction_set"), py::arg("precision"), py::arg("conv"), py::arg("threads"))
       .def(
           "run",
           [](const PackedGroupedPointwiseConv& self, uintptr_t x, int64_t x_row_stride, int64_t tokens, uintptr_t bias,
@@ -112,8 +179,68 @@ PYBIND11_MODULE(_native, m) {
           py::arg("y_row_stride"), py::arg("activation"), py::arg("threads"), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("instruction_set",
                              [](const PackedGroupedPointwiseConv& self) { return self.kernels().name; })
+      .def_property_readonly("precision", &PackedGroupedPointwiseConv::precision)
       .def_property_readonly("in_channels", &PackedGroupedPointwiseConv::in_channels)
       .def_property_readonly("out_channels", &PackedGroupedPointwiseConv::out_channels)
       .def_property_readonly("groups", &PackedGroupedPointwiseConv::groups)
       .def_property_readonly("bytes", &PackedGroupedPointwiseConv::bytes);
+
+  const auto input_of = [](uintptr_t x, int64_t batch, int64_t tokens, int64_t sequence_stride, int64_t row_stride,
+                           uintptr_t mask, const std::array<int64_t, 3>& mask_strides, bool unpad, uintptr_t y,
+                           const std::vector<uintptr_t>& states) {
+    EncoderInput input{};
+    input.x = at<const float>(x);
+    input.batch = batch;
+    input.tokens = tokens;
+    input.sequence_stride = sequence_stride;
+    input.row_stride = row_stride;
+    input.mask = at<const float>(mask);
+    input.mask_sequence_stride = mask_strides[0];
+    input.mask_head_stride = mask_strides[1];
+    input.mask_query_stride = mask_strides[2];
+    input.unpad = unpad;
+    input.y = at<float>(y);
+    input.states = states.empty() ? nullptr : reinterpret_cast<float* const*>(states.data());
+    return input;
+  };
+  py::class_<Encoder>(m, "Encoder")
+      .def(py::init([](const std::string& instruction_set, Precision precision) {
+             return std::make_unique<Encoder>(kernels_named(instruction_set), precision);
+           }),
+           py::arg("instruction_set"), py::arg("precision"))
+      .def(
+          "add_layer",
+          [](Encoder& self, int64_t heads, Activation activation, const std::array<ConvTuple, 6>& convs,
+             const std::array<NormTuple, 2>& norms) {
+            self.add_layer({heads, activation, conv_of(convs[0]), conv_of(convs[1]), conv_of(convs[2]),
+                            conv_of(convs[3]), conv_of(convs[4]), conv_of(convs[5]), norm_of(norms[0]),
+                            norm_of(norms[1])});
+          },
+          py::arg("heads"), py::arg("activation"), py::arg("convs"), py::arg("norms"))
+      .def("pack", &Encoder::pack, py::arg("threads"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "run",
+          [input_of](const Encoder& self, uintptr_t x, int64_t batch, int64_t tokens, int64_t sequence_stride,
+                     int64_t row_stride, uintptr_t mask, const std::array<int64_t, 3>& mask_strides, bool unpad,
+                     uintptr_t y, const std::vector<uintptr_t>& states, int threads) {
+            self.run(input_of(x, batch, tokens, sequence_stride, row_stride, mask, mask_strides, unpad, y, states),
+                     threads);
+          },
+          py::arg("x"), py::arg("batch"), py::arg("tokens"), py::arg("sequence_stride"), py::arg("row_stride"),
+          py::arg("mask"), py::arg("mask_strides"), py::arg("unpad"), py::arg("y"), py::arg("states"),
+          py::arg("threads"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "profile",
+          [input_of](const Encoder& self, uintptr_t x, int64_t batch, int64_t tokens, int64_t sequence_stride,
+                     int64_t row_stride, uintptr_t y, int threads) {
+            const Encoder::Times times =
+                self.profile(input_of(x, batch, tokens, sequence_stride, row_stride, 0, {}, false, y, {}), threads);
+            return std::array<double, 3>{times.attention, times.post_attention, times.feed_forward};
+          },
+          py::arg("x"), py::arg("batch"), py::arg("tokens"), py::arg("sequence_stride"), py::arg("row_stride"),
+          py::arg("y"), py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+          "As run; returns the seconds that the attention, post-attention and feed-forward passes took.")
+      .def_property_readonly("instruction_set", [](const Encoder& self) { return self.kernels().name; })
+      .def_property_readonly("precision", &Encoder::precision)
+      .def_property_readonly("bytes", &Encoder::bytes);
 }

@@ -2,6 +2,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace {
 
 using Vec = __m256;
@@ -21,11 +23,75 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); 
 inline Vec multiply_add(float a, Vec b, Vec c) { return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c); }
 inline Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec square_root(Vec v) { return _mm256_sqrt_ps(v); }
+inline Vec absolute(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+// lanes of a and b by turns, of their first halves and of their second halves
+inline Vec zip_first(Vec a, Vec b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+inline Vec zip_second(Vec a, Vec b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+}
+// Over all lanes, always in the same order. Of NaNs the larger lane may be any.
+inline float sum_of_lanes(Vec v) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float largest_lane(Vec v) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 inline Vec round_nearest(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+
+// ---- int8: sums of products in int32. vpmaddubsw would saturate: activations are kept as 16 bits, weights are
+// widened, and vpmaddwd is exact.
+
+using IntVec = __m256i;
+using IntOperand = int16_t;
+constexpr int kIntOperandShift = 0;
+constexpr int kIntStep = 2;
+inline IntVec load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Vec load_ints(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline Vec to_float(IntVec v) { return _mm256_cvtepi32_ps(v); }
+inline IntVec to_int(Vec v) { return _mm256_cvtps_epi32(v); }
+inline IntVec load_int_weights(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
+  int32_t pair;
+  __builtin_memcpy(&pair, two, sizeof pair);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_set1_epi32(pair), weights));
+}
+inline void store_first(IntOperand* p, IntVec v, int count) {
+  const __m128i lanes = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  if (count == kLanes) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), lanes);
+  int16_t all[kLanes];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(all), lanes);
+  for (int i = 0; i < count; ++i) p[i] = all[i];
+}
+
+// ---- bfloat16: products of two are exact in float32, so float32 multiply-adds on widened weights serve
+
+using BfloatOperand = float;
+struct BfloatWeights {
+  Vec first, second;
+};
+inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)),
+          _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
+  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
-// 16 float32 lanes: AVX-512 F, BW, DQ, VL.
+// 16 float32 lanes: AVX-512 F, BW, DQ, VL; with VNNI and BF16 where the build has them.
 #pragma once
 #include <immintrin.h>
+
+#include <cstdint>
 
 namespace {
 
@@ -20,8 +22,96 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); 
 inline Vec multiply_add(float a, Vec b, Vec c) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c); }
 inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec square_root(Vec v) { return _mm512_sqrt_ps(v); }
+inline Vec absolute(Vec v) { return _mm512_abs_ps(v); }
+// lanes of a and b by turns, of their first halves and of their second halves
+inline Vec zip_first(Vec a, Vec b) {
+  const __m512i lanes = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(a, lanes, b);
+}
+inline Vec zip_second(Vec a, Vec b) {
+  const __m512i lanes = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return _mm512_permutex2var_ps(a, lanes, b);
+}
+// Over all lanes, always in the same order. Of NaNs the larger lane may be any.
+inline float sum_of_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
+inline float largest_lane(Vec v) { return _mm512_reduce_max_ps(v); }
 inline Vec round_nearest(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
+
+// ---- int8: sums of products in int32
+
+using IntVec = __m512i;
+inline IntVec load(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline Vec load_ints(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Vec to_float(IntVec v) { return _mm512_cvtepi32_ps(v); }
+inline IntVec to_int(Vec v) { return _mm512_cvtps_epi32(v); }
+
+#ifdef __AVX512VNNI__
+// vpdpbusd multiplies unsigned by signed: an activation is kept as its value + 128, and sums start at -128 times the
+// sum of the weights.
+using IntOperand = uint8_t;
+constexpr int kIntOperandShift = 128;
+constexpr int kIntStep = 4;
+inline IntVec load_int_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
+inline IntVec multiply_add(const IntOperand* four, IntVec weights, IntVec sum) {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, four, sizeof bytes);
+  // As assembly: of the intrinsic, GCC 12 keeps two copies of every sum, and spills them at each step.
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi32(bytes)), "v"(weights));
+  return sum;
+}
+inline void store_first(IntOperand* p, IntVec v, int count) {
+  const __m512i shifted = _mm512_add_epi32(v, _mm512_set1_epi32(kIntOperandShift));
+  _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(count), shifted);
+}
+#else
+// vpmaddubsw would saturate: activations are kept as 16 bits, weights are widened, and vpmaddwd is exact.
+using IntOperand = int16_t;
+constexpr int kIntOperandShift = 0;
+constexpr int kIntStep = 2;
+inline IntVec load_int_weights(const int8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
+  int32_t pair;
+  __builtin_memcpy(&pair, two, sizeof pair);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_set1_epi32(pair), weights));
+}
+inline void store_first(IntOperand* p, IntVec v, int count) {
+  _mm512_mask_cvtepi32_storeu_epi16(p, first_lanes(count), v);
+}
+#endif
+
+// ---- bfloat16: pairs of products in float32
+
+#ifdef __AVX512BF16__
+using BfloatOperand = uint16_t;
+using BfloatWeights = __m512i;
+inline BfloatWeights load_bfloat_weights(const uint16_t* p) { return _mm512_loadu_si512(p); }
+inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
+  int32_t pair;
+  __builtin_memcpy(&pair, two, sizeof pair);
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi32(pair)), "v"(weights));
+  return sum;
+}
+#else
+// Products of two bfloat16 are exact in float32, so float32 multiply-adds on widened weights stand for the instruction.
+using BfloatOperand = float;
+struct BfloatWeights {
+  Vec first, second;
+};
+inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
+  const __m512i pairs = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
+  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
+}
+#endif
 
 }  // namespace

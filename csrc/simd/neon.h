@@ -2,6 +2,8 @@
 #pragma once
 #include <arm_neon.h>
 
+#include <cstdint>
+
 namespace {
 
 using Vec = float32x4_t;
@@ -27,11 +29,73 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 inline Vec multiply_add(float a, Vec b, Vec c) { return vfmaq_n_f32(c, b, a); }
 inline Vec minimum(Vec a, Vec b) { return vminq_f32(a, b); }
 inline Vec maximum(Vec a, Vec b) { return vmaxq_f32(a, b); }
+inline Vec square_root(Vec v) { return vsqrtq_f32(v); }
+inline Vec absolute(Vec v) { return vabsq_f32(v); }
+// lanes of a and b by turns, of their first halves and of their second halves
+inline Vec zip_first(Vec a, Vec b) { return vzip1q_f32(a, b); }
+inline Vec zip_second(Vec a, Vec b) { return vzip2q_f32(a, b); }
+// Over all lanes, always in the same order. Of NaNs the larger lane may be any.
+inline float sum_of_lanes(Vec v) { return vaddvq_f32(v); }
+inline float largest_lane(Vec v) { return vmaxvq_f32(v); }
 inline Vec round_nearest(Vec v) { return vrndnq_f32(v); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) {
   const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
   return vmulq_f32(v, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
+}
+
+// ---- int8: sums of products in int32
+
+using IntVec = int32x4_t;
+inline IntVec load(const int32_t* p) { return vld1q_s32(p); }
+inline Vec load_ints(const int8_t* p) {
+  const int32_t lanes[kLanes] = {p[0], p[1], p[2], p[3]};
+  return vcvtq_f32_s32(vld1q_s32(lanes));
+}
+inline Vec to_float(IntVec v) { return vcvtq_f32_s32(v); }
+inline IntVec to_int(Vec v) { return vcvtnq_s32_f32(v); }
+constexpr int kIntOperandShift = 0;
+
+#ifdef __ARM_FEATURE_DOTPROD
+using IntOperand = int8_t;
+constexpr int kIntStep = 4;
+inline int8x16_t load_int_weights(const int8_t* p) { return vld1q_s8(p); }
+inline IntVec multiply_add(const IntOperand* four, int8x16_t weights, IntVec sum) {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, four, sizeof bytes);
+  return vdotq_s32(sum, weights, vreinterpretq_s8_s32(vdupq_n_s32(bytes)));
+}
+#else
+using IntOperand = int16_t;
+constexpr int kIntStep = 1;
+inline int16x4_t load_int_weights(const int8_t* p) {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))));
+}
+inline IntVec multiply_add(const IntOperand* one, int16x4_t weights, IntVec sum) {
+  return vmlal_n_s16(sum, weights, *one);
+}
+#endif
+inline void store_first(IntOperand* p, IntVec v, int count) {
+  int32_t lanes[kLanes];
+  vst1q_s32(lanes, v);
+  for (int i = 0; i < count; ++i) p[i] = static_cast<IntOperand>(lanes[i]);
+}
+
+// ---- bfloat16: products of two are exact in float32, so float32 multiply-adds on widened weights serve
+
+using BfloatOperand = float;
+struct BfloatWeights {
+  Vec first, second;
+};
+inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
+  const uint32x4_t pairs = vreinterpretq_u32_u16(vld1q_u16(p));
+  return {vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16)),
+          vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)))};
+}
+inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
+  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 
 }  // namespace

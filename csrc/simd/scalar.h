@@ -1,6 +1,7 @@
 // One float32 lane in plain C++: the fallback for every CPU, and what the wider builds are compared with.
 #pragma once
 #include <cmath>
+#include <cstdint>
 
 namespace {
 
@@ -24,7 +25,47 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) { return {a.value * b.value + c.val
 inline Vec multiply_add(float a, Vec b, Vec c) { return {a * b.value + c.value}; }
 inline Vec minimum(Vec a, Vec b) { return {a.value < b.value ? a.value : b.value}; }
 inline Vec maximum(Vec a, Vec b) { return {a.value > b.value ? a.value : b.value}; }
+inline Vec square_root(Vec v) { return {::sqrtf(v.value)}; }
+inline Vec absolute(Vec v) { return {::fabsf(v.value)}; }
+inline Vec zip_first(Vec a, Vec) { return a; }  // a block of one needs no transposition, so these are never run
+inline Vec zip_second(Vec, Vec b) { return b; }
+inline float sum_of_lanes(Vec v) { return v.value; }
+inline float largest_lane(Vec v) { return v.value; }
 inline Vec round_nearest(Vec v) { return {::nearbyintf(v.value)}; }
 inline Vec scale_by_power_of_two(Vec v, Vec n) { return {::ldexpf(v.value, static_cast<int>(n.value))}; }
+
+// ---- int8: sums of products in int32
+
+struct IntVec {
+  int32_t value;
+};
+using IntOperand = int16_t;
+constexpr int kIntOperandShift = 0;
+constexpr int kIntStep = 1;
+inline IntVec load(const int32_t* p) { return {*p}; }
+inline Vec load_ints(const int8_t* p) { return {static_cast<float>(*p)}; }
+inline Vec to_float(IntVec v) { return {static_cast<float>(v.value)}; }
+inline IntVec to_int(Vec v) { return {static_cast<int32_t>(::lrintf(v.value))}; }
+inline IntVec load_int_weights(const int8_t* p) { return {*p}; }
+inline IntVec multiply_add(const IntOperand* one, IntVec weight, IntVec sum) {
+  return {sum.value + *one * weight.value};
+}
+inline void store_first(IntOperand* p, IntVec v, int) { *p = static_cast<IntOperand>(v.value); }
+
+// ---- bfloat16: products of two are exact in float32
+
+using BfloatOperand = float;
+struct BfloatWeights {
+  Vec first, second;
+};
+inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
+  const uint32_t bits[2] = {static_cast<uint32_t>(p[0]) << 16, static_cast<uint32_t>(p[1]) << 16};
+  BfloatWeights weights;
+  __builtin_memcpy(&weights, bits, sizeof bits);
+  return weights;
+}
+inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
+  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
+}
 
 }  // namespace

@@ -1,8 +1,10 @@
 """Compiles the C++ tests with the flags of the shipped build, and runs them. Needs no Python package.
 
-    run_tests.py              for this machine: every build of the kernels that it can run
-    run_tests.py --sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
-    run_tests.py --arm        for AArch64, on emulated CPUs of three ages; checks the inner loop's code too
+    run_tests.py                     for this machine: every build of the kernels that it can run
+    run_tests.py --sanitize          every few shapes under AddressSanitizer and UndefinedBehaviorSanitizer
+    run_tests.py --thread-sanitizer  what runs on several threads, under ThreadSanitizer
+    run_tests.py --valgrind          every few shapes under memcheck, on a build that it can run
+    run_tests.py --arm               for AArch64, on emulated CPUs of three ages; checks the inner loops' code too
 
 Other arguments go to the tests (`--test-case=...`, `--list-test-cases`: doctest's). CXX names the compiler.
 """
@@ -28,25 +30,63 @@ import build_flags
 ROOT = Path(build_flags.__file__).resolve().parent
 TEST_SOURCES = [
     "csrc/tests/main.cpp",
+    "csrc/tests/plain_encoder.cpp",
     "csrc/tests/support.cpp",
     "csrc/tests/test_activations.cpp",
+    "csrc/tests/test_add_layer_norm.cpp",
+    "csrc/tests/test_attention.cpp",
+    "csrc/tests/test_encoder.cpp",
+    "csrc/tests/test_feed_forward.cpp",
     "csrc/tests/test_grouped_pointwise_conv.cpp",
     "csrc/tests/test_instruction_sets.cpp",
+    "csrc/tests/test_samples.cpp",
     "csrc/tests/test_thread_team.cpp",
 ]
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + TEST_SOURCES
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
+SANITIZERS_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "4"}
+
+# Threads of the own pool: nothing here links OpenMP, whose own synchronisation ThreadSanitizer doesn't know. It can't
+# follow a fork of a process with threads.
+THREAD_SANITIZER = ["-fsanitize=thread", "-O1", "-g1"]
+THREAD_SANITIZER_RUNS = [
+    ["--source-file=*test_thread_team.cpp", "--test-case-exclude=*fork*"],
+    ["--test-case=*number of threads*"],
+]
+THREAD_SANITIZER_ENVIRONMENT = {
+    "TSAN_OPTIONS": "halt_on_error=1",
+    "SQUEEZEBERT_TEST_BUILDS": "avx2,neon",
+    "SQUEEZEBERT_TEST_EVERY": "2",
+}
+
+# The shipped machine code under memcheck, which knows no AVX-512 but finds what sanitizers don't: decisions and
+# results that depend on memory that nothing wrote.
+VALGRIND = ["valgrind", "--quiet", "--error-exitcode=1"]
+VALGRIND_RUNS = [
+    [
+        "--test-case-exclude=*features*,*threads*,*fork*,*activation*,*gelu*",
+        "--source-file-exclude=*thread_team.cpp",
+    ],
+]
+VALGRIND_ENVIRONMENT = {"SQUEEZEBERT_TEST_BUILDS": "avx2,neon", "SQUEEZEBERT_TEST_EVERY": "4"}
 
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 ARM_EMULATOR = "qemu-aarch64-static"
 ARM_PACKAGES = ["g++-aarch64-linux-gnu", "qemu-user-static"]
 ARM_LIBRARIES = "/usr/aarch64-linux-gnu"
-# Emulated CPUs, and what of csrc/core/cpu_features.h each has: wrong dispatch ends in an illegal instruction.
+ARM_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "11"}
+# Emulated CPUs: what of csrc/core/cpu_features.h each has (wrong dispatch ends in an illegal instruction), and the
+# builds tested on it.
 ARM_CPUS = {
-    "cortex-a72": "neon",
-    "cortex-a76": "neon neon_dotprod",
-    "max": "neon neon_dotprod neon_i8mm neon_bf16",
+    "cortex-a72": ("neon", "neon,scalar"),
+    "cortex-a76": ("neon neon_dotprod", "neon_dotprod"),
+    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_dotprod,neon"),
+}
+# The largest tiles: names as objdump prints them, and the multiply-adds of one step.
+ARM_INNER_LOOPS = {
+    "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3>", 24),
+    "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3>", 24),
 }
 
 
@@ -98,49 +138,71 @@ def run(command: list[str], **environment: str) -> None:
         sys.exit(result.returncode if result.returncode > 0 else 1)
 
 
-def require_arm_tools() -> None:
-    """Find the cross-compiler and the emulator; install them where that is possible without asking."""
-    if shutil.which(ARM_COMPILER) and shutil.which(ARM_EMULATOR):
+def require(option: str, commands: list[str], packages: list[str]) -> None:
+    """Find the commands; install the packages that have them where that is possible without asking."""
+    if all(map(shutil.which, commands)):
         return
-    packages = " ".join(ARM_PACKAGES)
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit(f"--arm needs {ARM_COMPILER} and {ARM_EMULATOR}: apt-get install {packages}")
-    print(f"installing {packages}", flush=True)
+        sys.exit(f"{option} needs {' and '.join(commands)}: apt-get install {' '.join(packages)}")
+    print(f"installing {' '.join(packages)}", flush=True)
     run(["apt-get", "-qq", "update"])
-    command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *ARM_PACKAGES]
+    command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *packages]
     run(command, DEBIAN_FRONTEND="noninteractive")
 
 
 def test_arm(test_arguments: list[str]) -> None:
-    require_arm_tools()
+    require("--arm", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
     variant = Variant("aarch64", ARM_COMPILER, "aarch64")
     program = build(variant)
-    inner_loop.check(variant.object_of("csrc/isa/neon.cpp"), "tile_f32<8, 3>", multiply_adds=24)
-    for cpu, features in ARM_CPUS.items():
-        print(f"{cpu}:", flush=True)
+    for source, (function, multiply_adds) in ARM_INNER_LOOPS.items():
+        inner_loop.check(variant.object_of(source), function, multiply_adds)
+
+    def emulate(cpu: str) -> subprocess.CompletedProcess[str]:
         command = [ARM_EMULATOR, "-cpu", cpu, "-L", ARM_LIBRARIES, str(program), *test_arguments]
-        run(command, SQUEEZEBERT_TEST_CPU_FEATURES=features)
+        features, builds = ARM_CPUS[cpu]
+        environment = {
+            **os.environ,
+            "SQUEEZEBERT_TEST_BUILDS": builds,
+            **ARM_ENVIRONMENT,
+            "SQUEEZEBERT_TEST_CPU_FEATURES": features,
+        }
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(ARM_CPUS, pool.map(emulate, ARM_CPUS), strict=True))
+    for cpu, result in results.items():
+        print(f"{cpu}:\n{result.stdout}{result.stderr}", flush=True)
+    if failed := [cpu for cpu, result in results.items() if result.returncode != 0]:
+        sys.exit(f"failed on {', '.join(failed)}")
 
 
-def test_here(test_arguments: list[str], sanitize: bool) -> None:
+def here(suffix: str = "", extra_flags: list[str] | None = None) -> Path:
+    """The program for this machine."""
     compiler, machine = os.environ.get("CXX", "g++"), platform.machine()
-    variant = Variant(f"{machine}-{Path(compiler).name}", compiler, machine)
-    if sanitize:
-        variant = Variant(f"{variant.name}-sanitized", compiler, machine, SANITIZERS)
-    run([str(build(variant)), *test_arguments])
+    return build(Variant(f"{machine}-{Path(compiler).name}{suffix}", compiler, machine, extra_flags or []))
 
 
 def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--sanitize", action="store_true")
-    which.add_argument("--arm", action="store_true")
+    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--arm"):
+        which.add_argument(option, action="store_true")
     arguments, test_arguments = parser.parse_known_args()
     if arguments.arm:
         test_arm(test_arguments)
+    elif arguments.sanitize:
+        run([str(here("-sanitized", SANITIZERS)), *test_arguments], **SANITIZERS_ENVIRONMENT)
+    elif arguments.thread_sanitizer:
+        program = str(here("-thread-sanitized", THREAD_SANITIZER))
+        for selection in THREAD_SANITIZER_RUNS:
+            run([program, *selection, *test_arguments], **THREAD_SANITIZER_ENVIRONMENT)
+    elif arguments.valgrind:
+        require("--valgrind", VALGRIND[:1], ["valgrind"])
+        for selection in VALGRIND_RUNS:
+            run([*VALGRIND, str(here()), *selection, *test_arguments], **VALGRIND_ENVIRONMENT)
     else:
-        test_here(test_arguments, arguments.sanitize)
+        run([str(here()), *test_arguments])
 
 
 if __name__ == "__main__":

@@ -1,90 +1,161 @@
-// What the kernel tests share: guarded memory, reproducible numbers, and the plain loops that every build is held to.
+// What the kernel tests share: guarded memory, reproducible numbers, the plain loops that every build is held to, and
+// which builds and shapes a run covers.
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "../core/instruction_sets.h"
+#include "../core/packed_segments.h"
 
 namespace squeezebert::test {
 
 constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
                                        Activation::silu};
+constexpr Precision kAllPrecisions[] = {Precision::float32, Precision::bfloat16, Precision::int8};
 
-// Floats between two pages that can't be touched. They end where the second page begins (`end`), so that reading or
-// writing one float too many faults, or begin where the first page ends (`begin`).
-class GuardedFloats {
+std::string name_of(Activation activation);
+std::string name_of(Precision precision);
+inline std::string name_of(const KernelTable& kernels) { return kernels.name; }
+
+inline const PrecisionKernels& kernels_in(const KernelTable& kernels, Precision precision) {
+  return kernels.precision[static_cast<int>(precision)];
+}
+
+// ---- what a run covers
+
+// The usable builds that SQUEEZEBERT_TEST_BUILDS (names with commas between them) lists, or all of them.
+const std::vector<const KernelTable*>& tested_builds();
+
+// Where memory is checked or a CPU is emulated, a part must do: of each list of shapes, every
+// SQUEEZEBERT_TEST_EVERY-th.
+int64_t tested_every();
+template <typename T>
+std::vector<T> sampled(const std::vector<T>& all) {
+  std::vector<T> kept;
+  for (std::size_t i = 0; i < all.size(); i += static_cast<std::size_t>(tested_every())) kept.push_back(all[i]);
+  return kept;
+}
+
+// ---- memory
+
+enum class Edge { begin, end };
+
+// Bytes between two pages that can't be touched. They end where the second page begins (`end`), so that reading or
+// writing one too many faults, or begin where the first page ends (`begin`).
+class GuardedBytes {
  public:
-  enum Edge { begin, end };
-  GuardedFloats(int64_t size, Edge edge);
-  ~GuardedFloats();
-  GuardedFloats(const GuardedFloats&) = delete;
-  GuardedFloats& operator=(const GuardedFloats&) = delete;
-
-  float* data() const { return data_; }
-  int64_t size() const { return size_; }
-  float& operator[](int64_t i) const { return data_[i]; }
-  void fill(float value);
+  GuardedBytes(int64_t bytes, Edge edge);
+  ~GuardedBytes();
+  GuardedBytes(const GuardedBytes&) = delete;
+  GuardedBytes& operator=(const GuardedBytes&) = delete;
+  char* data() const { return data_; }
 
  private:
   char* mapping_;
   std::size_t mapped_bytes_;
+  char* data_;
+};
+
+// The same as floats, NaN to begin with.
+class GuardedFloats {
+ public:
+  explicit GuardedFloats(int64_t size, Edge edge = Edge::end);
+  float* data() const { return data_; }
+  int64_t size() const { return size_; }
+  float& operator[](int64_t i) const { return data_[i]; }
+  void fill(float value) const { std::fill_n(data_, size_, value); }
+
+ private:
+  GuardedBytes bytes_;
   float* data_;
   int64_t size_;
 };
-
-// One product: its shape, its numbers, and what plain loops make of it. Columns between rows hold NaN.
-struct Product {
-  struct Shape {
-    int64_t tokens, groups, in_per_group, out_per_group;
-    int64_t x_padding = 0, y_padding = 0;  // columns between the end of a row and the next
-    bool bias = true;
-
-    int64_t in_channels() const { return groups * in_per_group; }
-    int64_t out_channels() const { return groups * out_per_group; }
-    int64_t x_row_stride() const { return in_channels() + x_padding; }
-    int64_t y_row_stride() const { return out_channels() + y_padding; }
-    std::string text() const;
-  };
-
-  explicit Product(const Shape& shape, GuardedFloats::Edge edge = GuardedFloats::end);
-
-  const float* bias_or_null() const { return shape.bias ? bias.data() : nullptr; }
-
-  // [tokens, out_channels], in the precision of `Real`, sums in order, bias last.
-  template <typename Real>
-  std::vector<Real> plain_loop() const;
-
-  // What `kernels` make of it, in a buffer of tokens rows y_row_stride apart that held NaN before.
-  void run(const KernelTable& kernels, Activation activation, int threads, GuardedFloats& y) const;
-  int64_t y_size() const { return rows_size(shape.tokens, shape.out_channels(), shape.y_row_stride()); }
-
-  // A last row ends with its last channel: what would pad it is not there.
-  static int64_t rows_size(int64_t rows, int64_t width, int64_t stride) {
-    return rows > 0 ? (rows - 1) * stride + width : 0;
-  }
-
-  Shape shape;
-  GuardedFloats x, weight, bias;
-};
-
-// PyTorch's formulas.
-template <typename Real>
-Real activate(Activation activation, Real x);
-
-std::string name_of(Activation activation);
-inline std::string name_of(const KernelTable& kernels) { return kernels.name; }
-
-// Uniform in [-1, 1).
-void fill_random(float* values, int64_t count, uint32_t seed);
 
 inline uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+inline bool same_bits(const float* a, const float* b, int64_t count) {
+  return count == 0 || std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(float)) == 0;
+}
+
+// ---- numbers
+
+// Uniform in [-1, 1).
+void fill_random(float* values, int64_t count, uint32_t seed);
+std::vector<float> random_floats(int64_t count, uint32_t seed);
+
+// To nearest, ties to even.
+float rounded_to_bfloat16(float value);
+
+// value = int * scale
+struct QuantizedRow {
+  std::vector<int32_t> ints;
+  float scale;
+};
+QuantizedRow quantized(const float* row, int64_t count);
+
+// ---- plain loops
+
+// A product with the weights of `conv`. Sums in order and bias last, all in the precision of `Real`; operands and
+// weights are rounded first as `precision` says. x: [rows, in_channels], returns [rows, out_channels].
+template <typename Real>
+std::vector<Real> plain_product(const std::vector<Real>& x, const ConvWeights& conv, Precision precision);
+
+// PyTorch's formulas.
+template <typename Real>
+Real activate(Activation activation, Real x);
+
+template <typename Real>
+void activate(Activation activation, std::vector<Real>& values) {
+  for (Real& v : values) v = activate(activation, v);
+}
+
+// y = layer_norm(y + residual) for one row.
+template <typename Real>
+void plain_add_layer_norm(Real* y, const Real* residual, int64_t channels, const float* weight, const float* bias,
+                          float eps);
+
+// Of one head: softmax(scores * scale + mask) * v. q, k and v: rows of `stride`. Scores that a mask lowers beyond all
+// others are what float32 makes of them: the mask itself. `mask` may be null; its row q begins at q * mask_row_stride.
+template <typename Real>
+void plain_attention(const Real* q, const Real* k, const Real* v, int64_t stride, int64_t tokens, int64_t head_size,
+                     const float* mask, int64_t mask_row_stride, Real* context, int64_t context_stride);
+
+// ---- errors
+
+struct Errors {
+  double largest = 0, root_mean_square = 0;
+};
+
+// Infinite where one is a number and the other is not.
+template <typename Exact, typename Actual>
+Errors errors_of(const Exact& exact, const Actual& actual, int64_t count) {
+  Errors errors;
+  double squares = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto e = static_cast<double>(exact[i]), a = static_cast<double>(actual[i]);
+    double error = std::isnan(e) && std::isnan(a) ? 0 : std::fabs(e - a);
+    if (std::isnan(error)) error = std::numeric_limits<double>::infinity();
+    errors.largest = std::max(errors.largest, error);
+    squares += error * error;
+  }
+  if (count > 0) errors.root_mean_square = std::sqrt(squares / static_cast<double>(count));
+  return errors;
+}
+
+// A few units in the last place of the largest number.
+template <typename Values>
+double few_ulp(const Values& exact) {
+  double magnitude = 0;
+  for (double v : exact) magnitude = std::max(magnitude, std::isfinite(v) ? std::fabs(v) : 0.0);
+  return 4 * static_cast<double>(std::numeric_limits<float>::epsilon()) * magnitude;
 }
 
 }  // namespace squeezebert::test

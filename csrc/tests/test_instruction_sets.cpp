@@ -79,16 +79,26 @@ TEST_CASE("detected features are those of the emulated CPU") {
 
 TEST_CASE("usable builds are those that the CPU supports, best first, scalar last") {
   Names expected = {"scalar"};
-  for (const std::string name : {"avx512", "avx2", "neon"}) {
+  for (const std::string name : {"avx512_vnni", "avx512", "avx2", "neon_dotprod", "neon"}) {
     if (detected().count(name)) expected.insert(name);
   }
+  if (detected().count("avx512_bf16") && detected().count("avx512_vnni")) expected.insert("avx512_bf16");
   const auto& usable = usable_kernels();
   Names names;
   for (const KernelTable* kernels : usable) names.insert(kernels->name);
   CHECK(names == expected);
   CHECK(usable.size() == expected.size());
   CHECK(std::string(usable.back()->name) == "scalar");
-  for (std::size_t i = 1; i < usable.size(); ++i) CHECK(usable[i - 1]->panel_columns > usable[i]->panel_columns);
+  for (std::size_t i = 1; i < usable.size(); ++i) CHECK(usable[i - 1]->panel_columns >= usable[i]->panel_columns);
+}
+
+TEST_CASE("a build says which precisions it has an instruction for") {
+  const Names bfloat16 = {"avx512_bf16"}, int8 = {"avx512_bf16", "avx512_vnni", "neon_dotprod"};
+  for (const KernelTable* kernels : usable_kernels()) {
+    CAPTURE(std::string(kernels->name));
+    CHECK(kernels->native_bfloat16 == (bfloat16.count(kernels->name) == 1));
+    CHECK(kernels->native_int8 == (int8.count(kernels->name) == 1));
+  }
 }
 
 TEST_CASE("a build is found by its name, and no other") {
@@ -100,8 +110,10 @@ TEST_CASE("a build is found by its name, and no other") {
 TEST_CASE("the register-only loop counts what it computes") {
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
-    const int64_t once = kernels->multiply_add_chains(1);
-    CHECK(once > 0);
-    CHECK(kernels->multiply_add_chains(1000) == 1000 * once);
+    for (const auto chains : kernels->multiply_add_chains) {
+      const int64_t once = chains(1);
+      CHECK(once > 0);
+      CHECK(chains(1000) == 1000 * once);
+    }
   }
 }

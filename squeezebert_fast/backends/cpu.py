@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends import quantized
+from squeezebert_fast.backends.quantized import quantize
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 
@@ -28,7 +30,7 @@ except ImportError as error:  # installed without a compiler
     _import_error = str(error)
 
 NAME = "cpu"
-OPERATIONS = frozenset({"grouped_pointwise_conv"})
+OPERATIONS = frozenset({"grouped_pointwise_conv", "embeddings", "encoder"})
 
 ISA_VARIABLE = "SQUEEZEBERT_FAST_ISA"
 """Environment variable that names the kernel build to use in place of the best one."""
@@ -121,81 +123,148 @@ def slower_than_reference() -> str | None:
     return None
 
 
+def has_instruction(precision: str) -> bool:
+    """Whether the build in use multiplies in this precision by an instruction made for it."""
+    native: Any = _native
+    return native.has_instruction(instruction_set(), getattr(native.Precision, precision))
+
+
+def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:
+    """Operations per second of multiply-adds in registers: the limit to measure against. Needs the native module."""
+    native: Any = _native
+    return native.multiply_add_rate(instruction_set(), getattr(native.Precision, precision), threads, seconds)
+
+
 @dataclass
 class _Entry:
     weight: weakref.ref[Tensor]
     version: int
     address: int
     groups: int
-    packed: Any
+    instruction_set: str
+    samples: Any
+    made: Any
 
 
-_packed: dict[int, _Entry] = {}
-"""Packed weights by the identity of the weight tensor."""
+SAMPLES = 64
+"""Elements of a weight that tell whether its packed form still stands for it."""
+
+_made: dict[tuple[int, str], _Entry] = {}
+"""What was made of weights, packed or quantized, by the identity of the weight tensor and the form's name."""
 
 
-def packed_weight(weight: Tensor, groups: int) -> Any:
-    """`weight`, [out_channels, in_channels / groups, 1], in the kernel's layout, packed once per version.
+def packed_weight(weight: Tensor, groups: int, precision: str = "float32") -> Any:
+    """`weight`, [out_channels, in_channels / groups, ...], in the kernel's layout, packed once per version.
 
     A weight is packed again when its version, its address, the groups or the instruction set changed, or a
     sample of its elements did: writes through `.data` or another tensor's view leave the version as it is. Of
     those, a write that misses all sampled elements goes unseen; `forget`, `patch` and `unpatch` drop what is
     packed.
     """
+    return _once(weight, groups, precision, lambda: _pack(weight, groups, precision))
+
+
+def quantized_table(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """An embedding table, [rows, channels], as int8 and a scale per row, made once per version (`packed_weight`)."""
+    return _once(weight, 1, "table", lambda: quantize(weight))
+
+
+def _once(weight: Tensor, groups: int, form: str, make: Callable[[], Any]) -> Any:
     if weight.is_inference() or not weight.is_contiguous():
         # Without a version, or without elements at the sample's fixed places, nothing tells that it is still
         # the same.
-        return _pack(weight.contiguous(), groups)
-    key, version, address = id(weight), weight._version, weight.data_ptr()
-    entry = _packed.get(key)
+        return make()
+    key, version, address = (id(weight), form), weight._version, weight.data_ptr()
+    entry = _made.get(key)
     if (
         entry is not None
         and entry.weight() is weight
         and entry.version == version
         and entry.address == address
         and entry.groups == groups
-        and entry.packed.instruction_set == instruction_set()
-        and entry.packed.matches(address)
+        and entry.instruction_set == instruction_set()
+        and entry.samples.match()
     ):
-        return entry.packed
-    packed = _pack(weight, groups)
-    _packed[key] = _Entry(
-        weakref.ref(weight, lambda _: _packed.pop(key, None)), version, address, groups, packed
-    )
-    return packed
+        return entry.made
+    made = make()
+    keep(weight, groups, form, made)
+    return made
 
 
-def _pack(weight: Tensor, groups: int) -> Any:
-    out_channels, in_per_group = weight.shape[:2]
-    source = weight.detach()  # keeps the memory, should another thread give `weight` other data meanwhile
-    return _native.PackedGroupedPointwiseConv(
-        instruction_set(),
-        source.data_ptr(),
+def keep(weight: Tensor, groups: int, form: str, made: Any) -> None:
+    """Remember what was made of `weight`, which on the meta device stands for what no longer needs keeping."""
+    key = (id(weight), form)
+    _made[key] = _Entry(
+        weakref.ref(weight, lambda _: _made.pop(key, None)),
+        weight._version,
+        0 if weight.is_meta else weight.data_ptr(),
         groups,
-        out_channels // groups,
-        in_per_group,
+        instruction_set(),
+        samples([] if weight.is_meta else [weight], SAMPLES),
+        made,
+    )
+
+
+def _pack(weight: Tensor, groups: int, precision: str) -> Any:
+    source = quantized.form_of(weight)
+    if source is None and weight.is_meta:
+        raise UnsupportedError(
+            f"a weight of shape {list(weight.shape)} was given up and can't be packed again"
+        )
+    native: Any = _native
+    out_channels, in_per_group = weight.shape[:2]
+    ints, scale = (None, None) if source is None else source
+    blocks = 1 if scale is None else scale.shape[1]
+    # keeps the memory, should another thread give `weight` other data meanwhile
+    floats = weight.detach().contiguous() if ints is None else None
+    return native.PackedGroupedPointwiseConv(
+        instruction_set(),
+        getattr(native.Precision, precision),
+        (*_addresses(floats, ints, scale), 0, groups, in_per_group * groups, out_channels, blocks),
         torch.get_num_threads(),
     )
 
 
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def samples(tensors: Iterable[Tensor], count: int) -> Any:
+    """Remembers `count` elements of each contiguous float32 tensor; `match()` says whether they are the same still.
+
+    The tensors' memory must be there when `match` is called.
+    """
+    taken = _native.Samples()
+    for tensor in tensors:
+        taken.add(tensor.data_ptr(), tensor.numel(), count)
+    return taken
+
+
 def forget(weight: Tensor) -> None:
-    """Free what was packed for `weight`."""
-    _packed.pop(id(weight), None)
+    """Free what was made of `weight`."""
+    for key in [key for key in _made if key[0] == id(weight)]:
+        _made.pop(key, None)
 
 
 def packed_bytes() -> int:
-    """Bytes that packed weights hold now."""
-    return sum(entry.packed.bytes for entry in list(_packed.values()))
+    """Bytes that packed weights and quantized tables hold now, those of whole encoders left out."""
+    made = [entry.made for entry in list(_made.values())]
+    return sum(sum(t.nbytes for t in m) if isinstance(m, tuple) else m.bytes for m in made)
 
 
 def grouped_pointwise_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    activation: str | None,
+    precision: str = "float32",
 ) -> Tensor:
     """The native forward. Arguments as in `squeezebert_fast.ops.grouped_pointwise_conv`, checked and float32.
 
     `activation` is a key of FUSED_ACTIVATIONS. Returns a new contiguous tensor that is not part of any graph.
     """
-    packed = packed_weight(weight, groups)
+    packed = packed_weight(weight, groups, precision)
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(1) != 1 and rows.shape[1] != 1:
         rows = rows.contiguous()
@@ -214,3 +283,36 @@ def grouped_pointwise_conv(
         torch.get_num_threads(),
     )
     return y
+
+
+def embeddings(
+    tables: Sequence[Tensor | tuple[Tensor, Tensor]],
+    ids: Sequence[Tensor],
+    norm: tuple[Tensor, Tensor, float],
+) -> Tensor | None:
+    """LayerNorm over the sum of the rows of three tables, or None when an id is out of range.
+
+    tables: contiguous float32 [rows, channels], or int8 with float32 scales per row. ids: contiguous int64, all
+    of one shape. norm: contiguous float32 weight and bias, and eps. Returns [*ids.shape, channels].
+    """
+    native: Any = _native
+    addresses = []
+    for table in tables:
+        ints, scale = table if isinstance(table, tuple) else (None, None)
+        floats = table if isinstance(table, Tensor) else None
+        size = ints.shape[0] if ints is not None else table.shape[0]  # type: ignore[union-attr]
+        addresses.append((*_addresses(floats, ints, scale), size))
+    weight, bias, eps = norm
+    channels = weight.shape[0]
+    y = torch.empty((*ids[0].shape, channels), dtype=torch.float32, device="cpu")
+    done = native.embeddings(
+        instruction_set(),
+        addresses,
+        [i.data_ptr() for i in ids],
+        (weight.data_ptr(), bias.data_ptr(), eps),
+        ids[0].numel(),
+        channels,
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y if done else None

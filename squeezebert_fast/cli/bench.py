@@ -24,6 +24,12 @@ def bench(
     backends: Annotated[
         str, typer.Option(help="Separated by commas; transformers is its eager model with the same weights.")
     ] = "reference,cpu",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float32, bfloat16, int8, separated by commas: each is timed on every backend that has it."
+        ),
+    ] = "float32",
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 20,
     threads: options.Threads = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write every timing to this file.")] = None,
@@ -33,12 +39,14 @@ def bench(
 ) -> None:
     """Time a model's forward across shapes and backends, which take turns, so that noise falls on all alike.
 
-    Speed-up is the ratio of medians to the first backend. The peak is that of this machine's multiply-adds.
+    Speed-up is the ratio of medians to the first backend. The peak is that of this machine's multiply-adds, of the
+    candidate's own precision.
 
-    Example: squeezebert-fast bench --shapes 1x128,8x128 --plot speed.png
+    Example: squeezebert-fast bench --shapes 1x128,8x128 --precision float32,int8 --plot speed.png
     """
     wanted = [_shape(shape) for shape in shapes.split(",")]
     names = [name.strip() for name in backends.split(",")]
+    precisions = [name.strip() for name in precision.split(",")]
     for path in (json_path, plot_path):
         if path is not None:
             checked_output(path)
@@ -59,13 +67,18 @@ def bench(
     else:
         with held_warnings():
             encoder = SqueezeBertModel.from_pretrained(model)
-    candidates = [benchmark.forward_candidates(encoder, names, batch, tokens) for batch, tokens in wanted]
+    candidates = [
+        benchmark.forward_candidates(encoder, names, batch, tokens, precisions=precisions)
+        for batch, tokens in wanted
+    ]
     cases = []
     for (batch, tokens), runs in zip(wanted, candidates, strict=True):
-        peak = benchmark.MultiplyAddPeak()
-        timings = tuple(benchmark.measure(runs, repeats, between=peak.sample))
+        measured = {name: benchmark.precision_of(name) for name in runs}
+        peaks = benchmark.MultiplyAddPeaks(dict.fromkeys(["float32", *measured.values()]))
+        timings = tuple(benchmark.measure(runs, repeats, between=peaks.sample))
         flops = benchmark.encoder_flops(encoder.config, batch, tokens)
-        cases.append(benchmark.Case(f"{batch}x{tokens}", timings, flops, peak.flops_per_second))
+        own = {name: peaks[precision] for name, precision in measured.items()}
+        cases.append(benchmark.Case(f"{batch}x{tokens}", timings, flops, peaks["float32"], own))
     report = benchmark.Report(model or "SqueezeBERT base, random weights", tuple(cases))
 
     from rich.console import Console

@@ -18,7 +18,8 @@ from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.files import all_or_nothing, read_json_object
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.loading.weights import read_weights
+from squeezebert_fast.loading.quantized import INT8_NAME, load_quantized
+from squeezebert_fast.loading.weights import NoWeightsError, read_weights
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 
 Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
@@ -63,7 +64,8 @@ def load_pretrained(
 
     Reads safetensors or legacy `pytorch_model.bin` files, whole or in shards, as transformers 3 to 5 and
     `save_pretrained` write them; a base model's checkpoint also into a class with a head, and the other way
-    round. A head that it lacks is initialised, with one warning that names it.
+    round. A head that it lacks is initialised, with one warning that names it. What `save_quantized` wrote is
+    read where there is nothing else, and gives a model that is patched for int8.
     Source: transformers' `PreTrainedModel.from_pretrained`.
 
     Raises CheckpointError (a file missing or damaged, a tensor missing or of another shape) and ConfigError
@@ -74,7 +76,14 @@ def load_pretrained(
     files = ModelFiles(name_or_path, revision, cache_dir, local_files_only, token, subfolder)
     config_path = files.required(CONFIG_NAME)
     config = _read_config(config_path, config_overrides)
-    stored = read_weights(files.pinned_to(config_path))
+    pinned = files.pinned_to(config_path)
+    try:
+        stored = read_weights(pinned)
+    except NoWeightsError:
+        quantized = pinned.optional(INT8_NAME)
+        if quantized is None:
+            raise
+        return load_quantized(cls, config, quantized, dtype=dtype, device=device)
     return build_model(
         cls, config, stored, dtype=dtype, device=device, ignore_mismatched_sizes=ignore_mismatched_sizes
     )
@@ -136,7 +145,10 @@ def _state_without_ties(model: nn.Module) -> dict[str, Tensor]:
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if tensor.is_meta:
-            raise CheckpointError(f"{name} is on the meta device: the model has no weights to save")
+            raise CheckpointError(
+                f"{name} is on the meta device: the model has no weights to save, or gave them up "
+                "(patch with keep_original=False)"
+            )
         if id(tensor) not in seen:
             seen.add(id(tensor))
             state[name] = tensor.detach().contiguous()

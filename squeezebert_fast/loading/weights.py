@@ -20,6 +20,10 @@ SHARD_NAME = re.compile(r"\w[\w.-]*")
 ZIP_MAGIC = b"PK\x03\x04"  # what torch.save has written since 1.6; only such a file can be memory-mapped
 
 
+class NoWeightsError(CheckpointError):
+    """None of the files that hold weights is there."""
+
+
 class StoredTensor(NamedTuple):
     """A tensor of a checkpoint, mapped from its file rather than read: it must be copied, never kept."""
 
@@ -47,7 +51,7 @@ def read_weights(files: ModelFiles) -> dict[str, StoredTensor]:
         if index is not None:
             return _read_shards(files, index, read)
     looked_for = ", ".join(f"{name} or {name}.index.json" for name in READERS)
-    raise CheckpointError(f"{files.name_or_path} has no weights: none of {looked_for}")
+    raise NoWeightsError(f"{files.name_or_path} has no weights: none of {looked_for}")
 
 
 def _read_shards(

@@ -1,14 +1,10 @@
-"""The encoder that `patch` puts in a model's place: a subclass of the model's own, with another forward.
-
-Swapping the class of the one encoder object leaves parameters, buffers, submodules, names and identity alone,
-and comes undone by swapping it back.
-"""
+"""The encoder that `patch` puts in a model's place: all layers in one native call, or layer by layer."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +15,21 @@ from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.attention import broadcasts, scores_may_go, without_scores
 from squeezebert_fast.ops.grouped_pointwise_conv import ROUTES
+from squeezebert_fast.patching import engine
 from squeezebert_fast.patching import layer as layers
 from squeezebert_fast.patching.library import Library, library_of
+from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings, original_class
 
-SETTINGS = "_squeezebert_fast_settings"
-"""Name of the attribute that holds a patched encoder's Settings, in its __dict__."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `patch` was asked for."""
-
-    backend: str
-    strict: bool
+_snapshots: weakref.WeakKeyDictionary[nn.Module, engine.Snapshot] = weakref.WeakKeyDictionary()
+"""What was packed for each encoder: not in the encoder, so that copies and pickles don't carry it along."""
 
 
-class AcceleratedEncoder(nn.Module):
+def forget_snapshot(encoder: nn.Module) -> None:
+    """Free what was packed for `encoder`'s layers."""
+    _snapshots.pop(encoder, None)
+
+
+class AcceleratedEncoder(Accelerated):
     """Mixed into a SqueezeBertEncoder's class; `forward` has that class's arguments and results."""
 
     layers: nn.ModuleList
@@ -45,17 +40,17 @@ class AcceleratedEncoder(nn.Module):
         settings: Settings = self.__dict__[SETTINGS]
         library = library_of(type(self))
         assert library is not None  # as is_encoder had it
-        reason = lasting_obstacle(self, library)
-        if reason is None:
-            call = library.signature.bind(self, *args, **kwargs)
-            call.apply_defaults()
-            _, *given = call.arguments.items()
-            arguments = dict(given)
-            reason = self._call_obstacle(**arguments)
+        call = library.signature.bind(self, *args, **kwargs)
+        call.apply_defaults()
+        _, *given = call.arguments.items()
+        arguments = dict(given)
+        reason = lasting_obstacle(self, library) or self._call_obstacle(**arguments)
         if reason is not None:
-            if settings.strict:
-                raise UnsupportedError(f"encoder: {reason} (strict)")
-            return super().forward(*args, **kwargs)
+            if settings.strict or not settings.keep_original:
+                raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
+            output = super().forward(*args, **kwargs)
+            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad else None
+            return output if keep is None else _zero_padding(output, keep)
         x, hidden_states = self._run_layers(
             arguments["hidden_states"],
             arguments["attention_mask"],
@@ -102,11 +97,19 @@ class AcceleratedEncoder(nn.Module):
         self, x: Tensor, mask: Tensor | None, keep_states: bool, settings: Settings, library: Library
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """The last hidden state, and if asked for those before and after each layer."""
+        # a boolean 4-D mask is added as 0 and 1, as transformers does
+        added = mask if mask is None or mask.dtype == x.dtype else mask.to(x.dtype)
+        snapshot = self._snapshot(x, settings, library)
+        if isinstance(snapshot, engine.Snapshot):
+            y, outputs = snapshot.native.run(x, added, settings.unpad, keep_states)
+            return y, (x, *outputs) if keep_states else None
+        if not settings.keep_original or (
+            settings.strict and (settings.precision != "float32" or settings.unpad)
+        ):
+            raise UnsupportedError(f"encoder: {snapshot} ({_why_no_fallback(settings)})")
         # Nothing between here and the last layer changes what serves, so it is chosen once.
         request = Request("grouped_pointwise_conv", x.device, x.dtype)
         conv = ROUTES[backends.choose(request, settings.backend, settings.strict).backend]
-        # a boolean 4-D mask is added as 0 and 1, as transformers does
-        added = mask if mask is None or mask.dtype == x.dtype else mask.to(x.dtype)
         attention = without_scores if scores_may_go(x, added) else reference.attention
         routes = layers.Routes(conv, attention, reference.add_layer_norm)
         states = [x]
@@ -120,12 +123,80 @@ class AcceleratedEncoder(nn.Module):
                 x = layers.run_original(layer, x, mask, library)
             if keep_states:
                 states.append(x)
+        keep = _real_tokens(added) if settings.unpad else None
+        if keep is not None:
+            states = [states[0], *(torch.where(keep, state, 0.0) for state in states[1:])]
+            x = torch.where(keep, x, 0.0)
         return x, tuple(states) if keep_states else None
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time, so a copy or a pickle names the original class and makes it again.
-        _, (cls, *_), *state = cast("tuple[Any, ...]", super().__reduce_ex__(max(int(protocol), 2)))
-        return _rebuild, (original_class(cls),), *state
+    def _snapshot(self, x: Tensor, settings: Settings, library: Library) -> engine.Snapshot | str:
+        """What runs all layers in one native call, or why nothing does in this call."""
+        choice = backends.choose(Request("encoder", x.device, x.dtype), settings.backend)
+        if choice.backend != "cpu":
+            return choice.reason
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return "gradients are recorded, which the layers in one call don't do"
+        snapshot = _snapshots.get(self)
+        if snapshot is None or not snapshot.current() or snapshot.native.precision != settings.precision:
+            if not settings.keep_original and snapshot is not None:
+                return "something changed in the layers, whose original weights were given up"
+            _snapshots.pop(self, None)  # before the next is packed, so that the two are never there at once
+            if reason := engine.obstacle(self, library):
+                return reason
+            snapshot = engine.Snapshot(self, library, settings.precision)
+            if snapshot.lasting:
+                _snapshots[self] = snapshot
+        if not snapshot.dropout_is_off():
+            return "dropout is on"
+        if x.shape[2] != snapshot.native.channels:
+            return f"hidden_states has {x.shape[2]} channels, the layers have {snapshot.native.channels}"
+        return snapshot
+
+
+def _real_tokens(mask: Tensor | None) -> Tensor | None:
+    """Which tokens a padding mask keeps, [batch, tokens, 1]; None for no mask or one of another kind."""
+    if mask is None or not mask.dtype.is_floating_point or not engine.mask_is_padding(mask):
+        return None
+    return engine.by_key(mask)[:, 0, 0, :, None] == 0
+
+
+def _zero_padding(output: Any, keep: Tensor) -> Any:
+    """What the encoder's own forward returned, with zeros in its hidden states where there is no real token."""
+
+    def zeroed(value: Any) -> Any:
+        if isinstance(value, tuple):  # the first of the hidden states is the encoder's input
+            return value[:1] + tuple(zeroed(state) for state in value[1:])
+        return torch.where(keep, value, 0.0) if isinstance(value, Tensor) and value.dim() == 3 else value
+
+    if isinstance(output, tuple):
+        return tuple(part if _is_scores(part) else zeroed(part) for part in output)
+    output.last_hidden_state = zeroed(output.last_hidden_state)
+    if output.hidden_states is not None:
+        output.hidden_states = zeroed(output.hidden_states)
+    return output
+
+
+def _is_scores(part: Any) -> bool:
+    return isinstance(part, tuple) and len(part) > 0 and part[0].dim() == 4
+
+
+def _why_no_fallback(settings: Settings) -> str:
+    return "strict" if settings.keep_original else "keep_original=False leaves nothing to fall back to"
+
+
+def make_snapshot(encoder: nn.Module, settings: Settings) -> engine.Snapshot:
+    """Pack the layers now rather than in the first forward. Raises UnsupportedError where that can't be."""
+    library = library_of(type(encoder))
+    assert library is not None  # is_encoder
+    weight = encoder.layers[0].post_attention.layernorm.weight if len(encoder.layers) else None  # type: ignore
+    device = torch.device("cpu") if weight is None else weight.device
+    choice = backends.choose(Request("encoder", device, torch.float32), settings.backend)
+    reason = choice.reason if choice.backend != "cpu" else engine.obstacle(encoder, library)
+    if reason is not None:
+        raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
+    snapshot = engine.Snapshot(encoder, library, settings.precision)
+    _snapshots[encoder] = snapshot
+    return snapshot
 
 
 def lasting_obstacle(encoder: nn.Module, library: Library) -> str | None:
@@ -134,28 +205,6 @@ def lasting_obstacle(encoder: nn.Module, library: Library) -> str | None:
     if original.forward is not library.encoder.forward:
         return f"{original.__name__} has a forward of its own"
     return library.replaced() or layers.hooks_on_every_module()
-
-
-def _rebuild(original: type[nn.Module]) -> nn.Module:
-    accelerated = accelerated_class(original)
-    return accelerated.__new__(accelerated)
-
-
-_accelerated: dict[type[nn.Module], type[AcceleratedEncoder]] = {}
-
-
-def accelerated_class(original: type[nn.Module]) -> type[AcceleratedEncoder]:
-    """The accelerated subclass of an encoder class."""
-    if original not in _accelerated:
-        name = "Accelerated" + original.__name__
-        _accelerated[original] = type(name, (AcceleratedEncoder, original), {"__module__": __name__})
-    return _accelerated[original]
-
-
-def original_class(accelerated: type[nn.Module]) -> type[nn.Module]:
-    """The encoder class that an accelerated one, or a class extending that, was made from."""
-    mro = accelerated.__mro__
-    return mro[mro.index(AcceleratedEncoder) + 1]
 
 
 def is_encoder(module: nn.Module) -> bool:

@@ -12,11 +12,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from squeezebert_fast import backends
+from squeezebert_fast.backends import cpu
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.patching import engine
 from squeezebert_fast.patching import layer as layers
-from squeezebert_fast.patching.encoder import SETTINGS, AcceleratedEncoder, is_encoder, lasting_obstacle
-from squeezebert_fast.patching.library import library_of
+from squeezebert_fast.patching.encoder import AcceleratedEncoder, is_encoder, lasting_obstacle
+from squeezebert_fast.patching.library import Library, library_of
+from squeezebert_fast.patching.swapping import SETTINGS, Settings
 
 PARTS = (
     ("query", "grouped_pointwise_conv", "attention.query"),
@@ -108,23 +111,51 @@ def explain(model: nn.Module, backend: str | None = None) -> Explanation:
 
 def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iterator[Row]:
     patched = isinstance(encoder, AcceleratedEncoder)
+    settings = encoder.__dict__[SETTINGS] if patched else Settings(backend or "auto", strict=False)
     if backend is None and patched:
-        backend = encoder.__dict__[SETTINGS].backend
+        backend = settings.backend
     library = library_of(type(encoder))
     assert library is not None  # is_encoder
     whole = "the model is not patched" if backend is None else lasting_obstacle(encoder, library)
     if whole is None and "forward" in encoder.__dict__:
         whole = "the forward of the encoder is overridden"
+    together = None if whole else _together(encoder, library, settings, backend or "auto")
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
-        own_modules = whole or layers.obstacle(layer, library)
+        own_modules = None if together else whole or layers.obstacle(layer, library)
         for part, operation, path in PARTS:
             weight = _weight(layer, path)
-            if own_modules or weight is None:
+            precision = "" if weight is None else str(weight.dtype).removeprefix("torch.")
+            if together:
+                choice, precision = together, settings.precision
+            elif own_modules or weight is None:
                 choice = backends.Choice("reference", own_modules or "the layer has no parameters")
             else:
                 choice = backends.choose(Request(operation, weight.device, weight.dtype), backend or "auto")
-            precision = "" if weight is None else str(weight.dtype).removeprefix("torch.")
             yield Row(f"{name}.layers.{index}", part, operation, choice.backend, precision, choice.reason)
+
+
+def _together(
+    encoder: nn.Module, library: Library, settings: Settings, backend: str
+) -> backends.Choice | None:
+    """The choice for all layers, if they run in one native call; without gradients and dropout they do."""
+    if not settings.keep_original:
+        return backends.Choice(
+            "cpu", f"one call for all layers, {_how(settings.precision)}, originals given up"
+        )
+    weight = next(encoder.parameters(), None)
+    if weight is None:
+        return None
+    choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend)
+    if choice.backend != "cpu" or engine.obstacle(encoder, library) is not None:
+        return None
+    return backends.Choice("cpu", f"one call for all layers in inference, {_how(settings.precision)}")
+
+
+def _how(precision: str) -> str:
+    build = cpu.instruction_set()
+    if cpu.has_instruction(precision):
+        return f"{build} build"
+    return f"{build} build, whose CPU has no instruction for {precision}: wider ones compute it"
 
 
 def _weight(layer: nn.Module, path: str) -> Tensor | None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import Activation
+from squeezebert_fast.backends import quantized
 from squeezebert_fast.backends.request import tensor_obstacle
 from squeezebert_fast.ops.grouped_pointwise_conv import Route, check_arguments
 from squeezebert_fast.patching.library import Library
@@ -57,29 +58,29 @@ def fused_name(activation: Any) -> str | None:
 
 def obstacle(layer: Any, library: Library) -> str | None:
     """Why this layer's own forward must run, or None."""
-    reason = _module_obstacle("layer", layer, library.layer, hooks_fire=not library.channels_first)
+    reason = module_obstacle("layer", layer, library.layer, hooks_fire=not library.channels_first)
     if reason is not None:
         return reason
     children = layer.__dict__["_modules"]
     for block_name, (block_class, classes) in library.blocks.items():
         block = children.get(block_name)
-        if reason := _module_obstacle(block_name, block, block_class):
+        if reason := module_obstacle(block_name, block, block_class):
             return reason
         modules = block.__dict__["_modules"]
         for name, cls in classes.items():
             module = modules.get(name)
-            reason = _module_obstacle(name, module, cls)
+            reason = module_obstacle(name, module, cls)
             if reason is None and issubclass(cls, (nn.Conv1d, nn.LayerNorm)):
                 reason = _parameter_obstacle(module)
             if reason is not None:
                 return f"{block_name}: {reason}"
     activation = layer.intermediate.act
     if isinstance(activation, nn.Module):
-        return _module_obstacle("activation", activation, type(activation))
+        return module_obstacle("activation", activation, type(activation))
     return None
 
 
-def _module_obstacle(
+def module_obstacle(
     name: str, module: nn.Module | None, cls: type[nn.Module], hooks_fire: bool = True
 ) -> str | None:
     """Why `module` may not be replaced by what `cls` does, or None."""
@@ -109,7 +110,7 @@ def _parameter_obstacle(module: nn.Module) -> str | None:
             return "a convolution that is not pointwise"
     elif weight is None or bias is None or weight.dim() != 1:
         return "a norm without weight or bias, or over several axes"
-    return tensor_obstacle(weight, bias)
+    return tensor_obstacle(None if quantized.form_of(weight) else weight, bias)
 
 
 def hooks_on_every_module() -> str | None:

@@ -84,3 +84,25 @@ def library_of(encoder_class: type[nn.Module]) -> Library | None:
             _libraries[cls] = _library(cls, True, TRANSFORMERS)
             return _libraries[cls]
     return None
+
+
+_HOMES = ("squeezebert_fast.modeling.encoder", "squeezebert_fast.modeling.heads", TRANSFORMERS)
+
+
+def is_embeddings(cls: type[nn.Module]) -> bool:
+    """Whether a class is one library's SqueezeBertEmbeddings itself."""
+    return cls.__name__ == "SqueezeBertEmbeddings" and _is_whole(cls)
+
+
+def dense_layers(module: nn.Module) -> list[nn.Linear]:
+    """The nn.Linear children of a module whose class is from one of the libraries: of poolers and heads."""
+    if not _is_whole(type(module)):
+        return []
+    return [child for child in module.children() if isinstance(child, nn.Linear)]
+
+
+def _is_whole(cls: type[nn.Module]) -> bool:
+    """Whether a class is from a library's module, and its forward too."""
+    home = sys.modules.get(cls.__module__)
+    forward = getattr(cls.forward, "__globals__", None)
+    return cls.__module__ in _HOMES and home is not None and forward is home.__dict__

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends import cpu, quantized
+from squeezebert_fast.backends.cpu_encoder import PRECISIONS
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.patching import engine
 from squeezebert_fast.patching import layer as layers
+from squeezebert_fast.patching.embeddings import TABLES, AcceleratedEmbeddings
 from squeezebert_fast.patching.encoder import (
-    SETTINGS,
     AcceleratedEncoder,
-    Settings,
-    accelerated_class,
+    forget_snapshot,
     is_encoder,
     lasting_obstacle,
-    original_class,
+    make_snapshot,
 )
-from squeezebert_fast.patching.library import library_of
+from squeezebert_fast.patching.library import dense_layers, is_embeddings, library_of
+from squeezebert_fast.patching.linear import AcceleratedLinear, precision_of
+from squeezebert_fast.patching.swapping import (
+    SETTINGS,
+    Accelerated,
+    Settings,
+    changed_since,
+    original_class,
+    swap,
+    swap_back,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,6 +43,7 @@ def patch(
     *,
     precision: str | None = None,
     unpad: bool = False,
+    keep_original: bool = True,
     backend: str = "auto",
     strict: bool = False,
 ) -> Model:
@@ -44,25 +58,35 @@ def patch(
 
     Args:
         model: any module that contains a SqueezeBertEncoder.
-        precision: None or "float32".
-        unpad: must be False in this version.
+        precision: what products run in, on the CPU: "float32" (None says the same), "bfloat16" or "int8". Sums,
+            softmax, LayerNorm and residuals stay float32. bfloat16 and int8 are for inference: with gradients,
+            and where the native encoder can't serve, the forward runs in float32.
+        unpad: run over the real tokens only, those whose keys the attention mask doesn't leave out, wherever
+            they stand; the encoder's output for all others is zero.
+        keep_original: False gives up the parameters that the native encoder has packed, for deployment: they
+            stay in the model by name, on the meta device, without values. The model can then only infer on the
+            CPU with its packed weights; what would need the originals raises UnsupportedError: `unpatch`, another
+            `patch`, `deepcopy`, saving, gradients, and whatever falls back otherwise.
         backend: one of auto, reference, cpu, triton, cuda.
         strict: raise UnsupportedError, here or in a forward, instead of falling back when the backend has a
             kernel for an operation but can't serve it, or when a layer's own modules must run.
 
     Raises:
-        ArgumentError: no encoder in `model`, or an unknown backend.
-        UnsupportedError: a precision or option that this version lacks; or `strict`, and the backend
-            can't serve.
+        ArgumentError: no encoder in `model`, or an unknown backend or precision.
+        UnsupportedError: `strict` or `keep_original=False`, and the backend can't serve; or the model was
+            patched with `keep_original=False` before.
 
     >>> model = SqueezeBertModel(SqueezeBertConfig())
     >>> model = squeezebert_fast.patch(model.eval())
     """
     backends.check_name(backend)
-    if precision not in (None, "float32"):
-        raise UnsupportedError(f"precision is {precision!r}; this version has float32")
-    if unpad:
-        raise UnsupportedError("unpad=True is not in this version; padded batches run with their padding")
+    if precision is not None and precision not in PRECISIONS:
+        raise ArgumentError(f"precision is {precision!r}; it can be {', '.join(PRECISIONS)} or None")
+    if not isinstance(unpad, bool):
+        raise ArgumentError(f"unpad is {unpad!r}, expected True or False")
+    if not isinstance(keep_original, bool):
+        raise ArgumentError(f"keep_original is {keep_original!r}, expected True or False")
+    settings = Settings(backend, strict, precision or "float32", unpad, keep_original)
     encoders = {name: module for name, module in model.named_modules() if is_encoder(module)}
     if not encoders:
         raise ArgumentError(
@@ -70,40 +94,114 @@ def patch(
         )
     if strict:
         for name, encoder in encoders.items():
-            _check_strict(name or "encoder", encoder, backend)
-    for encoder in encoders.values():
-        if not isinstance(encoder, AcceleratedEncoder):
-            encoder.__class__ = accelerated_class(type(encoder))
-        encoder.__dict__[SETTINGS] = Settings(backend, strict)
-        _forget_packed(encoder)
+            _check_strict(name or "encoder", encoder, settings)
+    _refuse_without_originals(model, "patch it again")
+    fresh = [module for module, _ in _targets(model) if not isinstance(module, Accelerated)]
+    for module, mixin in list(_targets(model)):
+        swap(module, mixin, settings)
+        _forget(module)
+    if not keep_original:
+        try:
+            _give_up_originals(model, settings)
+        except BaseException:
+            for module in fresh:
+                if isinstance(module, Accelerated):
+                    swap_back(module)
+            raise
     return model
 
 
 def unpatch(model: Model) -> Model:
     """Undo `patch`, in place, and return `model`. Without effect on a model that is not patched.
 
-    Raises UnsupportedError, before any change, if an encoder's class was changed again after `patch`.
+    Raises UnsupportedError, before any change, if a module's class was changed again after `patch`, or if the
+    original weights were given up by `keep_original=False`.
     """
-    encoders = [module for module in model.modules() if isinstance(module, AcceleratedEncoder)]
-    for encoder in encoders:
-        if type(encoder) is not accelerated_class(original_class(type(encoder))):
+    _refuse_without_originals(model, "undo that")
+    patched = [module for module in model.modules() if isinstance(module, Accelerated)]
+    for module in patched:
+        if changed_since(module):
             raise UnsupportedError(
-                f"the encoder's class was changed to {type(encoder).__name__} after patch; undo that first"
+                f"the class of a patched {original_class(type(module)).__name__} was changed to "
+                f"{type(module).__name__} after patch; undo that first"
             )
-    for encoder in encoders:
-        del encoder.__dict__[SETTINGS]
-        encoder.__class__ = original_class(type(encoder))  # type: ignore[assignment]
-        _forget_packed(encoder)
+    for module in patched:
+        _forget(module)
+        swap_back(module)
     return model
 
 
-def _forget_packed(encoder: nn.Module) -> None:
-    for parameter in encoder.parameters():
+def _targets(model: nn.Module) -> Iterator[tuple[nn.Module, type[Accelerated]]]:
+    """The modules that `patch` swaps, and what for."""
+    for module in model.modules():
+        cls = original_class(type(module)) if isinstance(module, Accelerated) else type(module)
+        if is_encoder(module):
+            yield module, AcceleratedEncoder
+        elif is_embeddings(cls):
+            yield module, AcceleratedEmbeddings
+        else:
+            for linear in dense_layers(module):
+                if type(linear) is nn.Linear or isinstance(linear, AcceleratedLinear):
+                    yield linear, AcceleratedLinear
+
+
+def _refuse_without_originals(model: nn.Module, what: str) -> None:
+    for module in model.modules():
+        if isinstance(module, Accelerated) and not module.__dict__[SETTINGS].keep_original:
+            raise UnsupportedError(
+                "the model was patched with keep_original=False, which gave up its original weights: load it "
+                f"again to {what}"
+            )
+
+
+def _forget(module: nn.Module) -> None:
+    if is_encoder(module):
+        forget_snapshot(module)
+    for parameter in module.parameters():
         cpu.forget(parameter)
 
 
-def _check_strict(name: str, encoder: nn.Module, backend: str) -> None:
-    """Raise UnsupportedError for what would not run on a kernel that `backend` has."""
+def _give_up_originals(model: nn.Module, settings: Settings) -> None:
+    """Pack everything, then put parameters without values in the place of what was packed."""
+    patched = [module for module in model.modules() if isinstance(module, Accelerated)]
+    snapshots = [
+        make_snapshot(module, settings) for module in patched if isinstance(module, AcceleratedEncoder)
+    ]
+    made: list[tuple[nn.Parameter, str, object]] = []
+    in_use: set[int] = set()
+    for module in patched:
+        if isinstance(module, AcceleratedLinear):
+            precision = precision_of(module, settings)
+            made.append((module.weight, precision, cpu.packed_weight(module.weight, 1, precision)))
+        elif isinstance(module, AcceleratedEmbeddings):
+            words = getattr(module, TABLES[0]).weight
+            if settings.precision == "int8":
+                made.append((words, "table", quantized.form_of(words) or cpu.quantized_table(words)))
+            else:
+                in_use.add(id(words))  # read in place, whatever else was packed from it
+    given_up = {id(p): p for s in snapshots for p in s.parameters()} | {id(p): p for p, *_ in made}
+    with torch.inference_mode(False):  # its tensors have no version to tell a change by
+        empty = {
+            key: nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=False)
+            for key, p in given_up.items()
+            if key not in in_use
+        }
+    for owner in model.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None and id(parameter) in empty:
+                owner._parameters[name] = empty[id(parameter)]
+    for snapshot in snapshots:
+        snapshot.stand_alone()
+    for parameter, form, thing in made:
+        if id(parameter) in empty:
+            cpu.keep(empty[id(parameter)], 1, form, thing)
+    for parameter in given_up.values():
+        quantized.drop(parameter)
+
+
+def _check_strict(name: str, encoder: nn.Module, settings: Settings) -> None:
+    """Raise UnsupportedError for what would not run on a kernel that the backend has."""
+    backend = settings.backend
     library = library_of(type(encoder))
     assert library is not None  # is_encoder
     if reason := lasting_obstacle(encoder, library):
@@ -115,3 +213,10 @@ def _check_strict(name: str, encoder: nn.Module, backend: str) -> None:
             raise UnsupportedError(f"{name}.layers.{index}: {reason} (strict)")
         weight = layer.attention.query.weight
         backends.choose(Request("grouped_pointwise_conv", weight.device, weight.dtype), backend, strict=True)
+    if settings.precision != "float32" or settings.unpad:
+        asked = f"precision {settings.precision}" + (", unpad" if settings.unpad else "")
+        weight = next(encoder.parameters())
+        choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend, strict=True)
+        reason = engine.obstacle(encoder, library) if choice.backend == "cpu" else choice.reason
+        if reason is not None:
+            raise UnsupportedError(f"{name}: {reason} ({asked}, strict)")

@@ -1,0 +1,139 @@
+"""Where a forward's time goes: the passes of the native encoder, each against the machine's limit.
+
+    python -m benchmarks.profile --out out/bench
+
+prints the tables and writes profile.json. README.md says what they mean.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from benchmarks.command import about, add_precisions, add_shapes, console, exit_with, parser_for, prepare
+from benchmarks.passes import PassWork, base_model, native_encoder, pass_work
+from benchmarks.report import Shape, shape_name, write_json
+from squeezebert_fast import SqueezeBertModel, patch
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.benchmark import MultiplyAddPeak, MultiplyAddPeaks, encoder_flops, measure
+
+SHAPES = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
+AVX2_SHAPE = (8, 128)
+
+
+def limit_seconds(work: PassWork, peaks: MultiplyAddPeaks, precision: str) -> float:
+    """What the passes' multiply-adds take at the peaks of the precisions they run in."""
+    return work.products / (peaks[precision] or 1.0) + work.scores / (peaks["float32"] or 1.0)
+
+
+def steadiness(peak: MultiplyAddPeak) -> float:
+    """The peak's median sample over its best: well below 1 where somebody else used the cores meanwhile."""
+    return median(peak.samples) / max(peak.samples)
+
+
+@contextmanager
+def preemptions() -> Iterator[list[int]]:
+    """How often the kernel took a core from this process within the block."""
+    counted: list[int] = []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    yield counted
+    counted.append(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before)
+
+
+def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats: int) -> list[dict[str, Any]]:
+    """A row for each pass, for the encoder, and for what the whole model does besides."""
+    encoder = native_encoder(model, precision)
+    patch(model, precision=precision)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
+    x = torch.randn(*shape, model.config.hidden_size, generator=generator)
+    peaks = MultiplyAddPeaks(dict.fromkeys((precision, "float32")))
+    samples: list[dict[str, float]] = []
+    candidates = {
+        "passes": lambda: samples.append(encoder.profile(x)),
+        "model": lambda: model(input_ids),
+    }
+    with torch.inference_mode(), preemptions() as preempted:
+        _, whole = measure(candidates, repeats, between=peaks.sample)
+    samples = samples[-repeats:]  # without the warm-up
+    seconds = {name: median(sample[name] for sample in samples) for name in samples[0]}
+    work = pass_work(model.config, shape)
+    seconds["encoder"] = median(sum(sample.values()) for sample in samples)
+    work["encoder"] = PassWork(
+        sum(each.products for each in work.values()), sum(each.scores for each in work.values())
+    )
+    assert work["encoder"].flops == encoder_flops(model.config, *shape)
+    rest = (
+        all_of_it - sum(sample.values()) for all_of_it, sample in zip(whole.seconds, samples, strict=True)
+    )
+    seconds["rest of the model"] = median(rest)  # of one round each: rounds differ more than this is large
+    seconds["model"] = whole.median
+    common = {
+        "case": shape_name(shape),
+        "precision": precision,
+        "instruction_set": cpu.instruction_set(),
+        "peak_flops_per_second": peaks[precision],
+        "peak_steadiness": steadiness(peaks.by_precision[precision]),
+        "preemptions": preempted[0],
+    }
+    rows = []
+    for name, spent in seconds.items():
+        row = {**common, "pass": name, "median_ms": 1e3 * spent, "of_model": spent / whole.median}
+        if name in work:
+            row["flops"] = work[name].flops
+            row["fraction_of_peak"] = work[name].flops / spent / (peaks[precision] or 1.0)
+            row["fraction_of_limit"] = limit_seconds(work[name], peaks, precision) / spent
+        rows.append(row)
+    return rows
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    first = rows[0]
+    title = (
+        f"{first['case']}, {first['precision']}, {first['instruction_set']}: "
+        f"peak {first['peak_flops_per_second'] / 1e9:.0f} GFLOP/s, steady to {first['peak_steadiness']:.0%}, "
+        f"preempted {first['preemptions']} times"
+    )
+    table = Table("pass", title=title, title_justify="left")
+    for column in ("median ms", "of the model", "of own peak", "of the limit"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        fractions = [row.get("fraction_of_peak"), row.get("fraction_of_limit")]
+        table.add_row(
+            row["pass"],
+            f"{row['median_ms']:.2f}",
+            f"{row['of_model']:.0%}",
+            *("" if fraction is None else f"{fraction:.0%}" for fraction in fractions),
+        )
+    return table
+
+
+def main() -> None:
+    parser = parser_for("profile", __doc__, repeats=15)
+    add_shapes(parser, SHAPES)
+    add_precisions(parser)
+    parser.add_argument("--no-avx2", action="store_true", help="leave the AVX2 build out")
+    chosen = parser.parse_args()
+    prepare(chosen)
+    cases = [(cpu.instruction_set(), shape) for shape in chosen.shapes]
+    if "avx2" in cpu.instruction_sets() and not chosen.no_avx2 and cpu.instruction_set() != "avx2":
+        cases.append(("avx2", AVX2_SHAPE))
+    where, shown, model, rows = about("profile", chosen.repeats), console(), base_model(), []
+    for instruction_set, shape in cases:
+        for precision in chosen.precisions:
+            with cpu.use_instruction_set(instruction_set):
+                case = profile_case(model, shape, precision, chosen.repeats)
+            shown.print(table_of(case))
+            rows += case
+            write_json(chosen.out / "profile.json", {**where, "rows": rows})
+    shown.print(f"wrote {chosen.out / 'profile.json'}")
+
+
+if __name__ == "__main__":
+    exit_with(main)

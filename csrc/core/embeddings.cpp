@@ -1,0 +1,33 @@
+#include "embeddings.h"
+
+#include "thread_team.h"
+
+namespace squeezebert {
+namespace {
+
+constexpr int64_t kRowsPerTask = 64;
+
+}  // namespace
+
+bool run_embeddings(const KernelTable& kernels, const Embeddings& e, int64_t rows, int threads) {
+  for (int t = 0; t < 3; ++t) {
+    for (int64_t r = 0; r < rows; ++r) {
+      if (e.ids[t][r] < 0 || e.ids[t][r] >= e.tables[t].size) return false;
+    }
+  }
+  struct Context {
+    const KernelTable& kernels;
+    const Embeddings& embeddings;
+    int64_t rows;
+  } context{kernels, e, rows};
+  run_tasks((rows + kRowsPerTask - 1) / kRowsPerTask, threads,
+            [](const void* c, int64_t task) {
+              const auto& [table, work, count] = *static_cast<const Context*>(c);
+              const int64_t begin = task * kRowsPerTask, end = begin + kRowsPerTask;
+              table.embeddings(work, {begin, end < count ? end : count});
+            },
+            &context);
+  return true;
+}
+
+}  // namespace squeezebert

@@ -1,0 +1,101 @@
+// A whole encoder: every layer's packed weights, and the forward as one call.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "packed_segments.h"
+
+namespace squeezebert {
+
+struct NormWeights {
+  const float* weight;  // [channels]
+  const float* bias;
+  float eps;
+};
+
+// One layer as PyTorch holds it. Group counts may differ; a head may lie across groups. In int8, groups times blocks
+// are equal for query, key and value.
+struct LayerWeights {
+  int64_t heads;
+  Activation activation;
+  ConvWeights query, key, value, post_attention, intermediate, output;
+  NormWeights post_attention_norm, output_norm;
+};
+
+// What one forward works on: [batch, tokens, channels].
+struct EncoderInput {
+  const float* x;
+  int64_t batch, tokens;
+  int64_t sequence_stride, row_stride;  // of x, in elements
+
+  // Added to the scores, or null: element [sequence, head, query, key] at the strides, which may be 0, keys contiguous.
+  const float* mask;
+  int64_t mask_sequence_stride, mask_head_stride, mask_query_stride;
+
+  // Leave out tokens that the mask, the same for all heads and queries, leaves out: their output is zero.
+  bool unpad;
+
+  float* y;              // contiguous
+  float* const* states;  // null, or one contiguous [batch, tokens, channels] for every layer's output
+};
+
+class Encoder {
+ public:
+  Encoder(const KernelTable& kernels, Precision precision) : segments_(kernels, precision) {}
+
+  void add_layer(const LayerWeights& weights);  // all layers have the same channels
+  void pack(int threads);                       // after the last layer, whose sources are not needed from then on
+
+  // Needs no lock: any number of calls may run at once. x and y must not overlap.
+  void run(const EncoderInput& input, int threads) const;
+
+  // Floating-point (or integer) operations of one forward over `tokens` tokens in sequences of `sequence` tokens.
+  const KernelTable& kernels() const { return segments_.kernels(); }
+  Precision precision() const { return segments_.precision(); }
+  int64_t bytes() const { return segments_.bytes(); }
+
+  struct Times {
+    double attention = 0, post_attention = 0, feed_forward = 0;  // seconds, of all layers
+  };
+  // As run, and says where the time went.
+  Times profile(const EncoderInput& input, int threads) const;
+
+ private:
+  struct Norm {
+    std::vector<float> weight, bias;
+    float eps;
+  };
+  // Consecutive segments that compute the same columns.
+  struct Piece {
+    int64_t first, count;
+  };
+  struct Layer {
+    int64_t channels, heads, head_size, hidden;
+    Activation activation;
+    int64_t output_groups;
+    // scales of one row of operands
+    int64_t attention_scales, post_attention_scales, feed_forward_scales, output_scales;
+    std::vector<Piece> heads_segments;
+    std::vector<Piece> post_attention;
+    struct Chunk {
+      Piece in, out;
+      int64_t hidden_begin, hidden;
+    };
+    std::vector<std::vector<Chunk>> feed_forward;  // by output group
+    Norm post_attention_norm, output_norm;
+    // Made by pack: the same by pointers.
+    std::vector<std::vector<FeedForward::Chunk>> blocks;
+    std::vector<std::vector<Segment>> output_pieces;  // the out segments of the same columns, chunk after chunk
+  };
+  struct Run;
+
+  Piece add_rows(const std::vector<PackedSegments::Strip>& strips, int64_t in_begin, int64_t out_begin);
+  void add_attention(const LayerWeights& weights, Layer& layer);
+  void add_feed_forward(const LayerWeights& weights, Layer& layer);
+
+  PackedSegments segments_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace squeezebert

@@ -1,0 +1,140 @@
+#include "packed_segments.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "thread_team.h"
+
+namespace squeezebert {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+// Kernels may read a vector past the last weight.
+constexpr int64_t kSlack = 256;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t aligned(int64_t bytes) { return divide_up(bytes, kAlignment) * kAlignment; }
+
+}  // namespace
+
+int64_t depth_blocks(Precision precision, const ConvWeights& conv) {
+  if (precision == Precision::int8) return conv.blocks;
+  const int64_t most = precision == Precision::float32 ? 384 : 768;
+  return std::max<int64_t>(1, divide_up(conv.in_per_group(), most));
+}
+
+float quantize_row(const float* row, int64_t count, int8_t* ints) {
+  float bound = 0.0f, poison = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    bound = std::max(bound, std::fabs(row[i]));
+    poison += row[i] * 0.0f;
+  }
+  const float inverse = bound > 1e-36f ? 127.0f / bound : 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = std::nearbyint(row[i] * inverse);
+    ints[i] = static_cast<int8_t>(std::isfinite(value) ? std::clamp(value, -127.0f, 127.0f) : 0.0f);
+  }
+  return bound / 127.0f + poison;
+}
+
+int64_t PackedSegments::array_bytes(int64_t columns) const {
+  return aligned(divide_up(columns, kernels_->lanes) * kernels_->lanes * 4);
+}
+
+int64_t PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin) {
+  const int64_t depth = strips.front().conv.in_per_group();
+  const int64_t blocks = depth_blocks(precision_, strips.front().conv);
+  const int64_t first = size();
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t k0 = depth * b / blocks, k1 = depth * (b + 1) / blocks;
+    add(strips, in_begin, out_begin, k0, k1 - k0, b == 0, b + 1 == blocks);
+  }
+  return first;
+}
+
+int64_t PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin,
+                            int64_t k_count, bool first, bool last) {
+  Segment segment{};
+  for (const Strip& strip : strips) segment.columns = std::max(segment.columns, strip.column + strip.rows);
+  segment.in_begin = in_begin + k_begin;
+  segment.depth = k_count;
+  segment.out_begin = out_begin;
+  segment.accumulate = !first;
+  segments_.push_back(segment);
+  sources_.push_back({strips, k_begin, last, 0});
+  return size() - 1;
+}
+
+void PackedSegments::pack(int threads) {
+  int64_t bytes = 0;
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    const Segment& segment = segments_[i];
+    sources_[i].offset = bytes;
+    bytes +=
+        aligned(precision_kernels().packed_bytes(segment.columns, segment.depth)) + 3 * array_bytes(segment.columns);
+  }
+  memory_ = AlignedMemory(bytes + kSlack);
+  run_tasks(
+      size(), threads,
+      [](const void* self, int64_t i) {
+        const_cast<PackedSegments*>(static_cast<const PackedSegments*>(self))->pack_one(i);
+      },
+      this);
+  sources_ = {};
+}
+
+void PackedSegments::pack_one(int64_t index) {
+  Segment& segment = segments_[static_cast<std::size_t>(index)];
+  const Source& source = sources_[static_cast<std::size_t>(index)];
+  const PrecisionKernels& kernels = precision_kernels();
+  const int64_t columns = segment.columns, depth = segment.depth;
+  char* memory = memory_.data() + source.offset;
+  char* weight = memory;
+  memory += aligned(kernels.packed_bytes(columns, depth));
+  const int64_t array = array_bytes(columns);
+  auto* bias = reinterpret_cast<float*>(memory);
+  auto* scale = reinterpret_cast<float*>(memory + array);
+  auto* start = reinterpret_cast<int32_t*>(memory + 2 * array);
+  std::memset(memory, 0, static_cast<std::size_t>(3 * array));
+
+  std::vector<float> floats;
+  std::vector<int8_t> ints;
+  const bool quantized = precision_ == Precision::int8;
+  if (quantized) {
+    ints.assign(static_cast<std::size_t>(columns * depth), 0);
+  } else {
+    floats.assign(static_cast<std::size_t>(columns * depth), 0.0f);
+  }
+  for (const Strip& strip : source.strips) {
+    const int64_t stride = strip.conv.in_per_group();
+    for (int64_t r = 0; r < strip.rows; ++r) {
+      const int64_t row = strip.row + r, column = strip.column + r;
+      const int64_t from = row * stride + source.k_begin, to = column * depth;
+      if (source.bias && strip.conv.bias) bias[column] = strip.conv.bias[row];
+      if (depth == 0) continue;  // no weights, no scale: the bias is all
+      if (!quantized) {
+        std::memcpy(&floats[static_cast<std::size_t>(to)], strip.conv.weight + from,
+                    static_cast<std::size_t>(depth) * 4);
+        continue;
+      }
+      int8_t* target = &ints[static_cast<std::size_t>(to)];
+      if (strip.conv.quantized) {
+        std::memcpy(target, strip.conv.quantized + from, static_cast<std::size_t>(depth));
+        scale[column] = strip.conv.scale[row * strip.conv.blocks + source.k_begin / depth];
+      } else {
+        scale[column] = quantize_row(strip.conv.weight + from, depth, target);
+      }
+      int32_t sum = 0;
+      for (int64_t k = 0; k < depth; ++k) sum += target[k];
+      start[column] = -kernels_->int_operand_shift * sum;
+    }
+  }
+  kernels.pack(quantized ? static_cast<const void*>(ints.data()) : floats.data(), depth, columns, depth, weight);
+  segment.weight = weight;
+  segment.bias = source.bias ? bias : nullptr;
+  segment.scale = quantized ? scale : nullptr;
+  segment.start = quantized ? start : nullptr;
+}
+
+}  // namespace squeezebert

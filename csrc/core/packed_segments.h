@@ -1,0 +1,93 @@
+// Weights cut into the segments that kernels take, packed into one stretch of memory.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "../kernels/kernel_table.h"
+#include "workspace.h"
+
+namespace squeezebert {
+
+// A grouped pointwise convolution as PyTorch holds it, in float32 or already quantized.
+struct ConvWeights {
+  const float* weight;      // [out_channels, in_channels / groups], contiguous; or null, with:
+  const int8_t* quantized;  // the same shape, value = int * scale
+  const float* scale;       // [out_channels, blocks]
+  const float* bias;        // [out_channels] or null
+  int64_t groups, in_channels, out_channels;
+  // In int8, equal stretches of a group's inputs that have scales of their own, of weights and of operands.
+  int64_t blocks = 1;
+
+  int64_t in_per_group() const { return in_channels / groups; }
+  int64_t out_per_group() const { return out_channels / groups; }
+};
+
+// The int8 form of a row of weights: scale = largest magnitude / 127, ints rounded to nearest. NaN or infinite weights
+// make the scale NaN.
+float quantize_row(const float* row, int64_t count, int8_t* ints);
+
+class PackedSegments {
+ public:
+  PackedSegments(const KernelTable& kernels, Precision precision) : kernels_(&kernels), precision_(precision) {}
+
+  // Some of a convolution's rows, to stand at `column` of a segment.
+  struct Strip {
+    ConvWeights conv;
+    int64_t row, rows, column;
+  };
+
+  // Adds the segments that compute `strips`, which lie in one group each and read the same inputs, into columns from
+  // out_begin, cut along K into blocks that suit the caches. Returns the index of the first; they are consecutive.
+  int64_t add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin);
+
+  // Adds one segment for a part of the inputs: from k_begin of the group's, k_count of them; `first` and `last` say
+  // whether it starts and ends its columns' sums.
+  int64_t add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin, int64_t k_count,
+              bool first, bool last);
+
+  // Packs everything added. The sources must be there until then, and are not needed after.
+  void pack(int threads);
+
+  const Segment& operator[](int64_t i) const { return segments_[static_cast<std::size_t>(i)]; }
+  const Segment* data() const { return segments_.data(); }
+  int64_t size() const { return static_cast<int64_t>(segments_.size()); }
+  int64_t bytes() const { return memory_.bytes(); }
+  const KernelTable& kernels() const { return *kernels_; }
+  Precision precision() const { return precision_; }
+  const PrecisionKernels& precision_kernels() const { return kernels_->precision[static_cast<int>(precision_)]; }
+
+ private:
+  struct Source {
+    std::vector<Strip> strips;
+    int64_t k_begin;
+    bool bias;
+    int64_t offset;  // in memory: weight, then bias, scale and start
+  };
+  void pack_one(int64_t index);
+  int64_t array_bytes(int64_t columns) const;
+
+  const KernelTable* kernels_;
+  Precision precision_;
+  std::vector<Segment> segments_;
+  std::vector<Source> sources_;
+  AlignedMemory memory_;
+};
+
+// How many segments follow each other along a group's inputs: int8 has one for each block with a scale of its own;
+// otherwise two weight blocks of the deepest segments, and the rows they meet, stay in a second-level cache of 1 MB.
+int64_t depth_blocks(Precision precision, const ConvWeights& conv);
+constexpr int64_t kSegmentColumns = 192;  // whole panels of every build
+
+// Calls visit(begin, end) for the stretches of [begin, end) between consecutive multiples of `size`.
+template <class Visit>
+void cut(int64_t begin, int64_t end, int64_t size, Visit visit) {
+  while (begin < end) {
+    const int64_t next = (begin / size + 1) * size;
+    const int64_t stop = next < end ? next : end;
+    visit(begin, stop);
+    begin = stop;
+  }
+}
+
+}  // namespace squeezebert

@@ -1,0 +1,72 @@
+#include "workspace.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace squeezebert {
+namespace {
+
+constexpr std::size_t kCacheLine = 64, kHugePage = 2 << 20;
+constexpr std::size_t kKept = 4;            // workspaces, for as many callers at once
+constexpr int64_t kLargestKept = 64 << 20;  // bytes
+
+std::mutex kept_mutex;
+std::vector<AlignedMemory>& kept() {
+  static auto* memory = new std::vector<AlignedMemory>;  // never destroyed: calls may outlive static objects
+  return *memory;
+}
+
+}  // namespace
+
+void AlignedMemory::Free::operator()(char* p) const { std::free(p); }
+
+AlignedMemory::AlignedMemory(int64_t bytes) : bytes_(bytes) {
+  const auto size = static_cast<std::size_t>(std::max<int64_t>(bytes, 1));
+  const std::size_t alignment = size >= kHugePage ? kHugePage : kCacheLine;
+  const std::size_t rounded = (size + kCacheLine - 1) / kCacheLine * kCacheLine;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, rounded) != 0) throw std::bad_alloc();
+  memory_.reset(static_cast<char*>(memory));
+#ifdef MADV_HUGEPAGE
+  // Weights are read from end to end: with small pages, address translation is a part of the time.
+  if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
+}
+
+// try_lock: a child forked while another thread held the lock would wait for ever.
+Workspace::Workspace(int64_t bytes) {
+  std::unique_lock<std::mutex> lock(kept_mutex, std::try_to_lock);
+  if (lock.owns_lock()) {
+    for (AlignedMemory& memory : kept()) {
+      if (memory.bytes() >= bytes) {
+        memory_ = std::exchange(memory, std::move(kept().back()));
+        kept().pop_back();
+        return;
+      }
+    }
+    lock.unlock();
+  }
+  memory_ = AlignedMemory(bytes);
+}
+
+Workspace::~Workspace() {
+  if (memory_.bytes() > kLargestKept) return;
+  std::unique_lock<std::mutex> lock(kept_mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  std::vector<AlignedMemory>& all = kept();
+  if (all.size() < kKept) {
+    all.push_back(std::move(memory_));
+    return;
+  }
+  const auto smallest = std::min_element(
+      all.begin(), all.end(), [](const AlignedMemory& a, const AlignedMemory& b) { return a.bytes() < b.bytes(); });
+  if (smallest->bytes() < memory_.bytes()) std::swap(*smallest, memory_);
+}
+
+}  // namespace squeezebert

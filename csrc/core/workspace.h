@@ -1,0 +1,38 @@
+// Memory that calls work in: aligned, reused by the calls that follow, and given back when it is large.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace squeezebert {
+
+// Aligned to a cache line, and large ones to what the kernel can back by huge pages. Throws std::bad_alloc.
+class AlignedMemory {
+ public:
+  AlignedMemory() = default;
+  explicit AlignedMemory(int64_t bytes);
+  char* data() const { return memory_.get(); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(char* p) const;
+  };
+  std::unique_ptr<char, Free> memory_;
+  int64_t bytes_ = 0;
+};
+
+// The memory of one call. Calls at the same time each have their own.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  char* data() const { return memory_.data(); }
+
+ private:
+  AlignedMemory memory_;
+};
+
+}  // namespace squeezebert

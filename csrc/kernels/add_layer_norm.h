@@ -1,0 +1,70 @@
+// y = layer_norm(y + residual), row by row, and the operands that the next product reads: the end of passes B and C.
+// Included by the instruction-set builds alone.
+#pragma once
+#include "formats.h"
+
+namespace {
+
+using squeezebert::AddLayerNorm;
+
+// Applies `visit(column, lanes)` to a row's vectors, the last of which may have fewer lanes.
+template <class Visit>
+inline void for_each_vector(int64_t channels, Visit visit) {
+  int64_t i = 0;
+  for (; i + kLanes <= channels; i += kLanes) visit(i, kLanes);
+  if (i < channels) visit(i, static_cast<int>(channels - i));
+}
+inline Vec load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_first(p, lanes); }
+inline void store_lanes(float* p, Vec v, int lanes) {
+  if (lanes == kLanes) {
+    store(p, v);
+  } else {
+    store_first(p, v, lanes);
+  }
+}
+
+// Normalises one row in place. Mean first, then the mean square of the differences from it, as PyTorch does.
+inline void normalize_row(float* y, const float* residual, const AddLayerNorm& norm) {
+  const int64_t channels = norm.channels;
+  const float count = static_cast<float>(channels);
+  Vec total = broadcast(0.0f);
+  for_each_vector(channels, [&](int64_t i, int lanes) {
+    Vec v = load_lanes(y + i, lanes);
+    if (residual) {
+      v = v + load_lanes(residual + i, lanes);
+      store_lanes(y + i, v, lanes);
+    }
+    total = total + v;
+  });
+  const float mean = sum_of_lanes(total) / count;
+  Vec squares = broadcast(0.0f);
+  for_each_vector(channels, [&](int64_t i, int lanes) {
+    const Vec difference = load_lanes(y + i, lanes) - broadcast(mean);
+    if (lanes == kLanes) {
+      squares = multiply_add(difference, difference, squares);
+    } else {  // lanes beyond the row hold -mean
+      float rest[kLanes];
+      store(rest, difference * difference);
+      squares = squares + load_first(rest, lanes);
+    }
+  });
+  const float variance = sum_of_lanes(squares) / count;
+  const Vec deviation = square_root(broadcast(variance + norm.eps));
+  const Vec inverse = broadcast(1.0f) / deviation;
+  for_each_vector(channels, [&](int64_t i, int lanes) {
+    const Vec scaled = (load_lanes(y + i, lanes) - broadcast(mean)) * inverse;
+    store_lanes(y + i, multiply_add(scaled, load_lanes(norm.weight + i, lanes), load_lanes(norm.bias + i, lanes)),
+                lanes);
+  });
+}
+
+template <class Format>
+inline void add_layer_norm(const AddLayerNorm& norm, Rows rows) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    float* y = norm.y + r * norm.y_row_stride;
+    normalize_row(y, norm.residual ? norm.residual + r * norm.residual_row_stride : nullptr, norm);
+    if (norm.next.data) Format::prepare(norm.y, norm.y_row_stride, {r, r + 1}, norm.next);
+  }
+}
+
+}  // namespace

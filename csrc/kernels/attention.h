@@ -1,0 +1,219 @@
+// Pass A for one head of one sequence: q, k and v projected from x, softmax(q k^T scale + mask) v to the context.
+// Included by the instruction-set builds alone.
+//
+//    x[:, group]                q | k | v                  k^T in panels         scores of kQueryRows queries
+//   +-----------+   weights   +---+---+---+  transposed   +------+------+         +----------------------+
+//   |   rows    | ----------> |   |   |   | ------------> | keys | keys |  q * -> | kQueryRows x kKeys   | -> softmax
+//   +-----------+             +---+---+---+               +------+------+         +----------------------+   * v
+//
+// q, k and v of the one head stay in the second-level cache, the scores of one block in the first; none reaches main
+// memory. Keys come in blocks of kKeyBlock with a running maximum and sum (online softmax), so the scores of a long
+// sequence are never all there. Keys that a mask leaves out are dropped before, so a sequence has the same bits with
+// and without padding, wherever that stands.
+#pragma once
+#include "add_layer_norm.h"
+#include "product.h"
+
+namespace {
+
+using squeezebert::Attention;
+
+constexpr int64_t kQueryRows = 24;  // whole tiles of 8, 6 and 4 rows
+constexpr int64_t kKeyBlock = 528;  // whole panels of 48, 24, 12 and 3; one block for up to 512 tokens
+static_assert(kKeyBlock % kPanelColumns == 0 && kQueryRows % kTileRows == 0, "blocks are whole panels and tiles");
+
+struct AttentionScratch {
+  float* qkv;     // [rows, 3 * padded head size]
+  float* keys;    // panels of [head_size, kPanelColumns]
+  float* scores;  // [kQueryRows, kKeyBlock]
+  float* sums;    // [kQueryRows, padded head size], probabilities times v
+  float* largest;
+  float* total;  // [kQueryRows] each
+  int64_t bytes;
+};
+
+inline AttentionScratch attention_layout(int64_t rows, int64_t head_size, char* scratch) {
+  const int64_t padded = padded_columns(head_size);
+  AttentionScratch s;
+  int64_t offset = 0;
+  const auto take = [&](int64_t floats) {
+    char* start = scratch + offset;
+    offset += round_up(floats * 4, 64);
+    return reinterpret_cast<float*>(start);
+  };
+  s.qkv = take(rows * 3 * padded);
+  s.keys = take(round_up(rows, kPanelColumns) * head_size);
+  s.scores = take(kQueryRows * kKeyBlock);
+  s.sums = take(kQueryRows * padded);
+  s.largest = take(kQueryRows);
+  s.total = take(kQueryRows);
+  s.bytes = offset;
+  return s;
+}
+
+inline int64_t attention_scratch(int64_t rows, int64_t head_size) {
+  return attention_layout(rows, head_size, nullptr).bytes;
+}
+
+// A square block of vectors, rows to columns: after log2(kLanes) rounds of zipping first and second half.
+inline void transpose_block(Vec (&v)[kLanes]) {
+  for (int round = 1; round < kLanes; round *= 2) {
+    Vec zipped[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes / 2; ++i) {
+      zipped[2 * i] = zip_first(v[i], v[i + kLanes / 2]);
+      zipped[2 * i + 1] = zip_second(v[i], v[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) v[i] = zipped[i];
+  }
+}
+
+// k, rows of `stride` floats, to panels [head_size, kPanelColumns]; columns past the last key are zero. `row_of` names
+// the row of a key.
+template <class RowOf>
+inline void transpose_keys(const float* k, int64_t stride, int64_t head_size, int64_t count, RowOf row_of,
+                           float* keys) {
+  for (int64_t first = 0; first < count; first += kLanes) {
+    float* panel = keys + first / kPanelColumns * kPanelColumns * head_size + first % kPanelColumns;
+    for (int64_t c = 0; c < head_size; c += kLanes) {
+      Vec block[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        block[i] = first + i < count ? load(k + row_of(first + i) * stride + c) : broadcast(0.0f);
+      }
+      transpose_block(block);
+      const int64_t real = least(kLanes, head_size - c);
+      for (int64_t i = 0; i < real; ++i) store(panel + (c + i) * kPanelColumns, block[i]);
+    }
+  }
+}
+
+// One row of scores to exponentials of their distance from the largest so far. Returns what the sums so far are to be
+// multiplied by.
+inline float soften(float* scores, int64_t count, float scale, const float* mask, float& largest, float& total,
+                    bool first) {
+  const Vec factor = broadcast(scale);
+  Vec most = broadcast(-__builtin_inff());
+  for_each_vector(count, [&](int64_t i, int lanes) {
+    Vec v = load_lanes(scores + i, lanes) * factor;
+    if (mask) v = v + load_lanes(mask + i, lanes);
+    store_lanes(scores + i, v, lanes);
+    if (lanes == kLanes) {
+      most = maximum(most, v);
+    } else {
+      float rest[kLanes];
+      store(rest, v);
+      for (int j = 0; j < lanes; ++j) most = maximum(most, broadcast(rest[j]));
+    }
+  });
+  const float before = largest;
+  const float here = largest_lane(most);
+  largest = first || here > before ? here : before;
+  const float origin_or_any = largest == -__builtin_inff() ? 0.0f : largest;  // all of them -inf: see `attention`
+  const Vec origin = broadcast(origin_or_any);
+  Vec sum = broadcast(0.0f);
+  for_each_vector(count, [&](int64_t i, int lanes) {
+    const Vec e = exponential(load_lanes(scores + i, lanes) - origin);
+    store_lanes(scores + i, e, lanes);
+    sum = sum + (lanes == kLanes ? e : load_first(scores + i, lanes));
+  });
+  float rescale = 0.0f;
+  if (!first) {
+    float lanes[kLanes];
+    store(lanes, exponential(broadcast(before - origin_or_any)));
+    rescale = lanes[0];
+  }
+  total = (first ? 0.0f : total * rescale) + sum_of_lanes(sum);
+  return rescale;
+}
+
+// y (+)= p * v for a block of queries: v's rows are keys, read where the projection put them.
+template <int kVectors>
+inline void times_values(const float* p, const float* v, int64_t v_stride, int64_t keys, bool accumulate, float* y,
+                         int64_t y_stride, int64_t queries) {
+  const RowTiles tiles({0, queries}, kRowsOf<kVectors>);
+  for (int64_t t = 0; t < tiles.tiles; ++t) {
+    const Rows rows = tiles[t];
+    tile_of<Float32, kVectors>(rows.end - rows.begin)(p + rows.begin * kKeyBlock, kKeyBlock, v, v_stride, keys,
+                                                      Columns{}, accumulate, y + rows.begin * y_stride, y_stride,
+                                                      kLanes);
+  }
+}
+
+inline void times_values(const float* p, const float* v, int64_t v_stride, int64_t keys, bool accumulate, float* y,
+                         int64_t y_stride, int64_t queries, int64_t vectors) {
+  while (vectors > 0) {
+    int64_t taken = least(vectors, 3);
+    if constexpr (kMostVectors == 4) {
+      if (vectors % 3 == 1 && vectors >= 4) taken = 4;
+    }
+    if (taken == 3) times_values<3>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
+    if (taken == 2) times_values<2>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
+    if (taken == 1) times_values<1>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
+    if constexpr (kMostVectors == 4) {
+      if (taken == 4) times_values<4>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
+    }
+    vectors -= taken;
+    v += taken * kLanes;
+    y += taken * kLanes;
+  }
+}
+
+template <class Format>
+inline void attention(const Attention& a, char* scratch) {
+  const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
+  const int64_t padded = padded_columns(a.head_size), stride = 3 * padded;
+  const Rows sequence{a.row_begin, a.row_begin + a.rows};
+  Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none};
+  product<Format>(projection, sequence);
+
+  float* values = s.qkv + 2 * padded;
+  if (a.keys) {
+    transpose_keys(s.qkv + padded, stride, a.head_size, a.key_count, [&](int64_t j) { return a.keys[j]; }, s.keys);
+    for (int64_t j = 0; j < a.key_count; ++j) {
+      if (a.keys[j] == j) continue;
+      for (int64_t c = 0; c < padded; c += kLanes)
+        store(values + j * stride + c, load(values + a.keys[j] * stride + c));
+    }
+  } else {
+    transpose_keys(s.qkv + padded, stride, a.head_size, a.key_count, [](int64_t j) { return j; }, s.keys);
+  }
+
+  for (int64_t q0 = 0; q0 < a.rows; q0 += kQueryRows) {
+    const int64_t queries = least(kQueryRows, a.rows - q0);
+    for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeyBlock) {
+      const int64_t keys = least(kKeyBlock, a.key_count - k0);
+      const RowTiles tiles({0, queries}, kTileRows);
+      for (int64_t t = 0; t < tiles.tiles; ++t) {
+        const Rows rows = tiles[t];
+        for (int64_t n = 0; n < keys; n += kPanelColumns) {
+          const int64_t vectors = divide_up(least(kPanelColumns, keys - n), static_cast<int64_t>(kLanes));
+          tile_of<Float32>(rows.end - rows.begin, vectors)(
+              s.qkv + (q0 + rows.begin) * stride, stride, s.keys + (k0 + n) * a.head_size, kPanelColumns, a.head_size,
+              Columns{}, false, s.scores + rows.begin * kKeyBlock + n, kKeyBlock, kLanes);
+        }
+      }
+      for (int64_t q = 0; q < queries; ++q) {
+        const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
+        const float rescale = soften(s.scores + q * kKeyBlock, keys, a.scale, mask, s.largest[q], s.total[q], k0 == 0);
+        if (k0 == 0) continue;
+        for (int64_t c = 0; c < padded; c += kLanes) {
+          float* sums = s.sums + q * padded + c;
+          store(sums, load(sums) * broadcast(rescale));
+        }
+      }
+      times_values(s.scores, values + k0 * stride, stride, keys, k0 > 0, s.sums, padded, queries, padded / kLanes);
+    }
+    for (int64_t q = 0; q < queries; ++q) {
+      // A row that is masked everywhere by -inf has no softmax: PyTorch's is NaN, and so is this.
+      const bool none = s.largest[q] == -__builtin_inff();
+      const Vec inverse = broadcast(none ? __builtin_nanf("") : 1.0f / s.total[q]);
+      float* context = a.context + (a.row_begin + q0 + q) * a.context_row_stride;
+      for_each_vector(a.head_size, [&](int64_t c, int lanes) {
+        store_lanes(context + c, load(s.sums + q * padded + c) * inverse, lanes);
+      });
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,40 @@
+// y = layer_norm(word + position + token type): gather, sum and normalisation in one pass over the row.
+// Included by the instruction-set builds alone.
+#pragma once
+#include "add_layer_norm.h"
+
+namespace {
+
+using squeezebert::Embeddings;
+
+// A row of a table, added to y or, for the first table, written there.
+inline void add_table_row(const Embeddings::Table& table, int64_t id, int64_t channels, bool first, float* y) {
+  for_each_vector(channels, [&](int64_t i, int lanes) {
+    Vec v;
+    if (table.quantized) {
+      const int8_t* from = table.quantized + id * channels + i;
+      if (lanes == kLanes) {
+        v = load_ints(from);
+      } else {
+        int8_t rest[kLanes] = {};
+        __builtin_memcpy(rest, from, static_cast<unsigned>(lanes));
+        v = load_ints(rest);
+      }
+      v = v * broadcast(table.scale[id]);
+    } else {
+      v = load_lanes(table.rows + id * channels + i, lanes);
+    }
+    store_lanes(y + i, first ? v : load_lanes(y + i, lanes) + v, lanes);
+  });
+}
+
+inline void embeddings(const Embeddings& e, Rows rows) {
+  const AddLayerNorm norm{e.norm_weight, e.norm_bias, e.eps, e.channels, nullptr, 0, nullptr, 0, {}};
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    float* y = e.y + r * e.channels;
+    for (int t = 0; t < 3; ++t) add_table_row(e.tables[t], e.ids[t][r], e.channels, t == 0, y);
+    normalize_row(y, nullptr, norm);
+  }
+}
+
+}  // namespace

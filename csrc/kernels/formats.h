@@ -1,0 +1,141 @@
+// The precisions of products: what an operand and a weight are, how one step along K multiplies them, how rows become
+// operands. Included by the instruction-set builds alone.
+#pragma once
+#include "kernel_table.h"
+
+namespace {
+
+using squeezebert::Operands;
+using squeezebert::Rows;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+inline int64_t padded_columns(int64_t columns) { return round_up(columns, kLanes); }
+
+// The arrays by column of a segment, at a tile's first column, and the scales by row at its first row.
+struct Columns {
+  const float* bias;
+  const float* scale;
+  const int32_t* start;
+  const float* row_scale;
+  int64_t row_scale_stride;
+};
+
+struct Float32 {
+  using Operand = float;
+  using Weight = float;
+  using Source = float;
+  using Weights = Vec;
+  using Sum = Vec;
+  static constexpr int kStep = 1;
+  static constexpr bool kInPlace = true;
+  static constexpr bool kScaled = false;
+
+  static Weights load_weights(const Weight* p) { return load(p); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
+  static Sum start(const Columns&, int) { return broadcast(0.0f); }
+  static Vec finish(Sum sum, const Columns&, int, int) { return sum; }
+  static Weight pack(Source v) { return v; }
+  static void prepare(const float*, int64_t, Rows, const Operands&) {}
+};
+
+inline uint32_t bits_of(float v) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+inline float float_of(uint32_t bits) {
+  float v;
+  __builtin_memcpy(&v, &bits, sizeof v);
+  return v;
+}
+// To nearest, ties to even; a NaN stays one.
+inline uint32_t rounded_to_bfloat(uint32_t bits) {
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return ((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded) & 0xffff0000;
+}
+
+struct Bfloat16 {
+  using Operand = BfloatOperand;
+  using Weight = uint16_t;
+  using Source = float;
+  using Weights = BfloatWeights;
+  using Sum = Vec;
+  static constexpr int kStep = 2;
+  static constexpr bool kInPlace = false;
+  static constexpr bool kScaled = false;
+
+  static Weights load_weights(const Weight* p) { return load_bfloat_weights(p); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
+  static Sum start(const Columns&, int) { return broadcast(0.0f); }
+  static Vec finish(Sum sum, const Columns&, int, int) { return sum; }
+  static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
+
+  static void store_operand(uint16_t* p, uint32_t bits) { *p = static_cast<uint16_t>(bits >> 16); }
+  static void store_operand(float* p, uint32_t bits) { *p = float_of(bits); }
+  static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      const float* from = x + r * x_row_stride;
+      Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
+      for (int64_t i = 0; i < operands.channels; ++i) store_operand(to + i, rounded_to_bfloat(bits_of(from[i])));
+    }
+  }
+};
+
+// Symmetric, dynamic: value = int * scale, |int| <= 127, one scale per row and group. The ints, and so the sums, are
+// the same on every build: each operation here rounds as IEEE says.
+struct Int8 {
+  using Operand = IntOperand;
+  using Weight = int8_t;
+  using Source = int8_t;
+  using Weights = decltype(load_int_weights(nullptr));
+  using Sum = IntVec;
+  static constexpr int kStep = kIntStep;
+  static constexpr bool kInPlace = false;
+  static constexpr bool kScaled = true;
+
+  static Weights load_weights(const Weight* p) { return load_int_weights(p); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
+  static Sum start(const Columns& columns, int column) { return load(columns.start + column); }
+  static Vec finish(Sum sum, const Columns& columns, int row, int column) {
+    const Vec scaled = to_float(sum) * load(columns.scale + column);
+    return scaled * broadcast(columns.row_scale[row * columns.row_scale_stride]);
+  }
+  static Weight pack(Source v) { return v; }
+
+  static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
+    const int64_t size = operands.channels / operands.groups;
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      const float* from = x + r * x_row_stride;
+      Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
+      float* scales = operands.scale + r * operands.groups;
+      for (int64_t g = 0; g < operands.groups; ++g, from += size, to += size) {
+        // x * 0 is NaN for infinities and NaNs, which `maximum` may lose: the scale, and so the result, becomes NaN.
+        Vec largest = broadcast(0.0f), poison = broadcast(0.0f);
+        int64_t i = 0;
+        for (; i + kLanes <= size; i += kLanes) {
+          const Vec v = load(from + i);
+          largest = maximum(largest, absolute(v));
+          poison = ::multiply_add(v, broadcast(0.0f), poison);
+        }
+        if (i < size) {
+          const Vec v = load_first(from + i, static_cast<int>(size - i));
+          largest = maximum(largest, absolute(v));
+          poison = ::multiply_add(v, broadcast(0.0f), poison);
+        }
+        const float bound = largest_lane(largest);
+        scales[g] = bound / 127.0f + sum_of_lanes(poison);
+        // The quotient of a tiny bound would be infinite.
+        const Vec inverse = broadcast(bound > 1e-36f ? 127.0f / bound : 0.0f);
+        for (i = 0; i < size; i += kLanes) {
+          const int count = static_cast<int>(least(kLanes, size - i));
+          const Vec v = count == kLanes ? load(from + i) : load_first(from + i, count);
+          store_first(to + i, to_int(v * inverse), count);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace

@@ -1,0 +1,237 @@
+// y = act(x * weight^T + bias) over a list of dense blocks, in any precision.
+// Included by the instruction-set builds alone.
+//
+//            K                   N                          N
+//      +-----------+       +---+---+---+             +---+---+---+
+//  M   |  tile     |   K   | p | a | n |  packed     | t | i | l |   tile: kTileRows x 3 vectors of sums in registers
+//      +-----------+       | e | l | s |  panels     +---+---+---+
+//      |           |       +---+---+---+             |           |
+//
+// Loops, from the outside: segments, whose weights stay in the second-level cache; tiles of rows, whose K operands stay
+// in the first-level cache; panels of N, whose weights stream past in the order they are stored; K. Sums over K run in
+// one order that depends on the segments alone, so a row's result has the same bits in any tile, batch and thread.
+#pragma once
+#include "activations.h"
+#include "formats.h"
+
+namespace {
+
+using squeezebert::Product;
+using squeezebert::Segment;
+
+constexpr int kPanelVectors = 3;
+constexpr int64_t kPanelColumns = kPanelVectors * kLanes;
+
+// One tile: kRows rows x kVectors vectors over `steps` steps of K, added to what y holds when `accumulate`, plus the
+// bias unless it is null. Every segment is summed on its own and the bias comes last: small sums stay small, which is
+// what keeps the rounding error that of PyTorch's own products. The last vector has `last_lanes` real columns.
+template <class Format, int kRows, int kVectors>
+__attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x_row_stride,
+                                    const typename Format::Weight* weight, int64_t weight_stride, int64_t steps,
+                                    const Columns& columns, bool accumulate, float* y, int64_t y_row_stride,
+                                    int last_lanes) {
+  typename Format::Sum sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::start(columns, j * kLanes);
+  }
+
+  for (int64_t k = 0; k < steps; ++k, weight += weight_stride, x += Format::kStep) {
+    typename Format::Weights w[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) w[j] = Format::load_weights(weight + j * kLanes * Format::kStep);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::multiply_add(x + r * x_row_stride, w[j], sum[r][j]);
+    }
+  }
+
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j) {
+    const bool whole = j + 1 < kVectors || last_lanes == kLanes;
+    const Vec bias = columns.bias ? load(columns.bias + j * kLanes) : broadcast(0.0f);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      float* out = y + r * y_row_stride + j * kLanes;
+      Vec total = Format::finish(sum[r][j], columns, r, j * kLanes);
+      if (accumulate) total = total + (whole ? load(out) : load_first(out, last_lanes));
+      total = total + bias;
+      if (whole) {
+        store(out, total);
+      } else {
+        store_first(out, total, last_lanes);
+      }
+    }
+  }
+}
+
+template <class Format>
+using Tile = void (*)(const typename Format::Operand*, int64_t, const typename Format::Weight*, int64_t, int64_t,
+                      const Columns&, bool, float*, int64_t, int);
+
+// Four vectors are for the 64 columns of a head, where a tile of them is lower: as many sums, fewer loads a sum.
+constexpr int kMostVectors = kTileRows == 8 ? 4 : 3;
+template <int kVectors>
+constexpr int kRowsOf = kVectors == 4 ? 6 : kTileRows;
+
+template <class Format, int kVectors>
+inline Tile<Format> tile_of(int64_t rows) {
+  static_assert(kTileRows == 4 || kTileRows == 8, "the tables below have one entry a row count");
+  if constexpr (kRowsOf<kVectors> == 8) {
+    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors>, tile<Format, 2, kVectors>, tile<Format, 3, kVectors>,
+                                      tile<Format, 4, kVectors>, tile<Format, 5, kVectors>, tile<Format, 6, kVectors>,
+                                      tile<Format, 7, kVectors>, tile<Format, 8, kVectors>};
+    return tiles[rows - 1];
+  } else if constexpr (kRowsOf<kVectors> == 6) {
+    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors>, tile<Format, 2, kVectors>, tile<Format, 3, kVectors>,
+                                      tile<Format, 4, kVectors>, tile<Format, 5, kVectors>, tile<Format, 6, kVectors>};
+    return tiles[rows - 1];
+  } else {
+    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors>, tile<Format, 2, kVectors>, tile<Format, 3, kVectors>,
+                                      tile<Format, 4, kVectors>};
+    return tiles[rows - 1];
+  }
+}
+
+template <class Format>
+inline Tile<Format> tile_of(int64_t rows, int64_t vectors) {
+  return vectors == 3 ? tile_of<Format, 3>(rows) : vectors == 2 ? tile_of<Format, 2>(rows) : tile_of<Format, 1>(rows);
+}
+
+// Rows are dealt out to tiles evenly: 9 rows are 5 and 4, not 8 and 1, which would leave the multiply-add units
+// waiting.
+struct RowTiles {
+  int64_t begin, rows, tiles;
+  RowTiles(Rows all, int64_t tile_rows)
+      : begin(all.begin), rows(all.end - all.begin), tiles(divide_up(all.end - all.begin, tile_rows)) {}
+  Rows operator[](int64_t t) const { return {begin + rows * t / tiles, begin + rows * (t + 1) / tiles}; }
+};
+
+template <Vec (*function)(Vec)>
+inline void apply(float* y, int64_t row_stride, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r, y += row_stride) {
+    int64_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) store(y + j, function(load(y + j)));
+    if (j < columns) {
+      const int lanes = static_cast<int>(columns - j);
+      store_first(y + j, function(load_first(y + j, lanes)), lanes);
+    }
+  }
+}
+
+template <class Format>
+inline void activate(Activation activation, float* y, int64_t row_stride, int64_t rows, int64_t columns) {
+  switch (activation) {
+    case Activation::none:
+      return;
+    case Activation::gelu:
+      return apply<Format::kScaled ? coarse_gelu : gelu>(y, row_stride, rows, columns);
+    case Activation::gelu_tanh:
+      return apply<gelu_tanh>(y, row_stride, rows, columns);
+    case Activation::relu:
+      return apply<relu>(y, row_stride, rows, columns);
+    case Activation::silu:
+      return apply<silu>(y, row_stride, rows, columns);
+  }
+}
+
+// ---- packed weights: panels of kPanelColumns columns, each K / kStep steps of kStep values a column. What a last step
+// or vector lacks is zero.
+
+template <class Format>
+inline int64_t packed_bytes(int64_t columns, int64_t depth) {
+  return padded_columns(columns) * round_up(depth, Format::kStep) *
+         static_cast<int64_t>(sizeof(typename Format::Weight));
+}
+
+template <class Format>
+inline void pack(const void* weight, int64_t row_stride, int64_t columns, int64_t depth, void* packed) {
+  const auto* from = static_cast<const typename Format::Source*>(weight);
+  auto* to = static_cast<typename Format::Weight*>(packed);
+  for (int64_t panel = 0; panel < columns; panel += kPanelColumns) {
+    const int64_t end = panel + padded_columns(least(kPanelColumns, columns - panel));
+    for (int64_t k = 0; k < depth; k += Format::kStep) {
+      for (int64_t n = panel; n < end; ++n) {
+        for (int64_t i = k; i < k + Format::kStep; ++i) {
+          *to++ = n < columns && i < depth ? Format::pack(from[n * row_stride + i]) : typename Format::Weight{};
+        }
+      }
+    }
+  }
+}
+
+// Panels that fit into the first-level cache beside the rows they meet stay there for all tiles of rows; of larger
+// ones, a tile's operands stay, and the weights stream past.
+constexpr int64_t kCachedPanel = 16 * 1024;  // bytes
+
+template <class Format>
+inline void run_segment(const Operands& x, const Segment& segment, Activation activation, float* y,
+                        int64_t y_row_stride, Rows rows) {
+  using Operand = typename Format::Operand;
+  using Weight = typename Format::Weight;
+  const auto* operands = static_cast<const Operand*>(x.data) + segment.in_begin;
+  const auto* weight = static_cast<const Weight*>(segment.weight);
+  const int64_t steps = divide_up(segment.depth, Format::kStep);
+  // What follows a row's last operand belongs to another group or row. Ints times the padding weights are zero; floats
+  // are NaN when they are infinite or NaN, so a last step that is not whole gets operands of its own.
+  const int64_t rest = Format::kScaled ? 0 : segment.depth % Format::kStep;
+  const RowTiles tiles(rows, kTileRows);
+  const auto run_tile = [&](int64_t t, int64_t n) {
+    const Rows tile_rows = tiles[t];
+    const int64_t count = tile_rows.end - tile_rows.begin;
+    const int64_t width = least(kPanelColumns, segment.columns - n);
+    const int64_t vectors = divide_up(width, static_cast<int64_t>(kLanes));
+    Columns columns{};
+    columns.bias = segment.bias ? segment.bias + n : nullptr;
+    if constexpr (Format::kScaled) {
+      const int64_t group = x.channels > 0 ? segment.in_begin / (x.channels / x.groups) : 0;
+      columns.row_scale = x.scale + tile_rows.begin * x.groups + group;
+      columns.row_scale_stride = x.groups;
+      columns.scale = segment.scale + n;
+      columns.start = segment.start + n;
+    }
+    float* out = y + tile_rows.begin * y_row_stride + segment.out_begin + n;
+    const Operand* first = operands + tile_rows.begin * x.row_stride;
+    const Weight* panel = weight + n * steps * Format::kStep;
+    const int64_t stride = vectors * kLanes * Format::kStep;
+    const int last_lanes = static_cast<int>(width - (vectors - 1) * kLanes);
+    const Tile<Format> run = tile_of<Format>(count, vectors);
+    if (rest == 0) {
+      run(first, x.row_stride, panel, stride, steps, columns, segment.accumulate, out, y_row_stride, last_lanes);
+    } else {
+      Operand last[kTileRows * Format::kStep] = {};
+      for (int64_t r = 0; r < count; ++r) {
+        for (int64_t i = 0; i < rest; ++i) {
+          last[r * Format::kStep + i] = first[r * x.row_stride + segment.depth - rest + i];
+        }
+      }
+      run(first, x.row_stride, panel, stride, steps - 1, Columns{}, segment.accumulate, out, y_row_stride, last_lanes);
+      run(last, Format::kStep, panel + (steps - 1) * stride, stride, 1, columns, true, out, y_row_stride, last_lanes);
+    }
+    activate<Format>(activation, out, y_row_stride, count, width);
+  };
+  const bool panels_stay = steps * Format::kStep * kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
+  if (panels_stay) {
+    for (int64_t n = 0; n < segment.columns; n += kPanelColumns) {
+      for (int64_t t = 0; t < tiles.tiles; ++t) run_tile(t, n);
+    }
+  } else {
+    for (int64_t t = 0; t < tiles.tiles; ++t) {
+      for (int64_t n = 0; n < segment.columns; n += kPanelColumns) run_tile(t, n);
+    }
+  }
+}
+
+template <class Format>
+inline void product(const Product& p, Rows rows) {
+  for (int64_t s = 0; s < p.segment_count; ++s) {
+    const Segment& segment = p.segments[s];
+    // The activation follows a column's last block, the one before the next column's first.
+    const bool last = s + 1 == p.segment_count || !p.segments[s + 1].accumulate;
+    run_segment<Format>(p.x, segment, last ? p.activation : Activation::none, p.y, p.y_row_stride, rows);
+  }
+}
+
+}  // namespace

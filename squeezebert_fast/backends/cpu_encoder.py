@@ -1,0 +1,227 @@
+"""A whole encoder on the native kernels: packed once, then one native call per forward.
+
+With cpu.py the place that hands addresses to native code, and so makes sure of what stands there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.backends import cpu, quantized
+from squeezebert_fast.errors import ArgumentError
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A grouped pointwise convolution: float32, or int8 with float32 scales."""
+
+    weight: Tensor
+    """[out_channels, in_channels / groups, 1], float32 or int8."""
+    scale: Tensor | None
+    """[out_channels, blocks]."""
+    bias: Tensor | None
+    groups: int
+    blocks: int = 1
+    """Equal stretches of a group's input channels that have scales of their own in int8."""
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """In and out."""
+        return self.weight.shape[1] * self.groups, self.weight.shape[0]
+
+    def address(self) -> tuple[int, ...]:
+        """As the native module takes it; the tensors must stay alive until the weights are packed."""
+        quantized = self.weight.dtype is torch.int8
+        return (
+            0 if quantized else self.weight.data_ptr(),
+            self.weight.data_ptr() if quantized else 0,
+            0 if self.scale is None else self.scale.data_ptr(),
+            0 if self.bias is None else self.bias.data_ptr(),
+            self.groups,
+            *self.channels,
+            self.blocks,
+        )
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm over [channels]."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One encoder layer's parameters."""
+
+    heads: int
+    activation: str
+    """A key of `cpu.FUSED_ACTIVATIONS`."""
+    convs: tuple[Conv, Conv, Conv, Conv, Conv, Conv]
+    """query, key, value, post_attention, intermediate, output."""
+    norms: tuple[Norm, Norm]
+    """post_attention's and output's."""
+
+
+def with_blocks(convs: Sequence[Conv]) -> tuple[Conv, ...]:
+    """A layer's convolutions, in `Layer.convs`' order, with the blocks that int8 cuts their inputs into.
+
+    query, key and value read the same operands, so groups times blocks are equal for the three.
+    """
+    channels = convs[0].channels[0]
+    shared = math.lcm(*(conv.groups for conv in convs[:3]))
+    shared *= quantized.blocks_of(channels, shared, _most(shared))
+    blocks = [shared // conv.groups for conv in convs[:3]]
+    for conv, most in zip(convs[3:], (quantized.BLOCK, _most(convs[4].groups), quantized.BLOCK), strict=True):
+        blocks.append(quantized.blocks_of(conv.channels[0], conv.groups, most))
+    return tuple(dataclasses.replace(c, blocks=n) for c, n in zip(convs, blocks, strict=True))
+
+
+def _most(groups: int) -> int:
+    return quantized.FINE_BLOCK if groups == 1 else quantized.BLOCK
+
+
+def refusal(layer: Layer) -> str | None:
+    """Why the native encoder can't take this layer, or None."""
+    if layer.activation not in cpu.FUSED_ACTIVATIONS:
+        return f"activation {layer.activation!r} is not one that the kernels apply"
+    tensors = [t for c in layer.convs for t in (c.weight, c.bias, c.scale) if t is not None]
+    tensors += [t for n in layer.norms for t in (n.weight, n.bias)]
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"parameters are on {tensor.device}, not on the CPU"
+        if tensor.dtype not in (torch.float32, torch.int8):
+            return f"parameters are {tensor.dtype}, the kernels take torch.float32"
+    channels = layer.norms[0].weight.shape[0]
+    hidden = layer.convs[4].weight.shape[0]
+    wanted = [(channels, channels)] * 4 + [(channels, hidden), (hidden, channels)]
+    for conv, channels_wanted in zip(layer.convs, wanted, strict=True):
+        in_channels, out_channels = conv.channels
+        if conv.channels != channels_wanted or out_channels % conv.groups or conv.weight.shape[2:] != (1,):
+            return f"a convolution of {in_channels} to {out_channels} channels where {channels_wanted} were expected"
+        for values, shape in ((conv.bias, (out_channels,)), (conv.scale, (out_channels, conv.blocks))):
+            if values is not None and values.shape != shape:
+                return f"a convolution with a bias or scale of shape {list(values.shape)}, expected {list(shape)}"
+    if any(t.shape != (channels,) for n in layer.norms for t in (n.weight, n.bias)):
+        return "norms of different sizes"
+    if layer.heads < 1 or channels % layer.heads:
+        return f"{layer.heads} heads don't divide {channels} channels"
+    return None
+
+
+def by_key(mask: Tensor) -> Tensor:
+    """A mask added to scores with four axes, those of heads and queries of size one if nothing differs along them.
+
+    transformers 5 hands its encoder a padding mask as [batch, 1, tokens, tokens], one copy a query.
+    """
+    mask = mask[(None,) * (4 - mask.dim())]
+    for axis in (1, 2):
+        if mask.shape[axis] > 1:
+            one = mask.narrow(axis, 0, 1)
+            if mask.stride(axis) == 0 or torch.equal(one.expand_as(mask), mask):
+                mask = one
+    return mask
+
+
+class CpuEncoder:
+    """Packed layers. Reading the parameters ends with the constructor."""
+
+    def __init__(self, layers: Sequence[Layer], precision: str) -> None:
+        """layers: at least one, each passed by `refusal`, all with the same channels."""
+        native: Any = cpu._native
+        self.precision = precision
+        self.instruction_set = cpu.instruction_set()
+        self.channels = layers[0].norms[0].weight.shape[0]
+        self._layers = len(layers)
+        self._native = native.Encoder(self.instruction_set, getattr(native.Precision, precision))
+        kept: list[Tensor] = []  # alive until they are packed
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept.append(tensor.detach().contiguous())
+            return kept[-1]
+
+        def conv(c: Conv) -> tuple[int, ...]:
+            scale = None if c.scale is None else keep(c.scale)
+            bias = None if c.bias is None else keep(c.bias)
+            return Conv(keep(c.weight), scale, bias, c.groups, c.blocks).address()
+
+        for layer in layers:
+            self._native.add_layer(
+                layer.heads,
+                cpu.FUSED_ACTIVATIONS[layer.activation],
+                [conv(c) for c in layer.convs],
+                [(keep(n.weight).data_ptr(), keep(n.bias).data_ptr(), n.eps) for n in layer.norms],
+            )
+        self._native.pack(torch.get_num_threads())
+
+    @property
+    def bytes(self) -> int:
+        """Of packed weights."""
+        return self._native.bytes
+
+    def run(
+        self, x: Tensor, mask: Tensor | None, unpad: bool = False, keep_states: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last hidden state, and the output of every layer if `keep_states`, none of them part of a graph.
+
+        x: float32 [batch, tokens, channels] on the CPU. mask: None, or float32, added to the scores, broadcastable
+        to [batch, heads, tokens, tokens]. unpad: leave out the tokens whose keys the mask sets to the lowest
+        number in every row and head, wherever they stand; their outputs are zero.
+        """
+        if x.dim() != 3 or x.shape[2] != self.channels or x.dtype is not torch.float32:
+            raise ArgumentError(
+                f"x is {x.dtype} of shape {list(x.shape)}, expected float32 [batch, tokens, {self.channels}]"
+            )
+        batch, tokens = x.shape[:2]
+        if x.stride(2) != 1:
+            x = x.contiguous()
+        strides = [0, 0, 0]
+        if mask is not None:
+            mask = by_key(mask)
+            if mask.shape[3] != tokens or (tokens > 1 and mask.stride(3) != 1):
+                mask = mask.expand(*mask.shape[:3], tokens).contiguous()
+            strides = [0 if mask.shape[axis] == 1 else mask.stride(axis) for axis in range(3)]
+        # the device is said, since `torch.set_default_device` would put it elsewhere
+        y = torch.empty((batch, tokens, self.channels), dtype=torch.float32, device="cpu")
+        states = [torch.empty_like(y) for _ in range(self._layers - 1)] + [y] if keep_states else []
+        if y.numel() > 0:
+            self._native.run(
+                x.data_ptr(),
+                batch,
+                tokens,
+                x.stride(0),
+                x.stride(1),
+                0 if mask is None else mask.data_ptr(),
+                strides,
+                unpad,
+                y.data_ptr(),
+                [state.data_ptr() for state in states],
+                torch.get_num_threads(),
+            )
+        return y, states
+
+    def profile(self, x: Tensor) -> dict[str, float]:
+        """Seconds that each kind of pass takes in one forward over x, contiguous float32 [batch, tokens, channels]."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        seconds = self._native.profile(
+            x.data_ptr(),
+            x.shape[0],
+            x.shape[1],
+            x.stride(0),
+            x.stride(1),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return dict(zip(("attention", "post_attention", "feed_forward"), seconds, strict=True))

@@ -1,0 +1,162 @@
+"""The int8 form of a model on disk: a quarter of the size, loaded without ever being float32.
+
+`config.json` beside `model_int8.safetensors`, which holds
+
+- for each product's weight and the word embeddings NAME: int8 of the parameter's shape, and NAME_scale, float32
+  [output channels or words, blocks]: a row is cut into that many equal blocks, each int8 * scale
+  (squeezebert_fast/backends/quantized.py);
+- every other parameter as float32, classifiers' weights too: their few channels cost nothing.
+
+Its metadata say `format: squeezebert_fast int8` and `version: 1`. Activations are quantized as a forward runs, so
+nothing is calibrated. transformers doesn't look for a file of this name, and so never misreads one.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from squeezebert_fast.backends import quantized
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import ArgumentError, CheckpointError
+from squeezebert_fast.loading.files import all_or_nothing
+from squeezebert_fast.loading.fit import PREFIX, _skeleton
+from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
+from squeezebert_fast.modeling.layers import SqueezeBertModule
+from squeezebert_fast.patching.engine import CONVS, layer_of
+from squeezebert_fast.patching.linear import FEW_CHANNELS
+from squeezebert_fast.patching.patch import patch
+
+Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
+
+CONFIG_NAME = "config.json"
+INT8_NAME = "model_int8.safetensors"
+METADATA = {"format": "squeezebert_fast int8", "version": "1"}
+SCALE = "_scale"
+
+
+def save_quantized(model: SqueezeBertPreTrainedModel, directory: str | os.PathLike[str]) -> None:
+    """Write config.json and model_int8.safetensors, which `from_pretrained` loads as a model patched for int8.
+
+    model: in float32, patched or not, with its original weights. directory: made with its parents; files of the
+    same names in it are replaced once the new ones are whole.
+
+    Raises ArgumentError for a model of another kind or dtype, CheckpointError if weights were given up
+    (`patch(..., keep_original=False)`) or `directory` can't be written.
+
+    >>> squeezebert_fast.save_quantized(model, "my-model-int8")  # doctest: +SKIP
+    """
+    if not isinstance(model, SqueezeBertPreTrainedModel):
+        raise ArgumentError(f"model is a {type(model).__name__}, expected a model of this package")
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    to_quantize = _to_quantize(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.is_meta:
+            raise CheckpointError(f"{name} has no values: they were given up, or never loaded")
+        if parameter.dtype is not torch.float32:
+            raise ArgumentError(f"{name} is {parameter.dtype}, expected torch.float32")
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        if id(parameter) in to_quantize:
+            state[name], state[name + SCALE] = quantized.quantize(parameter.cpu(), to_quantize[id(parameter)])
+            if state[name + SCALE].isnan().any():
+                raise CheckpointError(f"{name} holds NaN or infinite weights, which have no int8 form")
+        else:
+            state[name] = parameter.detach().cpu().contiguous()
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    with all_or_nothing(Path(directory).expanduser()) as stage:
+        path = stage(INT8_NAME)
+        mode = path.stat().st_mode
+        save_file(state, path, metadata=METADATA)
+        path.chmod(mode)  # safetensors leaves it readable by the owner alone
+        stage(CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
+
+
+def load_quantized(cls: type[Model], config: SqueezeBertConfig, path: Path, **options: Any) -> Model:
+    """A `cls` patched with precision int8 and keep_original=False, from a file of `save_quantized`.
+
+    options: of `load_pretrained`; those that would need float weights must have their defaults. Raises
+    CheckpointError, naming file and key, for a damaged file or one of another model, ArgumentError for an
+    option, UnsupportedError where the native module is missing.
+    """
+    if options.get("dtype") not in (None, torch.float32, "float32", "auto"):
+        raise ArgumentError(f"dtype is {options['dtype']!r}; an int8 checkpoint can't be loaded as another")
+    if options.get("device") is not None and torch.device(options["device"]).type != "cpu":
+        raise ArgumentError(f"device is {options['device']!r}; an int8 checkpoint runs on the CPU alone")
+    stored = _read(path)
+    model = _skeleton(cls, config)
+    to_quantize = _to_quantize(model)
+    filled: dict[int, nn.Parameter] = {}
+    prefix = "" if model.base_model is model else PREFIX
+    body = {name for name, _ in model.base_model.named_children()}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if id(parameter) in filled:
+            continue
+        bare = name.removeprefix(PREFIX)
+        keys = (bare, PREFIX + bare) if bare.partition(".")[0] in body else (name,)
+        key = next((key for key in keys if key in stored), None)
+        if key is None:
+            if any(
+                other is parameter and n in stored
+                for n, other in model.named_parameters(remove_duplicate=False)
+            ):
+                continue  # tied to one that is there
+            raise CheckpointError(f"{path} lacks {prefix + bare if keys[0] == bare else name}")
+        values = stored[key]
+        wanted = torch.int8 if id(parameter) in to_quantize else torch.float32
+        if values.shape != parameter.shape or values.dtype is not wanted:
+            raise CheckpointError(
+                f"{key} of {path} is {values.dtype} {list(values.shape)}, the model's is {wanted} "
+                f"{list(parameter.shape)}"
+            )
+        parameter.requires_grad_(False)
+        if wanted is torch.int8:
+            scale = stored.get(key + SCALE)
+            shape = [values.shape[0], to_quantize[id(parameter)]]
+            if scale is None or scale.dtype is not torch.float32 or list(scale.shape) != shape:
+                raise CheckpointError(f"{path}: {key + SCALE} is missing or not float32 {shape}")
+            quantized.stand_in(parameter, values.contiguous(), scale.contiguous())
+            filled[id(parameter)] = parameter
+        else:
+            filled[id(parameter)] = nn.Parameter(values.clone(), requires_grad=False)
+    for module in model.modules():
+        for name, held in module._parameters.items():
+            if held is not None:
+                module._parameters[name] = filled[id(held)]
+    return patch(model.eval(), precision="int8", keep_original=False)
+
+
+def _to_quantize(model: nn.Module) -> dict[int, int]:
+    """The parameters that are int8 on disk, by identity, and the blocks of their rows."""
+    blocks: dict[int, int] = {}
+    for name, module in model.named_modules():
+        if name.endswith("word_embeddings") or (
+            isinstance(module, nn.Linear) and module.out_features >= FEW_CHANNELS
+        ):
+            blocks[id(module.weight)] = 1
+        if isinstance(module, SqueezeBertModule):
+            modules = (module.get_submodule(f"{block}.{conv}") for block, conv in CONVS)
+            for conv, parameters in zip(modules, layer_of(module).convs, strict=True):
+                blocks[id(conv.weight)] = parameters.blocks
+    return blocks
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if {key: metadata.get(key) for key in METADATA} != METADATA:
+                raise CheckpointError(f"{path} has the metadata {metadata}, expected {METADATA}")
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error

@@ -1,0 +1,60 @@
+"""The dense layers around the encoder (pooler, masked-language-model head, classifiers) on the encoder's kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezebert_fast import backends
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends.request import Request, obstacle
+from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
+
+FEW_CHANNELS = 64
+"""A layer with fewer outputs stays float32: it is a classifier, whose cost is nothing and whose rounding is seen."""
+
+
+class AcceleratedLinear(Accelerated):
+    """Mixed into nn.Linear; `forward` has its arguments and results."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name
+        if torch.compiler.is_compiling():
+            return super().forward(input)
+        settings: Settings = self.__dict__[SETTINGS]
+        reason = self._obstacle(input, settings)
+        if reason is None:
+            return cpu.grouped_pointwise_conv(
+                input, self.weight, self.bias, 1, None, precision_of(self, settings)
+            )
+        if self.weight.is_meta:
+            raise UnsupportedError(
+                f"a linear layer: {reason} (keep_original=False leaves nothing to fall back to)"
+            )
+        return super().forward(input)
+
+    def _obstacle(self, x: Tensor, settings: Settings) -> str | None:
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return "gradients are recorded"
+        if x.dim() == 0 or x.shape[-1] != self.weight.shape[1]:
+            return f"the input has shape {list(x.shape)}"
+        weight = None if self.weight.is_meta else self.weight
+        request = Request("grouped_pointwise_conv", x.device, x.dtype, obstacle(x, weight, self.bias))
+        choice = backends.choose(request, settings.backend)
+        if choice.backend != "cpu":
+            return choice.reason
+        if self.weight.dtype is not torch.float32 or (
+            self.bias is not None and self.bias.dtype is not torch.float32
+        ):
+            return f"the weight is {self.weight.dtype}"
+        return None
+
+
+def precision_of(linear: Any, settings: Settings) -> str:
+    """What the layer's product runs in."""
+    return "float32" if linear.weight.shape[0] < FEW_CHANNELS else settings.precision
