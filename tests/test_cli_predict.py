@@ -18,6 +18,7 @@ from squeezebert_fast import (
     SqueezeBertForTokenClassification,
     SqueezeBertModel,
     SqueezeBertTokenizerFast,
+    save_quantized,
 )
 from squeezebert_fast.cli import running
 from tests.cli_helpers import DATA, refuses, save_model, succeeds
@@ -76,6 +77,16 @@ def test_backends_agree(model: Path, texts: Path, backend: str) -> None:
     torch.testing.assert_close(
         torch.tensor([row["score"] for row in rows]), logits(model, TEXTS).softmax(-1).max(-1).values
     )
+
+
+def test_an_int8_checkpoint_predicts(model: Path, texts: Path, tmp_path: Path) -> None:
+    loaded = SqueezeBertForSequenceClassification.from_pretrained(model)
+    save_quantized(loaded, tmp_path / "int8")
+    SqueezeBertTokenizerFast.from_pretrained(model).save_pretrained(tmp_path / "int8")
+    rows = rows_of(succeeds("predict", "-m", tmp_path / "int8", texts))
+    expected = logits(model, TEXTS).softmax(-1).max(-1).values
+    torch.testing.assert_close(torch.tensor([row["score"] for row in rows]), expected, rtol=0.1, atol=0.05)
+    refuses("predict", "-m", tmp_path / "int8", texts, "--backend", "reference", said="original weights")
 
 
 def test_pairs_are_classified_together(model: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from squeezebert_fast.loading.checkpoint import CONFIG_NAME
 from squeezebert_fast.loading.files import read_json_object
 from squeezebert_fast.loading.fit import PREFIX
 from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.loading.weights import read_weights
+from squeezebert_fast.loading.weights import NoWeightsError, read_weights
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.patching import patch
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
@@ -75,7 +75,11 @@ def load_engine(
         raise ArgumentError(
             f"the maximum length is {max_length}, but {name_or_path} takes {limit} tokens at most"
         )
-    patch(model, backend=backend, strict=backend != "auto")
+    on_cpu = backend in ("auto", "cpu")
+    if not (
+        on_cpu and any(p.is_meta for p in model.parameters())
+    ):  # an int8 checkpoint is patched as it is loaded
+        patch(model, unpad=on_cpu, backend=backend, strict=backend != "auto")
     return Engine(model, tokenizer, max_length or min(limit, tokenizer.model_max_length))
 
 
@@ -89,7 +93,10 @@ def _check_head(class_name: str, name_or_path: str) -> None:
     stored_classes = config.get("architectures") or [class_name]
     if class_name not in stored_classes:
         raise ConfigError(f"{name_or_path} is a {stored_classes[0]}, expected a {class_name}")
-    keys = [key.removeprefix(PREFIX) for key in read_weights(files.pinned_to(config_path))]
+    try:
+        keys = [key.removeprefix(PREFIX) for key in read_weights(files.pinned_to(config_path))]
+    except NoWeightsError:
+        return  # nothing at all, or an int8 checkpoint, which is loaded whole or not
     for part in HEADS[class_name]:
         if not any(key.startswith(part) for key in keys):
             raise ConfigError(f"{name_or_path} has no weights {part}* and so isn't a {class_name}")

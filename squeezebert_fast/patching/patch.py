@@ -92,10 +92,10 @@ def patch(
         raise ArgumentError(
             f"model is a {type(model).__name__} without a SqueezeBertEncoder of this package or transformers"
         )
+    _refuse_without_originals(model, "patch it again")
     if strict:
         for name, encoder in encoders.items():
             _check_strict(name or "encoder", encoder, settings)
-    _refuse_without_originals(model, "patch it again")
     fresh = [module for module, _ in _targets(model) if not isinstance(module, Accelerated)]
     for module, mixin in list(_targets(model)):
         swap(module, mixin, settings)
