@@ -80,6 +80,16 @@ class Encoder:
         threads: int,
     ) -> tuple[float, float, float]: ...
 
+def embeddings(
+    instruction_set: str,
+    tables: Sequence[tuple[int, int, int, int]],
+    ids: Sequence[int],
+    norm: tuple[int, int, float],
+    rows: int,
+    channels: int,
+    y: int,
+    threads: int,
+) -> bool: ...
 def cpu_features() -> list[str]: ...
 def instruction_sets() -> list[str]: ...
 def has_instruction(instruction_set: str, precision: Precision) -> bool: ...

@@ -145,3 +145,9 @@ def test_the_configuration_is_kept(saved: tuple[torch.nn.Module, Path]) -> None:
     written = json.loads((saved[1] / "config.json").read_text())
     assert written["hidden_size"] == 96
     assert written["architectures"] == ["SqueezeBertForSequenceClassification"]
+
+
+def test_the_base_model_takes_a_quarter_of_the_bytes(tmp_path: Path) -> None:
+    model = squeezebert_fast.SqueezeBertModel(squeezebert_fast.SqueezeBertConfig())
+    squeezebert_fast.save_quantized(model, tmp_path)
+    assert (tmp_path / INT8_NAME).stat().st_size <= 0.27 * sum(p.nbytes for p in model.parameters())

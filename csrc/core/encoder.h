@@ -50,7 +50,6 @@ class Encoder {
   // Needs no lock: any number of calls may run at once. x and y must not overlap.
   void run(const EncoderInput& input, int threads) const;
 
-  // Floating-point (or integer) operations of one forward over `tokens` tokens in sequences of `sequence` tokens.
   const KernelTable& kernels() const { return segments_.kernels(); }
   Precision precision() const { return segments_.precision(); }
   int64_t bytes() const { return segments_.bytes(); }

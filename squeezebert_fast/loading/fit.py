@@ -49,7 +49,7 @@ def build_model(
     a tensor of the encoder is missing or unknown, or any has another shape than the model's, naming key, file
     and both shapes; ArgumentError for a dtype or device that doesn't exist.
     """
-    model = _skeleton(cls, config)
+    model = skeleton(cls, config)
     found = _by_model_name(stored, model)
     expected = dict(model.named_parameters(remove_duplicate=False))
     _check_kinds(entry for name, entry in found.items() if name in expected)
@@ -58,7 +58,7 @@ def build_model(
             "tied weights differ in the checkpoint, so they are not tied: tie_word_embeddings is now False"
         )
         config.tie_word_embeddings = False
-        model = _skeleton(cls, config)
+        model = skeleton(cls, config)
     _supply_tied(found, cls._tied_weights_keys)
     _report_unused(found.keys() - expected.keys(), found, config)
     mismatched = _check_shapes(found, expected, ignore_mismatched_sizes)
@@ -87,7 +87,7 @@ class _WithoutNormal(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _skeleton(cls: type[Model], config: SqueezeBertConfig) -> Model:
+def skeleton(cls: type[Model], config: SqueezeBertConfig) -> Model:
     """A model of shapes only, which takes no memory."""
     with torch.device("meta"), _WithoutNormal():
         return cls(config)

@@ -27,7 +27,7 @@ from squeezebert_fast.backends import quantized
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
 from squeezebert_fast.loading.files import all_or_nothing
-from squeezebert_fast.loading.fit import PREFIX, _skeleton
+from squeezebert_fast.loading.fit import PREFIX, skeleton
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.layers import SqueezeBertModule
 from squeezebert_fast.patching.engine import CONVS, layer_of
@@ -94,7 +94,7 @@ def load_quantized(cls: type[Model], config: SqueezeBertConfig, path: Path, **op
     if options.get("device") is not None and torch.device(options["device"]).type != "cpu":
         raise ArgumentError(f"device is {options['device']!r}; an int8 checkpoint runs on the CPU alone")
     stored = _read(path)
-    model = _skeleton(cls, config)
+    model = skeleton(cls, config)
     to_quantize = _to_quantize(model)
     filled: dict[int, nn.Parameter] = {}
     prefix = "" if model.base_model is model else PREFIX
