@@ -196,6 +196,9 @@ struct Encoder::Run {
   void attention(const Layer& layer, const Part& part, Team& team, int id);
   void post_attention(const Layer& layer, const Part& part, Team& team, int id);
   void feed_forward(const Layer& layer, const Layer* next, const Part& part, Team& team, int id);
+  const Segment* head_segment(const Layer& layer, int64_t head) const;
+  const Segment* post_attention_segment(const Layer& layer, int64_t piece) const;
+  const Segment* feed_forward_segment(const Layer& layer, int64_t group) const;
   void finish_piece(int64_t block, int64_t pieces, const AddLayerNorm& norm, Rows rows);
   Operands operands_of(const Operands& made, float* rows, int64_t groups) const;
   int64_t hidden_rows(const Layer& layer) const;
@@ -380,8 +383,27 @@ void Encoder::Run::attention(const Layer& layer, const Part& part, Team& team, i
     a.mask_row_stride = input.mask_query_stride;
     a.context = context + head * layer.head_size;
     a.context_row_stride = channels;
+    const int64_t next = task + threads;  // the one that this thread most likely takes
+    if (next >= count * layer.heads) {
+      a.next = post_attention_segment(layer, next - count * layer.heads);
+    } else if (next / count != head) {
+      a.next = head_segment(layer, next / count);
+    }
     kernels.attention(a, scratch[static_cast<std::size_t>(member)]);
   });
+}
+
+// The first segment of a head, of a piece of the post-attention product and of a group of the feed-forward block.
+const Segment* Encoder::Run::head_segment(const Layer& layer, int64_t head) const {
+  const auto last = static_cast<int64_t>(layer.heads_segments.size()) - 1;
+  return encoder.segments_.data() + layer.heads_segments[static_cast<std::size_t>(std::min(head, last))].first;
+}
+const Segment* Encoder::Run::post_attention_segment(const Layer& layer, int64_t piece) const {
+  const auto last = static_cast<int64_t>(layer.post_attention.size()) - 1;
+  return encoder.segments_.data() + layer.post_attention[static_cast<std::size_t>(std::min(piece, last))].first;
+}
+const Segment* Encoder::Run::feed_forward_segment(const Layer& layer, int64_t group) const {
+  return layer.blocks[static_cast<std::size_t>(group % layer.output_groups)].front().in;
 }
 
 // Of the pieces of a block of rows, the last to be done closes it.
@@ -426,6 +448,9 @@ void Encoder::Run::post_attention(const Layer& layer, const Part& part, Team& te
     product.segment_count = to.first + to.count - from.first;
     product.y = y + (rows.begin - of_operands.begin) * channels;
     product.y_row_stride = channels;
+    const int64_t next = task + threads;
+    product.next = next < blocks * pieces ? post_attention_segment(layer, all * (next % pieces) / pieces)
+                                          : feed_forward_segment(layer, next - blocks * pieces);
     kernels.product(product, of_operands);
     finish_piece(block, pieces, norm, rows);
   });
@@ -444,6 +469,7 @@ void Encoder::Run::feed_forward(const Layer& layer, const Layer* next, const Par
       channels,
       {next ? x_operands.data : nullptr, channels, x_operands.scale, next ? next->attention_scales : 1, channels}};
   if (divide_up(part.rows, kSmallBlockRows) * layer.output_groups >= threads) {
+    const auto sequence_count = static_cast<int64_t>(part.end - part.first);
     const int64_t wanted = kTasksPerThread * threads;
     int64_t blocks = divide_up(part.rows, kBlockRows);
     if (blocks * layer.output_groups < wanted) {
@@ -454,8 +480,12 @@ void Encoder::Run::feed_forward(const Layer& layer, const Layer* next, const Par
       const int64_t block = task / layer.output_groups, group = task % layer.output_groups;
       const Rows rows{part.rows * block / blocks, part.rows * (block + 1) / blocks};
       const auto& chunks = layer.blocks[static_cast<std::size_t>(group)];
-      const FeedForward pass{operands, chunks.data(), static_cast<int64_t>(chunks.size()), layer.activation,
-                             x,        channels};
+      const int64_t following = task + threads - blocks * layer.output_groups;
+      const Segment* first = following < 0 ? feed_forward_segment(layer, task + threads)
+                             : next        ? head_segment(*next, following / sequence_count)
+                                           : nullptr;
+      const FeedForward pass{operands, chunks.data(), static_cast<int64_t>(chunks.size()), layer.activation, x,
+                             channels, first};
       kernels.feed_forward(pass, rows, scratch[static_cast<std::size_t>(member)]);
       finish_piece(block, layer.output_groups, norm, rows);
     });
@@ -468,7 +498,8 @@ void Encoder::Run::feed_forward(const Layer& layer, const Layer* next, const Par
   }
   team.run(id, static_cast<int64_t>(chunks.size()), [&](int64_t task, int) {
     const FeedForward::Chunk& chunk = *chunks[static_cast<std::size_t>(task)];
-    kernels.product({operands, chunk.in, chunk.in_count, hidden, layer.hidden, layer.activation}, {0, part.rows});
+    kernels.product({operands, chunk.in, chunk.in_count, hidden, layer.hidden, layer.activation, nullptr},
+                    {0, part.rows});
   });
   const auto pieces = static_cast<int64_t>(layer.output_pieces.size());
   team.run(id, pieces, [&](int64_t task, int member) {
@@ -478,7 +509,8 @@ void Encoder::Run::feed_forward(const Layer& layer, const Layer* next, const Par
                     static_cast<int64_t>(chain.size()),
                     x,
                     channels,
-                    Activation::none};
+                    Activation::none,
+                    nullptr};
     if (kernels.operand_bytes > 0) {
       product.x = operands_in(scratch[static_cast<std::size_t>(member)], part.rows, layer.hidden, layer.output_scales);
       kernels.prepare(hidden, layer.hidden, {0, part.rows}, product.x);

@@ -134,9 +134,9 @@ inline void times_values(const float* p, const float* v, int64_t v_stride, int64
   const RowTiles tiles({0, queries}, kRowsOf<kVectors>);
   for (int64_t t = 0; t < tiles.tiles; ++t) {
     const Rows rows = tiles[t];
-    tile_of<Float32, kVectors>(rows.end - rows.begin)(p + rows.begin * kKeyBlock, kKeyBlock, v, v_stride, keys,
-                                                      Columns{}, accumulate, y + rows.begin * y_stride, y_stride,
-                                                      kLanes);
+    tile_of<Float32, kVectors, false>(rows.end - rows.begin)(p + rows.begin * kKeyBlock, kKeyBlock, v, v_stride, keys,
+                                                             Columns{}, accumulate, y + rows.begin * y_stride, y_stride,
+                                                             kLanes, nullptr);
   }
 }
 
@@ -164,7 +164,7 @@ inline void attention(const Attention& a, char* scratch) {
   const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
   const int64_t padded = padded_columns(a.head_size), stride = 3 * padded;
   const Rows sequence{a.row_begin, a.row_begin + a.rows};
-  Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none};
+  Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none, a.next};
   product<Format>(projection, sequence);
 
   float* values = s.qkv + 2 * padded;
@@ -188,9 +188,9 @@ inline void attention(const Attention& a, char* scratch) {
         const Rows rows = tiles[t];
         for (int64_t n = 0; n < keys; n += kPanelColumns) {
           const int64_t vectors = divide_up(least(kPanelColumns, keys - n), static_cast<int64_t>(kLanes));
-          tile_of<Float32>(rows.end - rows.begin, vectors)(
+          tile_of<Float32, false>(rows.end - rows.begin, vectors)(
               s.qkv + (q0 + rows.begin) * stride, stride, s.keys + (k0 + n) * a.head_size, kPanelColumns, a.head_size,
-              Columns{}, false, s.scores + rows.begin * kKeyBlock + n, kKeyBlock, kLanes);
+              Columns{}, false, s.scores + rows.begin * kKeyBlock + n, kKeyBlock, kLanes, nullptr);
         }
       }
       for (int64_t q = 0; q < queries; ++q) {

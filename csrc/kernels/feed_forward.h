@@ -49,8 +49,8 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
     for (int64_t c = 0; c < block.chunk_count; ++c) {
       const FeedForward::Chunk& chunk = block.chunks[c];
       // Hidden row 0 stands for row `first`, hidden column 0 for the chunk's first channel.
-      const Product in{block.x, chunk.in,        chunk.in_count, hidden - first * width - chunk.hidden_begin,
-                       width,   block.activation};
+      const Product in{block.x, chunk.in,         chunk.in_count, hidden - first * width - chunk.hidden_begin,
+                       width,   block.activation, chunk.out};
       product<Format>(in, stretch);
       Operands operands{hidden, width, nullptr, 1, chunk.hidden};
       if constexpr (!Format::kInPlace) {
@@ -61,8 +61,11 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
         operands.scale -= chunk.hidden_begin / chunk.hidden;  // segments count groups from the hidden row's first
       }
       operands.data = static_cast<typename Format::Operand*>(operands.data) - chunk.hidden_begin;
-      const Product out{operands,           chunk.out,       chunk.out_count, block.y + first * block.y_row_stride,
-                        block.y_row_stride, Activation::none};
+      const bool last = c + 1 == block.chunk_count;
+      const Segment* next = !last ? block.chunks[c + 1].in : stretch.end < rows.end ? block.chunks[0].in : block.next;
+      const Product out{
+          operands,         chunk.out, chunk.out_count, block.y + first * block.y_row_stride, block.y_row_stride,
+          Activation::none, next};
       product<Format>(out, local);
     }
   }

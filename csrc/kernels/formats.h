@@ -35,7 +35,8 @@ struct Float32 {
   static Weights load_weights(const Weight* p) { return load(p); }
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
-  static Vec finish(Sum sum, const Columns&, int, int) { return sum; }
+  static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
+  static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
   static Weight pack(Source v) { return v; }
   static void prepare(const float*, int64_t, Rows, const Operands&) {}
 };
@@ -69,7 +70,8 @@ struct Bfloat16 {
   static Weights load_weights(const Weight* p) { return load_bfloat_weights(p); }
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
-  static Vec finish(Sum sum, const Columns&, int, int) { return sum; }
+  static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
+  static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
   static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
 
   static void store_operand(uint16_t* p, uint32_t bits) { *p = static_cast<uint16_t>(bits >> 16); }
@@ -98,9 +100,9 @@ struct Int8 {
   static Weights load_weights(const Weight* p) { return load_int_weights(p); }
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
   static Sum start(const Columns& columns, int column) { return load(columns.start + column); }
-  static Vec finish(Sum sum, const Columns& columns, int row, int column) {
-    const Vec scaled = to_float(sum) * load(columns.scale + column);
-    return scaled * broadcast(columns.row_scale[row * columns.row_scale_stride]);
+  static Vec scale_of(const Columns& columns, int column) { return load(columns.scale + column); }
+  static Vec finish(Sum sum, Vec scale, const Columns& columns, int row) {
+    return to_float(sum) * scale * broadcast(columns.row_scale[row * columns.row_scale_stride]);
   }
   static Weight pack(Source v) { return v; }
 
@@ -111,28 +113,17 @@ struct Int8 {
       Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
       float* scales = operands.scale + r * operands.groups;
       for (int64_t g = 0; g < operands.groups; ++g, from += size, to += size) {
-        // x * 0 is NaN for infinities and NaNs, which `maximum` may lose: the scale, and so the result, becomes NaN.
-        Vec largest = broadcast(0.0f), poison = broadcast(0.0f);
+        Vec magnitude = broadcast(0.0f);
         int64_t i = 0;
-        for (; i + kLanes <= size; i += kLanes) {
-          const Vec v = load(from + i);
-          largest = maximum(largest, absolute(v));
-          poison = ::multiply_add(v, broadcast(0.0f), poison);
-        }
-        if (i < size) {
-          const Vec v = load_first(from + i, static_cast<int>(size - i));
-          largest = maximum(largest, absolute(v));
-          poison = ::multiply_add(v, broadcast(0.0f), poison);
-        }
-        const float bound = largest_lane(largest);
-        scales[g] = bound / 127.0f + sum_of_lanes(poison);
+        for (; i + kLanes <= size; i += kLanes) magnitude = larger_magnitude(magnitude, load(from + i));
+        const int rest = static_cast<int>(size - i);
+        if (rest > 0) magnitude = larger_magnitude(magnitude, load_first(from + i, rest));
+        const float bound = largest_magnitude(magnitude);
+        scales[g] = bound / 127.0f + bound * 0.0f;  // NaN where an infinity or a NaN is among the values
         // The quotient of a tiny bound would be infinite.
         const Vec inverse = broadcast(bound > 1e-36f ? 127.0f / bound : 0.0f);
-        for (i = 0; i < size; i += kLanes) {
-          const int count = static_cast<int>(least(kLanes, size - i));
-          const Vec v = count == kLanes ? load(from + i) : load_first(from + i, count);
-          store_first(to + i, to_int(v * inverse), count);
-        }
+        for (i = 0; i + kLanes <= size; i += kLanes) store(to + i, to_int(load(from + i) * inverse));
+        if (rest > 0) store_first(to + i, to_int(load_first(from + i, rest) * inverse), rest);
       }
     }
   }

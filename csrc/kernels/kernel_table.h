@@ -46,6 +46,7 @@ struct Product {
   float* y;
   int64_t y_row_stride;
   Activation activation;
+  const Segment* next;  // whose weights to fetch meanwhile, or null
 };
 
 // y = layer_norm(y + residual), and its operands for the product that follows.
@@ -75,6 +76,7 @@ struct Attention {
   int64_t mask_row_stride;  // may be 0
   float* context;           // the head's first channel
   int64_t context_row_stride;
+  const Segment* next;  // as Product's
 };
 
 // Pass C for one group and a stretch of rows: act(x * in^T + bias) * out^T + bias.
@@ -92,6 +94,7 @@ struct FeedForward {
   Activation activation;
   float* y;
   int64_t y_row_stride;
+  const Segment* next;  // as Product's
 };
 
 struct Embeddings {

@@ -32,7 +32,7 @@ inline int64_t multiply_add_chains(int64_t iterations) {
   columns.scale = columns.row_scale = ones;
   Vec total = broadcast(0.0f);
 #pragma GCC unroll 16
-  for (int i = 0; i < kChains; ++i) total = total + Format::finish(sum[i], columns, 0, 0);
+  for (int i = 0; i < kChains; ++i) total = total + Format::finish(sum[i], Format::scale_of(columns, 0), columns, 0);
   float lanes[kLanes];
   store(lanes, total);
   volatile float used = lanes[0];  // or the compiler drops the loop

@@ -10,6 +10,10 @@
 // Loops, from the outside: segments, whose weights stay in the second-level cache; tiles of rows, whose K operands stay
 // in the first-level cache; panels of N, whose weights stream past in the order they are stored; K. Sums over K run in
 // one order that depends on the segments alone, so a row's result has the same bits in any tile, batch and thread.
+//
+// The model's weights are far larger than the caches, and the hardware fetches ahead within one segment and tile alone:
+// as long as a segment meets a second tile of rows, memory would lie idle. So tiles fetch the next segment's weights,
+// a cache line at each step of K.
 #pragma once
 #include "activations.h"
 #include "formats.h"
@@ -22,14 +26,48 @@ using squeezebert::Segment;
 constexpr int kPanelVectors = 3;
 constexpr int64_t kPanelColumns = kPanelVectors * kLanes;
 
+// The end of a tile. `columns` is a copy, and what can be known before is known before: a store through y might change
+// what a reference refers to, and the compiler would read it again for every vector.
+template <class Format, int kRows, int kVectors, bool kAccumulate>
+inline __attribute__((always_inline)) void store_tile(const typename Format::Sum (&sum)[kRows][kVectors],
+                                                      const Columns columns, float* y, int64_t y_row_stride,
+                                                      int last_lanes) {
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j, y += kLanes) {
+    const bool whole = j + 1 < kVectors || last_lanes == kLanes;
+    const Vec bias = columns.bias ? load(columns.bias + j * kLanes) : broadcast(0.0f);
+    const auto scale = Format::scale_of(columns, j * kLanes);
+    if (whole) {
+      float* out = y;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r, out += y_row_stride) {
+        Vec total = Format::finish(sum[r][j], scale, columns, r);
+        if (kAccumulate) total = total + load(out);
+        store(out, total + bias);
+      }
+    } else {
+      float* out = y;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r, out += y_row_stride) {
+        Vec total = Format::finish(sum[r][j], scale, columns, r);
+        if (kAccumulate) total = total + load_first(out, last_lanes);
+        store_first(out, total + bias, last_lanes);
+      }
+    }
+  }
+}
+
+constexpr int64_t kCacheLine = 64;  // bytes, on every CPU that these builds run on
+
 // One tile: kRows rows x kVectors vectors over `steps` steps of K, added to what y holds when `accumulate`, plus the
-// bias unless it is null. Every segment is summed on its own and the bias comes last: small sums stay small, which is
-// what keeps the rounding error that of PyTorch's own products. The last vector has `last_lanes` real columns.
-template <class Format, int kRows, int kVectors>
+// bias unless it is null. With kFetch, each step fetches a cache line of the memory at `ahead`. Every segment is summed
+// on its own and the bias comes last: small sums stay small, which is what keeps the rounding error that of PyTorch's
+// own products. The last vector has `last_lanes` real columns.
+template <class Format, int kRows, int kVectors, bool kFetch>
 __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x_row_stride,
                                     const typename Format::Weight* weight, int64_t weight_stride, int64_t steps,
                                     const Columns& columns, bool accumulate, float* y, int64_t y_row_stride,
-                                    int last_lanes) {
+                                    int last_lanes, const char* ahead) {
   typename Format::Sum sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -38,6 +76,7 @@ __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x
   }
 
   for (int64_t k = 0; k < steps; ++k, weight += weight_stride, x += Format::kStep) {
+    if (kFetch) __builtin_prefetch(ahead + k * kCacheLine, 0, 2);
     typename Format::Weights w[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) w[j] = Format::load_weights(weight + j * kLanes * Format::kStep);
@@ -48,56 +87,48 @@ __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x
     }
   }
 
-#pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) {
-    const bool whole = j + 1 < kVectors || last_lanes == kLanes;
-    const Vec bias = columns.bias ? load(columns.bias + j * kLanes) : broadcast(0.0f);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      float* out = y + r * y_row_stride + j * kLanes;
-      Vec total = Format::finish(sum[r][j], columns, r, j * kLanes);
-      if (accumulate) total = total + (whole ? load(out) : load_first(out, last_lanes));
-      total = total + bias;
-      if (whole) {
-        store(out, total);
-      } else {
-        store_first(out, total, last_lanes);
-      }
-    }
+  if (accumulate) {
+    store_tile<Format, kRows, kVectors, true>(sum, columns, y, y_row_stride, last_lanes);
+  } else {
+    store_tile<Format, kRows, kVectors, false>(sum, columns, y, y_row_stride, last_lanes);
   }
 }
 
 template <class Format>
 using Tile = void (*)(const typename Format::Operand*, int64_t, const typename Format::Weight*, int64_t, int64_t,
-                      const Columns&, bool, float*, int64_t, int);
+                      const Columns&, bool, float*, int64_t, int, const char*);
 
 // Four vectors are for the 64 columns of a head, where a tile of them is lower: as many sums, fewer loads a sum.
 constexpr int kMostVectors = kTileRows == 8 ? 4 : 3;
 template <int kVectors>
 constexpr int kRowsOf = kVectors == 4 ? 6 : kTileRows;
 
-template <class Format, int kVectors>
+template <class Format, int kVectors, bool kFetch>
 inline Tile<Format> tile_of(int64_t rows) {
   static_assert(kTileRows == 4 || kTileRows == 8, "the tables below have one entry a row count");
   if constexpr (kRowsOf<kVectors> == 8) {
-    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors>, tile<Format, 2, kVectors>, tile<Format, 3, kVectors>,
-                                      tile<Format, 4, kVectors>, tile<Format, 5, kVectors>, tile<Format, 6, kVectors>,
-                                      tile<Format, 7, kVectors>, tile<Format, 8, kVectors>};
+    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
+                                      tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
+                                      tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>,
+                                      tile<Format, 7, kVectors, kFetch>, tile<Format, 8, kVectors, kFetch>};
     return tiles[rows - 1];
   } else if constexpr (kRowsOf<kVectors> == 6) {
-    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors>, tile<Format, 2, kVectors>, tile<Format, 3, kVectors>,
-                                      tile<Format, 4, kVectors>, tile<Format, 5, kVectors>, tile<Format, 6, kVectors>};
+    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
+                                      tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
+                                      tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>};
     return tiles[rows - 1];
   } else {
-    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors>, tile<Format, 2, kVectors>, tile<Format, 3, kVectors>,
-                                      tile<Format, 4, kVectors>};
+    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
+                                      tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>};
     return tiles[rows - 1];
   }
 }
 
-template <class Format>
+template <class Format, bool kFetch>
 inline Tile<Format> tile_of(int64_t rows, int64_t vectors) {
-  return vectors == 3 ? tile_of<Format, 3>(rows) : vectors == 2 ? tile_of<Format, 2>(rows) : tile_of<Format, 1>(rows);
+  return vectors == 3   ? tile_of<Format, 3, kFetch>(rows)
+         : vectors == 2 ? tile_of<Format, 2, kFetch>(rows)
+                        : tile_of<Format, 1, kFetch>(rows);
 }
 
 // Rows are dealt out to tiles evenly: 9 rows are 5 and 4, not 8 and 1, which would leave the multiply-add units
@@ -168,7 +199,7 @@ constexpr int64_t kCachedPanel = 16 * 1024;  // bytes
 
 template <class Format>
 inline void run_segment(const Operands& x, const Segment& segment, Activation activation, float* y,
-                        int64_t y_row_stride, Rows rows) {
+                        int64_t y_row_stride, Rows rows, const Segment* next) {
   using Operand = typename Format::Operand;
   using Weight = typename Format::Weight;
   const auto* operands = static_cast<const Operand*>(x.data) + segment.in_begin;
@@ -178,6 +209,8 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
   // are NaN when they are infinite or NaN, so a last step that is not whole gets operands of its own.
   const int64_t rest = Format::kScaled ? 0 : segment.depth % Format::kStep;
   const RowTiles tiles(rows, kTileRows);
+  const char* ahead = next ? static_cast<const char*>(next->weight) : nullptr;
+  const char* const ahead_end = next ? ahead + packed_bytes<Format>(next->columns, next->depth) : nullptr;
   const auto run_tile = [&](int64_t t, int64_t n) {
     const Rows tile_rows = tiles[t];
     const int64_t count = tile_rows.end - tile_rows.begin;
@@ -197,9 +230,10 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
     const Weight* panel = weight + n * steps * Format::kStep;
     const int64_t stride = vectors * kLanes * Format::kStep;
     const int last_lanes = static_cast<int>(width - (vectors - 1) * kLanes);
-    const Tile<Format> run = tile_of<Format>(count, vectors);
+    const bool fetch = ahead < ahead_end;
+    const Tile<Format> run = fetch ? tile_of<Format, true>(count, vectors) : tile_of<Format, false>(count, vectors);
     if (rest == 0) {
-      run(first, x.row_stride, panel, stride, steps, columns, segment.accumulate, out, y_row_stride, last_lanes);
+      run(first, x.row_stride, panel, stride, steps, columns, segment.accumulate, out, y_row_stride, last_lanes, ahead);
     } else {
       Operand last[kTileRows * Format::kStep] = {};
       for (int64_t r = 0; r < count; ++r) {
@@ -207,9 +241,12 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
           last[r * Format::kStep + i] = first[r * x.row_stride + segment.depth - rest + i];
         }
       }
-      run(first, x.row_stride, panel, stride, steps - 1, Columns{}, segment.accumulate, out, y_row_stride, last_lanes);
-      run(last, Format::kStep, panel + (steps - 1) * stride, stride, 1, columns, true, out, y_row_stride, last_lanes);
+      run(first, x.row_stride, panel, stride, steps - 1, Columns{}, segment.accumulate, out, y_row_stride, last_lanes,
+          ahead);
+      run(last, Format::kStep, panel + (steps - 1) * stride, stride, 1, columns, true, out, y_row_stride, last_lanes,
+          ahead);
     }
+    if (fetch) ahead += steps * kCacheLine;
     activate<Format>(activation, out, y_row_stride, count, width);
   };
   const bool panels_stay = steps * Format::kStep * kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
@@ -230,7 +267,8 @@ inline void product(const Product& p, Rows rows) {
     const Segment& segment = p.segments[s];
     // The activation follows a column's last block, the one before the next column's first.
     const bool last = s + 1 == p.segment_count || !p.segments[s + 1].accumulate;
-    run_segment<Format>(p.x, segment, last ? p.activation : Activation::none, p.y, p.y_row_stride, rows);
+    const Segment* next = s + 1 < p.segment_count ? &segment + 1 : p.next;
+    run_segment<Format>(p.x, segment, last ? p.activation : Activation::none, p.y, p.y_row_stride, rows, next);
   }
 }
 

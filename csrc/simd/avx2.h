@@ -43,6 +43,18 @@ inline float largest_lane(Vec v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+// The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
+inline Vec larger_magnitude(Vec a, Vec b) {
+  const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fffffff));
+  return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), magnitude));
+}
+inline float largest_magnitude(Vec v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  __m128i most = _mm_max_epu32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  most = _mm_max_epu32(most, _mm_shuffle_epi32(most, _MM_SHUFFLE(1, 0, 3, 2)));
+  most = _mm_max_epu32(most, _mm_shuffle_epi32(most, _MM_SHUFFLE(2, 3, 0, 1)));
+  return _mm_cvtss_f32(_mm_castsi128_ps(most));
+}
 inline Vec round_nearest(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) {
@@ -71,11 +83,13 @@ inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
   __builtin_memcpy(&pair, two, sizeof pair);
   return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_set1_epi32(pair), weights));
 }
-inline void store_first(IntOperand* p, IntVec v, int count) {
+inline void store(IntOperand* p, IntVec v) {
   const __m128i lanes = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  if (count == kLanes) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), lanes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), lanes);
+}
+inline void store_first(IntOperand* p, IntVec v, int count) {
   int16_t all[kLanes];
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(all), lanes);
+  store(all, v);
   for (int i = 0; i < count; ++i) p[i] = all[i];
 }
 

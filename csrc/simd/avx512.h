@@ -36,6 +36,17 @@ inline Vec zip_second(Vec a, Vec b) {
 // Over all lanes, always in the same order. Of NaNs the larger lane may be any.
 inline float sum_of_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
 inline float largest_lane(Vec v) { return _mm512_reduce_max_ps(v); }
+// The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
+inline Vec larger_magnitude(Vec a, Vec b) {
+  const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fffffff));
+  return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), magnitude));
+}
+inline float largest_magnitude(Vec v) {
+  const uint32_t bits = _mm512_reduce_max_epu32(_mm512_castps_si512(v));
+  float largest;
+  __builtin_memcpy(&largest, &bits, sizeof largest);
+  return largest;
+}
 inline Vec round_nearest(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
@@ -64,6 +75,10 @@ inline IntVec multiply_add(const IntOperand* four, IntVec weights, IntVec sum) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi32(bytes)), "v"(weights));
   return sum;
 }
+inline void store(IntOperand* p, IntVec v) {
+  const __m512i shifted = _mm512_add_epi32(v, _mm512_set1_epi32(kIntOperandShift));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(shifted));
+}
 inline void store_first(IntOperand* p, IntVec v, int count) {
   const __m512i shifted = _mm512_add_epi32(v, _mm512_set1_epi32(kIntOperandShift));
   _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(count), shifted);
@@ -80,6 +95,9 @@ inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
   int32_t pair;
   __builtin_memcpy(&pair, two, sizeof pair);
   return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_set1_epi32(pair), weights));
+}
+inline void store(IntOperand* p, IntVec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
 }
 inline void store_first(IntOperand* p, IntVec v, int count) {
   _mm512_mask_cvtepi32_storeu_epi16(p, first_lanes(count), v);

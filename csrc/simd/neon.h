@@ -37,6 +37,16 @@ inline Vec zip_second(Vec a, Vec b) { return vzip2q_f32(a, b); }
 // Over all lanes, always in the same order. Of NaNs the larger lane may be any.
 inline float sum_of_lanes(Vec v) { return vaddvq_f32(v); }
 inline float largest_lane(Vec v) { return vmaxvq_f32(v); }
+// The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
+inline Vec larger_magnitude(Vec a, Vec b) {
+  return vreinterpretq_f32_u32(vmaxq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(vabsq_f32(b))));
+}
+inline float largest_magnitude(Vec v) {
+  const uint32_t bits = vmaxvq_u32(vreinterpretq_u32_f32(v));
+  float largest;
+  __builtin_memcpy(&largest, &bits, sizeof largest);
+  return largest;
+}
 inline Vec round_nearest(Vec v) { return vrndnq_f32(v); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) {
@@ -77,6 +87,12 @@ inline IntVec multiply_add(const IntOperand* one, int16x4_t weights, IntVec sum)
   return vmlal_n_s16(sum, weights, *one);
 }
 #endif
+inline void store(IntOperand* p, IntVec v) {
+  int32_t lanes[kLanes];
+  vst1q_s32(lanes, v);
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<IntOperand>(lanes[i]);
+}
 inline void store_first(IntOperand* p, IntVec v, int count) {
   int32_t lanes[kLanes];
   vst1q_s32(lanes, v);

@@ -31,6 +31,17 @@ inline Vec zip_first(Vec a, Vec) { return a; }  // a block of one needs no trans
 inline Vec zip_second(Vec, Vec b) { return b; }
 inline float sum_of_lanes(Vec v) { return v.value; }
 inline float largest_lane(Vec v) { return v.value; }
+// The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
+inline Vec larger_magnitude(Vec a, Vec b) {
+  uint32_t first, second;
+  __builtin_memcpy(&first, &a.value, sizeof first);
+  __builtin_memcpy(&second, &b.value, sizeof second);
+  second &= 0x7fffffff;
+  first = first > second ? first : second;
+  __builtin_memcpy(&a.value, &first, sizeof first);
+  return a;
+}
+inline float largest_magnitude(Vec v) { return v.value; }
 inline Vec round_nearest(Vec v) { return {::nearbyintf(v.value)}; }
 inline Vec scale_by_power_of_two(Vec v, Vec n) { return {::ldexpf(v.value, static_cast<int>(n.value))}; }
 
@@ -50,6 +61,7 @@ inline IntVec load_int_weights(const int8_t* p) { return {*p}; }
 inline IntVec multiply_add(const IntOperand* one, IntVec weight, IntVec sum) {
   return {sum.value + *one * weight.value};
 }
+inline void store(IntOperand* p, IntVec v) { *p = static_cast<IntOperand>(v.value); }
 inline void store_first(IntOperand* p, IntVec v, int) { *p = static_cast<IntOperand>(v.value); }
 
 // ---- bfloat16: products of two are exact in float32

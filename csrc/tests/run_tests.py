@@ -85,8 +85,8 @@ ARM_CPUS = {
 }
 # The largest tiles: names as objdump prints them, and the multiply-adds of one step.
 ARM_INNER_LOOPS = {
-    "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3>", 24),
-    "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3>", 24),
+    "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3, false>", 24),
+    "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3, false>", 24),
 }
 
 
