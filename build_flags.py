@@ -16,6 +16,7 @@ CORE_SOURCES = [
     "csrc/core/grouped_pointwise_conv.cpp",
     "csrc/core/instruction_sets.cpp",
     "csrc/core/packed_segments.cpp",
+    "csrc/core/rates.cpp",
     "csrc/core/samples.cpp",
     "csrc/core/thread_team.cpp",
     "csrc/core/workspace.cpp",

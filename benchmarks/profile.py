@@ -21,7 +21,13 @@ from benchmarks.passes import PassWork, base_model, native_encoder, pass_work
 from benchmarks.report import Shape, shape_name, write_json
 from squeezebert_fast import SqueezeBertModel, patch
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.benchmark import MultiplyAddPeak, MultiplyAddPeaks, encoder_flops, measure
+from squeezebert_fast.benchmark import (
+    PEAK_SAMPLE_SECONDS,
+    MultiplyAddPeak,
+    MultiplyAddPeaks,
+    encoder_flops,
+    measure,
+)
 
 SHAPES = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
 AVX2_SHAPE = (8, 128)
@@ -47,7 +53,7 @@ def preemptions() -> Iterator[list[int]]:
 
 
 def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats: int) -> list[dict[str, Any]]:
-    """A row for each pass, for the encoder, and for what the whole model does besides."""
+    """A row for a tile alone, for each pass, the encoder, and what the whole model does besides."""
     encoder = native_encoder(model, precision)
     patch(model, precision=precision)
     generator = torch.Generator().manual_seed(0)
@@ -55,12 +61,18 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
     x = torch.randn(*shape, model.config.hidden_size, generator=generator)
     peaks = MultiplyAddPeaks(dict.fromkeys((precision, "float32")))
     samples: list[dict[str, float]] = []
+    tiles: list[float] = []
+
+    def sample_rates() -> None:
+        peaks.sample()
+        tiles.append(cpu.tile_rate(precision, torch.get_num_threads(), PEAK_SAMPLE_SECONDS))
+
     candidates = {
         "passes": lambda: samples.append(encoder.profile(x)),
         "model": lambda: model(input_ids),
     }
     with torch.inference_mode(), preemptions() as preempted:
-        _, whole = measure(candidates, repeats, between=peaks.sample)
+        _, whole = measure(candidates, repeats, between=sample_rates)
     samples = samples[-repeats:]  # without the warm-up
     seconds = {name: median(sample[name] for sample in samples) for name in samples[0]}
     work = pass_work(model.config, shape)
@@ -82,7 +94,11 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
         "peak_steadiness": steadiness(peaks.by_precision[precision]),
         "preemptions": preempted[0],
     }
-    rows = []
+    tile = {
+        "pass": "a tile in the first-level cache",
+        "fraction_of_peak": median(tiles) / (peaks[precision] or 1.0),
+    }
+    rows = [{**common, **tile}]
     for name, spent in seconds.items():
         row = {**common, "pass": name, "median_ms": 1e3 * spent, "of_model": spent / whole.median}
         if name in work:
@@ -104,12 +120,11 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
     for column in ("median ms", "of the model", "of own peak", "of the limit"):
         table.add_column(column, justify="right")
     for row in rows:
-        fractions = [row.get("fraction_of_peak"), row.get("fraction_of_limit")]
+        shares = [row.get(name) for name in ("of_model", "fraction_of_peak", "fraction_of_limit")]
         table.add_row(
             row["pass"],
-            f"{row['median_ms']:.2f}",
-            f"{row['of_model']:.0%}",
-            *("" if fraction is None else f"{fraction:.0%}" for fraction in fractions),
+            f"{row['median_ms']:.2f}" if "median_ms" in row else "",
+            *("" if share is None else f"{share:.0%}" for share in shares),
         )
     return table
 

@@ -111,6 +111,14 @@ def test_every_precision_has_its_peak() -> None:
         assert peaks[precision] == peaks.by_precision[precision].samples[0] > 0
 
 
+@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_tile_of_every_build_has_a_rate(precision: str) -> None:
+    for instruction_set in cpu.instruction_sets():
+        with cpu.use_instruction_set(instruction_set):
+            assert 0.0 < cpu.tile_rate(precision, threads=2, seconds=0.001) < float("inf")
+
+
 def test_without_the_native_module_there_is_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_native", None)
     peak = MultiplyAddPeak()

@@ -53,6 +53,7 @@ struct PackedGroupedPointwiseConv::Run {
   const std::vector<int64_t>* piece_begin;
   const std::vector<Segment>* segments;
   bool by_row;
+  int threads;
 
   Rows rows(int64_t t) const { return {tokens * t / token_blocks, tokens * (t + 1) / token_blocks}; }
 
@@ -67,6 +68,10 @@ struct PackedGroupedPointwiseConv::Run {
       Product part = product;
       part.segments = segments->data() + begin;
       part.segment_count = (*piece_begin)[static_cast<std::size_t>(piece) + 1] - begin;
+      const int64_t next = (task + threads) / token_blocks;  // the piece of the task this thread most likely takes
+      if (!by_row && next > piece && next < pieces) {
+        part.next = segments->data() + (*piece_begin)[static_cast<std::size_t>(next)];
+      }
       kernels->product(part, rows(t));
     });
   }
@@ -119,6 +124,7 @@ void PackedGroupedPointwiseConv::run(const float* x, int64_t x_row_stride, int64
     run.token_blocks =
         std::clamp(divide_up(threads, run.pieces), run.token_blocks, divide_up(tokens, segments_.kernels().tile_rows));
   }
+  run.threads = threads;
   run_team(threads, [](void* r, Team& team, int id) { static_cast<Run*>(r)->member(team, id); }, &run);
 }
 

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -19,6 +18,7 @@
 #include "../core/encoder.h"
 #include "../core/grouped_pointwise_conv.h"
 #include "../core/instruction_sets.h"
+#include "../core/rates.h"
 #include "../core/samples.h"
 #include "../core/thread_team.h"
 
@@ -35,33 +35,6 @@ const KernelTable& kernels_named(const std::string& name) {
 template <typename T>
 T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
-}
-
-// Operations per second of independent multiply-adds in registers, on `threads` threads, over about `seconds`.
-double multiply_add_rate(const std::string& instruction_set, Precision precision, int threads, double seconds) {
-  const auto chains = kernels_named(instruction_set).multiply_add_chains[static_cast<int>(precision)];
-  using Clock = std::chrono::steady_clock;
-  struct Context {
-    int64_t (*chains)(int64_t);
-    int64_t iterations;
-  } context{chains, 20'000};
-  const auto run = [&] {
-    const auto start = Clock::now();
-    run_tasks(
-        threads, threads,
-        [](const void* c, int64_t) {
-          const auto* work = static_cast<const Context*>(c);
-          work->chains(work->iterations);
-        },
-        &context);
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  run();  // starts the threads
-  const double trial = std::min(run(), run());
-  context.iterations = std::max<int64_t>(1000, static_cast<int64_t>(context.iterations * seconds / trial));
-  const double elapsed = run();
-  const double per_iteration = static_cast<double>(chains(1));
-  return per_iteration * static_cast<double>(context.iterations) * threads / elapsed;
 }
 
 // A convolution as Python hands it over: addresses of weight, quantized weight, scale and bias, groups, in and out
@@ -114,9 +87,18 @@ PYBIND11_MODULE(_native, m) {
       .value("bfloat16", Precision::bfloat16)
       .value("int8", Precision::int8);
 
-  m.def("multiply_add_rate", &multiply_add_rate, py::arg("instruction_set"), py::arg("precision"), py::arg("threads"),
-        py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
-        "Operations per second of register-only multiply-adds: the limit to measure against.");
+  const auto rate = [&](const char* name, auto function, const char* doc) {
+    m.def(
+        name,
+        [function](const std::string& instruction_set, Precision precision, int threads, double seconds) {
+          return function(kernels_named(instruction_set), precision, threads, seconds);
+        },
+        py::arg("instruction_set"), py::arg("precision"), py::arg("threads"), py::arg("seconds"),
+        py::call_guard<py::gil_scoped_release>(), doc);
+  };
+  rate("multiply_add_rate", &multiply_add_rate,
+       "Operations per second of register-only multiply-adds: the limit to measure against.");
+  rate("tile_rate", &tile_rate, "Operations per second of one tile of a product that stays in the first-level cache.");
   m.def(
       "has_instruction",
       [](const std::string& name, Precision precision) {

@@ -135,6 +135,12 @@ def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:
     return native.multiply_add_rate(instruction_set(), getattr(native.Precision, precision), threads, seconds)
 
 
+def tile_rate(precision: str, threads: int, seconds: float) -> float:
+    """Operations per second of a product's tile within the first-level cache. Needs the native module."""
+    native: Any = _native
+    return native.tile_rate(instruction_set(), getattr(native.Precision, precision), threads, seconds)
+
+
 @dataclass
 class _Entry:
     weight: weakref.ref[Tensor]
