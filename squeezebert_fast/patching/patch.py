@@ -217,6 +217,8 @@ def _check_strict(name: str, encoder: nn.Module, settings: Settings) -> None:
         asked = f"precision {settings.precision}" + (", unpad" if settings.unpad else "")
         weight = next(encoder.parameters())
         choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend, strict=True)
-        reason = engine.obstacle(encoder, library) if choice.backend == "cpu" else choice.reason
+        reason = choice.reason
+        if choice.backend in engine.BACKENDS:
+            reason = engine.obstacle(encoder, library, choice.backend, settings.precision)
         if reason is not None:
             raise UnsupportedError(f"{name}: {reason} ({asked}, strict)")
