@@ -18,6 +18,7 @@ from squeezebert_fast.backends.encoder_layer import Conv, Layer, Norm
 from squeezebert_fast.backends.triton_encoder import TritonEncoder
 from squeezebert_fast.patching import layer as layers
 from squeezebert_fast.patching.library import Library
+from squeezebert_fast.patching.swapping import SETTINGS
 
 CONVS = (
     ("attention", "query"),
@@ -36,34 +37,29 @@ BACKENDS = ("cpu", "triton")
 """Those with an engine."""
 
 
-class Snapshot:
-    """All that must be as it was for an engine, made of an encoder's layers, to be the module's forward.
+class Structure:
+    """What modules are made of but for the values of their parameters, and whether that is as it was.
 
-    Walking the modules as `layers.obstacle` does would take longer than a short forward, so the walk is done
-    once, and its findings are kept as flat lists that take microseconds to go through.
+    Walking modules as `layers.obstacle` does takes longer than a short forward, so the walk is done once, and its
+    findings are kept as flat lists that take microseconds to go through.
     """
 
-    native: CpuEncoder | TritonEncoder
-    """The engine."""
-    lasting: bool
-    """Whether `current` would notice a change; if not, the snapshot serves one call."""
-
-    def __init__(self, encoder: nn.Module, library: Library) -> None:
-        """For an encoder without `obstacle`."""
-        modules = list(encoder.layers.modules())  # type: ignore[union-attr]
+    def __init__(
+        self, modules: list[nn.Module], firing: list[nn.Module], holder: nn.Module | None = None
+    ) -> None:
+        """firing: the modules whose hooks are called. holder: one whose children are the outermost of `modules`."""
         self._modules, self._classes = modules, [type(module) for module in modules]
         self._own = [module.__dict__ for module in modules]
         # what is empty now may fill up without a say in the forward, unless a class or a forward changes too
-        self._held = [encoder._modules]
-        self._held += [held for m in modules for held in (m._modules, m._parameters) if held]
+        self._held: list[dict[str, Any]] = [] if holder is None else [holder._modules]
+        self._held += [held for m in modules for held in (m._modules, m._parameters, m._buffers) if held]
         self._values = _values(self._held)
         self._attributes = [
             (module.__dict__, name, module.__dict__[name])
             for module in modules
-            for name in ("groups", "eps", "num_attention_heads")
+            for name in ("groups", "eps", "num_attention_heads", SETTINGS)
             if name in module.__dict__
         ]
-        firing = [m for m in modules if not (library.channels_first and type(m) is library.layer)]
         self._hooks = [
             module.__dict__[kind]
             for module in firing
@@ -73,16 +69,53 @@ class Snapshot:
         self._dropouts = [m.__dict__ for m in modules if isinstance(m, nn.Dropout)]
         self._parameters = [p for m in modules for p in m._parameters.values() if p is not None]
 
-    def current(self) -> bool:
-        """Whether nothing has changed since: modules, parameters, hooks, and of values what the engine keeps."""
+    def unchanged(self) -> bool:
+        """Whether modules, their classes, parameters (by identity) and the numbers they keep are the same; no hooks."""
         return (
             list(map(type, self._modules)) == self._classes
             and _same(_values(self._held), self._values)
             and all(own.get(name) == value for own, name, value in self._attributes)
             and self._no_hooks()
             and not any(map(dict.__contains__, self._own, repeat("forward")))
-            and self._same_parameters()
         )
+
+    def hooked(self) -> bool:
+        """Whether a hook is registered on a module."""
+        return any(self._hooks)
+
+    def _no_hooks(self) -> bool:
+        if self._next_hook != RemovableHandle.next_id:  # a hook was registered, somewhere in this process
+            if self.hooked():
+                return False
+            self._next_hook = RemovableHandle.next_id
+        return True
+
+    def dropout_is_off(self) -> bool:
+        """Whether no dropout would drop anything."""
+        return not any(own["training"] and own["p"] > 0.0 for own in self._dropouts)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All of the modules'."""
+        return list(self._parameters)
+
+
+class Snapshot(Structure):
+    """All that must be as it was for an engine, made of an encoder's layers, to be the module's forward."""
+
+    native: CpuEncoder | TritonEncoder
+    """The engine."""
+    lasting: bool
+    """Whether `current` would notice a change; if not, the snapshot serves one call."""
+
+    def __init__(self, encoder: nn.Module, library: Library) -> None:
+        """For an encoder without `obstacle`."""
+        modules = list(encoder.layers.modules())  # type: ignore[union-attr]
+        firing = [m for m in modules if not (library.channels_first and type(m) is library.layer)]
+        super().__init__(modules, firing, encoder)
+
+    def current(self) -> bool:
+        """Whether nothing has changed since: modules, parameters, hooks, and of values what the engine keeps."""
+        return self.unchanged() and self._same_parameters()
 
     def is_for(self, backend: str, precision: str) -> bool:
         """Whether this is what `snapshot_of` would make."""
@@ -97,21 +130,6 @@ class Snapshot:
     def _same_parameters(self) -> bool:
         raise NotImplementedError
 
-    def parameters(self) -> list[nn.Parameter]:
-        """All of the layers."""
-        return list(self._parameters)
-
-    def _no_hooks(self) -> bool:
-        if self._next_hook != RemovableHandle.next_id:  # a hook was registered, somewhere in this process
-            if any(self._hooks):
-                return False
-            self._next_hook = RemovableHandle.next_id
-        return True
-
-    def dropout_is_off(self) -> bool:
-        """Whether no dropout in the layers would drop anything."""
-        return not any(own["training"] and own["p"] > 0.0 for own in self._dropouts)
-
 
 class PackedSnapshot(Snapshot):
     """A native encoder, which has packed the values of the parameters.
@@ -123,7 +141,7 @@ class PackedSnapshot(Snapshot):
 
     def __init__(self, encoder: nn.Module, library: Library, precision: str) -> None:
         super().__init__(encoder, library)
-        parameters = self._parameters
+        parameters = self.parameters()
         # a tensor of inference mode has no version
         self._state: list[int] | None = (
             None if any(p.is_inference() for p in parameters) else _state(parameters)
@@ -181,7 +199,7 @@ def _places(parameters: list[nn.Parameter]) -> list[tuple[object, ...]]:
     return [(p.data_ptr(), p.dtype, p.shape, p.stride()) for p in parameters]
 
 
-def _state(parameters: list[Tensor]) -> list[int]:
+def _state(parameters: list[nn.Parameter]) -> list[int]:
     """Where the values are, and how often they were written to. A tensor of inference mode doesn't count that."""
     return [number for p in parameters for number in (p.data_ptr(), p._version)]
 
