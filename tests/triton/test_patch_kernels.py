@@ -31,11 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def convolutions_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, PyTorch's float32 convolutions, what kernels are compared with here, multiply in tf32 by default."""
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    if hasattr(conv, "fp32_precision"):  # since PyTorch 2.9
-        monkeypatch.setattr(conv, "fp32_precision", "ieee")
-    else:
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def padding_mask(keep: Tensor, dtype: torch.dtype) -> Tensor:
