@@ -1,12 +1,14 @@
-"""What every shipped Triton kernel needs of a GPU, read off its machine code: no GPU is asked, and none is needed.
+"""What every shipped Triton kernel needs of a GPU, read off its machine code: no GPU is asked, and none is
+needed.
 
     python -m benchmarks.triton_resources [--arch 80 90] [--only WORD]
 
-The host functions of triton_kernels/ run on tensors of the meta device with the launch itself replaced: what would be launched, with
-the very arguments, is compiled for sm_80 (A100) and sm_90 (H100, H200) by Triton and assembled by its ptxas, and the result disassembled.
-So the table shows the kernels that run, not a copy of their arguments. A row fails if the compiler spilled registers, if shared memory
-exceeds what the GPU gives a program, or if a product in 16 bit (or tf32) doesn't run on tensor cores: on sm_90 on `wgmma`, HGMMA in machine
-code, for tiles of 64 rows and 4 warps or more. The process must not have TRITON_INTERPRET set.
+The host functions of triton_kernels/ run on tensors of the meta device with the launch itself replaced: what
+would be launched, with the very arguments, is compiled for sm_80 (A100) and sm_90 (H100, H200) by Triton and
+assembled by its ptxas, and the result disassembled. So the table shows the kernels that run, not a copy of
+their arguments. A row fails if the compiler spilled registers, if shared memory exceeds what the GPU gives a
+program, or if a product in 16 bit (or tf32) doesn't run on tensor cores: on sm_90 on `wgmma`, HGMMA in
+machine code, for tiles of 64 rows and 4 warps or more. The process must not have TRITON_INTERPRET set.
 """
 
 from __future__ import annotations
@@ -72,6 +74,9 @@ def recorded() -> Iterator[list[Launch]]:
         bound = inspect.signature(self.fn).bind(*args, **kwargs)
         launches.append(Launch(self, dict(bound.arguments), options))
 
+    assert isinstance(norms.add_layer_norm_kernel, JITFunction), (
+        "TRITON_INTERPRET is set: nothing is compiled"
+    )
     own = JITFunction.run
     JITFunction.run = record
     try:
@@ -81,7 +86,9 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def compiled(launch: Launch, arch: int) -> Any:
-    """The kernel that Triton would launch with these arguments, its pointers aligned, compiled for another machine."""
+    """The kernel that Triton would launch with these arguments, its pointers aligned, compiled for another
+    machine.
+    """
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     hints: dict[tuple[int, ...], Any] = {}
@@ -128,7 +135,7 @@ class Case:
     """Whether its products must run on tensor cores."""
     rows: int = 128
     """Of the tile: wgmma needs 64."""
-    archs: tuple[int, ...] = (80, 90)
+    least_arch: int = 80
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -171,13 +178,14 @@ def post_attention(tile: posts.Tile, dtype: torch.dtype, dropout: Dropout | None
     call = lambda: posts.conv_add_layer_norm(  # noqa: E731
         x, weight, bias, groups, x, *norm(dtype), dropout, keep_statistics=dropout is not None, tile=tile
     )
-    return Case(name, call, dtype is not torch.float32, tile.rows)
+    return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
 
 
 def feed_forward(
     tile: blocks.Tile, dtype: torch.dtype, normalize: bool, dropout: Dropout | None = None
 ) -> Case:
-    name = f"C {tile.rows}x{tile.hidden} {short(dtype)}{'' if normalize else ', one group'}{', dropout' if dropout else ''}"
+    name = f"C {tile.rows}x{tile.hidden} {short(dtype)}{'' if normalize else ', one group'}"
+    name += ", dropout" if dropout else ""
     x, weight_in, bias_in, groups = conv_arguments(C, HIDDEN, 4, dtype)
     _, weight_out, bias_out, _ = conv_arguments(HIDDEN, C, 4, dtype)
     arguments = (x, weight_in, bias_in, weight_out, bias_out, groups, "gelu")
@@ -189,7 +197,7 @@ def feed_forward(
             *arguments, *norm(dtype), dropout, keep_statistics=dropout is not None, tile=tile
         )
 
-    return Case(name, call, dtype is not torch.float32, tile.rows)
+    return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
 
 
 def attention(
@@ -215,7 +223,7 @@ def attention(
     sequences = (meta(batch + 1, dtype=torch.int32), tokens) if mask == "packed" else None
     x = meta(batch, tokens, C, dtype=dtype)
     x = x.flatten(0, 1) if sequences else x
-    _, weight, bias, groups = conv_arguments(C, C, 4, dtype)
+    _, weight, bias, groups = conv_arguments(C, C, 4 if head == 64 else 2, dtype)
     heads = C // head
     keep = dropout is not None
     if projected:
@@ -241,24 +249,28 @@ def attention(
 def cases() -> list[Case]:
     """Every tile of every table at the base model's shapes in bfloat16, a subset in the other dtypes."""
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
-    shapes = ((C, C, 4, None), (C, C, 1, None), (C, HIDDEN, 4, "gelu"), (HIDDEN, C, 4, None))
+    shapes = ((C, C, 1, None), (C, HIDDEN, 4, "gelu"), (HIDDEN, C, 4, None))
     found = [product(i, o, g, products.TILES[0], bf16, a) for i, o, g, a in shapes]
-    found += [product(C, HIDDEN, 4, tile, bf16, "gelu") for tile in products.TILES[1:]]
-    found += [product(C, HIDDEN, 4, tile, fp32, "gelu") for tile in products.TILES_FLOAT32]
-    found += [product(C, C, 4, products.TILES[0], fp16, None)]
-    found += [post_attention(tile, bf16) for tile in posts.TILES]
-    found += [post_attention(posts.TILES[0], bf16, DROPOUT), post_attention(posts.TILES_FLOAT32[0], fp32)]
-    found += [feed_forward(tile, bf16, normalize) for tile in blocks.TILES for normalize in (True, False)]
+    found += [product(C, C, 4, tile, bf16, None) for tile in products.TILES[1:]]
     found += [
-        feed_forward(blocks.TILES[0], bf16, True, DROPOUT),
+        product(C, C, 4, products.TILES[0], fp16, None),
+        product(C, C, 4, products.TILES_FLOAT32[0], fp32, None),
+    ]
+    found += [post_attention(tile, bf16) for tile in posts.TILES]
+    found += [post_attention(posts.TILES[1], fp16, DROPOUT), post_attention(posts.TILES_FLOAT32[0], fp32)]
+    found += [feed_forward(tile, bf16, True) for tile in blocks.TILES]
+    found += [feed_forward(tile, bf16, False) for tile in blocks.TILES[:1]]
+    found += [
+        feed_forward(blocks.TILES[1], fp16, True, DROPOUT),
         feed_forward(blocks.TILES_FLOAT32[0], fp32, True),
     ]
+    first, *others = attentions.TILES
     for projected in (True, False):
-        found += [attention(tile, bf16, projected, "by key") for tile in attentions.TILES]
-        found += [attention(attentions.TILES[0], bf16, projected, mask) for mask in ("packed", "any")]
-        found += [attention(attentions.TILES[0], bf16, projected, "none", DROPOUT)]
+        found += [attention(first, bf16, projected, mask) for mask in ("by key", "packed", "any")]
+        found += [attention(tile, bf16, projected, "packed") for tile in others]
+        found += [attention(first, fp16, projected, "by key", DROPOUT)]
         found += [attention(attentions.TILES_FLOAT32[0], fp32, projected, "none")]
-        found += [attention(attentions.TILES[0], bf16, projected, "none", head=128)]
+    found.append(attention(first, bf16, False, "none", head=128))
     row = meta(TOKENS, C)
     found.append(
         Case("add_layer_norm bf16", lambda: norms.add_layer_norm(row, row, *norm(bf16)), product=False)
@@ -316,6 +328,8 @@ def main() -> int:
         if options.only not in case.name:
             continue
         for arch in options.arch:
+            if arch < case.least_arch:
+                continue
             try:
                 results = check(case, arch)
             except Exception as error:  # a kernel that doesn't compile must not hide the others

@@ -4,11 +4,12 @@
     gelu_tanh   x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), which is x/2 (1 + tanh(sqrt(2/pi) (...)))
     relu, silu
 
-GELU is applied to four times as many values as a layer has outputs, and a multiprocessor of an H100 does 16 times as many
-multiply-adds in its tensor cores as outside them: in the base model's feed-forward block an `erf` of some 25 instructions
-a value takes as long as the two products. For 16-bit data Phi is 1/2 + x P(x^2) with P of degree 10 on [0, 4.6^2], cut off
-beyond (`benchmarks/fit_gelu.py`'s fit with limit 4.6): no exponential, no branch, 16 instructions. It is off by at most 2.1e-6
-in Phi, a hundredth of float16's rounding; the cut-off sets what is below 1e-5 to zero for x < -4.6.
+GELU is applied to four times as many values as a layer has outputs, and a multiprocessor of an H100 does 16
+times as many multiply-adds in its tensor cores as outside them: in the base model's feed-forward block an
+`erf` of some 25 instructions a value takes as long as the two products. For 16-bit data Phi is 1/2 + x P(x^2)
+with P of degree 10 on [0, 4.6^2], cut off beyond (`benchmarks/fit_gelu.py`'s fit with limit 4.6): no
+exponential, no branch, 16 instructions. It is off by at most 2.1e-6 in Phi, a hundredth of float16's
+rounding; the cut-off sets what is below 1e-5 to zero for x < -4.6.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     channels, padded to a power of two
     +------------------------------+
-    |  a few rows, in registers    |   mean, then the mean square of the differences from it, as PyTorch does: no cancellation
+    |  a few rows, in registers    |   mean, then the mean square of the differences from it, as PyTorch does
     +------------------------------+
 
-Bound by memory: the base model's row of 768 moves 4.6 KB in bfloat16 (x, residual, y) for 8 FLOP a channel. The quarter of
-lanes beyond 768 issue masked loads that move nothing.
+Bound by memory: the base model's row of 768 moves 4.6 KB in bfloat16 (x, residual, y) for 8 FLOP a channel.
+The quarter of lanes beyond 768 issue masked loads that move nothing.
 
-`normalize_rows` is also the end of passes B and C: their tiles are too wide for registers, so they write x + residual to y
-and come back for it, which the L2 cache serves.
+`finish_rows` does the same at the end of passes B and C: their rows are too wide for registers, so they write
+the products to y and come back for them, which the L2 cache serves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
-from squeezebert_fast.triton_kernels.launching import on_device_of, power_of_two, rows_of
+from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two, rows_of
 
 
 @triton.jit
@@ -32,7 +32,9 @@ def normalized(
     eps,
     CHANNELS: tl.constexpr,
 ):
-    """(LayerNorm of the rows of v, their means, their reciprocal deviations). Columns past CHANNELS must be zero in v."""
+    """(LayerNorm of the rows of v, their means, their reciprocal deviations). Columns past CHANNELS must be
+    zero in v.
+    """
     mean = tl.sum(v, 1) / CHANNELS
     difference = tl.where(channel[None, :] < CHANNELS, v - mean[:, None], 0.0)
     deviation = tl.sqrt_rn(tl.sum(difference * difference, 1) / CHANNELS + eps)
@@ -43,8 +45,49 @@ def normalized(
 
 
 @triton.jit
-def normalize_rows(
+def add_layer_norm_rows(
+    x,
+    x_stride,
+    residual,
+    residual_stride,
     y,
+    row,
+    rows,
+    gamma,
+    beta,
+    eps,
+    mean_out,
+    reciprocal_out,
+    p,
+    dropout_scale,
+    seed,
+    offset,
+    CHANNELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    KEEP_STATISTICS: tl.constexpr,
+):
+    """The rows `row`, an int64 block, of y; x may be y itself."""
+    channel = tl.arange(0, BLOCK_CHANNELS)
+    inside = (row < rows)[:, None] & (channel < CHANNELS)[None, :]
+    v = tl.load(x + row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    if DROPOUT:
+        v = dropped(v, row.to(tl.int32)[:, None], channel[None, :], p, dropout_scale, seed, offset)
+    v += tl.load(residual + row[:, None] * residual_stride + channel[None, :], mask=inside, other=0.0).to(
+        tl.float32
+    )
+    v, mean, reciprocal = normalized(v, channel, gamma, beta, eps, CHANNELS)
+    tl.store(y + row[:, None] * CHANNELS + channel[None, :], v.to(y.dtype.element_ty), mask=inside)
+    if KEEP_STATISTICS:
+        tl.store(mean_out + row, mean, mask=row < rows)
+        tl.store(reciprocal_out + row, reciprocal, mask=row < rows)
+
+
+@triton.jit
+def finish_rows(
+    y,
+    residual,
+    residual_stride,
     first_row,
     rows,
     gamma,
@@ -52,25 +95,25 @@ def normalize_rows(
     eps,
     mean_out,
     reciprocal_out,
+    p,
+    dropout_scale,
+    seed,
+    offset,
     CHANNELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_AT_ONCE: tl.constexpr,
+    DROPOUT: tl.constexpr,
     KEEP_STATISTICS: tl.constexpr,
 ):
-    """LayerNorm in place of ROWS rows of y, contiguous, that this program wrote; waits until all its threads have."""
+    """`add_layer_norm` in place of ROWS rows of y that this program wrote; waits until all its threads have."""
     tl.debug_barrier()  # the threads that read a row are not those that wrote it
-    channel = tl.arange(0, BLOCK_CHANNELS)
     for start in range(0, ROWS, ROWS_AT_ONCE):
-        row = first_row + start + tl.arange(0, ROWS_AT_ONCE)
-        at = y + row[:, None] * CHANNELS + channel[None, :]
-        inside = (row < rows)[:, None] & (channel < CHANNELS)[None, :]
-        v = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        v, mean, reciprocal = normalized(v, channel, gamma, beta, eps, CHANNELS)
-        tl.store(at, v.to(y.dtype.element_ty), mask=inside)
-        if KEEP_STATISTICS:
-            tl.store(mean_out + row, mean, mask=row < rows)
-            tl.store(reciprocal_out + row, reciprocal, mask=row < rows)
+        add_layer_norm_rows(
+            y, CHANNELS, residual, residual_stride, y, first_row + start + tl.arange(0, ROWS_AT_ONCE), rows,
+            gamma, beta, eps, mean_out, reciprocal_out, p, dropout_scale, seed, offset,
+            CHANNELS, BLOCK_CHANNELS, DROPOUT, KEEP_STATISTICS,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "p", "dropout_scale", "seed", "offset"])
@@ -96,24 +139,17 @@ def add_layer_norm_kernel(
     DROPOUT: tl.constexpr,
     KEEP_STATISTICS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    channel = tl.arange(0, BLOCK_CHANNELS)
-    inside = (row < rows)[:, None] & (channel < CHANNELS)[None, :]
-    v = tl.load(x + row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
-    if DROPOUT:
-        v = dropped(v, row.to(tl.int32)[:, None], channel[None, :], p, dropout_scale, seed, offset)
-    v += tl.load(residual + row[:, None] * residual_stride + channel[None, :], mask=inside, other=0.0).to(
-        tl.float32
-    )
-    v, mean, reciprocal = normalized(v, channel, gamma, beta, eps, CHANNELS)
-    tl.store(y + row[:, None] * CHANNELS + channel[None, :], v.to(y.dtype.element_ty), mask=inside)
-    if KEEP_STATISTICS:
-        tl.store(mean_out + row, mean, mask=row < rows)
-        tl.store(reciprocal_out + row, reciprocal, mask=row < rows)
+    add_layer_norm_rows(
+        x, x_stride, residual, residual_stride, y, tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), rows,
+        gamma, beta, eps, mean_out, reciprocal_out, p, dropout_scale, seed, offset,
+        CHANNELS, BLOCK_CHANNELS, DROPOUT, KEEP_STATISTICS,
+    )  # fmt: skip
 
 
 Statistics = tuple[Tensor, Tensor]
-"""Of each row, float32 [...]: the mean, and the reciprocal of the standard deviation, of what LayerNorm was applied to."""
+"""Of each row, float32 [...]: the mean, and the reciprocal of the standard deviation, of what LayerNorm was
+applied to.
+"""
 
 
 def empty_statistics(x: Tensor, keep: bool) -> Statistics | tuple[None, None]:
@@ -128,14 +164,18 @@ def empty_statistics(x: Tensor, keep: bool) -> Statistics | tuple[None, None]:
 
 
 def rows_per_program(channels: int) -> tuple[int, int]:
-    """(rows, warps): some 4096 values a program, 32 a thread, enough loads in flight to hide the memory's latency."""
+    """(rows, warps): some 4096 values a program, 32 a thread, enough loads in flight to hide the memory's
+    latency.
+    """
     block = power_of_two(channels)
     return max(1, 4096 // block), max(4, min(16, block // 1024))
 
 
 def rows_at_once(channels: int, rows: int, warps: int) -> int:
-    """How many of a program's `rows` `normalize_rows` takes at a time: 32 values a thread, as above."""
-    return max(1, min(rows, warps * 1024 // power_of_two(channels)))
+    """How many of a program's `rows` `finish_rows` takes at a time: 16 values a thread, beside which gamma
+    and beta stay in registers.
+    """
+    return max(1, min(rows, warps * 512 // power_of_two(channels)))
 
 
 def add_layer_norm(
@@ -150,13 +190,14 @@ def add_layer_norm(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """`layer_norm(dropout(x) + residual) * gamma + beta` over the last axis.
 
-    x, residual: [..., channels], float32, bfloat16 or float16. gamma, beta: [channels], contiguous, any of these dtypes.
-    Returns [..., channels] in x's dtype, contiguous; with `keep_statistics` also `Statistics`. Everything between load and
-    store is float32.
+    x, residual: [..., channels], float32, bfloat16 or float16. gamma, beta: [channels], contiguous, any of
+    these dtypes. Returns [..., channels] in x's dtype, contiguous; with `keep_statistics` also `Statistics`.
+    Everything between load and store is float32.
     """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     mean, reciprocal = empty_statistics(x, keep_statistics)
     if y.numel() > 0:
+        check_contiguous(gamma, beta)
         x_rows, residual_rows = rows_of(x), rows_of(residual)
         rows, channels = x_rows.shape
         per_program, warps = rows_per_program(channels)

@@ -8,25 +8,29 @@
     | sum |  <- softmax(s) v  | v     v     v   |          channels wide, by the head's rows of Wk and Wv
     +-----+                   +-----------------+
 
-One program makes the context of `queries` queries of one head of one sequence. Scores never leave registers: each row keeps its largest
-score so far and the total of exponentials, and what was summed is rescaled when the largest grows (online softmax: Milakov and
-Gimelshein, arXiv 1805.02867; FlashAttention, arXiv 2205.14135). Programs of one sequence's heads are neighbours, so that heads of a
-group share its rows of x in L2.
+One program makes the context of `queries` queries of one head of one sequence. Scores never leave registers:
+each row keeps its largest score so far and the total of exponentials, and what was summed is rescaled when
+the largest grows (online softmax: Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv
+2205.14135). Programs of one sequence's heads are neighbours, so that heads of a group share its rows of x in
+L2.
 
-**With projections** (`self_attention`) q, k and v are never in memory: a grouped convolution gives a head's q, k and v from the inputs
-of one group. But each tile of queries projects all keys and values again. Against that, projecting first writes and reads three
-rows of channels for every token. With t tiles of queries, recomputing costs (t - 1) x 4 x channels x channels / groups FLOP a token,
-projecting first 6 x channels elements of traffic, 12 x channels bytes in 16 bit. At 60 % of the 790 TFLOP/s and the 4.3 TB/s measured
-on an H200, 110 FLOP take as long as a byte, so recomputing wins while (t - 1) x channels / groups <= 330: two tiles, 256 tokens, in the
-base model; one tile, 128 tokens, with a single group. That is `recomputing_pays`. Heads that lie across groups, or projections with
-different group counts, always project first.
+**With projections** (`self_attention`) q, k and v are never in memory: a grouped convolution gives a head's
+q, k and v from the inputs of one group. But each tile of queries projects all keys and values again. Against
+that, projecting first writes and reads three rows of channels for every token. With t tiles of queries,
+recomputing costs (t - 1) x 4 x channels x channels / groups FLOP a token, projecting first 6 x channels
+elements of traffic, 12 x channels bytes in 16 bit. At 60 % of the 790 TFLOP/s and the 4.3 TB/s measured on an
+H200, 110 FLOP take as long as a byte, so recomputing wins while (t - 1) x channels / groups <= 330: two
+tiles, 256 tokens, in the base model; one tile, 128 tokens, with a single group. That is `recomputing_pays`.
+Heads of more than 64 channels, heads that lie across groups, or projections with different group counts,
+always project first.
 
-Masks: none; by key (query and head strides of 0: a padding mask), read as one row a block; or any, read as a tile. A key whose mask is
-the dtype's lowest number gets the lowest number as its score, as adding it does in float32 and bfloat16: a row of nothing else attends
-to all keys equally, in float16 too. A row of -inf alone is 0 / 0, NaN, as in PyTorch.
+Masks: none; by key (query and head strides of 0: a padding mask), read as one row a block; or any, read as a
+tile. A key whose mask is the dtype's lowest number gets the lowest number as its score, as adding it does in
+float32 and bfloat16: a row of nothing else attends to all keys equally, in float16 too. A row of -inf alone
+is 0 / 0, NaN, as in PyTorch.
 
-Base model, per token, S tokens a sequence: projections 885 kFLOP, scores and values 3072 x S FLOP; 3 KB in bfloat16 with projections
-inside (x, context), 6 KB without (q, k, v, context).
+Base model, per token, S tokens a sequence: projections 885 kFLOP, scores and values 3072 x S FLOP; 3 KB in
+bfloat16 with projections inside (x, context), 6 KB without (q, k, v, context).
 """
 
 from __future__ import annotations
@@ -45,11 +49,14 @@ from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
+    channels_contiguous,
+    check_contiguous,
     choose,
     device_of,
     on_device_of,
     power_of_two,
     precision,
+    rows_of,
 )
 
 RECOMPUTING_LIMIT = 330
@@ -66,10 +73,14 @@ class Tile(NamedTuple):
     depth: int = 64
     """Channels of x that one step of a projection takes, in elements of 2 bytes."""
 
+    def keys_with(self, dropout: Dropout) -> int:
+        """Dropout's generator needs registers of its own, so it gets blocks of half as many scores."""
+        return max(16, self.keys // 2) if dropout.p > 0.0 else self.keys
 
-TILES = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 32, 4, 3), Tile(16, 16, 1, 3))
+
+TILES = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 32, 4, 3), Tile(16, 16, 4, 3))
 """For heads of up to 64; twice as many stages' worth of shared memory for 128."""
-TILES_FLOAT32 = (Tile(64, 32, 8, 2), Tile(32, 32, 4, 2), Tile(16, 16, 2, 2))
+TILES_FLOAT32 = (Tile(32, 32, 8, 2), Tile(16, 16, 4, 2))
 
 
 @triton.jit
@@ -80,8 +91,8 @@ def attend(
 ):  # fmt: skip
     """One block of keys: (sums, largest, total) with it. q: [queries, head], k, v: [keys, head], of one dtype.
 
-    Without a mask, `largest` is that of q k^T, and the scale goes into the exponent's one multiply-add; with one, it is that
-    of the masked scores, whose lowest numbers would overflow if multiplied.
+    Without a mask, `largest` is that of q k^T, and the scale goes into the exponent's one multiply-add; with
+    one, it is that of the masked scores, whose lowest numbers would overflow if multiplied.
     """
     LOG2_E: tl.constexpr = 1.4426950408889634
     key = keys_from + tl.arange(0, BLOCK_KEYS)
@@ -93,9 +104,10 @@ def attend(
             at = mask + read_query[:, None] * mask_query_stride + key[None, :] * mask_key_stride
             added = tl.load(at, mask=(key < keys)[None, :], other=0.0)
         added = added.to(tl.float32)
-        LOWEST: tl.constexpr = lowest(mask.dtype.element_ty)
-        # times 0: a NaN stays one, as in PyTorch's sum
-        scores = tl.where(added == LOWEST, LOWEST + scores * 0.0, scores * scale + added)
+        if mask.dtype.element_ty == tl.float16:
+            # as float16 the lowest number stays the lowest when a score is added; as float32 only its own does
+            added = tl.where(added == -65504.0, -3.4028234663852886e38, added)
+        scores = scores * scale + added
     scores = tl.where((key < keys)[None, :], scores, float("-inf"))
     new_largest = tl.maximum(largest, tl.max(scores, 1))
     # a row of nothing but -inf so far: -inf - -inf would be NaN, and later keys may have scores
@@ -113,23 +125,15 @@ def attend(
     return sums, new_largest, total
 
 
-@triton.constexpr_function
-def lowest(dtype):
-    """The lowest finite number of a mask's dtype."""
-    if dtype == tl.float16:
-        return -65504.0
-    if dtype == tl.bfloat16:
-        return -3.3895313892515355e38
-    return -3.4028234663852886e38
-
-
 @triton.jit
 def store_context(
     sums, largest, total, context, log_total, row, head_row, inside, channel, scale,
     CHANNELS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr, MASK: tl.constexpr,
     KEEP_STATISTICS: tl.constexpr,
 ):  # fmt: skip
-    """Rows `row` of the context, [.., CHANNELS], from `channel` on; log of the total of exponentials at head_row."""
+    """Rows `row` of the context, [.., CHANNELS], from `channel` on; log of the total of exponentials at
+    head_row.
+    """
     head = tl.arange(0, BLOCK_HEAD)
     y = sums / total[:, None]
     at = context + row[:, None] * CHANNELS + (channel + head)[None, :]
@@ -279,7 +283,9 @@ def self_attention_kernel(
     BLOCK_KEYS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """x: rows of HEADS * HEAD channels, sequence after sequence. IN: channels of one group, which holds whole heads."""
+    """x: rows of HEADS * HEAD channels, sequence after sequence. IN: channels of one group, which holds whole
+    heads.
+    """
     program = tl.program_id(0)
     head = program % HEADS
     sequence = program // HEADS // query_tiles
@@ -341,7 +347,8 @@ def self_attention_kernel(
                 k_tile += k_added
                 v_tile += v_added
             sums, largest, total = attend(
-                q_tile, k_tile.to(q_tile.dtype), v_tile.to(q_tile.dtype), sums, largest, total, query, keys_from, tokens,
+                q_tile, k_tile.to(q_tile.dtype), v_tile.to(q_tile.dtype), sums, largest, total, query, keys_from,
+                tokens,
                 mask, mask_query_stride, mask_key_stride, read_query,
                 scale, p, dropout_scale, seed, offset, dropout_row, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
             )  # fmt: skip
@@ -359,14 +366,19 @@ def tile_for(x: Tensor, sequences: int, longest: int, heads: int) -> Tile:
     """The tile by the number of programs that it makes, not larger than the longest sequence asks for."""
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     fitting = [tile for tile in tiles if tile.queries < 2 * longest] or [tiles[-1]]
-    return choose(
-        fitting, device_of(x), lambda tile: sequences * heads * -(-longest // tile.queries), lambda _: 0
-    )
+
+    def programs(tile: Tile) -> int:
+        return sequences * heads * -(-longest // tile.queries)
+
+    return choose(fitting, device_of(x), programs, lambda _: True) or fitting[-1]
 
 
-def recomputing_pays(tile: Tile, longest: int, in_per_group: int) -> bool:
-    """Whether projecting keys and values once for every tile of queries beats writing and reading them."""
-    return (-(-longest // tile.queries) - 1) * in_per_group <= RECOMPUTING_LIMIT
+def recomputing_pays(tile: Tile, longest: int, in_per_group: int, head: int) -> bool:
+    """Whether projecting keys and values once for every tile of queries beats writing and reading them.
+
+    Never for heads of more than 64 channels: their queries, keys, values and sums spill registers.
+    """
+    return head <= 64 and (-(-longest // tile.queries) - 1) * in_per_group <= RECOMPUTING_LIMIT
 
 
 def _mask_arguments(mask: Tensor | None, shape: tuple[int, int, int, int]) -> tuple[str, list[int]]:
@@ -391,14 +403,15 @@ def attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head.
 
-    q: [batch, queries, channels]; k, v: [batch, keys, channels]; float32, bfloat16 or float16, heads of at most
-    MAX_HEAD_SIZE channels. mask: None, or of any of these dtypes, broadcastable to [batch, heads, queries, keys], whatever
-    its strides. With `sequences`, q, k and v are packed, [tokens, channels], and mask is None. tile: in place of the
-    table's choice.
+    q: [batch, queries, channels]; k, v: [batch, keys, channels]; float32, bfloat16 or float16, heads of at
+    most MAX_HEAD_SIZE channels. mask: None, or of any of these dtypes, broadcastable to [batch, heads,
+    queries, keys], whatever its strides. With `sequences`, q, k and v are packed, [tokens, channels], and
+    mask is None. tile: in place of the table's choice.
 
-    Returns the context, of q's shape and dtype, contiguous; with `keep_statistics` also the logarithm of each row's total of
-    exponentials, float32 [batch, heads, queries] or [heads, tokens].
+    Returns the context, of q's shape and dtype, contiguous; with `keep_statistics` also the logarithm of each
+    row's total of exponentials, float32 [batch, heads, queries] or [heads, tokens].
     """
+    q, k, v = (channels_contiguous(t) for t in (q, k, v))
     channels = q.shape[-1]
     head = channels // num_heads
     assert head <= MAX_HEAD_SIZE, f"heads of {head} channels, at most {MAX_HEAD_SIZE}"
@@ -456,7 +469,7 @@ def attention(
                 KEEP_STATISTICS=keep_statistics,
                 PRECISION=precision(q.dtype),
                 BLOCK_QUERIES=tile.queries,
-                BLOCK_KEYS=tile.keys,
+                BLOCK_KEYS=tile.keys_with(drop),
                 num_warps=tile.warps,
                 num_stages=tile.stages,
             )
@@ -479,9 +492,9 @@ def self_attention(
     """Attention of x to itself: q, k and v are grouped pointwise convolutions of x.
 
     x: [batch, tokens, channels], or [tokens, channels] with `sequences`. weights, biases: of q, k, v, as
-    `grouped_pointwise_conv` takes them, [channels, channels / groups, 1] and [channels] or None. groups: of all three, or of
-    each. Everything else and the result are as in `attention`. tile: of the kernel with projections inside, whatever the
-    number of tokens; groups must then allow it.
+    `grouped_pointwise_conv` takes them, [channels, channels / groups, 1] and [channels] or None. groups: of
+    all three, or of each. Everything else and the result are as in `attention`. tile: of the kernel with
+    projections inside, whatever the number of tokens; groups must then allow it.
     """
     counts = (groups,) * 3 if isinstance(groups, int) else tuple(groups)
     in_per_group = x.shape[-1] // counts[0]
@@ -495,7 +508,7 @@ def self_attention(
         fused = None
     else:
         fused = tile or tile_for(x, batch, longest, num_heads)
-        fused = fused if tile or recomputing_pays(fused, longest, in_per_group) else None
+        fused = fused if tile or recomputing_pays(fused, longest, in_per_group, head) else None
     if fused is None:
         q, k, v = (
             grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, counts, strict=True)
@@ -503,8 +516,9 @@ def self_attention(
         return attention(
             q, k, v, mask, num_heads, dropout, sequences=sequences, keep_statistics=keep_statistics
         )
+    check_contiguous(*weights, *biases)
     offsets = None if sequences is None else sequences[0]
-    rows = x.reshape(-1, x.shape[-1])
+    rows = rows_of(x)
     context = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     statistics_shape = (num_heads, rows.shape[0]) if sequences is not None else (batch, num_heads, longest)
     log_total = (
@@ -543,7 +557,7 @@ def self_attention(
             KEEP_STATISTICS=keep_statistics,
             PRECISION=precision(x.dtype),
             BLOCK_QUERIES=fused.queries,
-            BLOCK_KEYS=fused.keys,
+            BLOCK_KEYS=fused.keys_with(drop),
             BLOCK_IN=block_for(in_per_group, fused.depth * 2 // x.element_size()),
             num_warps=fused.warps,
             num_stages=fused.stages,

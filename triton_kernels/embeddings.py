@@ -1,12 +1,14 @@
-"""y = dropout(layer_norm(word[id] + position[id] + token_type[id])): gather, sum and LayerNorm in one pass over the row.
+"""y = dropout(layer_norm(word[id] + position[id] + token_type[id])): gather, sum and LayerNorm in one pass
+over the row.
 
     ids -> rows of three tables -> sum in registers -> LayerNorm -> y
 
-One program makes a few rows. Bound by memory: a token of the base model moves 1.5 KB of its word's row and 1.5 KB of y in
-bfloat16; the other two tables stay in L2.
+One program makes a few rows. Bound by memory: a token of the base model moves 1.5 KB of its word's row and
+1.5 KB of y in bfloat16; the other two tables stay in L2.
 
-An id outside its table can't be reported without making the GPU wait for the CPU. It never reads outside either: its row of y is NaN,
-which no later operation turns back into a number. (PyTorch's own gather stops the process's CUDA context in that case.)
+An id outside its table can't be reported without making the GPU wait for the CPU. It never reads outside
+either: its row of y is NaN, which no later operation turns back into a number. (PyTorch's own gather stops
+the process's CUDA context in that case.)
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels.add_layer_norm import empty_statistics, normalized, rows_per_program
 from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
-from squeezebert_fast.triton_kernels.launching import on_device_of, power_of_two
+from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two
 
 
 @triton.jit
@@ -71,7 +73,9 @@ def embeddings_kernel(
     DROPOUT: tl.constexpr,
     KEEP_STATISTICS: tl.constexpr,
 ):
-    """Row r of y is token r % tokens of sequence r // tokens; strides of ids are in elements, 0 where they broadcast."""
+    """Row r of y is token r % tokens of sequence r // tokens; strides of ids are in elements, 0 where they
+    broadcast.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     channel = tl.arange(0, BLOCK_CHANNELS)
@@ -111,18 +115,20 @@ def embeddings(
     *,
     keep_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-    """`dropout(layer_norm(word[input_ids] + position[position_ids] + token_type[token_type_ids]) * gamma + beta)`.
+    """`dropout(layer_norm(word[input_ids] + position[position_ids] + token_type[token_type_ids]) * gamma +
+    beta)`.
 
-    word, position, token_type: [rows, channels], contiguous. input_ids: int64 or int32, [batch, tokens] or [tokens]; the other
-    two, of either dtype, broadcast to its shape. gamma, beta: [channels], contiguous.
+    word, position, token_type: [rows, channels], contiguous. input_ids: int64 or int32, [batch, tokens] or
+    [tokens]; the other two, of either dtype, broadcast to its shape. gamma, beta: [channels], contiguous.
 
-    Returns [*input_ids.shape, channels] in word's dtype, NaN where an id is outside its table; with `keep_statistics` also
-    `add_layer_norm.Statistics`.
+    Returns [*input_ids.shape, channels] in word's dtype, NaN where an id is outside its table; with
+    `keep_statistics` also `add_layer_norm.Statistics`.
     """
     channels = word.shape[1]
     y = torch.empty((*input_ids.shape, channels), dtype=word.dtype, device=word.device)
     mean, reciprocal = empty_statistics(y, keep_statistics)
     if y.numel() > 0:
+        check_contiguous(word, position, token_type, gamma, beta)
         tokens = input_ids.shape[-1]
         ids = [given.expand(input_ids.shape) for given in (input_ids, position_ids, token_type_ids)]
         strides = [

@@ -1,27 +1,30 @@
-"""Pass C: y = layer_norm(dropout(activation(x W1^T + b1) W2^T + b2) + x), group by group; or without what follows b2.
+"""Pass C: y = layer_norm(dropout(activation(x W1^T + b1) W2^T + b2) + x), group by group; or without what
+follows b2.
 
-      x, one group            hidden chunk                  y, one group          all channels
-    +----+----+----+   W1^T   +------------+   W2^T     +----+----+----+        +-------+-------+---
-    | x0 | x1 | x2 | -------> | activation | ---------> | +=   +=   += |  --->  | done  | group |     then, with whole rows
-    +----+----+----+          +------------+            +----+----+----+        +-------+-------+---  there, LayerNorm in place
-     in shared memory      registers, `hidden`          registers: sums          y, un-normalised
-     for all chunks        channels at a time           of one group
+     x, one group            hidden chunk                 y, one group            y, all channels
+    +----+----+----+  W1^T  +------------+  W2^T     +----+----+----+        +-------+-------+---
+    | x0 | x1 | x2 | -----> | activation | --------> | +=   +=   += |  --->  | done  | group |
+    +----+----+----+        +------------+           +----+----+----+        +-------+-------+---
+     in shared memory    registers, `hidden`          registers: sums         un-normalised; then, with whole
+     for all chunks      channels at a time           of one group            rows there, dropout + x + LayerNorm
 
-Both convolutions are block-diagonal with the same groups, so group i of y needs group i of x and of the hidden channels alone.
-A program holds a tile of x's rows and walks along the hidden channels: a chunk is made, activated and multiplied into the sums
-at once, as flash attention does with scores. The hidden tensor, four times as wide as x, is never in memory.
+Both convolutions are block-diagonal with the same groups, so group i of y needs group i of x and of the
+hidden channels alone. A program holds a tile of x's rows and walks along the hidden channels: a chunk is
+made, activated and multiplied into the sums at once, as flash attention does with scores. The hidden tensor,
+four times as wide as x, is never in memory.
 
-Tiles are powers of two and 192 channels are not: a group is up to three blocks of columns (192 = 3 x 64), each with its own
-operand and sums, since padding to 256 would waste a quarter of the arithmetic.
+Tiles are powers of two and 192 channels are not: a group is up to three blocks of columns (192 = 3 x 64),
+each with its own operand and sums, since padding to 256 would waste a quarter of the arithmetic.
 
-The sums of one group fit registers, those of all four don't: rows wait in y un-normalised as in pass B (post_attention.py), and
-the residual is added on the way. Without LayerNorm (`grouped_mlp`), and with too few rows for a program on every multiprocessor,
-a program makes one group only; `feed_forward` then launches `add_layer_norm` after it. With still fewer rows, or groups too wide for this
-kernel (a dense BERT's 768 channels), there are two products with the hidden tensor between them; it is in the L2 cache then, for few
-rows make it small.
+The sums of one group fit registers, those of all four don't: they wait in y as in pass B (post_attention.py).
+Without LayerNorm (`grouped_mlp`), and with too few rows for a program on every multiprocessor, a program
+makes one group only; `feed_forward` then launches `add_layer_norm` after it. With still fewer rows, or groups
+too wide for this kernel (a dense BERT's 768 channels), there are two products with the hidden tensor between
+them; it is in the L2 cache then, for few rows make it small.
 
-Base model, per token: 2359 kFLOP (two products of 768 x 3072 / 4) and 3 KB in bfloat16 (x, y): 768 FLOP a byte, bound by arithmetic.
-A tile of 128 rows needs 128 FLOP a byte from L2, for weights alone. GELU takes 3072 values a token.
+Base model, per token: 2359 kFLOP (two products of 768 x 3072 / 4) and 3 KB in bfloat16 (x, y): 768 FLOP a
+byte, bound by arithmetic. A tile of 128 rows needs 128 FLOP a byte from L2, for weights alone. GELU takes
+3072 values a token.
 """
 
 from __future__ import annotations
@@ -38,12 +41,13 @@ from squeezebert_fast.triton_kernels.activations import activate
 from squeezebert_fast.triton_kernels.add_layer_norm import (
     add_layer_norm,
     empty_statistics,
-    normalize_rows,
+    finish_rows,
     rows_at_once,
 )
-from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
+from squeezebert_fast.triton_kernels.dropout import Dropout
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.triton_kernels.launching import (
+    check_contiguous,
     choose,
     device_of,
     on_device_of,
@@ -60,13 +64,15 @@ class Tile(NamedTuple):
     hidden: int
     warps: int
     stages: int
+    capability: int = 8
+    """The least major compute capability that it is for: on the others it spills registers."""
 
     def shared_memory(self, in_per_group: int, out_per_group: int, element_size: int) -> int:
         chunk = (sum(blocks_for(in_per_group)) + sum(blocks_for(out_per_group))) * self.hidden
         return (self.rows * in_per_group + chunk * self.stages) * element_size
 
 
-TILES = (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2))
+TILES = (Tile(128, 64, 8, 2, 9), Tile(128, 32, 8, 2), Tile(64, 64, 4, 2, 9), Tile(64, 32, 4, 3))
 TILES_FLOAT32 = (Tile(32, 32, 8, 1),)
 
 WIDEST_GROUP = 384
@@ -104,7 +110,9 @@ def into_hidden(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """sums + x (a block of channels from FIRST on) times their columns of the rows `hidden` of weight, [HIDDEN, IN]."""
+    """sums + x (a block of channels from FIRST on) times their columns of the rows `hidden` of weight,
+    [HIDDEN, IN].
+    """
     k = FIRST + tl.arange(0, BLOCK)
     at = weight + hidden[None, :] * IN + k[:, None]
     if EVEN and FIRST + BLOCK <= IN:
@@ -127,7 +135,9 @@ def out_of_hidden(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """sums + h (a chunk of hidden channels) times their columns of the rows from FIRST on of weight, [OUT, HIDDEN]."""
+    """sums + h (a chunk of hidden channels) times their columns of the rows from FIRST on of weight, [OUT,
+    HIDDEN].
+    """
     out = FIRST + tl.arange(0, BLOCK)
     at = weight + out[None, :] * HIDDEN + hidden[:, None]
     if EVEN and FIRST + BLOCK <= OUT:
@@ -141,34 +151,22 @@ def out_of_hidden(
 def store_block(
     sums,
     bias,
-    x,
     y,
     row,
     rows,
-    x_stride,
     group,
-    p,
-    dropout_scale,
-    seed,
-    offset,
     BLOCK: tl.constexpr,
     FIRST: tl.constexpr,
     OUT: tl.constexpr,
     GROUPS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    ADD_X: tl.constexpr,
 ):
-    """Columns from FIRST on of a group of y: sums + bias, with dropout, plus x."""
+    """Columns from FIRST on of a group of y: sums + bias."""
     out = FIRST + tl.arange(0, BLOCK)
     channel = group * OUT + out
     if HAS_BIAS:
         sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
-    if DROPOUT:
-        sums = dropped(sums, row.to(tl.int32)[:, None], channel[None, :], p, dropout_scale, seed, offset)
     inside = (row < rows)[:, None] & (out < OUT)[None, :]
-    if ADD_X:
-        sums += tl.load(x + row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=inside)
 
 
@@ -211,7 +209,9 @@ def feed_forward_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     NORM_ROWS: tl.constexpr,
 ):
-    """IN, HIDDEN, OUT: channels of one group. NORMALIZE: all groups in one program, with x added; else a group each."""
+    """IN, HIDDEN, OUT: channels of one group. NORMALIZE: all groups in one program, residual and LayerNorm
+    after it; else a group each.
+    """
     EVEN: tl.constexpr = HIDDEN % BLOCK_HIDDEN == 0
     program = tl.program_id(0)
     if NORMALIZE:
@@ -259,24 +259,17 @@ def feed_forward_kernel(
                 y2 = out_of_hidden(
                     h, w_out, hidden, y2, BLOCK_OUT, 2 * BLOCK_OUT, OUT, HIDDEN, EVEN, PRECISION
                 )
-        store_block(
-            y0, bias_out, x, y, row, rows, x_stride, group, p, dropout_scale, seed, offset,
-            BLOCK_OUT, 0, OUT, GROUPS, HAS_BIAS_OUT, DROPOUT, NORMALIZE,
-        )  # fmt: skip
+        store_block(y0, bias_out, y, row, rows, group, BLOCK_OUT, 0, OUT, GROUPS, HAS_BIAS_OUT)
         if OUT_BLOCKS > 1:
-            store_block(
-                y1, bias_out, x, y, row, rows, x_stride, group, p, dropout_scale, seed, offset,
-                BLOCK_OUT, BLOCK_OUT, OUT, GROUPS, HAS_BIAS_OUT, DROPOUT, NORMALIZE,
-            )  # fmt: skip
+            store_block(y1, bias_out, y, row, rows, group, BLOCK_OUT, BLOCK_OUT, OUT, GROUPS, HAS_BIAS_OUT)
         if OUT_BLOCKS > 2:
             store_block(
-                y2, bias_out, x, y, row, rows, x_stride, group, p, dropout_scale, seed, offset,
-                BLOCK_OUT, 2 * BLOCK_OUT, OUT, GROUPS, HAS_BIAS_OUT, DROPOUT, NORMALIZE,
-            )  # fmt: skip
+                y2, bias_out, y, row, rows, group, BLOCK_OUT, 2 * BLOCK_OUT, OUT, GROUPS, HAS_BIAS_OUT
+            )
     if NORMALIZE:
-        normalize_rows(
-            y, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out,
-            GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, KEEP_STATISTICS,
+        finish_rows(
+            y, x, x_stride, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out, p, dropout_scale, seed, offset,
+            GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, DROPOUT, KEEP_STATISTICS,
         )  # fmt: skip
 
 
@@ -287,20 +280,22 @@ def _tiles(x: Tensor) -> tuple[Tile, ...]:
 def fused_tile(
     x: Tensor, rows: int, programs_per_tile: int, in_per_group: int, out_per_group: int
 ) -> Tile | None:
-    """The tile of the kernel that makes `programs_per_tile` programs of a row tile, or None where it doesn't serve."""
+    """The tile of the kernel that makes `programs_per_tile` programs of a row tile, or None where it doesn't
+    serve.
+    """
     if max(in_per_group, out_per_group) > WIDEST_GROUP:
         return None
     device = device_of(x)
 
-    def shared_memory(tile: Tile) -> int:
-        return tile.shared_memory(in_per_group, out_per_group, x.element_size())
-
     def programs(tile: Tile) -> int:
         return -(-rows // tile.rows) * programs_per_tile
 
-    tile = choose(_tiles(x), device, programs, shared_memory)
-    fits = shared_memory(tile) <= device.shared_memory and programs(tile) >= device.multiprocessors
-    return tile if fits else None
+    def fits(tile: Tile) -> bool:
+        shared = tile.shared_memory(in_per_group, out_per_group, x.element_size())
+        return shared <= device.shared_memory and tile.capability <= device.capability
+
+    tile = choose(_tiles(x), device, programs, fits)
+    return tile if tile and programs(tile) >= device.multiprocessors else None
 
 
 def _launch(
@@ -316,6 +311,7 @@ def _launch(
     keep_statistics: bool,
     tile: Tile,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    check_contiguous(weight_in, bias_in, weight_out, bias_out, *(norm or ())[:2])
     x_rows = rows_of(x)
     rows, out_channels = x_rows.shape[0], weight_out.shape[0]
     in_per_group, hidden_per_group, out_per_group = (
@@ -387,9 +383,9 @@ def grouped_mlp(
 ) -> Tensor:
     """`conv(activation(conv(x, weight_in, bias_in)), weight_out, bias_out)`, both with the same groups.
 
-    x: [..., channels]; weight_in: [hidden, channels / groups, 1]; weight_out: [out_channels, hidden / groups, 1]; biases:
-    [hidden] and [out_channels], or None; dtypes and activation as in `grouped_pointwise_conv`. tile: run the one kernel with
-    this tile, whatever the number of rows.
+    x: [..., channels]; weight_in: [hidden, channels / groups, 1]; weight_out: [out_channels, hidden / groups,
+    1]; biases: [hidden] and [out_channels], or None; dtypes and activation as in `grouped_pointwise_conv`.
+    tile: run the one kernel with this tile, whatever the number of rows.
 
     Returns [..., out_channels] in x's dtype, contiguous.
     """
@@ -422,8 +418,8 @@ def feed_forward(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """`layer_norm(dropout(grouped_mlp(x)) + x) * gamma + beta`.
 
-    x: [..., channels]; weight_out: [channels, hidden / groups, 1]; gamma, beta: [channels], contiguous; the rest as in
-    `grouped_mlp`. tile: run the one kernel with this tile, whatever the number of rows.
+    x: [..., channels]; weight_out: [channels, hidden / groups, 1]; gamma, beta: [channels], contiguous; the
+    rest as in `grouped_mlp`. tile: run the one kernel with this tile, whatever the number of rows.
 
     Returns [..., channels] in x's dtype, contiguous; with `keep_statistics` also `add_layer_norm.Statistics`.
     """
@@ -433,6 +429,7 @@ def feed_forward(
         y = grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
         return add_layer_norm(y, x, gamma, beta, eps, dropout, keep_statistics=keep_statistics)
     y, mean, reciprocal = _launch(
-        x, weight_in, bias_in, weight_out, bias_out, groups, activation, (gamma, beta, eps), dropout, keep_statistics, tile
+        x, weight_in, bias_in, weight_out, bias_out, groups, activation, (gamma, beta, eps), dropout,
+        keep_statistics, tile,
     )  # fmt: skip
     return (y, mean, reciprocal) if mean is not None and reciprocal is not None else y

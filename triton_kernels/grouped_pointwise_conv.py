@@ -2,19 +2,22 @@
 
              in / groups                  out / groups                       out / groups
            +------+------+ ...          +------------+                     +------------+
-    rows   | a k  |      |   block_in   | weight^T   |       block_rows    |    sums    |   + bias, activation, to x's dtype
+    rows   | a k  |      |   block_in   | weight^T   |       block_rows    |    sums    |   + bias, activation
            +------+------+              +------------+                     +------------+
              of one group                 block_out
 
-One program makes one tile of y: it walks along its group's input channels in steps of `block_in`, with operands for the next
-steps on their way to shared memory, and the float32 sums in registers. Programs of the same rows are neighbours, so that x
-comes from device memory once and from the L2 cache after that. Weights are read as the module holds them, [out, in / groups].
+One program makes one tile of y: it walks along its group's input channels in steps of `block_in`, with
+operands for the next steps on their way to shared memory, and the float32 sums in registers. Programs of the
+same rows are neighbours, so that x comes from device memory once and from the L2 cache after that. Weights
+are read as the module holds them, [out, in / groups].
 
-Rows past the last one read the last one again and are not stored; channels past a group's end are masked, which costs
-nothing where the group is a multiple of the block, for the test is made when the kernel is compiled.
+Rows past the last one read the last one again and are not stored; channels past a group's end are masked,
+which costs nothing where the group is a multiple of the block, for the test is made when the kernel is
+compiled.
 
-Base model, per token: 768 -> 768 channels in 4 groups are 295 kFLOP and 3 KB in bfloat16 (x once, y once; the weights' 0.3 MB stay in L2). That is
-96 FLOP a byte, and an H200's two measured ceilings meet at 184: bound by memory, which is why passes A and C fuse.
+Base model, per token: 768 -> 768 channels in 4 groups are 295 kFLOP and 3 KB in bfloat16 (x once, y once; the
+weights' 0.3 MB stay in L2). That is 96 FLOP a byte, and an H200's two measured ceilings meet at 184: bound by
+memory, which is why passes A and C fuse.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
+    check_contiguous,
     choose,
     device_of,
     on_device_of,
@@ -60,7 +64,9 @@ TILES = (
     Tile(32, 64, 64, 4, 4),
     Tile(16, 32, 64, 2, 4),
 )
-"""From many rows to few. wgmma needs 64 rows and 4 warps; below that, latency counts, so more steps are in flight."""
+"""From many rows to few. wgmma needs 64 rows and 4 warps; below that, latency counts, so more steps are in
+flight.
+"""
 
 TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2), Tile(32, 32, 64, 4, 3), Tile(16, 32, 64, 2, 3))
 """Without tensor cores each thread multiplies scalars, so tiles are bounded by registers."""
@@ -113,7 +119,9 @@ def grouped_product(
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """float32 [BLOCK_ROWS, BLOCK_OUT]: rows at the pointers x, [BLOCK_ROWS, 1], times those at weight, [1, BLOCK_OUT]."""
+    """float32 [BLOCK_ROWS, BLOCK_OUT]: rows at the pointers x, [BLOCK_ROWS, 1], times those at weight, [1,
+    BLOCK_OUT].
+    """
     k = tl.arange(0, BLOCK_IN)
     x_tile = x + k[None, :]
     weight_tile = weight + k[:, None]
@@ -136,7 +144,9 @@ def tile_for(x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile:
         return -(-rows // tile.rows) * groups * -(-out_per_group // block_for(out_per_group, tile.out))
 
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
-    return choose(tiles, device_of(x), programs, Tile.shared_memory)
+    device = device_of(x)
+    chosen = choose(tiles, device, programs, lambda tile: tile.shared_memory() <= device.shared_memory)
+    return chosen or tiles[-1]
 
 
 def grouped_pointwise_conv(
@@ -150,12 +160,13 @@ def grouped_pointwise_conv(
 ) -> Tensor:
     """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis.
 
-    x: [..., in_channels], float32, bfloat16 or float16. weight: [out_channels, in_channels / groups, 1], contiguous; bias:
-    [out_channels] or None, contiguous; both of a floating dtype that is x's or float32. activation: a key of
-    FUSED_ACTIVATIONS. tile: in place of the table's choice.
+    x: [..., in_channels], float32, bfloat16 or float16. weight: [out_channels, in_channels / groups, 1],
+    contiguous; bias: [out_channels] or None, contiguous; both of a floating dtype that is x's or float32.
+    activation: a key of FUSED_ACTIVATIONS. tile: in place of the table's choice.
 
     Returns [..., out_channels] in x's dtype, contiguous. Sums are float32.
     """
+    check_contiguous(weight, bias)
     out_channels, in_per_group = weight.shape[:2]
     x_rows = rows_of(x)
     y = torch.empty((*x.shape[:-1], out_channels), dtype=x.dtype, device=x.device)

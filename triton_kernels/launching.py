@@ -1,9 +1,10 @@
 """What every host function shares: devices, precision, tiles chosen by shape.
 
-Tiles are fixed tables, not searches: a search takes seconds for every new shape, and its choice would change results from
-run to run. A table lists tiles from the largest, which reads the fewest bytes for each operation, to the smallest; `choose`
-takes the first that fits the device and still gives every multiprocessor a program. `python -m benchmarks.triton_resources`
-compiles every entry for sm_80 and sm_90 without a GPU and checks registers, spills, shared memory and tensor-core use.
+Tiles are fixed tables, not searches: a search takes seconds for every new shape, and its choice would change
+results from run to run. A table lists tiles from the largest, which reads the fewest bytes for each
+operation, to the smallest; `choose` takes the first that fits the device and still gives every multiprocessor
+a program. `python -m benchmarks.triton_resources` compiles every entry for sm_80 and sm_90 without a GPU and
+checks registers, spills, shared memory and tensor-core use.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ class Device(NamedTuple):
     multiprocessors: int
     shared_memory: int
     """Bytes that one program may have."""
+    capability: int = 9
+    """The major compute capability: 8 is an A100, 9 an H100 or H200, with wgmma."""
 
 
 @lru_cache
 def _cuda_device(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
     shared = getattr(properties, "shared_memory_per_block_optin", 48 * 1024)
-    return Device(properties.multi_processor_count, shared)
+    return Device(properties.multi_processor_count, shared, properties.major)
 
 
 def device_of(x: Tensor) -> Device:
@@ -70,8 +73,9 @@ def power_of_two(n: int, least: int = 16, most: int = 1 << 30) -> int:
 def block_for(size: int, most: int, least: int = 16) -> int:
     """The largest power of two up to `most` whose multiples cover `size` with the least excess.
 
-    192 = 3 x 64 and 768 = 3 x 256: a block of the next power of two would waste a quarter of the arithmetic. An excess of
-    a quarter is let pass, since small blocks cost more than that in instructions that aren't multiply-adds.
+    192 = 3 x 64 and 768 = 3 x 256: a block of the next power of two would waste a quarter of the arithmetic.
+    An excess of a quarter is let pass, since small blocks cost more than that in instructions that aren't
+    multiply-adds.
     """
     blocks = [least]
     while blocks[-1] * 2 <= most:
@@ -85,16 +89,27 @@ T = TypeVar("T")
 
 
 def choose(
-    tiles: Sequence[T], device: Device, programs: Callable[[T], int], shared_memory: Callable[[T], int]
-) -> T:
-    """The first tile that fits the device and makes a program for every multiprocessor, else the last."""
-    for tile in tiles[:-1]:
-        if shared_memory(tile) <= device.shared_memory and programs(tile) >= device.multiprocessors:
+    tiles: Sequence[T], device: Device, programs: Callable[[T], int], fits: Callable[[T], bool]
+) -> T | None:
+    """The first tile that fits and makes a program for every multiprocessor, else the last that fits, else None."""
+    fitting = [tile for tile in tiles if fits(tile)]
+    for tile in fitting:
+        if programs(tile) >= device.multiprocessors:
             return tile
-    return tiles[-1]
+    return fitting[-1] if fitting else None
 
 
 def rows_of(x: Tensor) -> Tensor:
     """x, [..., channels], as [rows, channels] with contiguous channels; a view where x's strides allow one."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
+    return channels_contiguous(x.reshape(-1, x.shape[-1]))
+
+
+def channels_contiguous(x: Tensor) -> Tensor:
+    """x, or a copy whose last axis has stride 1, as kernels read it."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def check_contiguous(*parameters: Tensor | None) -> None:
+    """Kernels read weights, biases, norms and tables without strides."""
+    for parameter in parameters:
+        assert parameter is None or parameter.is_contiguous(), "a parameter that isn't contiguous"

@@ -1,22 +1,22 @@
 """Pass B: y = layer_norm(dropout(x weight^T + bias) + residual).
 
-                 in / groups              block_out             all channels
+             in / groups              block_out             all channels
            +------+------+ ...          +---------+       +---------+---------+---
-    rows   | a k  |      |   block_in   |weight^T |       |  done   |  sums   |      y: first x weight^T + bias + residual,
-           +------+------+              +---------+       +---------+---------+---      column tile by column tile,
-                                                          then, with whole rows there, LayerNorm in place
+    rows   | a k  |      |   block_in   |weight^T |       |  done   |  sums   |      y: first x weight^T + bias,
+           +------+------+              +---------+       +---------+---------+---      column tile by column tile;
+                                                          then, with whole rows there, dropout + residual + LayerNorm
 
-One program owns whole rows of y. A row tile of 768 float32 sums fits no register file (64 rows are 192 registers a thread), so
-sums are made for `block_out` columns at a time and rows wait un-normalised in y, in its dtype: once the program has made all
-its columns it reads them back, from L2, since nothing else has touched them, and normalises. That costs no traffic to device
-memory, and one rounding, where PyTorch rounds three times.
+One program owns whole rows of y. A row tile of 768 float32 sums fits no register file (64 rows are 192
+registers a thread), so sums are made for `block_out` columns at a time and wait in y, in its dtype. Once the
+program has made all its columns it reads its rows back, from L2, since nothing else has touched them, and
+does the rest as `add_layer_norm` does. That costs no traffic to device memory, and one rounding, that of the
+product; PyTorch rounds there too, and once more after the residual.
 
-Few rows make few programs: with less than one for every multiprocessor, a product cut along columns too and a separate
-LayerNorm are faster, and `conv_add_layer_norm` launches those instead. Same formula, same float32 sums; the one rounding is then
-that of the product.
+Few rows make few programs: with less than one for every multiprocessor, a product cut along columns too and a
+separate `add_layer_norm` are faster, and `conv_add_layer_norm` launches those instead.
 
-Base model, per token: 1180 kFLOP (a dense 768 x 768 product) and 4.6 KB in bfloat16 (x, residual, y): 256 FLOP per byte, so
-bound by arithmetic, just. A tile of 128 x 256 needs 85 FLOP per byte from L2.
+Base model, per token: 1180 kFLOP (a dense 768 x 768 product) and 4.6 KB in bfloat16 (x, residual, y): 256
+FLOP per byte, so bound by arithmetic, just. A tile of 128 x 256 needs 85 FLOP per byte from L2.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from torch import Tensor
 from squeezebert_fast.triton_kernels.add_layer_norm import (
     add_layer_norm,
     empty_statistics,
-    normalize_rows,
+    finish_rows,
     rows_at_once,
 )
-from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
+from squeezebert_fast.triton_kernels.dropout import Dropout
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
+    check_contiguous,
     choose,
     device_of,
     on_device_of,
@@ -57,12 +58,14 @@ class Tile(NamedTuple):
     depth: int
     warps: int
     stages: int
+    capability: int = 8
+    """The least major compute capability that it is for: on the others it spills registers."""
 
     def shared_memory(self) -> int:
         return (self.rows + self.out) * self.depth * 2 * self.stages
 
 
-TILES = (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3))
+TILES = (Tile(128, 256, 32, 8, 4, 9), Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3))
 TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2),)
 
 
@@ -114,17 +117,14 @@ def conv_add_layer_norm_kernel(
         )  # fmt: skip
         if HAS_BIAS:
             sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
-        if DROPOUT:
-            sums = dropped(sums, row.to(tl.int32)[:, None], channel[None, :], p, dropout_scale, seed, offset)
         inside = (row < rows)[:, None] & (out < OUT)[None, :]
-        from_residual = residual + row[:, None] * residual_stride + channel[None, :]
-        sums += tl.load(from_residual, mask=inside, other=0.0).to(tl.float32)
         tl.store(
             y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=inside
         )
-    normalize_rows(
-        y, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out,
-        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, KEEP_STATISTICS,
+    finish_rows(
+        y, residual, residual_stride, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out,
+        p, dropout_scale, seed, offset,
+        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, DROPOUT, KEEP_STATISTICS,
     )  # fmt: skip
 
 
@@ -132,9 +132,15 @@ def fused_tile(x: Tensor, rows: int) -> Tile | None:
     """The tile of the one kernel, or None where few rows are better served by two."""
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     device = device_of(x)
-    tile = choose(tiles, device, lambda tile: -(-rows // tile.rows), Tile.shared_memory)
-    fits = tile.shared_memory() <= device.shared_memory
-    return tile if fits and -(-rows // tile.rows) >= device.multiprocessors else None
+
+    def programs(tile: Tile) -> int:
+        return -(-rows // tile.rows)
+
+    def fits(tile: Tile) -> bool:
+        return tile.shared_memory() <= device.shared_memory and tile.capability <= device.capability
+
+    tile = choose(tiles, device, programs, fits)
+    return tile if tile and programs(tile) >= device.multiprocessors else None
 
 
 def conv_add_layer_norm(
@@ -153,11 +159,14 @@ def conv_add_layer_norm(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """`layer_norm(dropout(conv(x)) + residual) * gamma + beta`, conv as in `grouped_pointwise_conv`.
 
-    x: [..., in_channels]; residual: [..., out_channels] of x's dtype; gamma, beta: [out_channels], contiguous. dropout: of the
-    convolution's result. tile: run the one kernel with this tile, whatever the number of rows.
+    x: [..., in_channels]; residual: [..., out_channels] of x's dtype; gamma, beta: [out_channels],
+    contiguous. dropout: of the convolution's result. tile: run the one kernel with this tile, whatever the
+    number of rows.
 
-    Returns [..., out_channels] in x's dtype, contiguous; with `keep_statistics` also `add_layer_norm.Statistics`.
+    Returns [..., out_channels] in x's dtype, contiguous; with `keep_statistics` also
+    `add_layer_norm.Statistics`.
     """
+    check_contiguous(weight, bias, gamma, beta)
     x_rows, residual_rows = rows_of(x), rows_of(residual)
     rows, channels = residual_rows.shape
     tile = tile or fused_tile(x, rows)

@@ -2,11 +2,12 @@
 
     python -m pytest tests/triton
 
-`TRITON_INTERPRET` is read when a kernel is decorated, and holds for the whole process: so these tests have one of their own, and
-a plain `pytest` doesn't come here (`norecursedirs` in pyproject.toml).
+`TRITON_INTERPRET` is read when a kernel is decorated, and holds for the whole process: so these tests have
+one of their own, and a plain `pytest` doesn't come here (`norecursedirs` in pyproject.toml).
 
-Interpreters up to 3.9 hold bfloat16 as uint16: a `tl.dot` multiplies those integers without a word, and a conversion from
-float32 truncates. Both are put right here. Elementwise bfloat16 arithmetic is wrong as well: kernels convert to float32 right after a load.
+Interpreters up to 3.9 hold bfloat16 as uint16: a `tl.dot` multiplies those integers without a word, and a
+conversion from float32 truncates. Both are put right here. Elementwise bfloat16 arithmetic is wrong as well:
+kernels convert to float32 right after a load.
 """
 
 from __future__ import annotations
