@@ -58,9 +58,10 @@ def patch(
 
     Args:
         model: any module that contains a SqueezeBertEncoder.
-        precision: what products run in on the CPU (a GPU's run in the model's own dtype): "float32" (None says the same), "bfloat16" or "int8". Sums,
+        precision: what products run in, on the CPU: "float32" (None says the same), "bfloat16" or "int8". Sums,
             softmax, LayerNorm and residuals stay float32. bfloat16 and int8 are for inference: with gradients,
-            and where the native encoder can't serve, the forward runs in float32.
+            and where the native encoder can't serve, the forward runs in float32. On a GPU leave it out: products
+            run in the model's own dtype.
         unpad: run over the real tokens only, those whose keys the attention mask doesn't leave out, wherever
             they stand; the encoder's output for all others is zero. On a GPU the host waits once for their number.
         keep_original: False gives up the parameters that the native encoder has packed, for deployment: they
