@@ -38,8 +38,10 @@ from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import embeddings as tables
 from squeezebert_fast.triton_kernels import feed_forward as blocks
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv as products
+from squeezebert_fast.triton_kernels import grouped_pointwise_conv_int8 as products_int8
 from squeezebert_fast.triton_kernels import post_attention as posts
 from squeezebert_fast.triton_kernels.dropout import Dropout
+from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
@@ -164,6 +166,17 @@ def product(
     return Case(name, call, dtype is not torch.float32, tile.rows)
 
 
+def product_int8(i: int, o: int, groups: int, blocks: int, tile: products.Tile) -> Case:
+    name = f"product {i} -> {o}, {groups} groups, {tile.rows}x{tile.out} int8"
+    x, x_scale = meta(TOKENS, i, dtype=torch.int8), meta(TOKENS, groups * blocks, dtype=torch.float32)
+    weight, scale = meta(o, i // groups, 1, dtype=torch.int8), meta(o, blocks, dtype=torch.float32)
+    activation = "gelu" if groups > 1 else None
+    call = lambda: products_int8.grouped_pointwise_conv_int8(  # noqa: E731
+        x, x_scale, weight, scale, meta(o), groups, activation, torch.bfloat16, tile=tile
+    )
+    return Case(name, call, rows=tile.rows)
+
+
 def short(dtype: torch.dtype) -> str:
     return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype]
 
@@ -271,7 +284,10 @@ def cases() -> list[Case]:
         found += [attention(first, fp16, projected, "by key", DROPOUT)]
         found += [attention(attentions.TILES_FLOAT32[0], fp32, projected, "none")]
     found.append(attention(first, bf16, False, "none", head=128))
+    found += [product_int8(C, C, 1, 4, products_int8.TILES[0])]
+    found += [product_int8(C, HIDDEN, 4, 1, tile) for tile in products_int8.TILES]
     row = meta(TOKENS, C)
+    found.append(Case("quantize_rows bf16", lambda: quantize_rows(row, 4), product=False))
     found.append(
         Case("add_layer_norm bf16", lambda: norms.add_layer_norm(row, row, *norm(bf16)), product=False)
     )
