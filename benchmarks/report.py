@@ -156,7 +156,10 @@ def cpu_model() -> str:
 
 def _git(*arguments: str) -> str | None:
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:  # a machine without git
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 

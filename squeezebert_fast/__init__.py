@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "convert_bert",
     "convert_directory",
+    "cuda_graphs",
     "doctor",
     "explain",
     "mean_pool",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         SqueezeBertModel,
         SqueezeBertPreTrainedModel,
     )
+    from squeezebert_fast.patching.cuda_graphs import cuda_graphs
     from squeezebert_fast.patching.explain import Explanation, explain
     from squeezebert_fast.patching.patch import patch, unpatch
     from squeezebert_fast.sentence import mean_pool
@@ -87,6 +89,7 @@ else:
             "SqueezeBertModel",
             "SqueezeBertPreTrainedModel",
         ),
+        "patching.cuda_graphs": ("cuda_graphs",),
         "patching.explain": ("Explanation", "explain"),
         "patching.patch": ("patch", "unpatch"),
         "sentence": ("mean_pool",),

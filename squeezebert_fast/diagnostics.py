@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends import cpu, triton
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import SqueezeBertFastError
 from squeezebert_fast.version import __version__
@@ -51,8 +51,9 @@ def doctor() -> Report:
         title = f"operations on {device.type}, {str(dtype).removeprefix('torch.')}"
         sections[title] = []
         for operation in sorted(backends.reference.OPERATIONS):
-            # grouped_mlp is two grouped_pointwise_conv calls, so theirs is the answer
-            asked = "grouped_pointwise_conv" if operation == "grouped_mlp" else operation
+            # without a kernel for it, grouped_mlp is two grouped_pointwise_conv calls, so theirs is the answer
+            mlp_is_two = operation == "grouped_mlp" and device.type == "cpu"
+            asked = "grouped_pointwise_conv" if mlp_is_two else operation
             try:
                 choice = backends.choose(Request(asked, device, dtype))
                 sections[title].append((operation, f"{choice.backend} ({choice.reason})"))
@@ -83,7 +84,12 @@ def _cpu_rows() -> list[tuple[str, str]]:
 def _gpu_rows() -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         return [("devices", "none that this torch can use")]
-    return [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    rows = []
+    for index in range(torch.cuda.device_count()):
+        reason = triton.unavailable(torch.device("cuda", index))
+        rows.append((f"cuda:{index}", torch.cuda.get_device_name(index)))
+        rows.append((f"Triton kernels on cuda:{index}", "yes" if reason is None else f"no: {reason}"))
+    return rows
 
 
 def _combinations() -> list[tuple[torch.device, torch.dtype]]:

@@ -346,7 +346,7 @@ def test_a_model_without_an_encoder_is_refused(model: Any) -> None:
         (
             {"backend": "triton", "strict": True},
             UnsupportedError,
-            "backend 'triton' has no kernel in this version",
+            "triton: the tensors are on cpu, not on a CUDA GPU",
         ),
         (
             {"backend": "cuda", "strict": True},

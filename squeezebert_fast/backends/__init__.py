@@ -16,6 +16,8 @@ from squeezebert_fast.errors import ArgumentError, UnsupportedError
 BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (reference, cpu, triton, cuda)}
 AUTO_ORDER = ("cuda", "triton", "cpu")
 """Tried in this order for `auto`; reference serves what they refuse."""
+GPU_ONLY = ("cuda", "triton")
+"""Not tried by `auto` for tensors on another device than a CUDA GPU, and the others not for those on one."""
 
 NAMES = ("auto", *BACKENDS)
 
@@ -46,7 +48,7 @@ def choose(request: Request, backend: str = "auto", strict: bool = False) -> Cho
         return Choice("reference", "chosen by name")
     refusals: list[str] = []
     has_kernel = False
-    for name in AUTO_ORDER if backend == "auto" else (backend,):
+    for name in _auto_order(request) if backend == "auto" else (backend,):
         module = BACKENDS[name]
         if backend == "auto" and request.operation not in module.OPERATIONS:
             continue
@@ -64,3 +66,8 @@ def choose(request: Request, backend: str = "auto", strict: bool = False) -> Cho
     if strict and has_kernel:
         raise UnsupportedError(f"{request.operation}: {reason} (backend {backend!r}, strict)")
     return Choice("reference", reason)
+
+
+def _auto_order(request: Request) -> list[str]:
+    on_gpu = request.device.type == "cuda"
+    return [name for name in AUTO_ORDER if (name in GPU_ONLY) == on_gpu]

@@ -8,70 +8,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu, quantized
+from squeezebert_fast.backends.encoder_layer import Conv, Layer
 from squeezebert_fast.errors import ArgumentError
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A grouped pointwise convolution: float32, or int8 with float32 scales."""
-
-    weight: Tensor
-    """[out_channels, in_channels / groups, 1], float32 or int8."""
-    scale: Tensor | None
-    """[out_channels, blocks]."""
-    bias: Tensor | None
-    groups: int
-    blocks: int = 1
-    """Equal stretches of a group's input channels that have scales of their own in int8."""
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """In and out."""
-        return self.weight.shape[1] * self.groups, self.weight.shape[0]
-
-    def address(self) -> tuple[int, ...]:
-        """As the native module takes it; the tensors must stay alive until the weights are packed."""
-        quantized = self.weight.dtype is torch.int8
-        return (
-            0 if quantized else self.weight.data_ptr(),
-            self.weight.data_ptr() if quantized else 0,
-            0 if self.scale is None else self.scale.data_ptr(),
-            0 if self.bias is None else self.bias.data_ptr(),
-            self.groups,
-            *self.channels,
-            self.blocks,
-        )
-
-
-@dataclass(frozen=True)
-class Norm:
-    """LayerNorm over [channels]."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One encoder layer's parameters."""
-
-    heads: int
-    activation: str
-    """A key of `cpu.FUSED_ACTIVATIONS`."""
-    convs: tuple[Conv, Conv, Conv, Conv, Conv, Conv]
-    """query, key, value, post_attention, intermediate, output."""
-    norms: tuple[Norm, Norm]
-    """post_attention's and output's."""
 
 
 def with_blocks(convs: Sequence[Conv]) -> tuple[Conv, ...]:
@@ -103,21 +49,7 @@ def refusal(layer: Layer) -> str | None:
             return f"parameters are on {tensor.device}, not on the CPU"
         if tensor.dtype not in (torch.float32, torch.int8):
             return f"parameters are {tensor.dtype}, the kernels take torch.float32"
-    channels = layer.norms[0].weight.shape[0]
-    hidden = layer.convs[4].weight.shape[0]
-    wanted = [(channels, channels)] * 4 + [(channels, hidden), (hidden, channels)]
-    for conv, channels_wanted in zip(layer.convs, wanted, strict=True):
-        in_channels, out_channels = conv.channels
-        if conv.channels != channels_wanted or out_channels % conv.groups or conv.weight.shape[2:] != (1,):
-            return f"a convolution of {in_channels} to {out_channels} channels where {channels_wanted} were expected"
-        for values, shape in ((conv.bias, (out_channels,)), (conv.scale, (out_channels, conv.blocks))):
-            if values is not None and values.shape != shape:
-                return f"a convolution with a bias or scale of shape {list(values.shape)}, expected {list(shape)}"
-    if any(t.shape != (channels,) for n in layer.norms for t in (n.weight, n.bias)):
-        return "norms of different sizes"
-    if layer.heads < 1 or channels % layer.heads:
-        return f"{layer.heads} heads don't divide {channels} channels"
-    return None
+    return layer.wrong_sizes()
 
 
 def by_key(mask: Tensor) -> Tensor:

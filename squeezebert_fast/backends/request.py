@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +19,15 @@ class Request:
     dtype: torch.dtype
     obstacle: str | None = None
     """Why no kernel may take this call, whatever the backend (see `obstacle`)."""
+    needs_grad: bool = False
+    """Whether the result must be differentiable (see `gradients_are_recorded`)."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """What a kernel's limits are about, by name, such as the channels of a head; empty where it isn't known yet."""
+
+
+def gradients_are_recorded(*tensors: Tensor | None) -> bool:
+    """Whether what is computed from these tensors now must be differentiable."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def obstacle(*tensors: Tensor | None) -> str | None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import Request, obstacle
+from squeezebert_fast.backends import triton
+from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
 
@@ -27,7 +28,8 @@ def add_layer_norm(
         x, residual: [..., channels].
         weight, bias: [channels].
         eps: added to the variance. SqueezeBERT's layers use 1e-12 whatever their configuration says.
-        backend, strict: as in `grouped_pointwise_conv`. This version has no kernel: the reference serves.
+        backend, strict: as in `grouped_pointwise_conv`. The kernel is Triton's, without gradients; the CPU has
+            none, the reference serves there.
 
     Returns:
         [..., channels] in x's dtype.
@@ -63,6 +65,9 @@ def add_layer_norm(
             raise ArgumentError(f"{name} is {tensor.dtype}, but x is {x.dtype}")
     if not eps >= 0.0:
         raise ArgumentError(f"eps is {eps}, expected eps >= 0")
-    found = obstacle(x, residual, weight, bias)
-    backends.choose(Request("add_layer_norm", x.device, x.dtype, found), backend, strict)
+    tensors = (x, residual, weight, bias)
+    needs_grad, sizes = gradients_are_recorded(*tensors), {"channels": x.shape[-1]}
+    request = Request("add_layer_norm", x.device, x.dtype, obstacle(*tensors), needs_grad, sizes)
+    if backends.choose(request, backend, strict).backend == "triton":
+        return triton.add_layer_norm(x, residual, weight, bias, eps)
     return reference.add_layer_norm(x, residual, weight, bias, eps)

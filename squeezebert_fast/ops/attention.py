@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import Request, obstacle
+from squeezebert_fast.backends import triton
+from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
 
@@ -31,12 +32,12 @@ def attention(
         mask: added to the scores, of q's dtype, broadcastable to [batch, num_heads, queries, keys], or None.
         num_heads: a divisor of channels.
         dropout_p: probability in [0, 1] of dropping an attention weight.
-        backend, strict: as in `grouped_pointwise_conv`. This version has no kernel: the reference serves.
+        backend, strict: as in `grouped_pointwise_conv`. Kernels are Triton's, without dropout or gradients; the
+            CPU has none, the reference serves there.
 
     Returns:
         [batch, queries, channels]. A row whose mask is everywhere the dtype's smallest value attends to all
-        keys
-        equally, as in transformers: never NaN.
+        keys equally, as in transformers: never NaN.
 
     Raises:
         ArgumentError: shapes, dtypes or devices don't fit.
@@ -75,8 +76,12 @@ def attention(
             raise ArgumentError(f"{name} is on {tensor.device}, but q is on {q.device}")
         if tensor is not None and tensor.dtype != q.dtype and not torch._C._is_any_autocast_enabled():
             raise ArgumentError(f"{name} is {tensor.dtype}, but q is {q.dtype}")
-    found = obstacle(q, k, v, mask)
-    backends.choose(Request("attention", q.device, q.dtype, found), backend, strict)
+    found = obstacle(q, k, v, mask) or ("dropout is on" if dropout_p > 0.0 else None)
+    needs_grad = gradients_are_recorded(q, k, v, mask)
+    sizes = {"channels": channels, "num_heads": num_heads}
+    request = Request("attention", q.device, q.dtype, found, needs_grad, sizes)
+    if backends.choose(request, backend, strict).backend == "triton":
+        return triton.attention(q, k, v, mask, num_heads)
     if found or not scores_may_go(q, mask):
         return reference.attention(q, k, v, mask, num_heads, dropout_p)
     return without_scores(q, k, v, mask, num_heads, dropout_p)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.activations import ACTIVATIONS, apply_activation
-from squeezebert_fast.backends import cpu
-from squeezebert_fast.backends.request import Request, obstacle
+from squeezebert_fast.backends import cpu, triton
+from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
 
@@ -109,8 +109,8 @@ def grouped_pointwise_conv(
             the call.
 
     Returns:
-        [..., out_channels] in x's dtype. Differentiable; a gradient through the native kernel is computed by
-        PyTorch.
+        [..., out_channels] in x's dtype. Differentiable: a gradient through the native kernel is computed by
+        PyTorch, and where one is needed on a GPU the reference serves, not the Triton kernel.
 
     Raises:
         ArgumentError: shapes, groups, dtypes or devices don't fit, or the activation is unknown.
@@ -123,16 +123,16 @@ def grouped_pointwise_conv(
     Source: arXiv 2006.11316, section 3; `nn.Conv1d` in transformers' `modeling_squeezebert.py`.
     """
     check_arguments(x, weight, bias, groups, activation)
-    request = Request("grouped_pointwise_conv", x.device, x.dtype, obstacle(x, weight, bias))
+    found, needs_grad = obstacle(x, weight, bias), gradients_are_recorded(x, weight, bias)
+    request = Request("grouped_pointwise_conv", x.device, x.dtype, found, needs_grad)
     return ROUTES[backends.choose(request, backend, strict).backend](x, weight, bias, groups, activation)
 
 
 def on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None) -> Tensor:
     """The native route for arguments that `check_arguments` and `backends.cpu.refusal` have passed."""
-    needs_grad = torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    if needs_grad:  # the activation stays apart, so that its own gradient formula serves
+    if gradients_are_recorded(
+        x, weight, bias
+    ):  # the activation stays apart, so that its own gradient formula serves
         return apply_activation(activation, GroupedPointwiseConv.apply(x, weight, bias, groups))
     if activation in cpu.FUSED_ACTIVATIONS:
         return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation)
@@ -141,5 +141,9 @@ def on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activati
 
 Route = Callable[[Tensor, Tensor, "Tensor | None", int, "str | None"], Tensor]
 
-ROUTES: dict[str, Route] = {"reference": reference.grouped_pointwise_conv, "cpu": on_cpu}
+ROUTES: dict[str, Route] = {
+    "reference": reference.grouped_pointwise_conv,
+    "cpu": on_cpu,
+    "triton": triton.grouped_pointwise_conv,
+}
 """What runs for each backend that `backends.choose` can name, on checked arguments."""

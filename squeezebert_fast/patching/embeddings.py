@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends import cpu, triton
 from squeezebert_fast.backends.request import Request, context_obstacle, tensor_obstacle
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching.layer import module_obstacle
@@ -66,19 +66,31 @@ class AcceleratedEmbeddings(Accelerated):
             return "dropout is on"
         norm = modules["LayerNorm"]
         parameters = [modules[name].weight for name in TABLES] + [norm.weight, norm.bias]
-        channels = modules[TABLES[0]].weight.shape[1]
+        words = parameters[0]
+        channels = words.shape[1]
+        device = input_ids.device if words.is_meta else words.device  # a table that was given up has none
         for parameter in parameters:
-            if parameter is None or parameter.dtype is not torch.float32 or parameter.shape[-1] != channels:
-                return "a parameter is missing, not float32, or of another size"
-            if not parameter.is_meta and (reason := tensor_obstacle(parameter)):
+            if parameter is None or parameter.dtype is not words.dtype or parameter.shape[-1] != channels:
+                return f"a parameter is missing, not {words.dtype}, or of another size"
+            if parameter.is_meta:
+                continue
+            if reason := tensor_obstacle(parameter):
                 return reason
+            if parameter.device != device:
+                return f"parameters are on {parameter.device} and {device}"
         if input_ids.dim() != 2 or any(
-            ids is not None and (ids.device.type != "cpu" or ids.dtype not in (torch.int64, torch.int32))
+            ids is not None and (ids.device != device or ids.dtype not in (torch.int64, torch.int32))
             for ids in (input_ids, token_type_ids, position_ids)
         ):
-            return "ids are not integers [batch, tokens] on the CPU"
-        choice = backends.choose(Request("embeddings", norm.weight.device, torch.float32), settings.backend)
-        return None if choice.backend == "cpu" else choice.reason
+            return f"ids are not integers [batch, tokens] on {device}"
+        choice = self._choice(settings)
+        return None if choice.backend in ("cpu", "triton") else choice.reason
+
+    def _choice(self, settings: Settings) -> backends.Choice:
+        modules: Any = self.__dict__["_modules"]
+        words, norm = modules[TABLES[0]].weight, modules["LayerNorm"].weight
+        request = Request("embeddings", norm.device, words.dtype, sizes={"channels": words.shape[1]})
+        return backends.choose(request, settings.backend)
 
     def _run(
         self,
@@ -87,22 +99,25 @@ class AcceleratedEmbeddings(Accelerated):
         token_type_ids: Tensor | None,
         position_ids: Tensor | None,
     ) -> Tensor | None:
-        """None when an index is out of range or ids don't broadcast."""
+        """None when ids don't broadcast, or, on the CPU, an index is out of range."""
+        device = input_ids.device
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device="cpu")
+            position_ids = torch.arange(input_ids.shape[1], device=device)
         if token_type_ids is None:
-            token_type_ids = torch.zeros((), dtype=torch.int64, device="cpu")
+            token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
         ids = []
         for of_table in (input_ids, position_ids, token_type_ids):
             try:
-                expanded = of_table.expand(input_ids.shape)
+                ids.append(of_table.expand(input_ids.shape))
             except RuntimeError:
                 return None
-            ids.append(expanded.to(torch.int64).contiguous())
         modules = self.__dict__["_modules"]
         weights = [modules[name].weight for name in TABLES]
-        words = cpu.quantized_table(weights[0]) if settings.precision == "int8" else weights[0].contiguous()
         norm = modules["LayerNorm"]
+        if self._choice(settings).backend == "triton":
+            return triton.embeddings(weights, ids, (norm.weight, norm.bias, norm.eps))
+        ids = [of_table.to(torch.int64).contiguous() for of_table in ids]
+        words = cpu.quantized_table(weights[0]) if settings.precision == "int8" else weights[0].contiguous()
         with torch.no_grad():
             return cpu.embeddings(
                 [words, *(w.contiguous() for w in weights[1:])],

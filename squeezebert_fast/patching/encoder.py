@@ -1,4 +1,4 @@
-"""The encoder that `patch` puts in a model's place: all layers in one native call, or layer by layer."""
+"""The encoder that `patch` puts in a model's place: all layers by one engine, or layer by layer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from squeezebert_fast.patching.library import Library, library_of
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings, original_class
 
 _snapshots: weakref.WeakKeyDictionary[nn.Module, engine.Snapshot] = weakref.WeakKeyDictionary()
-"""What was packed for each encoder: not in the encoder, so that copies and pickles don't carry it along."""
+"""What was made of each encoder: not in the encoder, so that copies and pickles don't carry it along."""
 
 
 def forget_snapshot(encoder: nn.Module) -> None:
-    """Free what was packed for `encoder`'s layers."""
+    """Free what was made of `encoder`'s layers."""
     _snapshots.pop(encoder, None)
 
 
@@ -84,6 +84,8 @@ class AcceleratedEncoder(Accelerated):
             return f"hidden_states has shape {list(hidden_states.shape)}, not [batch, tokens, channels]"
         if attention_mask is None:
             return None
+        if attention_mask.device != hidden_states.device:
+            return f"the mask is on {attention_mask.device}, the hidden states are on {hidden_states.device}"
         batch, tokens = hidden_states.shape[:2]
         shape = tuple(attention_mask.shape)
         heads = shape[-3] if len(shape) > 2 else 1
@@ -99,7 +101,7 @@ class AcceleratedEncoder(Accelerated):
         """The last hidden state, and if asked for those before and after each layer."""
         # a boolean 4-D mask is added as 0 and 1, as transformers does
         added = mask if mask is None or mask.dtype == x.dtype else mask.to(x.dtype)
-        snapshot = self._snapshot(x, settings, library)
+        snapshot = self._snapshot(x, added, settings, library)
         if isinstance(snapshot, engine.Snapshot):
             y, outputs = snapshot.native.run(x, added, settings.unpad, keep_states)
             return y, (x, *outputs) if keep_states else None
@@ -108,10 +110,13 @@ class AcceleratedEncoder(Accelerated):
         ):
             raise UnsupportedError(f"encoder: {snapshot} ({_why_no_fallback(settings)})")
         # Nothing between here and the last layer changes what serves, so it is chosen once.
-        request = Request("grouped_pointwise_conv", x.device, x.dtype)
-        conv = ROUTES[backends.choose(request, settings.backend, settings.strict).backend]
-        attention = without_scores if scores_may_go(x, added) else reference.attention
-        routes = layers.Routes(conv, attention, reference.add_layer_norm)
+        request = Request("grouped_pointwise_conv", x.device, x.dtype, needs_grad=_needs_grad(self, x, added))
+        choice = backends.choose(request, settings.backend, settings.strict)
+        if choice.backend == "triton":
+            routes = layers.triton_routes(settings.strict)
+        else:
+            attention = without_scores if scores_may_go(x, added) else reference.attention
+            routes = layers.Routes(ROUTES[choice.backend], attention, reference.add_layer_norm)
         states = [x]
         for index, layer in enumerate(self.layers):
             reason = layers.obstacle(layer, library)
@@ -129,28 +134,42 @@ class AcceleratedEncoder(Accelerated):
             x = torch.where(keep, x, 0.0)
         return x, tuple(states) if keep_states else None
 
-    def _snapshot(self, x: Tensor, settings: Settings, library: Library) -> engine.Snapshot | str:
-        """What runs all layers in one native call, or why nothing does in this call."""
-        choice = backends.choose(Request("encoder", x.device, x.dtype), settings.backend)
-        if choice.backend != "cpu":
+    def _snapshot(
+        self, x: Tensor, mask: Tensor | None, settings: Settings, library: Library
+    ) -> engine.Snapshot | str:
+        """What runs all layers in one call of an engine, or why nothing does in this call."""
+        needs_grad = _needs_grad(self, x, mask)
+        request = Request("encoder", x.device, x.dtype, needs_grad=needs_grad)
+        choice = backends.choose(request, settings.backend)
+        if choice.backend not in engine.BACKENDS:
             return choice.reason
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+        if needs_grad:
             return "gradients are recorded, which the layers in one call don't do"
         snapshot = _snapshots.get(self)
-        if snapshot is None or not snapshot.current() or snapshot.native.precision != settings.precision:
+        if (
+            snapshot is None
+            or not snapshot.is_for(choice.backend, settings.precision)
+            or not snapshot.current()
+        ):
             if not settings.keep_original and snapshot is not None:
                 return "something changed in the layers, whose original weights were given up"
             _snapshots.pop(self, None)  # before the next is packed, so that the two are never there at once
-            if reason := engine.obstacle(self, library):
+            if reason := engine.obstacle(self, library, choice.backend, settings.precision):
                 return reason
-            snapshot = engine.Snapshot(self, library, settings.precision)
+            snapshot = engine.snapshot_of(self, library, choice.backend, settings.precision)
             if snapshot.lasting:
                 _snapshots[self] = snapshot
         if not snapshot.dropout_is_off():
             return "dropout is on"
-        if x.shape[2] != snapshot.native.channels:
-            return f"hidden_states has {x.shape[2]} channels, the layers have {snapshot.native.channels}"
-        return snapshot
+        return snapshot.misfit(x) or snapshot
+
+
+def _needs_grad(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad
+        or (mask is not None and mask.requires_grad)
+        or any(p.requires_grad for p in encoder.parameters())
+    )
 
 
 def _real_tokens(mask: Tensor | None) -> Tensor | None:
@@ -184,17 +203,22 @@ def _why_no_fallback(settings: Settings) -> str:
     return "strict" if settings.keep_original else "keep_original=False leaves nothing to fall back to"
 
 
-def make_snapshot(encoder: nn.Module, settings: Settings) -> engine.Snapshot:
+def make_snapshot(encoder: nn.Module, settings: Settings) -> engine.PackedSnapshot:
     """Pack the layers now rather than in the first forward. Raises UnsupportedError where that can't be."""
     library = library_of(type(encoder))
     assert library is not None  # is_encoder
     weight = encoder.layers[0].post_attention.layernorm.weight if len(encoder.layers) else None  # type: ignore
     device = torch.device("cpu") if weight is None else weight.device
     choice = backends.choose(Request("encoder", device, torch.float32), settings.backend)
-    reason = choice.reason if choice.backend != "cpu" else engine.obstacle(encoder, library)
+    if choice.backend == "cpu":
+        reason = engine.obstacle(encoder, library, "cpu", settings.precision)
+    elif choice.backend == "reference":
+        reason = choice.reason
+    else:
+        reason = f"the {choice.backend} backend reads the original parameters, and packs nothing"
     if reason is not None:
         raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
-    snapshot = engine.Snapshot(encoder, library, settings.precision)
+    snapshot = engine.PackedSnapshot(encoder, library, settings.precision)
     _snapshots[encoder] = snapshot
     return snapshot
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -119,36 +120,76 @@ def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iter
     whole = "the model is not patched" if backend is None else lasting_obstacle(encoder, library)
     if whole is None and "forward" in encoder.__dict__:
         whole = "the forward of the encoder is overridden"
-    together = None if whole else _together(encoder, library, settings, backend or "auto")
+    engine_choice = None if whole else _engine_choice(encoder, library, settings, backend or "auto")
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
+        together = _by_part(layer, engine_choice, settings) if engine_choice else {}
         own_modules = None if together else whole or layers.obstacle(layer, library)
         for part, operation, path in PARTS:
             weight = _weight(layer, path)
             precision = "" if weight is None else str(weight.dtype).removeprefix("torch.")
             if together:
-                choice, precision = together, settings.precision
+                choice = together[part]
+                precision = settings.precision if choice.backend == "cpu" else precision
             elif own_modules or weight is None:
                 choice = backends.Choice("reference", own_modules or "the layer has no parameters")
             else:
-                choice = backends.choose(Request(operation, weight.device, weight.dtype), backend or "auto")
+                sizes = _sizes(layer, operation, weight)
+                request = Request(operation, weight.device, weight.dtype, sizes=sizes)
+                choice = backends.choose(request, backend or "auto")
+                if choice.backend == "triton" and settings.precision != "float32":
+                    choice = backends.Choice("triton", f"not in {settings.precision}, which is the CPU's")
             yield Row(f"{name}.layers.{index}", part, operation, choice.backend, precision, choice.reason)
 
 
-def _together(
+def _engine_choice(
     encoder: nn.Module, library: Library, settings: Settings, backend: str
 ) -> backends.Choice | None:
-    """The choice for all layers, if they run in one native call; without gradients and dropout they do."""
+    """The backend whose engine runs all layers in inference, if one does; without gradients and dropout it does."""
     if not settings.keep_original:
-        return backends.Choice(
-            "cpu", f"one call for all layers, {_how(settings.precision)}, originals given up"
-        )
+        return backends.Choice("cpu", "originals given up")
     weight = next(encoder.parameters(), None)
     if weight is None:
         return None
     choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend)
-    if choice.backend != "cpu" or engine.obstacle(encoder, library) is not None:
+    if choice.backend not in engine.BACKENDS:
         return None
-    return backends.Choice("cpu", f"one call for all layers in inference, {_how(settings.precision)}")
+    return None if engine.obstacle(encoder, library, choice.backend, settings.precision) else choice
+
+
+def _by_part(layer: nn.Module, choice: backends.Choice, settings: Settings) -> dict[str, backends.Choice]:
+    """What the engine does with each of PARTS."""
+    if choice.backend == "triton":
+        passes = engine.triton_passes(layer)
+        reasons = {
+            "query": _pass("A", passes.attention_apart),
+            "post_attention": _pass("B", None),
+            "intermediate": _pass("C", passes.feed_forward_apart),
+        }
+        if passes.feed_forward_apart:
+            reasons["output"] = _pass("B", None)
+        by_part, reason = {}, ""
+        for part, _, _ in PARTS:
+            reason = reasons.get(part, reason)
+            by_part[part] = backends.Choice("triton", reason)
+        return by_part
+    if settings.keep_original:
+        reason = f"one call for all layers in inference, {_how(settings.precision)}"
+    else:
+        reason = f"one call for all layers, {_how(settings.precision)}, originals given up"
+    return {part: backends.Choice("cpu", reason) for part, _, _ in PARTS}
+
+
+def _pass(name: str, apart: str | None) -> str:
+    if apart is None:
+        return f"pass {name}, one kernel, in inference"
+    return f"a kernel of its own, in inference: {apart}"
+
+
+def _sizes(layer: Any, operation: str, weight: Tensor) -> dict[str, int]:
+    """`Request.sizes` of a layer without obstacle."""
+    if operation == "attention":
+        return {"channels": weight.shape[0], "num_heads": layer.attention.num_attention_heads}
+    return {"channels": weight.shape[0]} if operation == "add_layer_norm" else {}
 
 
 def _how(precision: str) -> str:

@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import Activation
-from squeezebert_fast.backends import quantized
+from squeezebert_fast.backends import quantized, triton
 from squeezebert_fast.backends.request import tensor_obstacle
+from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.attention import broadcasts
 from squeezebert_fast.ops.grouped_pointwise_conv import Route, check_arguments
 from squeezebert_fast.patching.library import Library
 
@@ -40,6 +43,47 @@ class Routes(NamedTuple):
     conv: Route
     attention: Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
     add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+def triton_routes(strict: bool) -> Routes:
+    """The Triton kernels, and the reference for what they don't take; that raises UnsupportedError if `strict`.
+
+    For tensors that `triton.refusal` has passed. Dropout is the reference's, which draws PyTorch's random numbers.
+    """
+
+    def served(operation: str, reason: str | None) -> bool:
+        if reason is not None and strict:
+            raise UnsupportedError(f"{operation}: triton: {reason} (strict)")
+        return reason is None
+
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, dropout_p: float
+    ) -> Tensor:
+        reason = "dropout is on" if dropout_p > 0.0 else None
+        reason = reason or triton.limit("attention", channels=q.shape[2], num_heads=heads)
+        scores = (q.shape[0], heads, q.shape[1], k.shape[1])
+        fits = mask is None or broadcasts(tuple(mask.shape), scores)  # PyTorch says what is wrong with it
+        if not (q.shape == k.shape == v.shape and q.shape[2] % heads == 0 and fits) or not served(
+            "attention", reason
+        ):
+            return reference.attention(q, k, v, mask, heads, dropout_p)
+        return triton.attention(q, k, v, mask, heads)
+
+    def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        reason = triton.limit("add_layer_norm", channels=x.shape[-1])
+        fits = x.shape == residual.shape and x.dtype == residual.dtype
+        for affine in (weight, bias):
+            fits = (
+                fits
+                and affine.shape == x.shape[-1:]
+                and affine.dtype == x.dtype
+                and affine.device == x.device
+            )
+        if not fits or not served("add_layer_norm", reason):
+            return reference.add_layer_norm(x, residual, weight, bias, eps)
+        return triton.add_layer_norm(x, residual, weight, bias, eps)
+
+    return Routes(triton.grouped_pointwise_conv, attention, add_layer_norm)
 
 
 def fused_name(activation: Any) -> str | None:

@@ -60,14 +60,15 @@ def patch(
         model: any module that contains a SqueezeBertEncoder.
         precision: what products run in, on the CPU: "float32" (None says the same), "bfloat16" or "int8". Sums,
             softmax, LayerNorm and residuals stay float32. bfloat16 and int8 are for inference: with gradients,
-            and where the native encoder can't serve, the forward runs in float32.
+            and where the native encoder can't serve, the forward runs in float32. On a GPU leave it out: products
+            run in the model's own dtype.
         unpad: run over the real tokens only, those whose keys the attention mask doesn't leave out, wherever
-            they stand; the encoder's output for all others is zero.
+            they stand; the encoder's output for all others is zero. On a GPU the host waits once for their number.
         keep_original: False gives up the parameters that the native encoder has packed, for deployment: they
             stay in the model by name, on the meta device, without values. The model can then only infer on the
             CPU with its packed weights; what would need the originals raises UnsupportedError: `unpatch`, another
             `patch`, `deepcopy`, saving, gradients, and whatever falls back otherwise.
-        backend: one of auto, reference, cpu, triton, cuda.
+        backend: one of auto, reference, cpu, triton, cuda. auto is triton for CUDA tensors, cpu for those on the CPU.
         strict: raise UnsupportedError, here or in a forward, instead of falling back when the backend has a
             kernel for an operation but can't serve it, or when a layer's own modules must run.
 
@@ -217,6 +218,8 @@ def _check_strict(name: str, encoder: nn.Module, settings: Settings) -> None:
         asked = f"precision {settings.precision}" + (", unpad" if settings.unpad else "")
         weight = next(encoder.parameters())
         choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend, strict=True)
-        reason = engine.obstacle(encoder, library) if choice.backend == "cpu" else choice.reason
+        reason = choice.reason
+        if choice.backend in engine.BACKENDS:
+            reason = engine.obstacle(encoder, library, choice.backend, settings.precision)
         if reason is not None:
             raise UnsupportedError(f"{name}: {reason} ({asked}, strict)")

@@ -1,0 +1,110 @@
+"""The Triton backend as if a GPU were there: CPU tensors, and PyTorch in the place of every kernel.
+
+What is around the kernels (which of them run, on what, and when not) is tested on every machine this way, at PyTorch's
+speed; the kernels themselves are tested in tests/triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from squeezebert_fast.backends import triton
+from squeezebert_fast.ops import reference
+
+
+def _self_attention(
+    x: Tensor, weights: Any, biases: Any, groups: Any, heads: int, mask: Any, sequences: Any = None
+) -> Tensor:
+    assert x.stride(-1) == 1
+    q, k, v = (
+        reference.grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, groups, strict=True)
+    )
+    if sequences is None:
+        return reference.attention(q, k, v, mask, heads)
+    assert mask is None
+    offsets, longest = sequences
+    assert offsets.dtype is torch.int32
+    assert offsets.shape[0] > 1
+    lengths = offsets.diff().tolist()
+    assert max(lengths) == longest
+    assert sum(lengths) == x.shape[0]
+    parts = zip(*(t.split(lengths) for t in (q, k, v)), strict=True)
+    return torch.cat([reference.attention(*(t[None] for t in part), None, heads)[0] for part in parts])
+
+
+def _conv_add_layer_norm(
+    x: Tensor, weight: Any, bias: Any, groups: int, residual: Tensor, gamma: Any, beta: Any, eps: float
+) -> Tensor:
+    product = reference.grouped_pointwise_conv(x, weight, bias, groups)
+    return reference.add_layer_norm(product, residual, gamma, beta, eps)
+
+
+def _feed_forward(
+    x: Tensor,
+    weight_in: Any,
+    bias_in: Any,
+    weight_out: Any,
+    bias_out: Any,
+    groups: int,
+    activation: str | None,
+    gamma: Any,
+    beta: Any,
+    eps: float,
+) -> Tensor:
+    product = reference.grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
+    return reference.add_layer_norm(product, x, gamma, beta, eps)
+
+
+def _embeddings(
+    words: Tensor,
+    positions: Tensor,
+    types: Tensor,
+    ids: Any,
+    at: Any,
+    kinds: Any,
+    gamma: Any,
+    beta: Any,
+    eps: float,
+) -> Tensor:
+    total = words[ids] + positions[at] + types[kinds]
+    return torch.nn.functional.layer_norm(total, total.shape[-1:], gamma, beta, eps)
+
+
+KERNELS: dict[str, dict[str, Any]] = {
+    "grouped_pointwise_conv": {"grouped_pointwise_conv": reference.grouped_pointwise_conv},
+    "attention": {"attention": reference.attention, "self_attention": _self_attention},
+    "add_layer_norm": {"add_layer_norm": reference.add_layer_norm},
+    "post_attention": {"conv_add_layer_norm": _conv_add_layer_norm},
+    "feed_forward": {"feed_forward": _feed_forward, "grouped_mlp": reference.grouped_mlp},
+    "embeddings": {"embeddings": _embeddings},
+}
+"""By file of triton_kernels/, its host functions."""
+
+
+@contextmanager
+def fake_triton() -> Iterator[list[str]]:
+    """Within the block `backend="triton"` serves CPU tensors; the names of the host functions called are listed."""
+    calls: list[str] = []
+
+    def recorded(name: str, run: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            assert not torch.is_grad_enabled()
+            calls.append(name)
+            return run(*args, **kwargs)
+
+        return call
+
+    def kernels(file: str) -> Any:
+        return SimpleNamespace(**{name: recorded(name, run) for name, run in KERNELS[file].items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "unavailable", lambda device: None)
+        patch.setattr(triton, "kernels", kernels)
+        yield calls

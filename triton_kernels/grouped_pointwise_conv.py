@@ -1,0 +1,199 @@
+"""y = activation(x weight^T + bias), group by group: a block-diagonal matrix product.
+
+             in / groups                  out / groups                       out / groups
+           +------+------+ ...          +------------+                     +------------+
+    rows   | a k  |      |   block_in   | weight^T   |       block_rows    |    sums    |   + bias, activation
+           +------+------+              +------------+                     +------------+
+             of one group                 block_out
+
+One program makes one tile of y: it walks along its group's input channels in steps of `block_in`, with
+operands for the next steps on their way to shared memory, and the float32 sums in registers. Programs of the
+same rows are neighbours, so that x comes from device memory once and from the L2 cache after that. Weights
+are read as the module holds them, [out, in / groups].
+
+Rows past the last one read the last one again and are not stored; channels past a group's end are masked,
+which costs nothing where the group is a multiple of the block, for the test is made when the kernel is
+compiled.
+
+Base model, per token: 768 -> 768 channels in 4 groups are 295 kFLOP and 3 KB in bfloat16 (x once, y once; the
+weights' 0.3 MB stay in L2). That is 96 FLOP a byte, and an H200's two measured ceilings meet at 184: bound by
+memory, which is why passes A and C fuse.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
+from squeezebert_fast.triton_kernels.activations import activate
+from squeezebert_fast.triton_kernels.launching import (
+    block_for,
+    check_contiguous,
+    choose,
+    device_of,
+    on_device_of,
+    precision,
+    rows_of,
+)
+
+
+class Tile(NamedTuple):
+    """How a product is cut, and what runs a program."""
+
+    rows: int
+    out: int
+    """Most output channels; `block_for` takes fewer where that wastes less."""
+    depth: int
+    """Most input channels of one step, in elements of 2 bytes: half as many of float32."""
+    warps: int
+    stages: int
+    """Steps whose operands are in shared memory or on their way to it."""
+
+    def shared_memory(self) -> int:
+        return (self.rows + self.out) * self.depth * 2 * self.stages
+
+
+TILES = (
+    Tile(128, 128, 64, 8, 3),
+    Tile(64, 64, 64, 4, 3),
+    Tile(32, 64, 64, 4, 4),
+    Tile(16, 32, 64, 2, 4),
+)
+"""From many rows to few. wgmma needs 64 rows and 4 warps; below that, latency counts, so more steps are in
+flight.
+"""
+
+TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2), Tile(32, 32, 64, 4, 3), Tile(16, 32, 64, 2, 3))
+"""Without tensor cores each thread multiplies scalars, so tiles are bounded by registers."""
+
+
+@triton.jit(do_not_specialize=["rows"])
+def grouped_pointwise_conv_kernel(
+    x,
+    weight,
+    bias,
+    y,
+    rows,
+    x_stride,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):
+    """IN, OUT: channels of one group. x: rows of x_stride elements. y: contiguous [rows, GROUPS * OUT]."""
+    OUT_TILES: tl.constexpr = (OUT + BLOCK_OUT - 1) // BLOCK_OUT
+    program = tl.program_id(0)
+    group = program % (GROUPS * OUT_TILES) // OUT_TILES
+    row = (program // (GROUPS * OUT_TILES)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    out = program % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    sums = grouped_product(
+        x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN,
+        weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN,
+        IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN,
+    )  # fmt: skip
+    channel = group * OUT + out
+    if HAS_BIAS:
+        sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
+    sums = activate(sums, ACTIVATION, x.dtype.element_ty == tl.float32)
+    stored = (row < rows)[:, None] & (out < OUT)[None, :]
+    tl.store(y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def grouped_product(
+    x,
+    weight,
+    IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):
+    """float32 [BLOCK_ROWS, BLOCK_OUT]: rows at the pointers x, [BLOCK_ROWS, 1], times those at weight, [1,
+    BLOCK_OUT].
+    """
+    k = tl.arange(0, BLOCK_IN)
+    x_tile = x + k[None, :]
+    weight_tile = weight + k[:, None]
+    sums = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
+    for first in range(0, IN, BLOCK_IN):
+        if IN % BLOCK_IN == 0:
+            a = tl.load(x_tile + first)
+            b = tl.load(weight_tile + first)
+        else:
+            a = tl.load(x_tile + first, mask=(first + k < IN)[None, :], other=0.0)
+            b = tl.load(weight_tile + first, mask=(first + k < IN)[:, None], other=0.0)
+        sums = tl.dot(a, b, sums, input_precision=PRECISION)
+    return sums
+
+
+def tile_for(x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile:
+    """The tile that a product of `rows` rows is cut into, as `choose` says."""
+
+    def programs(tile: Tile) -> int:
+        return -(-rows // tile.rows) * groups * -(-out_per_group // block_for(out_per_group, tile.out))
+
+    tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
+    device = device_of(x)
+    chosen = choose(tiles, device, programs, lambda tile: tile.shared_memory() <= device.shared_memory)
+    return chosen or tiles[-1]
+
+
+def grouped_pointwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    activation: str | None = None,
+    *,
+    tile: Tile | None = None,
+) -> Tensor:
+    """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis.
+
+    x: [..., in_channels], float32, bfloat16 or float16. weight: [out_channels, in_channels / groups, 1],
+    contiguous; bias: [out_channels] or None, contiguous; both of a floating dtype that is x's or float32.
+    activation: a key of FUSED_ACTIVATIONS. tile: in place of the table's choice.
+
+    Returns [..., out_channels] in x's dtype, contiguous. Sums are float32.
+    """
+    check_contiguous(weight, bias)
+    out_channels, in_per_group = weight.shape[:2]
+    x_rows = rows_of(x)
+    y = torch.empty((*x.shape[:-1], out_channels), dtype=x.dtype, device=x.device)
+    rows, out_per_group = x_rows.shape[0], out_channels // groups
+    if y.numel() == 0:
+        return y
+    tile = tile or tile_for(x, rows, out_per_group, groups)
+    block_out = block_for(out_per_group, tile.out)
+    grid = (triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out),)
+    with on_device_of(x):
+        grouped_pointwise_conv_kernel[grid](
+            x_rows,
+            weight,
+            bias,
+            y,
+            rows,
+            x_rows.stride(0),
+            IN=in_per_group,
+            OUT=out_per_group,
+            GROUPS=groups,
+            HAS_BIAS=bias is not None,
+            ACTIVATION=FUSED_ACTIVATIONS[activation],
+            PRECISION=precision(x.dtype),
+            BLOCK_ROWS=tile.rows,
+            BLOCK_OUT=block_out,
+            BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+    return y

@@ -1,0 +1,214 @@
+"""Pass B: y = layer_norm(dropout(x weight^T + bias) + residual).
+
+             in / groups              block_out             all channels
+           +------+------+ ...          +---------+       +---------+---------+---
+    rows   | a k  |      |   block_in   |weight^T |       |  done   |  sums   |      y: first x weight^T + bias,
+           +------+------+              +---------+       +---------+---------+---      column tile by column tile;
+                                                          then, with whole rows there, dropout + residual + LayerNorm
+
+One program owns whole rows of y. A row tile of 768 float32 sums fits no register file (64 rows are 192
+registers a thread), so sums are made for `block_out` columns at a time and wait in y, in its dtype. Once the
+program has made all its columns it reads its rows back, from L2, since nothing else has touched them, and
+does the rest as `add_layer_norm` does. That costs no traffic to device memory, and one rounding, that of the
+product; PyTorch rounds there too, and once more after the residual.
+
+Few rows make few programs: with less than one for every multiprocessor, a product cut along columns too and a
+separate `add_layer_norm` are faster, and `conv_add_layer_norm` launches those instead.
+
+Base model, per token: 1180 kFLOP (a dense 768 x 768 product) and 4.6 KB in bfloat16 (x, residual, y): 256
+FLOP per byte, so bound by arithmetic, just. A tile of 128 x 256 needs 85 FLOP per byte from L2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from squeezebert_fast.triton_kernels.add_layer_norm import (
+    add_layer_norm,
+    empty_statistics,
+    finish_rows,
+    rows_at_once,
+)
+from squeezebert_fast.triton_kernels.dropout import Dropout
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
+from squeezebert_fast.triton_kernels.launching import (
+    block_for,
+    check_contiguous,
+    choose,
+    device_of,
+    on_device_of,
+    power_of_two,
+    precision,
+    rows_of,
+)
+
+__all__ = ["TILES", "Tile", "add_layer_norm", "conv_add_layer_norm"]
+
+
+class Tile(NamedTuple):
+    """As `grouped_pointwise_conv.Tile`; one program makes all column tiles of its rows."""
+
+    rows: int
+    out: int
+    depth: int
+    warps: int
+    stages: int
+    capability: int = 8
+    """The least major compute capability that it is for: on the others it spills registers."""
+
+    def shared_memory(self) -> int:
+        return (self.rows + self.out) * self.depth * 2 * self.stages
+
+
+TILES = (Tile(128, 256, 32, 8, 4, 9), Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3))
+TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2),)
+
+
+@triton.jit(do_not_specialize=["rows", "p", "dropout_scale", "seed", "offset"])
+def conv_add_layer_norm_kernel(
+    x,
+    weight,
+    bias,
+    residual,
+    y,
+    rows,
+    x_stride,
+    residual_stride,
+    gamma,
+    beta,
+    eps,
+    mean_out,
+    reciprocal_out,
+    p,
+    dropout_scale,
+    seed: tl.int64,
+    offset: tl.int64,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    KEEP_STATISTICS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    NORM_ROWS: tl.constexpr,
+):
+    """IN, OUT: channels of one group. y: contiguous [rows, GROUPS * OUT]; x and residual: rows of their strides."""
+    OUT_TILES: tl.constexpr = (OUT + BLOCK_OUT - 1) // BLOCK_OUT
+    first_row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS
+    row = first_row + tl.arange(0, BLOCK_ROWS)
+    read_row = tl.minimum(row, rows - 1)[:, None]
+    for tile in range(GROUPS * OUT_TILES):
+        group = tile // OUT_TILES
+        out = tile % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+        channel = group * OUT + out
+        sums = grouped_product(
+            x + read_row * x_stride + group * IN,
+            weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN,
+            IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN,
+        )  # fmt: skip
+        if HAS_BIAS:
+            sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
+        inside = (row < rows)[:, None] & (out < OUT)[None, :]
+        tl.store(
+            y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=inside
+        )
+    finish_rows(
+        y, residual, residual_stride, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out,
+        p, dropout_scale, seed, offset,
+        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, DROPOUT, KEEP_STATISTICS,
+    )  # fmt: skip
+
+
+def fused_tile(x: Tensor, rows: int) -> Tile | None:
+    """The tile of the one kernel, or None where few rows are better served by two."""
+    tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
+    device = device_of(x)
+
+    def programs(tile: Tile) -> int:
+        return -(-rows // tile.rows)
+
+    def fits(tile: Tile) -> bool:
+        return tile.shared_memory() <= device.shared_memory and tile.capability <= device.capability
+
+    tile = choose(tiles, device, programs, fits)
+    return tile if tile and programs(tile) >= device.multiprocessors else None
+
+
+def conv_add_layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    residual: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    dropout: Dropout | None = None,
+    *,
+    keep_statistics: bool = False,
+    tile: Tile | None = None,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """`layer_norm(dropout(conv(x)) + residual) * gamma + beta`, conv as in `grouped_pointwise_conv`.
+
+    x: [..., in_channels]; residual: [..., out_channels] of x's dtype; gamma, beta: [out_channels],
+    contiguous. dropout: of the convolution's result. tile: run the one kernel with this tile, whatever the
+    number of rows.
+
+    Returns [..., out_channels] in x's dtype, contiguous; with `keep_statistics` also
+    `add_layer_norm.Statistics`.
+    """
+    check_contiguous(weight, bias, gamma, beta)
+    x_rows, residual_rows = rows_of(x), rows_of(residual)
+    rows, channels = residual_rows.shape
+    tile = tile or fused_tile(x, rows)
+    if tile is None or rows == 0:
+        product = grouped_pointwise_conv(x, weight, bias, groups)
+        return add_layer_norm(product, residual, gamma, beta, eps, dropout, keep_statistics=keep_statistics)
+    y = torch.empty(residual.shape, dtype=x.dtype, device=x.device)
+    mean, reciprocal = empty_statistics(residual, keep_statistics)
+    drop = dropout or Dropout(0.0, 0)
+    out_per_group, in_per_group = channels // groups, weight.shape[1]
+    with on_device_of(x):
+        conv_add_layer_norm_kernel[(triton.cdiv(rows, tile.rows),)](
+            x_rows,
+            weight,
+            bias,
+            residual_rows,
+            y,
+            rows,
+            x_rows.stride(0),
+            residual_rows.stride(0),
+            gamma,
+            beta,
+            eps,
+            mean,
+            reciprocal,
+            drop.p,
+            drop.scale,
+            drop.seed,
+            drop.offset,
+            IN=in_per_group,
+            OUT=out_per_group,
+            GROUPS=groups,
+            HAS_BIAS=bias is not None,
+            DROPOUT=drop.p > 0.0,
+            KEEP_STATISTICS=keep_statistics,
+            PRECISION=precision(x.dtype),
+            BLOCK_ROWS=tile.rows,
+            BLOCK_OUT=block_for(out_per_group, tile.out),
+            BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
+            BLOCK_CHANNELS=power_of_two(channels),
+            NORM_ROWS=rows_at_once(channels, tile.rows, tile.warps),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+    return (y, mean, reciprocal) if mean is not None and reciprocal is not None else y
