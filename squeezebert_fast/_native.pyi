@@ -86,6 +86,7 @@ def embeddings(
     ids: Sequence[int],
     norm: tuple[int, int, float],
     rows: int,
+    tokens: int,
     channels: int,
     y: int,
     threads: int,

@@ -10,8 +10,10 @@ constexpr int64_t kRowsPerTask = 64;
 }  // namespace
 
 bool run_embeddings(const KernelTable& kernels, const Embeddings& e, int64_t rows, int threads) {
+  const int64_t longest[] = {0, e.tokens, 1};  // of ids that are not given
   for (int t = 0; t < 3; ++t) {
-    for (int64_t r = 0; r < rows; ++r) {
+    if (!e.ids[t] && rows > 0 && longest[t] > e.tables[t].size) return false;
+    for (int64_t r = 0; e.ids[t] && r < rows; ++r) {
       if (e.ids[t][r] < 0 || e.ids[t][r] >= e.tables[t].size) return false;
     }
   }

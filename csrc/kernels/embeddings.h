@@ -32,7 +32,8 @@ inline void embeddings(const Embeddings& e, Rows rows) {
   const AddLayerNorm norm{e.norm_weight, e.norm_bias, e.eps, e.channels, nullptr, 0, nullptr, 0, {}};
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     float* y = e.y + r * e.channels;
-    for (int t = 0; t < 3; ++t) add_table_row(e.tables[t], e.ids[t][r], e.channels, t == 0, y);
+    const int64_t ids[] = {e.ids[0][r], e.ids[1] ? e.ids[1][r] : r % e.tokens, e.ids[2] ? e.ids[2][r] : 0};
+    for (int t = 0; t < 3; ++t) add_table_row(e.tables[t], ids[t], e.channels, t == 0, y);
     normalize_row(y, nullptr, norm);
   }
 }

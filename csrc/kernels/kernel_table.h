@@ -106,7 +106,8 @@ struct Embeddings {
     int64_t size;
   };
   Table tables[3];        // words, positions, token types
-  const int64_t* ids[3];  // of every row
+  const int64_t* ids[3];  // of every row; types may be null: all 0; positions too: a row's place in its sequence
+  int64_t tokens;         // of a sequence
   const float* norm_weight;
   const float* norm_bias;
   float eps;

@@ -113,8 +113,8 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "embeddings",
       [](const std::string& instruction_set, const std::array<TableTuple, 3>& tables,
-         const std::array<uintptr_t, 3>& ids, const NormTuple& norm, int64_t rows, int64_t channels, uintptr_t y,
-         int threads) {
+         const std::array<uintptr_t, 3>& ids, const NormTuple& norm, int64_t rows, int64_t tokens, int64_t channels,
+         uintptr_t y, int threads) {
         Embeddings e{};
         for (std::size_t t = 0; t < 3; ++t) {
           const auto& [floats, quantized, scale, size] = tables[t];
@@ -125,12 +125,14 @@ PYBIND11_MODULE(_native, m) {
         e.norm_weight = weights.weight;
         e.norm_bias = weights.bias;
         e.eps = weights.eps;
+        e.tokens = tokens;
         e.channels = channels;
         e.y = at<float>(y);
         return run_embeddings(kernels_named(instruction_set), e, rows, threads);
       },
       py::arg("instruction_set"), py::arg("tables"), py::arg("ids"), py::arg("norm"), py::arg("rows"),
-      py::arg("channels"), py::arg("y"), py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+      py::arg("tokens"), py::arg("channels"), py::arg("y"), py::arg("threads"),
+      py::call_guard<py::gil_scoped_release>(),
       "Sum of three tables' rows, normalised. False, with nothing written, when an id is out of its table's range.");
 
   py::class_<Samples>(m, "Samples")

@@ -293,13 +293,14 @@ def grouped_pointwise_conv(
 
 def embeddings(
     tables: Sequence[Tensor | tuple[Tensor, Tensor]],
-    ids: Sequence[Tensor],
+    ids: Sequence[Tensor | None],
     norm: tuple[Tensor, Tensor, float],
 ) -> Tensor | None:
     """LayerNorm over the sum of the rows of three tables, or None when an id is out of range.
 
-    tables: contiguous float32 [rows, channels], or int8 with float32 scales per row. ids: contiguous int64, all
-    of one shape. norm: contiguous float32 weight and bias, and eps. Returns [*ids.shape, channels].
+    tables: contiguous float32 [rows, channels], or int8 with float32 scales per row. ids: contiguous int64
+    [batch, tokens] for each; None for positions counts from 0, None for types is 0. norm: contiguous float32 weight
+    and bias, and eps. Returns [batch, tokens, channels].
     """
     native: Any = _native
     addresses = []
@@ -310,13 +311,17 @@ def embeddings(
         addresses.append((*_addresses(floats, ints, scale), size))
     weight, bias, eps = norm
     channels = weight.shape[0]
-    y = torch.empty((*ids[0].shape, channels), dtype=torch.float32, device="cpu")
+    word_ids = ids[0]
+    assert word_ids is not None
+    batch, tokens = word_ids.shape
+    y = torch.empty((batch, tokens, channels), dtype=torch.float32, device="cpu")
     done = native.embeddings(
         instruction_set(),
         addresses,
-        [i.data_ptr() for i in ids],
+        [0 if i is None else i.data_ptr() for i in ids],
         (weight.data_ptr(), bias.data_ptr(), eps),
-        ids[0].numel(),
+        batch * tokens,
+        tokens,
         channels,
         y.data_ptr(),
         torch.get_num_threads(),

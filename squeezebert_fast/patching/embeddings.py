@@ -100,23 +100,26 @@ class AcceleratedEmbeddings(Accelerated):
         position_ids: Tensor | None,
     ) -> Tensor | None:
         """None when ids don't broadcast, or, on the CPU, an index is out of range."""
-        device = input_ids.device
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=device)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
-        ids = []
-        for of_table in (input_ids, position_ids, token_type_ids):
-            try:
-                ids.append(of_table.expand(input_ids.shape))
-            except RuntimeError:
-                return None
         modules = self.__dict__["_modules"]
         weights = [modules[name].weight for name in TABLES]
         norm = modules["LayerNorm"]
-        if self._choice(settings).backend == "triton":
+        on_gpu = self._choice(settings).backend == "triton"
+        if on_gpu:  # the native kernel counts positions itself, and takes no types for 0
+            device = input_ids.device
+            if position_ids is None:
+                position_ids = torch.arange(input_ids.shape[1], device=device)
+            if token_type_ids is None:
+                token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
+        try:
+            ids = [
+                given if given is None else given.expand(input_ids.shape)
+                for given in (input_ids, position_ids, token_type_ids)
+            ]
+        except RuntimeError:
+            return None
+        if on_gpu:
             return triton.embeddings(weights, ids, (norm.weight, norm.bias, norm.eps))
-        ids = [of_table.to(torch.int64).contiguous() for of_table in ids]
+        ids = [given if given is None else given.to(torch.int64).contiguous() for given in ids]
         words = cpu.quantized_table(weights[0]) if settings.precision == "int8" else weights[0].contiguous()
         with torch.no_grad():
             return cpu.embeddings(

@@ -40,10 +40,7 @@ class AcceleratedEncoder(Accelerated):
         settings: Settings = self.__dict__[SETTINGS]
         library = library_of(type(self))
         assert library is not None  # as is_encoder had it
-        call = library.signature.bind(self, *args, **kwargs)
-        call.apply_defaults()
-        _, *given = call.arguments.items()
-        arguments = dict(given)
+        arguments = library.arguments(self, args, kwargs)
         reason = lasting_obstacle(self, library) or self._call_obstacle(**arguments)
         if reason is not None:
             if settings.strict or not settings.keep_original:

@@ -29,7 +29,7 @@ CONVS = (
     ("output", "conv1d"),
 )
 
-SAMPLES = 16
+SAMPLES = 8
 """Elements of each parameter that a snapshot compares: two hundred parameters' are a few tens of microseconds."""
 
 

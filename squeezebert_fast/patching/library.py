@@ -23,6 +23,10 @@ class Library(NamedTuple):
     encoder: type[nn.Module]
     signature: inspect.Signature
     """The encoder's forward's."""
+    positional: tuple[str, ...]
+    """Its parameters but for the encoder, in their order, if all can be given by position and by name."""
+    defaults: dict[str, Any]
+    """Of those that have one."""
     output: Any
     """BaseModelOutput."""
     layer: type[nn.Module]
@@ -30,6 +34,22 @@ class Library(NamedTuple):
     """A layer's blocks by name: the block's class, and those of its modules but for the activation."""
     channels_first: bool
     """Layers take and give [batch, channels, tokens], in a dict, and are called past their hooks."""
+
+    def arguments(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call of the encoder's forward by name, with defaults; TypeError for a wrong call.
+
+        `Signature.bind` would take a tenth of a millisecond, where code is no longer in the caches.
+        """
+        names, defaults = self.positional, self.defaults
+        given = dict(zip(names, args, strict=False))
+        if len(args) <= len(names) and kwargs.keys().isdisjoint(given):
+            arguments = {**defaults, **given, **kwargs}
+            if len(arguments) == len(names) and all(map(arguments.__contains__, names)):
+                return arguments
+        call = self.signature.bind(encoder, *args, **kwargs)
+        call.apply_defaults()
+        _, *bound = call.arguments.items()
+        return dict(bound)
 
     def replaced(self) -> str | None:
         """Which of the library's classes, or the forward of which, is code from elsewhere, or None."""
@@ -54,9 +74,14 @@ def _library(encoder: type[nn.Module], channels_first: bool, home: str) -> Libra
         wrapper = names["MatMulWrapper"]
         attention |= {"softmax": nn.Softmax, "matmul_qk": wrapper, "matmul_qkv": wrapper}
     conv_norm = {"conv1d": conv, "dropout": nn.Dropout, "layernorm": norm}
+    signature = inspect.signature(encoder.forward)
+    _, *parameters = signature.parameters.values()
+    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
     return Library(
         encoder=encoder,
-        signature=inspect.signature(encoder.forward),
+        signature=signature,
+        positional=tuple(p.name for p in parameters) if plain else (),
+        defaults={p.name: p.default for p in parameters if p.default is not p.empty} if plain else {},
         output=sys.modules[encoder.__module__].__dict__["BaseModelOutput"],
         layer=names["SqueezeBertModule"],
         blocks={
