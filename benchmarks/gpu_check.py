@@ -71,7 +71,8 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def environment(dry: bool) -> dict[str, str]:
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
     if dry:
         env["TRITON_INTERPRET"] = "1"
     else:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import squeezebert_fast
 from squeezebert_fast import ArgumentError, UnsupportedError
 from squeezebert_fast.patching.encoder import _snapshots
+from squeezebert_fast.patching.swapping import Accelerated
 from tests.engine_helpers import (
     EDGES,
     LIBRARIES,
@@ -28,7 +29,6 @@ from tests.engine_helpers import (
     masks_for,
     padding_mask,
     random_encoder,
-    run,
     states,
 )
 from tests.fake_triton import fake_triton
@@ -46,6 +46,19 @@ def calls() -> Iterator[list[str]]:
 
 def patched(module: nn.Module, **options: Any) -> Any:
     return squeezebert_fast.patch(copy.deepcopy(module), **{"backend": "triton", **options})
+
+
+def zero_mask(x: Tensor) -> Tensor:
+    """What adds nothing: transformers 4 can't do without a mask."""
+    return torch.zeros(x.shape[0], 1, 1, x.shape[1], dtype=x.dtype)
+
+
+def run(encoder: Any, x: Tensor, mask: Tensor | str | None = "zeros") -> Tensor:
+    """The last hidden state, without gradients. No mask at all (None) is for accelerated layers only."""
+    if isinstance(mask, str) or (mask is None and not isinstance(encoder, Accelerated)):
+        mask = zero_mask(x)
+    with torch.no_grad():
+        return encoder(x, mask)[0]
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -124,9 +137,9 @@ def test_explain_names_the_passes(calls: list[str]) -> None:
 def test_gradients_run_on_the_reference(library: str, calls: list[str]) -> None:
     encoder = encoder_of(library)
     x = states(encoder, 2, 5).requires_grad_()
-    (expected,) = torch.autograd.grad(encoder(x)[0].square().sum(), x)
+    (expected,) = torch.autograd.grad(encoder(x, zero_mask(x))[0].square().sum(), x)
     fast = patched(encoder)
-    (actual,) = torch.autograd.grad(fast(x)[0].square().sum(), x)
+    (actual,) = torch.autograd.grad(fast(x, zero_mask(x))[0].square().sum(), x)
     assert calls == []
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     strict = patched(encoder, strict=True)
@@ -188,11 +201,12 @@ def test_what_a_call_asks_for_falls_back(library: str, calls: list[str]) -> None
     encoder = encoder_of(library)
     fast, x = patched(encoder), states(encoder, 2, 5)
     with torch.no_grad():
-        scores = fast(x, output_attentions=True).attentions
-        for a, e in zip(scores, encoder(x, output_attentions=True).attentions, strict=True):
+        mask = zero_mask(x)
+        scores = fast(x, mask, output_attentions=True).attentions
+        for a, e in zip(scores, encoder(x, mask, output_attentions=True).attentions, strict=True):
             close(a, e)
         with torch.autocast("cpu", torch.bfloat16):
-            fast(x)
+            fast(x, mask)
     assert calls == []
     with pytest.raises(UnsupportedError, match="encoder: autocast is active"), torch.autocast("cpu"):
         run(patched(encoder, strict=True), x)

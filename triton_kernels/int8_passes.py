@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm
@@ -40,7 +41,12 @@ class Int8Conv(NamedTuple):
 
 def conv(x: Tensor, by: Int8Conv, activation: str | None = None) -> Tensor:
     """`grouped_pointwise_conv` of x, of any floating dtype, in int8; the result in x's dtype."""
-    return grouped_pointwise_conv_int8(*quantize_rows(x, by.parts), *by, activation, x.dtype)
+    return product(quantize_rows(x, by.parts), by, activation, x.dtype)
+
+
+def product(x: tuple[Tensor, Tensor], by: Int8Conv, activation: str | None, dtype: torch.dtype) -> Tensor:
+    """`conv` of rows that are quantized already: integers and scales."""
+    return grouped_pointwise_conv_int8(*x, by.weight, by.scale, by.bias, by.groups, activation, dtype)
 
 
 def self_attention(
@@ -53,7 +59,7 @@ def self_attention(
     """Pass A: `attention.self_attention` with q, k and v by int8 products. Their `parts` must be equal."""
     assert len({by.parts for by in projections}) == 1, "q, k and v read the same integers"
     integers = quantize_rows(x, projections[0].parts)
-    q, k, v = (grouped_pointwise_conv_int8(*integers, *by, None, x.dtype) for by in projections)
+    q, k, v = (product(integers, by, None, x.dtype) for by in projections)
     context = attention(q, k, v, mask, num_heads, sequences=sequences)
     assert isinstance(context, Tensor)
     return context
