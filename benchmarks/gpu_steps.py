@@ -247,7 +247,7 @@ class Models:
 
     def agrees(self, name: str, model: Any, inputs: dict[str, Tensor]) -> None:
         """Raises WrongEngine unless `model` computes what eager does in float32, as well as its precision can."""
-        precision = str(self.context.dtype).removeprefix("torch.")
+        precision = "int8" if name.endswith("int8") else str(self.context.dtype).removeprefix("torch.")
         with torch.inference_mode():
             actual, expected = (one(**inputs).last_hidden_state for one in (model, self.float32))
         agreement.check(name, precision, actual, expected, inputs["attention_mask"])
@@ -305,6 +305,7 @@ def model(shape: Shape) -> Callable[[Context], dict[str, Any]]:
     def run(context: Context) -> dict[str, Any]:
         models, at = Models.make(context), context.shape(shape)
         ways = {EAGER: models.theirs, SDPA: models.sdpa(), OURS: models.ours(), PATCHED: models.patched()}
+        ways[f"{OURS}, int8"] = models.ours(precision="int8")
         if shape[0] * shape[1] <= 4096:
             ways[GRAPHS] = squeezebert_fast.cuda_graphs(models.ours())
         ways = models.check(ways)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -26,6 +26,10 @@ def _self_attention(
     q, k, v = (
         reference.grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, groups, strict=True)
     )
+    return _attention(q, k, v, mask, heads, sequences)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Any, heads: int, sequences: Any) -> Tensor:
     if sequences is None:
         return reference.attention(q, k, v, mask, heads)
     assert mask is None
@@ -34,7 +38,7 @@ def _self_attention(
     assert offsets.shape[0] > 1
     lengths = offsets.diff().tolist()
     assert max(lengths) == longest
-    assert sum(lengths) == x.shape[0]
+    assert sum(lengths) == q.shape[0]
     parts = zip(*(t.split(lengths) for t in (q, k, v)), strict=True)
     return torch.cat([reference.attention(*(t[None] for t in part), None, heads)[0] for part in parts])
 
@@ -77,6 +81,35 @@ def _embeddings(
     return torch.nn.functional.layer_norm(total, total.shape[-1:], gamma, beta, eps)
 
 
+class _Int8Conv(NamedTuple):
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    groups: int
+
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """With the values of int8 weights, and x as it is."""
+        parts = self.weight.flatten(1).double().unflatten(1, (self.scale.shape[1], -1))
+        weight = (parts * self.scale[..., None]).flatten(1)[..., None].to(x.dtype)
+        return reference.grouped_pointwise_conv(x, weight, self.bias, self.groups, activation)
+
+
+def _int8_self_attention(x: Tensor, projections: Any, heads: int, mask: Any, sequences: Any) -> Tensor:
+    assert len({by.groups * by.scale.shape[1] for by in projections}) == 1
+    q, k, v = (by(x) for by in projections)
+    return _attention(q, k, v, mask, heads, sequences)
+
+
+def _int8_conv_norm(x: Tensor, by: _Int8Conv, residual: Tensor, gamma: Any, beta: Any, eps: float) -> Tensor:
+    return reference.add_layer_norm(by(x), residual, gamma, beta, eps)
+
+
+def _int8_feed_forward(
+    x: Tensor, into: _Int8Conv, out: _Int8Conv, activation: str | None, gamma: Any, beta: Any, eps: float
+) -> Tensor:
+    return reference.add_layer_norm(out(into(x, activation)), x, gamma, beta, eps)
+
+
 KERNELS: dict[str, dict[str, Any]] = {
     "grouped_pointwise_conv": {"grouped_pointwise_conv": reference.grouped_pointwise_conv},
     "attention": {"attention": reference.attention, "self_attention": _self_attention},
@@ -84,6 +117,12 @@ KERNELS: dict[str, dict[str, Any]] = {
     "post_attention": {"conv_add_layer_norm": _conv_add_layer_norm},
     "feed_forward": {"feed_forward": _feed_forward, "grouped_mlp": reference.grouped_mlp},
     "embeddings": {"embeddings": _embeddings},
+    "int8_passes": {
+        "Int8Conv": _Int8Conv,
+        "self_attention": _int8_self_attention,
+        "conv_add_layer_norm": _int8_conv_norm,
+        "feed_forward": _int8_feed_forward,
+    },
 }
 """By file of triton_kernels/, its host functions."""
 
@@ -102,7 +141,10 @@ def fake_triton() -> Iterator[list[str]]:
         return call
 
     def kernels(file: str) -> Any:
-        return SimpleNamespace(**{name: recorded(name, run) for name, run in KERNELS[file].items()})
+        names = KERNELS[file].items()
+        return SimpleNamespace(
+            **{name: run if isinstance(run, type) else recorded(name, run) for name, run in names}
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton, "unavailable", lambda device: None)

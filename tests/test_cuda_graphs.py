@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 import squeezebert_fast
 from squeezebert_fast import ArgumentError
 from squeezebert_fast.patching.cuda_graphs import CudaGraphs
+from tests.fake_triton import fake_triton
 from tests.model_pairs import pair, tiny_config
 
 
@@ -219,6 +220,20 @@ def test_what_moves_or_replaces_captures_anew(change: Callable[[Any], None]) -> 
             )
     assert recorder.captures == 4
     assert len(infer._graphs) == 2
+
+
+def test_int8_weights_are_kept_and_made_anew_when_values_change() -> None:
+    with fake_triton():
+        model = squeezebert_fast.patch(model_of(), backend="triton", precision="int8")
+        infer, recorder = graphs_of(model)
+        with torch.no_grad():
+            infer(input_ids=ids(1, 4))
+            (graph,) = infer._graphs.values()
+            assert isinstance(graph, tuple)
+            assert any(snapshot is not None for snapshot in graph.kept)
+            in_place(model)
+            torch.testing.assert_close(infer(input_ids=ids(1, 4))[0], model(ids(1, 4))[0])
+            assert recorder.captures == 2
 
 
 # Without a graph

@@ -234,16 +234,53 @@ def test_heads_that_are_too_wide_run_on_the_reference(calls: list[str]) -> None:
         run(patched(encoder, strict=True), x)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_a_precision_of_the_cpus_is_refused(precision: str, calls: list[str]) -> None:
+def test_a_precision_of_the_cpus_is_refused(calls: list[str]) -> None:
     encoder = encoder_of()
     x = states(encoder, 2, 5)
-    with pytest.raises(UnsupportedError, match=f"precision '{precision}' is the CPU's"):
-        patched(encoder, precision=precision, strict=True)
-    fast = patched(encoder, precision=precision)
+    with pytest.raises(UnsupportedError, match="precision 'bfloat16' is the CPU's"):
+        patched(encoder, precision="bfloat16", strict=True)
+    fast = patched(encoder, precision="bfloat16")
     close(run(fast, x), run(encoder, x))
     assert "self_attention" not in calls
-    assert f"not in {precision}, which is the CPU's" in reasons(fast)
+    assert "not in bfloat16: one op at a time" in reasons(fast)
+
+
+# int8, whose weights are made once
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_int8_keeps_weights_and_sees_their_changes(library: str, calls: list[str]) -> None:
+    encoder = encoder_of(library, **groups(2, 4, 1, 3, 2, 6))
+    fast, x = patched(encoder, precision="int8", strict=True), states(encoder, 2, 5)
+    before = run(fast, x)
+    assert calls == 2 * LAYER
+    torch.testing.assert_close(before, run(encoder, x), rtol=0.1, atol=0.1)
+    assert not torch.equal(before, run(encoder, x))
+    kept = _snapshots[fast]
+    assert torch.equal(run(fast, x), before)
+    assert _snapshots[fast] is kept
+    for one in (encoder, fast):
+        with torch.no_grad():
+            one.layers[0].output.conv1d.weight.mul_(-1.0)
+    torch.testing.assert_close(run(fast, x), run(encoder, x), rtol=0.1, atol=0.1)
+    assert _snapshots[fast] is not kept
+    rows = squeezebert_fast.explain(fast).rows
+    assert {(r.backend, r.precision, r.reason) for r in rows} == {
+        ("triton", "int8", "int8 products, a kernel each, in inference")
+    }
+
+
+def test_int8_without_padding_and_of_parameters_without_a_version(calls: list[str]) -> None:
+    with torch.inference_mode():
+        encoder = encoder_of()
+        x, keep = states(encoder, 6, 13), keep_some(6, 13, "holes")
+        fast = squeezebert_fast.patch(encoder, backend="triton", precision="int8", unpad=True, strict=True)
+        actual = run(fast, x, padding_mask(keep))
+        assert fast not in _snapshots
+        squeezebert_fast.patch(fast, backend="triton", precision="int8", strict=True)
+        close(actual[keep], run(fast, x, padding_mask(keep))[keep])
+        assert actual[~keep].eq(0).all()
+    assert calls == 4 * LAYER
 
 
 def test_giving_up_the_originals_is_refused(calls: list[str]) -> None:

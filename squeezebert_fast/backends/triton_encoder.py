@@ -2,7 +2,8 @@
 
     x -> A self_attention -> context -> B conv_add_layer_norm (residual x) -> y -> C feed_forward -> next x
 
-Parameters are read where they are, at every call: nothing is packed, so nothing can be stale.
+Parameters are read where they are, at every call: nothing is packed, so nothing can be stale. But for int8, whose
+integers and scales are made once: then whoever keeps the encoder watches for changes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.backends import triton
+from squeezebert_fast.backends import quantized, triton
 from squeezebert_fast.backends.encoder_layer import Conv, Layer, Norm
 from squeezebert_fast.backends.triton import limit
 from squeezebert_fast.errors import ArgumentError
@@ -100,6 +101,29 @@ class Passes:
         )
 
 
+class Int8Passes(Passes):
+    """One layer with int8 products: each pass is several kernels, whatever the groups."""
+
+    def __init__(self, layer: Layer) -> None:
+        """layer: one that `refusal` has passed, with the blocks that its convolutions' inputs are cut into."""
+        super().__init__(layer)
+        self.attention_apart = self.feed_forward_apart = "int8 products"
+        int8_conv = triton.kernels("int8_passes").Int8Conv
+        self._convs = [
+            int8_conv(*quantized.quantize(c.weight, c.blocks), c.bias, c.groups) for c in layer.convs
+        ]
+
+    def run(self, x: Tensor, mask: Tensor | None, packing: Packing | None) -> Tensor:
+        *projections, post_attention, intermediate, output = self._convs
+        norm, last_norm = self.layer.norms
+        passes = triton.kernels("int8_passes")
+        sequences = None if packing is None else (packing.offsets, packing.longest)
+        context = passes.self_attention(x, projections, self.layer.heads, mask, sequences)
+        y = passes.conv_add_layer_norm(context, post_attention, x, norm.weight, norm.bias, norm.eps)
+        affine = (last_norm.weight, last_norm.bias, last_norm.eps)
+        return passes.feed_forward(y, intermediate, output, self.layer.activation, *affine)
+
+
 def _conv_norm(x: Tensor, conv: Conv, residual: Tensor, norm: Norm) -> Tensor:
     return triton.kernels("post_attention").conv_add_layer_norm(
         x, conv.weight, conv.bias, conv.groups, residual, norm.weight, norm.bias, norm.eps
@@ -121,9 +145,14 @@ class Packing:
 class TritonEncoder:
     """Layers on the Triton kernels."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        """layers: at least one, each passed by `refusal` with one device and dtype, all with the same channels."""
-        self.passes = [Passes(layer) for layer in layers]
+    def __init__(self, layers: Sequence[Layer], precision: str = "float32") -> None:
+        """layers: at least one, each passed by `refusal` with one device and dtype, all with the same channels.
+
+        precision: int8, or anything else for the layers' own dtype.
+        """
+        self.precision = precision
+        with torch.no_grad():
+            self.passes = [Int8Passes(layer) if precision == "int8" else Passes(layer) for layer in layers]
         weight = layers[0].norms[0].weight
         self.channels, self.dtype, self.device = weight.shape[0], weight.dtype, weight.device
 

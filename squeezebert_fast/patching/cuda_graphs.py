@@ -27,8 +27,10 @@ from torch.utils import _pytree as pytree
 
 from squeezebert_fast.backends.request import context_obstacle, gradients_are_recorded
 from squeezebert_fast.errors import ArgumentError
-from squeezebert_fast.patching.engine import Structure
+from squeezebert_fast.patching.encoder import snapshot_of
+from squeezebert_fast.patching.engine import Snapshot, Structure
 from squeezebert_fast.patching.layer import hooks_on_every_module
+from squeezebert_fast.patching.swapping import SETTINGS
 
 
 class Recorder(Protocol):
@@ -91,6 +93,8 @@ class _Graph(NamedTuple):
     container: pytree.TreeSpec
     """Of `outputs`."""
     replay: Callable[[], None]
+    kept: list[Snapshot | None]
+    """What holds memory that the graph reads and that the model might let go: int8 weights."""
 
 
 class _Model(Structure):
@@ -100,6 +104,8 @@ class _Model(Structure):
         modules = list(model.modules())
         super().__init__(modules, modules)
         self._tensors = [t for t in self._values if isinstance(t, Tensor)]
+        settings = (module.__dict__.get(SETTINGS) for module in modules)
+        self._quantized = any(one is not None and one.precision == "int8" for one in settings)
         self._places = self._where()
         self.devices = {tensor.device for tensor in self._tensors}
         self.overridden = any("forward" in m.__dict__ for m in modules)
@@ -108,7 +114,10 @@ class _Model(Structure):
         return not self.overridden and self.unchanged() and self._where() == self._places
 
     def _where(self) -> list[Any]:
-        return [*map(Tensor.data_ptr, self._tensors), *(tensor.dtype for tensor in self._tensors)]
+        where = [*map(Tensor.data_ptr, self._tensors), *(tensor.dtype for tensor in self._tensors)]
+        if self._quantized:  # values count too
+            where += [tensor._version for tensor in self._tensors if not tensor.is_inference()]
+        return where
 
 
 class CudaGraphs:
@@ -198,7 +207,8 @@ class CudaGraphs:
                 first_line = str(error).strip().partition("\n")[0]
                 return f"capture failed: {type(error).__name__}: {first_line}"
         outputs, container = pytree.tree_flatten(output)
-        return _Graph(inputs, outputs, container, replay)
+        kept = [snapshot_of(module) for module in self.model.modules()]
+        return _Graph(inputs, outputs, container, replay, kept)
 
     def _replay(self, graph: _Graph, given: dict[str, Any]) -> Any:
         self._recorder.wait()

@@ -24,6 +24,11 @@ _snapshots: weakref.WeakKeyDictionary[nn.Module, engine.Snapshot] = weakref.Weak
 """What was made of each encoder: not in the encoder, so that copies and pickles don't carry it along."""
 
 
+def snapshot_of(module: nn.Module) -> engine.Snapshot | None:
+    """What was made of an encoder, if it is one and something was."""
+    return _snapshots.get(module)
+
+
 def forget_snapshot(encoder: nn.Module) -> None:
     """Free what was made of `encoder`'s layers."""
     _snapshots.pop(encoder, None)

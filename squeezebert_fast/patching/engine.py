@@ -171,18 +171,24 @@ class PackedSnapshot(Snapshot):
 
 
 class LiveSnapshot(Snapshot):
-    """A Triton encoder, which reads the parameters where they are: any values do, as long as they are there."""
+    """A Triton encoder, which reads the parameters where they are: any values do, as long as they are there.
+
+    In int8 it has read their values. Of changes to these, writes through `.data` or another tensor's view go unseen.
+    """
 
     native: TritonEncoder
 
-    def __init__(self, encoder: nn.Module, library: Library) -> None:
+    def __init__(self, encoder: nn.Module, library: Library, precision: str) -> None:
         super().__init__(encoder, library)
-        self._places = _places(self._parameters)
-        self.lasting = True
-        self.native = TritonEncoder([_layer_of(layer) for layer in encoder.layers])  # type: ignore[union-attr]
+        self._quantized = precision == "int8"
+        # a tensor of inference mode has no version
+        self.lasting = not (self._quantized and any(p.is_inference() for p in self._parameters))
+        self._places = self._now()
+        parameters_of = layer_of if self._quantized else _layer_of
+        self.native = TritonEncoder([parameters_of(layer) for layer in encoder.layers], precision)  # type: ignore[union-attr]
 
     def is_for(self, backend: str, precision: str) -> bool:
-        return backend == "triton" and precision == "float32"
+        return backend == "triton" and precision == self.native.precision
 
     def misfit(self, x: Tensor) -> str | None:
         """As for every snapshot; and dtypes must agree, which a native encoder doesn't need asking."""
@@ -191,7 +197,13 @@ class LiveSnapshot(Snapshot):
         return super().misfit(x)
 
     def _same_parameters(self) -> bool:
-        return _places(self._parameters) == self._places
+        return self._now() == self._places
+
+    def _now(self) -> list[tuple[object, ...]]:
+        places = _places(self._parameters)
+        if self._quantized and self.lasting:
+            places += [(p._version,) for p in self._parameters]
+        return places
 
 
 def _places(parameters: list[nn.Parameter]) -> list[tuple[object, ...]]:
@@ -244,10 +256,10 @@ def obstacle(encoder: nn.Module, library: Library, backend: str, precision: str)
     """Why no engine of `backend`, cpu or triton, can be made of these layers as they are, or None."""
     if backend == "cpu" and cpu.native_module_missing():
         return cpu.native_module_missing()
-    if (
-        backend == "triton" and precision != "float32"
-    ):  # which is what `patch` has unless it is told otherwise
-        return f"precision {precision!r} is the CPU's; on a GPU, products run in the model's own dtype"
+    if backend == "triton" and precision == "bfloat16":
+        return (
+            "precision 'bfloat16' is the CPU's; on a GPU, products run in the model's own dtype, or in int8"
+        )
     if len(encoder.layers) == 0:  # type: ignore[arg-type]
         return "there are no layers"
     norms: list[Tensor] = []
@@ -269,7 +281,7 @@ def obstacle(encoder: nn.Module, library: Library, backend: str, precision: str)
 def snapshot_of(encoder: nn.Module, library: Library, backend: str, precision: str) -> Snapshot:
     """For an encoder without `obstacle`."""
     if backend == "triton":
-        return LiveSnapshot(encoder, library)
+        return LiveSnapshot(encoder, library, precision)
     return PackedSnapshot(encoder, library, precision)
 
 

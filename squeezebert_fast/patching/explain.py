@@ -129,7 +129,8 @@ def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iter
             precision = "" if weight is None else str(weight.dtype).removeprefix("torch.")
             if together:
                 choice = together[part]
-                precision = settings.precision if choice.backend == "cpu" else precision
+                if choice.backend == "cpu" or settings.precision == "int8":
+                    precision = settings.precision
             elif own_modules or weight is None:
                 choice = backends.Choice("reference", own_modules or "the layer has no parameters")
             else:
@@ -137,7 +138,7 @@ def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iter
                 request = Request(operation, weight.device, weight.dtype, sizes=sizes)
                 choice = backends.choose(request, backend or "auto")
                 if choice.backend == "triton" and settings.precision != "float32":
-                    choice = backends.Choice("triton", f"not in {settings.precision}, which is the CPU's")
+                    choice = backends.Choice("triton", f"not in {settings.precision}: one op at a time")
             yield Row(f"{name}.layers.{index}", part, operation, choice.backend, precision, choice.reason)
 
 
@@ -158,6 +159,9 @@ def _engine_choice(
 
 def _by_part(layer: nn.Module, choice: backends.Choice, settings: Settings) -> dict[str, backends.Choice]:
     """What the engine does with each of PARTS."""
+    if choice.backend == "triton" and settings.precision == "int8":
+        reason = "int8 products, a kernel each, in inference"
+        return {part: backends.Choice("triton", reason) for part, _, _ in PARTS}
     if choice.backend == "triton":
         passes = engine.triton_passes(layer)
         reasons = {

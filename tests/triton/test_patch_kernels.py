@@ -86,6 +86,18 @@ def test_without_padding_nothing_changes_but_zeros(shape: str, device: str) -> N
     torch.testing.assert_close(actual[keep], expected[keep], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("unpad", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_int8_is_near(dtype: torch.dtype, unpad: bool, device: str) -> None:
+    encoder = encoder_of(num_hidden_layers=1, **SHAPES["groups that don't"]).to(device, dtype)
+    x, keep = states(encoder, 2, 5).to(device, dtype), keep_some(2, 5, "holes").to(device)
+    mask = padding_mask(keep, dtype)
+    actual = run(patched(encoder, precision="int8", unpad=unpad), x, mask)[keep].float()
+    expected = run(encoder, x, mask)[keep].float()
+    assert torch.cosine_similarity(actual, expected, dim=-1).min() > 0.99
+    assert not torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("library", [0, 1])
 def test_a_whole_model(library: int, device: str) -> None:
     model: Any = pair("SqueezeBertForSequenceClassification", tiny_config(num_hidden_layers=1))[library].to(
