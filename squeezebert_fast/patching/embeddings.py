@@ -118,7 +118,8 @@ class AcceleratedEmbeddings(Accelerated):
         except RuntimeError:
             return None
         if on_gpu:
-            return triton.embeddings(weights, ids, (norm.weight, norm.bias, norm.eps))
+            of_all = [given for given in ids if given is not None]
+            return triton.embeddings(weights, of_all, (norm.weight, norm.bias, norm.eps))
         ids = [given if given is None else given.to(torch.int64).contiguous() for given in ids]
         words = cpu.quantized_table(weights[0]) if settings.precision == "int8" else weights[0].contiguous()
         with torch.no_grad():
