@@ -1,7 +1,7 @@
 """What every shipped Triton kernel needs of a GPU, read off its machine code: no GPU is asked, and none is
 needed.
 
-    python -m benchmarks.triton_resources [--arch 80 90] [--only WORD]
+    python -m benchmarks.triton_resources [--arch 80 90] [--only WORD] [--out FOLDER]
 
 The host functions of triton_kernels/ run on tensors of the meta device with the launch itself replaced: what
 would be launched, with the very arguments, is compiled for sm_80 (A100) and sm_90 (H100, H200) by Triton and
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from benchmarks.command import about
+from benchmarks.report import write_json
 from squeezebert_fast.triton_kernels import add_layer_norm as norms
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import embeddings as tables
@@ -343,13 +346,15 @@ def check(case: Case, arch: int) -> list[tuple[str, dict[str, int], list[str]]]:
 
 
 def main() -> int:
-    """Print the table; 1 if a check failed."""
+    """Print the table, and write triton_resources.json if a folder is given; 1 if a check failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], choices=[80, 90])
     parser.add_argument("--only", default="", help="cases whose name has this word")
+    parser.add_argument("--out", type=Path, help="folder for triton_resources.json, which must exist")
     options = parser.parse_args()
+    where, rows = about("triton_resources", None), []
     print(f"triton {triton.__version__}")
     print(f"{'':50}{'sm':>4}{'regs':>6}{'stack':>7}{'shared':>8}  tensor-core instructions")
     begin, bad = time.monotonic(), 0
@@ -368,7 +373,14 @@ def main() -> int:
                 line = f"{case.name:50}{arch:>4}{use['REG']:>6}{use['STACK']:>7}{use['SHARED']:>8}  {cores}"
                 print(line + "".join(f"  <- {w}" for w in wrong), flush=True)
                 bad += bool(wrong)
+                rows.append(
+                    {"case": case.name, "sm": arch, **{k.lower(): n for k, n in use.items()}, "wrong": wrong}
+                )
     print(f"{time.monotonic() - begin:.0f} s, {bad} failed")
+    if options.out is not None:
+        write_json(
+            options.out / "triton_resources.json", {**where, "triton": triton.__version__, "rows": rows}
+        )
     return 1 if bad else 0
 
 
