@@ -31,6 +31,7 @@ COMMANDS = [
     "embed",
     "finetune",
     "distill",
+    "pretrain",
     "evaluate",
     "quantize",
     "bench",

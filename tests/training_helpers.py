@@ -16,6 +16,7 @@ from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from tests.cli_helpers import run
 
 GOOD, BAD = ("good", "fine", "great"), ("bad", "poor", "awful")
+PEOPLE = ("anna", "bob", "carl")
 FILLERS = ("it", "was", "a", "film", "and", "so", "on", "that", "we", "saw")
 WORDS = (*GOOD, *BAD, *FILLERS, "who", "paris", "rome", "anna", "bob", "lives", "in", "london", "carl")
 VOCAB = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)

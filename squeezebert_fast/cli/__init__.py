@@ -20,6 +20,7 @@ from squeezebert_fast.cli import (
     fill_mask,
     finetune,
     predict,
+    pretrain,
     quantize,
 )
 from squeezebert_fast.cli.group import PROGRAM, Group
@@ -33,6 +34,7 @@ for command in (
     embed.embed,
     finetune.finetune,
     distill.distill,
+    pretrain.pretrain,
     evaluate.evaluate,
     quantize.quantize,
     bench.bench,

@@ -10,13 +10,12 @@ from squeezebert_fast.cli import options
 from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import (
-    Columns,
     Dev,
     RunFlags,
     StartModel,
     TaskName,
+    TaskOptions,
     TrainFile,
-    check_task,
     make_task,
     origin,
 )
@@ -39,7 +38,7 @@ def distill(
     ],
     settings: Settings,
     softness: Softness,
-    columns: Columns,
+    data: TaskOptions,
     sizes: Sizes,
     dev: Dev = None,
     model: StartModel = None,
@@ -58,7 +57,7 @@ def distill(
 
     Example: squeezebert-fast distill train.tsv --dev dev.tsv --teacher ./big --layers 4 --hidden-size 256 -o ./small
     """
-    check_task(task)
+    data.check(task)
     sizes.check_start(model, has_vocab=True)
     if init_from_teacher and model is not None:
         raise InputError("--init-from-teacher is for a new model, but --model gives one to start from")
@@ -68,7 +67,7 @@ def distill(
     from squeezebert_fast.training import distillation, models, runs, teachers
 
     use_threads(threads)
-    chosen = make_task(task, columns)
+    chosen = make_task(task, data)
 
     def build(examples: list[Any]) -> Built:
         fields = chosen.label_fields(examples)
@@ -98,7 +97,7 @@ def distill(
             init_from_teacher=init_from_teacher,
             task=task,
             softness=softness,
-            columns=columns,
+            data=data,
             sizes=sizes,
             backend=backend,
         ),

@@ -10,7 +10,7 @@ import typer
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.task_options import Columns, task_of
+from squeezebert_fast.cli.task_options import TaskOptions, task_of
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -19,7 +19,7 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 def evaluate(
     source: Annotated[str, typer.Argument(metavar="DATA", help="Examples with their labels.")],
     model: options.Model,
-    columns: Columns,
+    data: TaskOptions,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16, int8, separated by commas: the metrics of each.")
     ] = "float32",
@@ -46,7 +46,7 @@ def evaluate(
     from squeezebert_fast.training.tasks.base import DataSet
 
     use_threads(threads)
-    task = task_of(model, columns)
+    task = task_of(model, data)
     check_head(task.model_class.__name__, model)
     examples = task.read(source)
     tokenizer = load_tokenizer(model)
@@ -56,14 +56,14 @@ def evaluate(
     if max_length is not None and max_length > limit:
         raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
     length = max_length or min(limit, tokenizer.model_max_length)
-    data = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
+    rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     if any(parameter.is_meta for parameter in loaded.parameters()):
         wanted = ["int8"]  # patched as it was loaded
     results: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(wanted):
         if not any(parameter.is_meta for parameter in loaded.parameters()):
             patch(loaded, precision=name, unpad=True, strict=name != "float32")
-        results[name] = measure(loaded, task, data, loaded.config.pad_token_id or 0, batch_size)
+        results[name] = measure(loaded, task, rows, loaded.config.pad_token_id or 0, batch_size)
     if as_json:
         typer.echo(json.dumps(results))
         return

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import (
-    Columns,
     Dev,
     RunFlags,
     StartModel,
     TaskName,
+    TaskOptions,
     TrainFile,
-    check_task,
     make_task,
     origin,
 )
@@ -29,7 +28,7 @@ def finetune(
     train: TrainFile,
     run: RunFlags,
     settings: Settings,
-    columns: Columns,
+    data: TaskOptions,
     sizes: Sizes,
     dev: Dev = None,
     model: StartModel = None,
@@ -44,14 +43,14 @@ def finetune(
 
     Example: squeezebert-fast finetune train.tsv --dev dev.tsv -m ./squeezebert -o ./sentiment
     """
-    check_task(task)
+    data.check(task)
     sizes.check_start(model)
 
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.training import models, runs
 
     use_threads(threads)
-    chosen = make_task(task, columns)
+    chosen = make_task(task, data)
 
     def build(examples: list[Any]) -> Built:
         fields = chosen.label_fields(examples)
@@ -65,9 +64,7 @@ def finetune(
         build,
         settings,
         run.to_output(),
-        origin=origin(
-            command="finetune", model=model, task=task, columns=columns, sizes=sizes, backend=backend
-        ),
+        origin=origin(command="finetune", model=model, task=task, data=data, sizes=sizes, backend=backend),
         backend=backend,
     )
     runs.announce(summary, run.output)

@@ -18,21 +18,58 @@ if TYPE_CHECKING:
 
 TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training examples.")]
 Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
-TASKS = ("classification", "regression")
+TABLE = {"column", "label_column", "input_format"}
+TASKS = {
+    "classification": TABLE | {"pair_column"},
+    "regression": TABLE | {"pair_column"},
+    "multiple-choice": TABLE | {"choice_columns"},
+    "token-classification": set[str](),
+    "question-answering": {"stride"},
+}
+"""The tasks, and the fields of TaskOptions that mean something for each."""
+
+CLASSES = {
+    "SqueezeBertForSequenceClassification": "classification",
+    "SqueezeBertForMultipleChoice": "multiple-choice",
+    "SqueezeBertForTokenClassification": "token-classification",
+    "SqueezeBertForQuestionAnswering": "question-answering",
+}
+"""The task of each class of model; a sequence classifier's may be regression too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns of a table hold what."""
+class TaskOptions:
+    """Where a table has what, and how a task reads its data."""
 
     column: str = field(default=DEFAULT_COLUMN, metadata={"help": "The column that holds the text."})
     pair_column: str | None = field(
         default=None, metadata={"help": "The column that holds the second text of a pair."}
     )
-    label_column: str = field(default="label", metadata={"help": "The column that holds the label."})
+    choice_columns: str | None = field(
+        default=None,
+        metadata={"help": "The columns that hold a multiple choice's choices, separated by commas."},
+    )
+    label_column: str = field(
+        default="label",
+        metadata={
+            "help": "The column that holds the label; of a multiple choice, the right one's number from 0."
+        },
+    )
     input_format: str | None = field(
         default=None, metadata={"help": "csv, tsv, jsonl or parquet, where the file's suffix doesn't say it."}
     )
+    stride: int = field(
+        default=64,
+        metadata={"help": "Tokens by which the windows of a question's paragraph overlap.", "at_least": 0},
+    )
+
+    def check(self, task: str) -> None:
+        """Raise InputError for a task that doesn't exist, or an option that means nothing for it."""
+        if task not in TASKS:
+            raise InputError(f"the task is {task!r}, expected one of {', '.join(TASKS)}")
+        for each in dataclasses.fields(self):
+            if each.name not in TASKS[task] and getattr(self, each.name) != each.default:
+                raise InputError(f"--{each.name.replace('_', '-')} means nothing for {task}")
 
 
 TaskName = Annotated[str, typer.Option("--task", help=f"One of {', '.join(TASKS)}.")]
@@ -66,16 +103,28 @@ class RunFlags:
         return Output(self.output.expanduser(), self.resume, self.overwrite)
 
 
-def make_task(name: str, columns: Columns) -> Task:
-    """The task of that name, reading these columns. Raises InputError for an unknown one."""
-    check_task(name)
-    from squeezebert_fast.training.tasks.sequences import Regression, SequenceClassification, TableColumns
+def make_task(name: str, chosen: TaskOptions) -> Task:
+    """The task of that name. Raises InputError as `TaskOptions.check` does."""
+    chosen.check(name)
+    from squeezebert_fast.training.tasks import choices, questions, sequences, tokens
 
-    table = TableColumns(columns.column, columns.pair_column, columns.label_column, columns.input_format)
-    return {"classification": SequenceClassification, "regression": Regression}[name](table)
+    if name == "token-classification":
+        return tokens.TokenClassification()
+    if name == "question-answering":
+        return questions.QuestionAnswering(chosen.stride)
+    if name == "multiple-choice":
+        names = tuple(part.strip() for part in (chosen.choice_columns or "").split(",") if part.strip())
+        return choices.MultipleChoice(
+            choices.ChoiceColumns(names, chosen.column, chosen.label_column, chosen.input_format)
+        )
+    columns = sequences.TableColumns(
+        chosen.column, chosen.pair_column, chosen.label_column, chosen.input_format
+    )
+    kind = sequences.Regression if name == "regression" else sequences.SequenceClassification
+    return kind(columns)
 
 
-def task_of(model: str, columns: Columns) -> Task:
+def task_of(model: str, chosen: TaskOptions) -> Task:
     """The task that a checkpoint was trained for. Raises InputError for one without a task's head."""
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.loading.checkpoint import CONFIG_NAME
@@ -83,17 +132,12 @@ def task_of(model: str, columns: Columns) -> Task:
 
     config = SqueezeBertConfig.from_json_file(ModelFiles(model).required(CONFIG_NAME))
     kind = (config.architectures or ["model of no class"])[0]
-    numbers = config.problem_type == "regression" or config.num_labels == 1
-    name = {"SqueezeBertForSequenceClassification": "regression" if numbers else "classification"}.get(kind)
+    name = CLASSES.get(kind)
     if name is None:
         raise InputError(f"{model} is a {kind}, expected a model that was trained for a task")
-    return make_task(name, columns)
-
-
-def check_task(name: str) -> None:
-    """Raise InputError for a task that doesn't exist."""
-    if name not in TASKS:
-        raise InputError(f"the task is {name!r}, expected one of {', '.join(TASKS)}")
+    if name == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
+        name = "regression"
+    return make_task(name, chosen)
 
 
 def origin(**options: Any) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class Distilled(Task):
                 f"teacher and student cut texts into different tokens, and {self.name} answers belong to tokens; "
                 "give the student the teacher's vocabulary"
             )
+        if self.task.soft_rows_are_per_token() and max_length > self.teacher.length:
+            raise TrainingError(
+                f"max_length is {max_length}, but the teacher takes {self.teacher.length} tokens"
+            )
         self.task.soft_columns(self.teacher.labels, config)  # before a long wait for the teacher
         self.length = max_length
         return self.task.encode(examples, tokenizer, config, max_length)
@@ -66,7 +70,7 @@ class Distilled(Task):
     def before_training(self, data: DataSet, config: SqueezeBertConfig, processes: Processes) -> None:
         said = self.teacher.soft_targets(self.task, data.examples, config, self.length, processes)
         if len(said) != len(data.rows):
-            raise TrainingError("teacher and student cut the texts at different lengths; lower --max-length")
+            raise TrainingError("teacher and student cut the texts into different windows")
         for row, logits in zip(data.rows, said, strict=True):
             row[SOFT] = logits
 
