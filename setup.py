@@ -34,6 +34,8 @@ PACKAGES = [
     "squeezebert_fast.ops",
     "squeezebert_fast.patching",
     "squeezebert_fast.tokenization",
+    "squeezebert_fast.training",
+    "squeezebert_fast.training.tasks",
     "squeezebert_fast.triton_kernels",
 ]
 

@@ -16,6 +16,8 @@ from squeezebert_fast.errors import (
     ConfigError,
     SqueezeBertFastError,
     TokenizerError,
+    TrainingError,
+    TrainingInterrupted,
     UnsupportedError,
 )
 from squeezebert_fast.version import __version__
@@ -38,6 +40,8 @@ __all__ = [
     "SqueezeBertTokenizer",
     "SqueezeBertTokenizerFast",
     "TokenizerError",
+    "TrainingError",
+    "TrainingInterrupted",
     "UnsupportedError",
     "__version__",
     "convert_bert",

@@ -25,3 +25,11 @@ class CheckpointError(SqueezeBertFastError, OSError):
 
 class TokenizerError(SqueezeBertFastError, ValueError):
     """A vocabulary is missing or malformed, or text can't be tokenized as asked."""
+
+
+class TrainingError(SqueezeBertFastError):
+    """A training run can't start, go on or be resumed. What it had saved before is as it was."""
+
+
+class TrainingInterrupted(SqueezeBertFastError):
+    """A training run was asked to stop, saved its state, and can be resumed."""

@@ -24,7 +24,19 @@ from squeezebert_fast.cli import app
 from squeezebert_fast.errors import SqueezeBertFastError
 from tests.cli_helpers import VOCAB, refuses, run, save_model, succeeds
 
-COMMANDS = ["doctor", "predict", "fill-mask", "embed", "bench", "convert"]
+COMMANDS = [
+    "doctor",
+    "predict",
+    "fill-mask",
+    "embed",
+    "finetune",
+    "distill",
+    "pretrain",
+    "evaluate",
+    "quantize",
+    "bench",
+    "convert",
+]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli import bench, convert, doctor, embed, fill_mask, predict
+from squeezebert_fast.cli import (
+    bench,
+    convert,
+    distill,
+    doctor,
+    embed,
+    evaluate,
+    fill_mask,
+    finetune,
+    predict,
+    pretrain,
+    quantize,
+)
 from squeezebert_fast.cli.group import PROGRAM, Group
 from squeezebert_fast.version import __version__
 
@@ -20,6 +32,11 @@ for command in (
     predict.predict,
     fill_mask.fill_mask,
     embed.embed,
+    finetune.finetune,
+    distill.distill,
+    pretrain.pretrain,
+    evaluate.evaluate,
+    quantize.quantize,
     bench.bench,
     convert.convert,
 ):
@@ -38,7 +55,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """SqueezeBERT with custom kernels: classify, fill in, embed, measure and convert."""
+    """SqueezeBERT with custom kernels: classify, fill in, embed, train, measure and convert."""
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from squeezebert_fast.errors import SqueezeBertFastError
+from squeezebert_fast.errors import SqueezeBertFastError, TrainingInterrupted
 
 PROGRAM = "squeezebert-fast"
 DEBUG_VARIABLE = "SQUEEZEBERT_FAST_DEBUG"
@@ -51,6 +51,8 @@ class Group(TyperGroup):
                 raise
             hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
             _fail(f"{error.format_message().rstrip('.')}{hint}")
+        except TrainingInterrupted as error:
+            _fail(str(error), INTERRUPTED)
         except SqueezeBertFastError as error:
             if debug:
                 raise
@@ -80,6 +82,6 @@ def held_warnings() -> Iterator[None]:
         held.close()
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
     print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)

@@ -1,4 +1,4 @@
-"""Texts from a file or stdin, one at a time, each problem named with its place."""
+"""Texts and tables from a file or stdin, a row at a time, each problem named with its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,14 +36,22 @@ class Record(NamedTuple):
     pair: str | None = None
 
 
-class Input:
-    """The records of a file, an iterator in constant memory.
+class Row(NamedTuple):
+    """The wanted columns of one row, and where it stands, for errors about it."""
+
+    values: tuple[str, ...]
+    place: str
+
+
+class Rows:
+    """The rows of a file, an iterator in constant memory.
 
     source: a path, or "-" for stdin.
+    columns: of a table, the wanted ones; of text, one name, which means nothing.
     format: one of FORMATS, by default as the suffix says: text, a line each; csv with a header (RFC 4180: a
         quoted field may hold line ends); tsv with a header and no quoting; jsonl, an object a line; parquet.
         Text is UTF-8, with or without a byte order mark.
-    column, pair_column: of a table, by default "text" and none.
+    scalars: those columns that may hold a JSON number or boolean too, given as its text: labels.
 
     `size` is the number of bytes (of a parquet file: rows) that there are, None if unknown; `done` is how
     many of them have been read.
@@ -55,22 +63,19 @@ class Input:
     def __init__(
         self,
         source: str,
+        columns: Sequence[str],
         format: str | None = None,
-        column: str | None = None,
-        pair_column: str | None = None,
+        scalars: Collection[str] = (),
     ) -> None:
         self.source = source
         self.name = "stdin" if source == STDIN else source
         self.format = format or SUFFIXES.get(Path(source).suffix.lower(), "text")
-        self.columns = [column or DEFAULT_COLUMN, *([pair_column] if pair_column is not None else [])]
+        self.columns, self.scalars = list(columns), scalars
         self.size: int | None = None
         self.done = 0
         if self.format not in FORMATS:
             raise InputError(f"the input format is {self.format!r}, expected one of {', '.join(FORMATS)}")
-        if self.format == "text" and (column is not None or pair_column is not None):
-            raise InputError(
-                f"{self.name} is read as lines of text, which have no columns (see --input-format)"
-            )
+        self._check_columns()
         if source != STDIN:
             if not Path(source).exists():
                 raise InputError(f"{source} doesn't exist")
@@ -80,14 +85,20 @@ class Input:
         read = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}.get(
             self.format, self._delimited
         )
-        records = read()
-        first = next(records, None)  # most that can be wrong shows in it, before a model is loaded
+        rows = read()
+        first = next(rows, None)  # most that can be wrong shows in it, before a model is loaded
         if first is None:
             raise InputError(f"{self.name} holds no texts")
-        self._records = itertools.chain([first], records)
+        self._rows = itertools.chain([first], rows)
 
-    def __iter__(self) -> Iterator[Record]:
-        return self._records
+    def _check_columns(self) -> None:
+        if self.format == "text" and len(self.columns) > 1:
+            raise InputError(
+                f"{self.name} is read as lines of text, which have no columns (see --input-format)"
+            )
+
+    def __iter__(self) -> Iterator[Any]:  # of Row, unless a subclass makes something of it
+        return self._rows
 
     def _lines(self) -> Iterator[str]:
         try:
@@ -104,11 +115,12 @@ class Input:
         except OSError as error:
             raise InputError(f"{self.name} can't be read: {error.strerror}") from error
 
-    def _text(self) -> Iterator[Record]:
-        for line in self._lines():
-            yield Record(line.removesuffix("\n").removesuffix("\r"))
+    def _text(self) -> Iterator[Row]:
+        for number, line in enumerate(self._lines(), 1):
+            text = line.removesuffix("\n").removesuffix("\r")
+            yield Row((text,), f"{self.name}, line {number}")
 
-    def _delimited(self) -> Iterator[Record]:
+    def _delimited(self) -> Iterator[Row]:
         if self.format == "csv":
             rows = csv.reader(self._lines(), strict=True)
         else:
@@ -118,7 +130,7 @@ class Input:
             places = [self._place(column, header) for column in self.columns] if header else []
             for row in rows:
                 if len(row) == len(header):
-                    yield Record(*(row[place] for place in places))
+                    yield Row(tuple(row[place] for place in places), f"{self.name}, line {rows.line_num}")
                 elif row:  # a blank line is no row
                     fields = f"{len(row)} fields, expected {len(header)} as in the header"
                     raise InputError(f"{self.name}, line {rows.line_num}: {fields}")
@@ -131,7 +143,7 @@ class Input:
             raise InputError(f"{self.name} has {number} {column!r}; it has {', '.join(header)}")
         return header.index(column)
 
-    def _jsonl(self) -> Iterator[Record]:
+    def _jsonl(self) -> Iterator[Row]:
         for number, line in enumerate(self._lines(), 1):
             if not line.strip():
                 continue
@@ -142,19 +154,21 @@ class Input:
                 raise InputError(f"{place}: not valid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise InputError(f"{place}: a JSON {_kind(row)}, expected an object")
-            yield Record(*(self._value(row, column, place) for column in self.columns))
+            yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
 
     def _value(self, row: dict[str, Any], column: str, place: str) -> str:
         if column not in row:
             raise InputError(f"{place}: no {column!r}; it has {', '.join(row)}")
         value = row[column]
+        if column in self.scalars and isinstance(value, (bool, int, float)):
+            return json.dumps(value)
         if not isinstance(value, str):
             raise InputError(f"{place}: {column!r} is {_kind(value)}, expected a string")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError(f"{place}: {column!r} holds a lone surrogate, expected valid Unicode")
         return value
 
-    def _parquet(self) -> Iterator[Record]:
+    def _parquet(self) -> Iterator[Row]:
         if self.source == STDIN:
             raise InputError("parquet can't be read from stdin, since its index is at the end; give a file")
         try:
@@ -176,9 +190,36 @@ class Input:
                         self.done += 1
                         row = dict(zip(self.columns, values, strict=True))
                         place = f"{self.name}, row {self.done}"
-                        yield Record(*(self._value(row, column, place) for column in self.columns))
+                        yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{self.name} is not a readable parquet file: {error}") from error
+
+
+class Input(Rows):
+    """The texts of a file, or the pairs, each a Record.
+
+    column, pair_column: of a table, by default "text" and none. The rest, and what it raises, as for `Rows`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        format: str | None = None,
+        column: str | None = None,
+        pair_column: str | None = None,
+    ) -> None:
+        self.named_columns = column is not None or pair_column is not None
+        pair = [] if pair_column is None else [pair_column]
+        super().__init__(source, [column or DEFAULT_COLUMN, *pair], format)
+
+    def _check_columns(self) -> None:
+        if self.format == "text" and self.named_columns:
+            raise InputError(
+                f"{self.name} is read as lines of text, which have no columns (see --input-format)"
+            )
+
+    def __iter__(self) -> Iterator[Record]:
+        return (Record(*row.values) for row in self._rows)
 
 
 def _kind(value: Any) -> str:

@@ -67,7 +67,7 @@ def load_engine(
     """
     use_threads(threads)
     if model_class.__name__ in HEADS:
-        _check_head(model_class.__name__, name_or_path)
+        check_head(model_class.__name__, name_or_path)
     model = model_class.from_pretrained(name_or_path)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
     limit = model.config.max_position_embeddings
@@ -83,7 +83,7 @@ def load_engine(
     return Engine(model, tokenizer, max_length or min(limit, tokenizer.model_max_length))
 
 
-def _check_head(class_name: str, name_or_path: str) -> None:
+def check_head(class_name: str, name_or_path: str) -> None:
     """Raise ConfigError for a checkpoint without the class's head, which loading would only warn of."""
     files = ModelFiles(name_or_path)
     config_path = files.required(CONFIG_NAME)
@@ -97,7 +97,7 @@ def _check_head(class_name: str, name_or_path: str) -> None:
         keys = [key.removeprefix(PREFIX) for key in read_weights(files.pinned_to(config_path))]
     except NoWeightsError:
         return  # nothing at all, or an int8 checkpoint, which is loaded whole or not
-    for part in HEADS[class_name]:
+    for part in HEADS.get(class_name, ()):
         if not any(key.startswith(part) for key in keys):
             raise ConfigError(f"{name_or_path} has no weights {part}* and so isn't a {class_name}")
 

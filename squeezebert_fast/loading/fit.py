@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -239,10 +239,11 @@ def _allocate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Non
 
 
 @torch.no_grad()
-def _initialise(model: SqueezeBertPreTrainedModel, missing: Iterable[str]) -> None:
+def _initialise(model: SqueezeBertPreTrainedModel, missing: Sequence[str]) -> None:
     for name in missing:
         model.get_parameter(name).zero_()  # a module's own bias, which the class's rule below doesn't know
-    for owner in {name.rpartition(".")[0] for name in missing}:
+    # In the model's order: a set's would differ from process to process, and with it what a seed gives.
+    for owner in dict.fromkeys(name.rpartition(".")[0] for name in missing):
         model._init_weights(model.get_submodule(owner))
 
 

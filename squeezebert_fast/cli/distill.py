@@ -1,0 +1,106 @@
+"""`squeezebert-fast distill`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.spreading import spread
+from squeezebert_fast.cli.task_options import (
+    Dev,
+    RunFlags,
+    StartModel,
+    TaskName,
+    TaskOptions,
+    TrainFile,
+    make_task,
+    origin,
+)
+from squeezebert_fast.training.model_sizes import Sizes
+from squeezebert_fast.training.settings import Settings, Softness
+
+if TYPE_CHECKING:
+    from squeezebert_fast.training.runs import Built
+
+
+@spread
+def distill(
+    train: TrainFile,
+    run: RunFlags,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="A fine-tuned SqueezeBERT or BERT; for texts with a label, any that transformers loads."
+        ),
+    ],
+    settings: Settings,
+    softness: Softness,
+    data: TaskOptions,
+    sizes: Sizes,
+    dev: Dev = None,
+    model: StartModel = None,
+    init_from_teacher: Annotated[
+        bool,
+        typer.Option("--init-from-teacher", help="Start a new model with what fits of the teacher's layers."),
+    ] = False,
+    task: TaskName = "classification",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Train a small model to answer as a fine-tuned larger one does.
+
+    The teacher answers every training example once, before the first step. A new model has the teacher's vocabulary
+    unless --vocab says otherwise. The rest is as in finetune.
+
+    Example: squeezebert-fast distill train.tsv --dev dev.tsv --teacher ./big --layers 4 --hidden-size 256 -o ./small
+    """
+    data.check(task)
+    sizes.check_start(model, has_vocab=True)
+    if init_from_teacher and model is not None:
+        raise InputError("--init-from-teacher is for a new model, but --model gives one to start from")
+
+    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+    from squeezebert_fast.training import distillation, models, runs, teachers
+
+    use_threads(threads)
+    chosen = make_task(task, data)
+
+    def build(examples: list[Any]) -> Built:
+        fields = chosen.label_fields(examples)
+        known = teachers.load_teacher(teacher, chosen)
+        vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
+        student, tokenizer = models.start(
+            chosen.model_class, model, sizes, fields, settings.seed, vocab=vocab
+        )
+        if init_from_teacher:
+            words = distillation.same_tokens(tokenizer, known.tokenizer)
+            copied = distillation.copy_from_teacher(student, known.model, words=words)
+            if copied == 0:
+                raise InputError(f"nothing of the teacher {teacher} has the shape of the new model's parts")
+        return student, tokenizer, distillation.Distilled(chosen, known, softness)
+
+    summary = runs.train(
+        chosen,
+        train,
+        dev,
+        build,
+        settings,
+        run.to_output(),
+        origin=origin(
+            command="distill",
+            teacher=teacher,
+            model=model,
+            init_from_teacher=init_from_teacher,
+            task=task,
+            softness=softness,
+            data=data,
+            sizes=sizes,
+            backend=backend,
+        ),
+        backend=backend,
+    )
+    runs.announce(summary, run.output)

@@ -1,0 +1,78 @@
+"""`squeezebert-fast evaluate`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.group import InputError, held_warnings
+from squeezebert_fast.cli.spreading import spread
+from squeezebert_fast.cli.task_options import TaskOptions, task_of
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+@spread
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="DATA", help="Examples with their labels.")],
+    model: options.Model,
+    data: TaskOptions,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, int8, separated by commas: the metrics of each.")
+    ] = "float32",
+    max_length: options.MaxLength = None,
+    batch_size: options.BatchSize = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    threads: options.Threads = None,
+) -> None:
+    """Measure how good a model is on labelled examples, in each of several precisions.
+
+    The task is the one that the model was trained for. An int8 checkpoint is measured as it is.
+
+    Example: squeezebert-fast evaluate -m ./sentiment dev.tsv --precision float32,int8
+    """
+    wanted = [name.strip() for name in precision.split(",")]
+    for name in wanted:
+        if name not in PRECISIONS:
+            raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
+
+    from squeezebert_fast.cli.running import check_head, use_threads
+    from squeezebert_fast.patching import patch
+    from squeezebert_fast.training.evaluation import evaluate as measure
+    from squeezebert_fast.training.models import load_tokenizer
+    from squeezebert_fast.training.tasks.base import DataSet
+
+    use_threads(threads)
+    task = task_of(model, data)
+    check_head(task.model_class.__name__, model)
+    examples = task.read(source)
+    tokenizer = load_tokenizer(model)
+    with held_warnings():
+        loaded = task.model_class.from_pretrained(model)
+    limit = loaded.config.max_position_embeddings
+    if max_length is not None and max_length > limit:
+        raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
+    length = max_length or min(limit, tokenizer.model_max_length)
+    rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
+    if any(parameter.is_meta for parameter in loaded.parameters()):
+        wanted = ["int8"]  # patched as it was loaded
+    results: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(wanted):
+        if not any(parameter.is_meta for parameter in loaded.parameters()):
+            patch(loaded, precision=name, unpad=True, strict=name != "float32")
+        results[name] = measure(loaded, task, rows, loaded.config.pad_token_id or 0, batch_size)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", *results, box=None, pad_edge=False)
+    for metric in next(iter(results.values())):
+        table.add_row(metric, *(f"{values[metric]:.4f}" for values in results.values()))
+    typer.echo(f"{task.name}, {len(examples)} examples of {source}")
+    Console(markup=False, emoji=False, highlight=False).print(table)

@@ -1,0 +1,148 @@
+"""The options that the commands for training and evaluating share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import DEFAULT_COLUMN
+
+if TYPE_CHECKING:
+    from squeezebert_fast.training.runs import Output
+    from squeezebert_fast.training.tasks.base import Task
+
+TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training examples.")]
+Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
+TABLE = {"column", "label_column", "input_format"}
+TASKS = {
+    "classification": TABLE | {"pair_column"},
+    "regression": TABLE | {"pair_column"},
+    "multiple-choice": TABLE | {"choice_columns"},
+    "token-classification": set[str](),
+    "question-answering": {"stride"},
+}
+"""The tasks, and the fields of TaskOptions that mean something for each."""
+
+CLASSES = {
+    "SqueezeBertForSequenceClassification": "classification",
+    "SqueezeBertForMultipleChoice": "multiple-choice",
+    "SqueezeBertForTokenClassification": "token-classification",
+    "SqueezeBertForQuestionAnswering": "question-answering",
+}
+"""The task of each class of model; a sequence classifier's may be regression too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """Where a table has what, and how a task reads its data."""
+
+    column: str = field(default=DEFAULT_COLUMN, metadata={"help": "The column that holds the text."})
+    pair_column: str | None = field(
+        default=None, metadata={"help": "The column that holds the second text of a pair."}
+    )
+    choice_columns: str | None = field(
+        default=None,
+        metadata={"help": "The columns that hold a multiple choice's choices, separated by commas."},
+    )
+    label_column: str = field(
+        default="label",
+        metadata={
+            "help": "The column that holds the label; of a multiple choice, the right one's number from 0."
+        },
+    )
+    input_format: str | None = field(
+        default=None, metadata={"help": "csv, tsv, jsonl or parquet, where the file's suffix doesn't say it."}
+    )
+    stride: int = field(
+        default=64,
+        metadata={"help": "Tokens by which the windows of a question's paragraph overlap.", "at_least": 0},
+    )
+
+    def check(self, task: str) -> None:
+        """Raise InputError for a task that doesn't exist, or an option that means nothing for it."""
+        if task not in TASKS:
+            raise InputError(f"the task is {task!r}, expected one of {', '.join(TASKS)}")
+        for each in dataclasses.fields(self):
+            if each.name not in TASKS[task] and getattr(self, each.name) != each.default:
+                raise InputError(f"--{each.name.replace('_', '-')} means nothing for {task}")
+
+
+TaskName = Annotated[str, typer.Option("--task", help=f"One of {', '.join(TASKS)}.")]
+StartModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="The model to start from, a directory or hub id; by default a new one."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Where a run goes."""
+
+    output: Path = field(
+        metadata={"help": "The folder for the model, log and checkpoint.", "names": ("--output", "-o")}
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Go on with the run in the output folder.", "names": ("--resume",)}
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Start anew in a folder that holds files already.", "names": ("--overwrite",)},
+    )
+
+    def to_output(self) -> Output:
+        """As the library takes it."""
+        from squeezebert_fast.training.runs import Output
+
+        return Output(self.output.expanduser(), self.resume, self.overwrite)
+
+
+def make_task(name: str, chosen: TaskOptions) -> Task:
+    """The task of that name. Raises InputError as `TaskOptions.check` does."""
+    chosen.check(name)
+    from squeezebert_fast.training.tasks import choices, questions, sequences, tokens
+
+    if name == "token-classification":
+        return tokens.TokenClassification()
+    if name == "question-answering":
+        return questions.QuestionAnswering(chosen.stride)
+    if name == "multiple-choice":
+        names = tuple(part.strip() for part in (chosen.choice_columns or "").split(",") if part.strip())
+        return choices.MultipleChoice(
+            choices.ChoiceColumns(names, chosen.column, chosen.label_column, chosen.input_format)
+        )
+    columns = sequences.TableColumns(
+        chosen.column, chosen.pair_column, chosen.label_column, chosen.input_format
+    )
+    kind = sequences.Regression if name == "regression" else sequences.SequenceClassification
+    return kind(columns)
+
+
+def task_of(model: str, chosen: TaskOptions) -> Task:
+    """The task that a checkpoint was trained for. Raises InputError for one without a task's head."""
+    from squeezebert_fast.configuration import SqueezeBertConfig
+    from squeezebert_fast.loading.checkpoint import CONFIG_NAME
+    from squeezebert_fast.loading.hub import ModelFiles
+
+    config = SqueezeBertConfig.from_json_file(ModelFiles(model).required(CONFIG_NAME))
+    kind = (config.architectures or ["model of no class"])[0]
+    name = CLASSES.get(kind)
+    if name is None:
+        raise InputError(f"{model} is a {kind}, expected a model that was trained for a task")
+    if name == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
+        name = "regression"
+    return make_task(name, chosen)
+
+
+def origin(**options: Any) -> dict[str, Any]:
+    """What a resumed run must share, dataclasses spread out, as JSON values."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {name: value}  # type: ignore[arg-type]
+    return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}

@@ -1,0 +1,59 @@
+"""A model's metrics on a file's examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from squeezebert_fast.errors import TrainingError
+from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.training.batches import sorted_batches
+from squeezebert_fast.training.processes import Processes
+from squeezebert_fast.training.tasks.base import MODEL_INPUTS, DataSet, Task
+
+FIXED_EPOCH = -1  # what tasks draw at random for an evaluation is the same in each
+
+
+def evaluate(
+    model: SqueezeBertPreTrainedModel,
+    task: Task,
+    data: DataSet,
+    pad: int,
+    batch_size: int,
+    processes: Processes | None = None,
+    each_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The mean loss and the task's metrics, in float32 or whatever `model` is patched for.
+
+    pad: the padding token's id. processes: share the work; all get the result. each_batch: called before each.
+    Leaves the model in eval mode. Raises TrainingError for a loss that isn't finite.
+    """
+    processes = processes or Processes()
+    model.eval()
+    loss, count = 0.0, 0
+    answers: dict[int, Any] = {}
+    batches = sorted_batches(data.lengths, batch_size)
+    with torch.inference_mode():
+        for indices in batches[processes.rank :: processes.world]:
+            each_batch()
+            batch = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
+            output = forward(model, batch)
+            loss += float(task.loss(output, batch))
+            count += task.count(batch)
+            answers.update(zip(indices, task.answers(output, batch), strict=True))
+    loss, total = processes.total([loss, count])
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss on the evaluation data is {loss}: damaged weights?")
+    everyones: dict[int, Any] = {}
+    for part in processes.gather(answers):
+        everyones |= part
+    in_order = [everyones[index] for index in range(len(data.rows))]
+    return {"loss": loss / max(total, 1), **task.score(data.examples, data.rows, in_order)}
+
+
+def forward(model: SqueezeBertPreTrainedModel, batch: dict[str, torch.Tensor]) -> Any:
+    """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision."""
+    return model(**{name: batch[name] for name in MODEL_INPUTS}, return_dict=True)

@@ -1,0 +1,335 @@
+"""The training loop.
+
+    step:  batch -> this process's share -> accumulate passes -> sum of losses / what they count -> gradient
+                                                                                      |
+           summed over processes -> checked, clipped -> AdamW -> learning rate ------+
+
+The loss of a step is the sum over everything in its batch that has a label, divided by how much that is, counted
+over all passes and processes. So how a batch is cut changes the result by rounding alone, also where rows have
+different numbers of labels, and that is why this isn't DistributedDataParallel, which averages by process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.errors import ArgumentError, TrainingError, TrainingInterrupted
+from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.training import metrics
+from squeezebert_fast.training.batches import epoch_batches, share
+from squeezebert_fast.training.evaluation import evaluate, forward
+from squeezebert_fast.training.processes import Processes
+from squeezebert_fast.training.reporting import Reporter, draw_curves, in_words
+from squeezebert_fast.training.run_folder import RunFolder
+from squeezebert_fast.training.seeds import seed_of
+from squeezebert_fast.training.settings import Settings
+from squeezebert_fast.training.stopping import StopRequest
+from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
+
+
+@dataclass
+class Progress:
+    """Where a run is: with the parameters and the optimizer's state, all that a resumed run needs."""
+
+    step: int = 0
+    evaluated: int = 0  # the step of the last evaluation
+    best: dict[str, Any] | None = None
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+    recent: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("loss", "tokens", "steps", "seconds"), 0.0)
+    )
+
+
+class _Stopped(Exception):
+    """A request to stop came during an evaluation."""
+
+
+class Trainer:
+    """Trains `model` in place.
+
+    pad: the padding token's id. dev: None for no evaluation; the last model is then the best.
+    folder: its `begin` must have been called. Raises ArgumentError for a metric that the task doesn't have.
+    """
+
+    def __init__(
+        self,
+        model: SqueezeBertPreTrainedModel,
+        task: Task,
+        train: DataSet,
+        dev: DataSet | None,
+        *,
+        pad: int,
+        settings: Settings,
+        folder: RunFolder,
+        processes: Processes,
+        reporter: Reporter,
+    ) -> None:
+        self.model, self.task, self.train, self.dev = model, task, train, dev
+        self.pad, self.settings, self.folder = pad, settings, folder
+        self.processes, self.reporter = processes, reporter
+        self.metric = settings.metric or task.metrics[0]
+        if self.metric not in ("loss", *task.metrics):
+            expected = ", ".join(["loss", *task.metrics])
+            raise ArgumentError(f"metric is {self.metric!r}, expected one of {expected} for this task")
+        self.lengths = train.lengths
+        self.steps_per_epoch = -(-len(train.rows) // settings.batch_size)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        if settings.max_steps is not None:
+            self.total_steps = min(self.total_steps, settings.max_steps)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.parameters, settings.weight_decay), lr=settings.learning_rate, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, linear_schedule(self.total_steps, settings.warmup)
+        )
+        self.progress = Progress()
+        self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
+
+    # The run
+
+    def run(self) -> dict[str, Any]:
+        """Train from where the folder's checkpoint stands, or from the start, to the end; returns the summary.
+
+        Raises TrainingInterrupted, with everything saved, after a Ctrl-C or SIGTERM; TrainingError, with the
+        last checkpoint kept, for a loss or gradient that isn't finite.
+        """
+        self._resume()
+        with (
+            StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
+            self.reporter.bar(self.total_steps, self.progress.step),
+        ):
+            while True:
+                try:
+                    if self._evaluation_is_due():
+                        self._evaluate(stop)
+                except _Stopped:
+                    self._save_and_stop()
+                step, finished = self.progress.step, self._finished()
+                if finished or (step and (step % self.settings.save_every == 0 or self._epoch_ends(step))):
+                    self._save()
+                if finished:
+                    return self._finish()
+                self._step(stop)
+
+    def _finished(self) -> bool:
+        patience = self.settings.patience
+        out_of_patience = patience is not None and self.progress.evaluations_since_best >= patience
+        return out_of_patience or self.progress.step >= self.total_steps
+
+    def _epoch_ends(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0
+
+    def _evaluation_is_due(self) -> bool:
+        step, every = self.progress.step, self.settings.evaluate_every
+        if self.dev is None or step == self.progress.evaluated:
+            return False
+        return self._epoch_ends(step) or step == self.total_steps or (every is not None and step % every == 0)
+
+    def _step(self, stop: StopRequest) -> None:
+        started = time.perf_counter()
+        parts = self._parts()
+        counts = [self.task.count(batch) for batch, _ in parts]
+        tokens = sum(int(batch["attention_mask"].sum()) * weight for batch, weight in parts)
+        counted = sum(count * weight for count, (_, weight) in zip(counts, parts, strict=True))
+        # One message decides for all processes: they must stop before the same step.
+        total, all_tokens, asked_to_stop = self.processes.total([counted, tokens, stop.made])
+        if asked_to_stop:
+            self._save_and_stop()
+        torch.manual_seed(seed_of(self.settings.seed, "dropout", self.progress.step, self.processes.rank))
+        loss = self._gradients(parts, max(total, 1.0))
+        number = self.progress.step + 1
+        if not math.isfinite(loss):
+            self._diverged(f"the loss is {loss} at step {number}")
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm or math.inf)
+        )
+        if not math.isfinite(norm):
+            self._diverged(f"the gradient is not finite at step {number}")
+        rate = float(self.schedule.get_last_lr()[0])
+        self.optimizer.step()
+        self.schedule.step()
+        self.progress.step = number
+        self._report(loss, norm, rate, all_tokens, time.perf_counter() - started)
+
+    def _parts(self) -> list[tuple[Batch, int]]:
+        """The batches that this process runs in this step, each with whether it counts.
+
+        A batch may have fewer rows than there are processes. Who is left without one runs the first for
+        nothing, so that every process has gradients of the same parameters to add up.
+        """
+        epoch, place = divmod(self.progress.step, self.steps_per_epoch)
+        if self._epoch_batches[0] != epoch:
+            batches = epoch_batches(self.lengths, self.settings.batch_size, self.settings.seed, epoch)
+            self._epoch_batches = (epoch, batches)
+        indices = self._epoch_batches[1][place]
+        own = share(indices, self.processes.rank, self.processes.world, self.settings.accumulate)
+        rows = [[self.train.rows[index] for index in part] for part in own or [indices[:1]]]
+        return [(self.task.collate(part, self.pad, epoch), 1 if own else 0) for part in rows]
+
+    def _gradients(self, parts: list[tuple[Batch, int]], total: float) -> float:
+        """Fill the gradients of the step's mean loss, and return that loss."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        summed = 0.0
+        for batch, weight in parts:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                output = forward(self.model, batch)
+            loss = self.task.loss(output, batch) * (weight / total)
+            loss.backward()
+            summed += loss.item()
+        self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
+        return self.processes.total([summed])[0]
+
+    def _diverged(self, what: str) -> None:
+        kept = "the last checkpoint is kept" if self.folder.has_state else "there is no checkpoint yet"
+        raise TrainingError(
+            f"{what}: stopped before it reached the parameters; {kept} in {self.folder.path}. "
+            "A lower learning rate may help"
+        )
+
+    # What is kept
+
+    def _evaluate(self, stop: StopRequest) -> None:
+        assert self.dev is not None  # _evaluation_is_due
+
+        def check() -> None:
+            if stop.made and self.processes.world == 1:
+                raise _Stopped
+
+        started = time.perf_counter()
+        step = self.progress.step
+        dev = evaluate(
+            self.model, self.task, self.dev, self.pad, self.settings.batch_size, self.processes, check
+        )
+        self.progress.evaluated = step
+        previous = None if self.progress.best is None else self.progress.best["dev"][self.metric]
+        if metrics.better(self.metric, dev[self.metric], previous):
+            self.progress.best = {"step": step, "epoch": step / self.steps_per_epoch, "dev": dev}
+            self.progress.evaluations_since_best = 0
+            self._save_model()
+        else:
+            self.progress.evaluations_since_best += 1
+        self.progress.seconds += time.perf_counter() - started
+        epoch = step / self.steps_per_epoch
+        self.reporter.say(f"step {step} of {self.total_steps}, epoch {epoch:.2f}: dev {in_words(dev)}")
+        if self.processes.first:
+            self.folder.log({"step": step, "epoch": epoch, "dev": dev})
+            draw_curves(self.folder.records(), self.metric, self.folder.curves)
+
+    def _save_model(self) -> None:
+        if self.processes.first:
+            self.folder.save_model(self.model)
+
+    def _save(self) -> None:
+        if self.processes.first:
+            self.folder.save_state(
+                {
+                    **dataclasses.asdict(self.progress),
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "schedule": self.schedule.state_dict(),
+                    "log_bytes": self.folder.log_bytes,
+                }
+            )
+
+    def _save_and_stop(self) -> None:
+        self._save()
+        raise TrainingInterrupted(
+            f"stopped after step {self.progress.step} of {self.total_steps}; the same command with --resume goes on"
+        )
+
+    def _resume(self) -> None:
+        # Every process reads the file itself: a network's worth of parameters is not for the group's messages.
+        state = self.folder.load_state()
+        if state is None:
+            if self.processes.first:
+                self.folder.cut_log(0)
+            return
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            names = [each.name for each in dataclasses.fields(Progress)]
+            self.progress = Progress(**{name: state[name] for name in names})
+            if self.processes.first:
+                self.folder.cut_log(state["log_bytes"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(
+                f"the checkpoint in {self.folder.path} doesn't fit this model: {reason}"
+            ) from error
+        self.reporter.say(f"resumed after step {self.progress.step} of {self.total_steps}")
+
+    def _report(self, loss: float, norm: float, rate: float, tokens: float, seconds: float) -> None:
+        progress, recent = self.progress, self.progress.recent
+        progress.seconds += seconds
+        for name, value in (("loss", loss), ("tokens", tokens), ("steps", 1.0), ("seconds", seconds)):
+            recent[name] += value
+        mean, speed = recent["loss"] / recent["steps"], recent["tokens"] / recent["seconds"]
+        best = "" if progress.best is None else f"best {self.metric} {progress.best['dev'][self.metric]:.4f}"
+        self.reporter.step(progress.step, mean, speed, best)
+        if progress.step % self.settings.log_every == 0 or progress.step == self.total_steps:
+            if self.processes.first:
+                self.folder.log(
+                    {
+                        "step": progress.step,
+                        "epoch": progress.step / self.steps_per_epoch,
+                        "loss": mean,
+                        "gradient_norm": norm,
+                        "learning_rate": rate,
+                        "tokens_per_second": speed,
+                        "seconds": progress.seconds,
+                    }
+                )
+            progress.recent = dict.fromkeys(recent, 0.0)
+
+    def _finish(self) -> dict[str, Any]:
+        if self.dev is None:
+            self._save_model()
+        summary = {
+            "task": self.task.name,
+            "metric": self.metric,
+            "best": self.progress.best,
+            "steps": self.progress.step,
+            "epochs": self.progress.step / self.steps_per_epoch,
+            "training_examples": len(self.train.examples),
+            "dev_examples": None if self.dev is None else len(self.dev.examples),
+            "parameters": self.model.num_parameters(),
+            "seconds": self.progress.seconds,
+            "processes": self.processes.world,
+            "threads": torch.get_num_threads(),
+        }
+        if self.processes.first:
+            draw_curves(self.folder.records(), self.metric, self.folder.curves)
+            self.folder.write_summary(summary)
+        return summary
+
+
+def parameter_groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: weight decay for matrices, none for biases and LayerNorms, which alone have one axis."""
+    decayed: list[Tensor] = [p for p in parameters if p.dim() > 1]
+    others: list[Tensor] = [p for p in parameters if p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def linear_schedule(total: int, warmup: float) -> Callable[[int], float]:
+    """From the number of steps done to the next one's learning rate, as a fraction of the highest.
+
+    Rises over the first `warmup` of `total` steps, then falls, so that the step after the last would have 0.
+    """
+    rising = round(warmup * total)
+
+    def rate(done: int) -> float:
+        return (done + 1) / rising if done < rising else (total - done) / max(total - rising, 1)
+
+    return rate

@@ -1,0 +1,124 @@
+"""Figures of merit, as the papers and shared tasks define them. All are fractions, not percentages."""
+
+from __future__ import annotations
+
+import collections
+import re
+import string
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
+
+
+def better(name: str, value: float, than: float | None) -> bool:
+    """Whether `value` of the metric `name` beats `than`; anything but NaN beats None."""
+    if than is None or value != value:
+        return value == value
+    return value < than if name in LOWER_IS_BETTER else value > than
+
+
+def classification(predicted: Sequence[int], actual: Sequence[int], classes: int) -> dict[str, float]:
+    """accuracy, f1_macro over the classes that occur, matthews and, of two classes, f1 of the second.
+
+    Matthews' coefficient is Gorodkin's R_K for more than two classes, and 0 where it is 0 / 0.
+    """
+    pairs = np.asarray(actual) * classes + np.asarray(predicted)
+    confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(float)
+    right, true, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    total = confusion.sum()
+    occurs = true + chosen > 0
+    f1 = np.divide(2 * right, true + chosen, out=np.zeros(classes), where=occurs)
+    scale = float(np.sqrt((total**2 - chosen @ chosen) * (total**2 - true @ true)))
+    covariance = float(right.sum() * total - chosen @ true)
+    result = {
+        "accuracy": float(right.sum() / total),
+        "f1_macro": float(f1[occurs].mean()),
+        "matthews": covariance / scale if scale > 0 else 0.0,
+    }
+    return result | ({"f1": float(f1[1])} if classes == 2 else {})
+
+
+def regression(predicted: Sequence[float], actual: Sequence[float]) -> dict[str, float]:
+    """pearson, spearman (ties get their mean rank), mse. A correlation with a constant counts as 0."""
+    x, y = np.asarray(predicted, dtype=float), np.asarray(actual, dtype=float)
+    return {
+        "pearson": _correlation(x, y),
+        "spearman": _correlation(_ranks(x), _ranks(y)),
+        "mse": float(((x - y) ** 2).mean()),
+    }
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 0 else 0.0
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[place]
+
+
+Entity = tuple[int, int, str]
+
+
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """The entities of a sentence's BIO tags as (first word, word after the last, type).
+
+    As conlleval reads them: I-X after another type, or at the start, begins an entity too.
+    """
+    found: set[Entity] = set()
+    start, kind = 0, ""
+    for at, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        if kind and (prefix != "I" or name != kind):
+            found.add((start, at, kind))
+            kind = ""
+        if prefix in ("B", "I") and not kind:
+            start, kind = at, name
+    return found
+
+
+def tagging(predicted: Iterable[Sequence[str]], actual: Iterable[Sequence[str]]) -> dict[str, float]:
+    """Precision, recall and f1 of whole entities over all sentences, and the accuracy of single tags."""
+    both = found = there = right = words = 0
+    for ours, theirs in zip(predicted, actual, strict=True):
+        a, b = entities(ours), entities(theirs)
+        both, found, there = both + len(a & b), found + len(a), there + len(b)
+        right += sum(x == y for x, y in zip(ours, theirs, strict=True))
+        words += len(theirs)
+    return {
+        "f1": 2 * both / (found + there) if found + there else 0.0,
+        "precision": both / found if found else 0.0,
+        "recall": both / there if there else 0.0,
+        "accuracy": right / words if words else 0.0,
+    }
+
+
+def normalized_answer(text: str) -> str:
+    """An answer as SQuAD's own script compares it: no case, punctuation, articles or extra whitespace."""
+    text = "".join(character for character in text.lower() if character not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict[str, float]:
+    """SQuAD v1.1's exact_match and f1, each the best over a question's accepted answers."""
+    exact = sum(
+        max(normalized_answer(answer) == normalized_answer(one) for one in several)
+        for answer, several in zip(predicted, accepted, strict=True)
+    )
+    overlap = sum(
+        max(_word_f1(answer, one) for one in several)
+        for answer, several in zip(predicted, accepted, strict=True)
+    )
+    return {"f1": overlap / len(predicted), "exact_match": exact / len(predicted)}
+
+
+def _word_f1(answer: str, accepted: str) -> float:
+    ours, theirs = normalized_answer(answer).split(), normalized_answer(accepted).split()
+    shared = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0

@@ -1,0 +1,158 @@
+"""What a training run leaves on disk, so that a kill at any moment loses nothing but the steps since a checkpoint.
+
+run.json               the settings, to resume with the same
+training_state.pt      parameters, optimizer, schedule, step: one file, replaced in one rename
+log.jsonl, curves.png  a line every few steps and for each evaluation
+metrics.json           the summary, once the run is finished
+config.json, model.safetensors, the tokenizer's files    the best model so far: the folder loads as one
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from squeezebert_fast.errors import CheckpointError, TrainingError
+from squeezebert_fast.loading.files import all_or_nothing, read_json_object
+from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+
+RUN = "run.json"
+STATE = "training_state.pt"
+LOG = "log.jsonl"
+CURVES = "curves.png"
+SUMMARY = "metrics.json"
+MODEL_FILES = ("config.json", "model.safetensors")
+
+
+class RunFolder:
+    """The output folder `path` of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.curves = path / CURVES
+
+    def check(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Raise TrainingError where a run with these settings can't begin, or go on, and change nothing.
+
+        That is: a folder that holds files, with neither flag; nothing to resume; a run with other settings.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise TrainingError(f"the output {self.path} is a file, expected a folder")
+        if resume and overwrite:
+            raise TrainingError("--resume and --overwrite exclude each other")
+        if resume and not self.holds_run:
+            raise TrainingError(f"{self.path} holds no run to resume; start it without --resume")
+        if not (resume or overwrite) and self.path.is_dir() and any(self.path.iterdir()):
+            what, way = ("a run", "--resume continues it, ") if self.holds_run else ("files", "")
+            raise TrainingError(f"the output {self.path} holds {what} already; {way}--overwrite starts anew")
+        if resume:
+            self._check_same(settings)
+
+    def begin(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready for a new run with these settings, or for the one in it to go on.
+
+        Raises TrainingError as `check` does.
+        """
+        self.check(settings, resume=resume, overwrite=overwrite)
+        if resume:
+            for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
+                half_written.unlink()
+            return
+        for name in (RUN, STATE, LOG, CURVES, SUMMARY, *MODEL_FILES):  # RUN first: no half of two runs
+            (self.path / name).unlink(missing_ok=True)
+        self._write_json(RUN, settings)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a checkpoint."""
+        return (self.path / STATE).is_file()
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / RUN).is_file()
+
+    def _check_same(self, settings: Mapping[str, Any]) -> None:
+        begun = read_json_object(self.path / RUN)
+        for name, value in settings.items():
+            if begun.get(name) != value:
+                option = name.replace("_", "-")
+                raise TrainingError(
+                    f"{option} is {_short(value)}, but the run in {self.path} was begun with "
+                    f"{_short(begun.get(name))}; resume with the same, or start anew with --overwrite"
+                )
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint by `state`, of tensors and plain values, in one rename."""
+        with all_or_nothing(self.path) as stage:
+            torch.save(dict(state), stage(STATE))
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The checkpoint, or None if the run was stopped before its first. Raises CheckpointError if damaged."""
+        path = self.path / STATE
+        if not self.has_state:
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged zip or pickle fails in whatever its bytes happen to lead to
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+            raise CheckpointError(f"{path} is not a whole checkpoint of a run: {reason}") from error
+        if not isinstance(state, dict) or "step" not in state:
+            raise CheckpointError(f"{path} is not a checkpoint of a run")
+        return state
+
+    def save_model(self, model: SqueezeBertPreTrainedModel) -> None:
+        """Make `model` the folder's model."""
+        model.save_pretrained(self.path)
+
+    def save_tokenizer(self, tokenizer: SqueezeBertTokenizerFast) -> None:
+        """Write the tokenizer's files."""
+        tokenizer.save_pretrained(self.path)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line to the log."""
+        with (self.path / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    @property
+    def log_bytes(self) -> int:
+        """How long the log is."""
+        path = self.path / LOG
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_log(self, size: int) -> None:
+        """Forget what was logged after a checkpoint: the steps since are run and logged again."""
+        if self.log_bytes > size:
+            with (self.path / LOG).open("r+b") as stream:
+                stream.truncate(size)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        path = self.path / LOG
+        return (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if path.exists()
+            else []
+        )
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write metrics.json."""
+        self._write_json(SUMMARY, summary)
+
+    def summary(self) -> dict[str, Any]:
+        """What `write_summary` wrote."""
+        return read_json_object(self.path / SUMMARY)
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        with all_or_nothing(self.path) as stage:
+            stage(name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,117 @@
+"""A whole run, from examples and a model to the finished output folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squeezebert_fast.cli.group import InputError, held_warnings
+from squeezebert_fast.cli.reading import STDIN
+from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.patching import patch
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training.loop import Trainer
+from squeezebert_fast.training.models import check_fit
+from squeezebert_fast.training.processes import Processes
+from squeezebert_fast.training.reporting import Reporter
+from squeezebert_fast.training.run_folder import RunFolder
+from squeezebert_fast.training.settings import Settings
+from squeezebert_fast.training.tasks.base import DataSet, Task
+
+DEFAULT_LENGTH = 128  # tokens
+
+Built = tuple[SqueezeBertPreTrainedModel, SqueezeBertTokenizerFast, Task]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run goes, and what may be there already."""
+
+    path: Path
+    resume: bool = False
+    overwrite: bool = False
+
+
+def train(
+    task: Task,
+    train_file: str,
+    dev_file: str | None,
+    build: Callable[[list[Any]], Built],
+    settings: Settings,
+    output: Output,
+    *,
+    origin: Mapping[str, Any],
+    backend: str = "auto",
+) -> dict[str, Any]:
+    """Read, train, evaluate and save; returns the summary that metrics.json holds.
+
+    build: from the training examples to the model, its tokenizer and the task to train, which may be `task` with
+        soft targets. origin: what else a resumed run must share, by the name of its option.
+    Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
+    """
+    folder = RunFolder(output.path)
+    flags = {"resume": output.resume, "overwrite": output.overwrite}
+    with Processes.joined() as processes:
+        digests = {"train": _digest(train_file), "dev": None if dev_file is None else _digest(dev_file)}
+        binding = {**origin, **digests, **settings.binding()}
+        processes.from_first(lambda: folder.check(binding, **flags))
+        with held_warnings():
+            examples = task.read(train_file)
+            dev_examples = None if dev_file is None else task.read(dev_file)
+            model, tokenizer, task = build(examples)
+            check_fit(model, tokenizer, settings.max_length)
+            length = settings.max_length or min(DEFAULT_LENGTH, model.config.max_position_embeddings)
+
+            def encoded(chosen: list[Any]) -> DataSet:
+                return DataSet(chosen, task.encode(chosen, tokenizer, model.config, length))
+
+            dev = None if dev_examples is None else encoded(dev_examples)
+            data = encoded(examples)
+            patch(model, backend=backend)
+            trainer = Trainer(
+                model,
+                task,
+                data,
+                dev,
+                pad=model.config.pad_token_id or 0,
+                settings=settings,
+                folder=folder,
+                processes=processes,
+                reporter=Reporter(quiet=not processes.first),
+            )
+
+        def begin() -> None:
+            folder.begin(binding, **flags)
+            folder.save_tokenizer(tokenizer)
+
+        task.before_training(data, model.config, processes)
+        processes.from_first(begin)
+        return trainer.run()
+
+
+def announce(summary: Mapping[str, Any], path: Path) -> None:
+    """Print how a run ended, in its first process."""
+    best, metric = summary["best"], summary["metric"]
+    result = (
+        "no dev data, so the last model was kept"
+        if best is None
+        else f"best dev {metric} {best['dev'][metric]:.4f} at step {best['step']}"
+    )
+    Reporter(quiet=not Processes.of_environment().first).say(f"{path}: {result}")
+
+
+def _digest(file: str) -> str:
+    """What tells a file's content from another's."""
+    if file == STDIN:
+        raise InputError(
+            "training data can't come from stdin, since a resumed run reads it again; give a file"
+        )
+    if Path(file).is_dir():
+        raise InputError(f"{file} is a directory, expected a file")
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{file} doesn't exist") from None

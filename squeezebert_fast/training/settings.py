@@ -1,0 +1,77 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from squeezebert_fast.errors import ArgumentError
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def setting(default: Any, help: str, at_least: float | None = None, *, free: bool = False) -> Any:
+    """A field of a settings class, with what the command line says of it.
+
+    at_least: the smallest number that it may be. free: it doesn't change a run's result, so that a resumed run
+    may have another.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least, "free": free})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model is trained. Raises ArgumentError for a value that makes no sense."""
+
+    epochs: int = setting(3, "Passes over the training data.", 1)
+    max_steps: int | None = setting(None, "Stop after this many optimizer steps.", 1)
+    batch_size: int = setting(
+        32, "Examples that one optimizer step learns from, whatever the number of processes.", 1
+    )
+    accumulate: int = setting(1, "Forward passes that a process runs its share of a batch in: memory.", 1)
+    learning_rate: float = setting(5e-5, "The highest learning rate.", 0)
+    warmup: float = setting(0.1, "Fraction of all steps that the learning rate rises in; then it falls.", 0)
+    weight_decay: float = setting(0.01, "AdamW's, of all weights but biases and LayerNorms.", 0)
+    max_gradient_norm: float = setting(1.0, "The gradient is clipped to this norm; 0 for any.", 0)
+    precision: str = setting("float32", "float32, or bfloat16 for mixed precision by autocast.")
+    max_length: int | None = setting(
+        None, "Tokens at which an input is cut; by default 128, or as many as the model takes if less.", 3
+    )
+    seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine.", 0)
+    metric: str | None = setting(None, "What the best model is chosen by; by default the task's usual one.")
+    patience: int | None = setting(None, "Stop after this many evaluations without a better one.", 1)
+    evaluate_every: int | None = setting(None, "Evaluate every N steps too, not only after each epoch.", 1)
+    save_every: int = setting(500, "Write a checkpoint every N steps, and after each epoch.", 1, free=True)
+    log_every: int = setting(10, "Log every N steps.", 1, free=True)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), field.metadata["at_least"]
+            if least is not None and value is not None and not (math.isfinite(value) and value >= least):
+                raise ArgumentError(f"{field.name} is {value!r}, expected a number of at least {least}")
+        if self.warmup > 1:
+            raise ArgumentError(f"warmup is {self.warmup!r}, expected a fraction from 0 to 1")
+        if self.learning_rate == 0:
+            raise ArgumentError("learning_rate is 0, expected a positive number")
+        if self.precision not in PRECISIONS:
+            raise ArgumentError(f"precision is {self.precision!r}, expected {' or '.join(PRECISIONS)}")
+
+    def binding(self) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.metadata["free"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softness:
+    """How much the teacher counts. Raises ArgumentError for a value that makes no sense."""
+
+    alpha: float = setting(0.5, "Weight of the teacher's soft targets; the labels have the rest.", 0)
+    temperature: float = setting(2.0, "Softens the teacher's probabilities: logits are divided by it.", 0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ArgumentError(f"alpha is {self.alpha!r}, expected a fraction from 0 to 1")
+        if not 0 < self.temperature < float("inf"):
+            raise ArgumentError(f"temperature is {self.temperature!r}, expected a positive number")

@@ -1,0 +1,1 @@
+"""The tasks that a model can be trained for."""

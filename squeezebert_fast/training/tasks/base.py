@@ -1,0 +1,134 @@
+"""What training needs to know of a task, and the tensors that every task makes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import TrainingError
+from squeezebert_fast.modeling import ModelOutput, SqueezeBertPreTrainedModel
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training.processes import Processes
+
+Features = dict[str, Any]
+"""One row of a batch: `input_ids` and `token_type_ids` (lists of int) and what the task adds to them."""
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Examples and the rows of tokens they were made into: one each, or several windows of a long one."""
+
+    examples: Sequence[Any]
+    rows: Sequence[Features]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each row."""
+        return [length_of(row) for row in self.rows]
+
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Task(ABC):
+    """A task: examples of a file to rows of tokens, rows to tensors, the model's output to a loss and metrics.
+
+    name: as it is chosen by. model_class: what it trains. metrics: what `score` gives beside `loss`, the one
+    that the best model is chosen by first.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[SqueezeBertPreTrainedModel]]
+    metrics: tuple[str, ...]
+
+    @abstractmethod
+    def read(self, source: str) -> list[Any]:
+        """The examples of a file. Raises InputError, naming file and line, for what is none."""
+
+    def label_fields(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """The configuration's fields that the training examples decide, such as id2label."""
+        return {}
+
+    @abstractmethod
+    def encode(
+        self,
+        examples: Sequence[Any],
+        tokenizer: SqueezeBertTokenizerFast,
+        config: SqueezeBertConfig,
+        max_length: int,
+    ) -> list[Features]:
+        """The rows of all examples, cut at `max_length` tokens. Raises InputError for a label not in `config`."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
+        """Rows as one batch: MODEL_INPUTS and what `loss` reads.
+
+        epoch: for what is drawn anew in each; -1 for evaluation, which always draws the same.
+        """
+
+    @abstractmethod
+    def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """The sum, not the mean, of the float32 losses of everything that `count` counts."""
+
+    def count(self, batch: Batch) -> int:
+        """What the loss of a step is the mean over: examples, or labelled tokens."""
+        return len(batch["input_ids"])
+
+    @abstractmethod
+    def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
+        """The model's answer for each row, as plain Python values."""
+
+    @abstractmethod
+    def score(
+        self, examples: Sequence[Any], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> dict[str, float]:
+        """The metrics; `rows` are what `encode` made of `examples`, `answers` one for each row."""
+
+    def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
+        """For each row the logits, float32 [distributions, classes], that a teacher and a student compare.
+
+        Raises TrainingError where a task has none.
+        """
+        raise TrainingError(f"a {self.name} model can't be distilled")
+
+    def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
+        """For each class of a student with `config` the teacher's; None where classes aren't labels.
+
+        Raises TrainingError for a teacher of other labels.
+        """
+        return None
+
+    def before_training(self, data: DataSet, config: SqueezeBertConfig, processes: Processes) -> None:
+        """Called once with the training data, before the first step: to add to its rows what takes a model."""
+        return None
+
+    def soft_rows_are_per_token(self) -> bool:
+        """Whether `soft_rows` depend on the tokens, so that teacher and student need the same tokenizer."""
+        return False
+
+
+def pad_rows(rows: Sequence[Mapping[str, Any]], pad: int, names: Mapping[str, int] | None = None) -> Batch:
+    """MODEL_INPUTS as int64 [rows, longest], and per-token values `names`, each padded with its own number."""
+    fillers = {"input_ids": pad, "token_type_ids": 0, **(names or {})}
+    lengths = [len(row["input_ids"]) for row in rows]
+    batch = {name: torch.full((len(rows), max(lengths)), filler) for name, filler in fillers.items()}
+    batch["attention_mask"] = torch.zeros(len(rows), max(lengths), dtype=torch.long)
+    for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        batch["attention_mask"][at, :length] = 1
+        for name in fillers:
+            batch[name][at, :length] = torch.tensor(row[name])
+    return batch
+
+
+def length_of(row: Features) -> int:
+    """The tokens of a row; of a multiple choice, of all its choices."""
+    ids = row["input_ids"]
+    return sum(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids)

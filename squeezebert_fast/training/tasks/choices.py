@@ -1,0 +1,109 @@
+"""Multiple choice: a table with a text, a column for each choice and the number of the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import DEFAULT_COLUMN, Rows
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMultipleChoice
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, Task, pad_rows
+from squeezebert_fast.training.tasks.sequences import DEFAULT_LABEL_COLUMN
+
+
+class Question(NamedTuple):
+    """A text with its choices, and the index of the right one."""
+
+    text: str
+    choices: tuple[str, ...]
+    right: int
+
+
+@dataclass(frozen=True)
+class ChoiceColumns:
+    """Which columns of a table hold what. The label is the right choice's index in `choices`, from 0."""
+
+    choices: tuple[str, ...]
+    text: str = DEFAULT_COLUMN
+    label: str = DEFAULT_LABEL_COLUMN
+    format: str | None = None
+
+
+class MultipleChoice(Task):
+    """The one of several second texts that goes with the first."""
+
+    name = "multiple-choice"
+    model_class = SqueezeBertForMultipleChoice
+    metrics = ("accuracy",)
+
+    def __init__(self, columns: ChoiceColumns) -> None:
+        if len(columns.choices) < 2:
+            raise InputError("multiple choice needs two choices at least: --choice-columns first,second")
+        self.columns = columns
+
+    def read(self, source: str) -> list[Question]:
+        names = [self.columns.text, *self.columns.choices, self.columns.label]
+        questions = []
+        for (text, *choices, label), place in Rows(source, names, self.columns.format, {self.columns.label}):
+            if not (label.isascii() and label.isdigit() and int(label) < len(choices)):
+                raise InputError(
+                    f"{place}: the label is {label!r}, expected the right choice's number, 0 to {len(choices) - 1}"
+                )
+            questions.append(Question(text, tuple(choices), int(label)))
+        return questions
+
+    def encode(
+        self,
+        examples: Sequence[Question],
+        tokenizer: SqueezeBertTokenizerFast,
+        config: SqueezeBertConfig,
+        max_length: int,
+    ) -> list[Features]:
+        count = len(self.columns.choices)
+        encoded = tokenizer(
+            [question.text for question in examples for _ in range(count)],
+            [choice for question in examples for choice in question.choices],
+            truncation=True,
+            max_length=max_length,
+        )
+        return [
+            {
+                "input_ids": encoded["input_ids"][at * count : (at + 1) * count],
+                "token_type_ids": encoded["token_type_ids"][at * count : (at + 1) * count],
+                "label": question.right,
+            }
+            for at, question in enumerate(examples)
+        ]
+
+    def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
+        flat = [
+            {"input_ids": ids, "token_type_ids": types}
+            for row in rows
+            for ids, types in zip(row["input_ids"], row["token_type_ids"], strict=True)
+        ]
+        batch = pad_rows(flat, pad)
+        shaped = {name: batch[name].unflatten(0, (len(rows), -1)) for name in MODEL_INPUTS}
+        return {**shaped, "labels": torch.tensor([row["label"] for row in rows])}
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        return F.cross_entropy(output["logits"].float(), batch["labels"], reduction="sum")
+
+    def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
+        return output["logits"].argmax(-1).tolist()
+
+    def score(
+        self, examples: Sequence[Question], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> dict[str, float]:
+        right = sum(answer == question.right for answer, question in zip(answers, examples, strict=True))
+        return {"accuracy": right / len(examples)}
+
+    def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
+        return list(output["logits"].float()[:, None])

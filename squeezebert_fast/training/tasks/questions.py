@@ -1,0 +1,220 @@
+"""Question answering by spans: SQuAD v1.1 files, long paragraphs cut into windows that overlap.
+
+A question's rows are the windows of its paragraph. Where a window lacks the answer, its target is [CLS]; the
+answer to a question is the best span of any of its windows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnswering
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training import metrics
+from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
+
+LONGEST_ANSWER = 30  # tokens
+LONGEST_QUESTION = 64  # tokens; a longer one is cut, to leave room for the paragraph
+HIDDEN = -1e4
+"""The logit of a token that is no place for an answer: finite, so that a row of nothing else has a loss."""
+
+
+class Question(NamedTuple):
+    """A question on a paragraph, its accepted answers, and the characters of the first one."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    start: int
+
+    @property
+    def end(self) -> int:
+        """The character after the first answer."""
+        return self.start + len(self.answers[0])
+
+
+class QuestionAnswering(Task):
+    """The span of a paragraph that answers a question.
+
+    stride: tokens that a paragraph's windows overlap by; less where a window has no room for so many.
+    """
+
+    name = "question-answering"
+    model_class = SqueezeBertForQuestionAnswering
+    metrics = ("f1", "exact_match")
+
+    def __init__(self, stride: int = 64) -> None:
+        self.stride = stride
+
+    def read(self, source: str) -> list[Question]:
+        try:
+            data = json.loads(Path(source).read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise InputError(f"{source} can't be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:  # its message has the line
+            raise InputError(f"{source} is not valid JSON: {error}") from error
+        questions = []
+        for article_at, article in enumerate(_field(data, "data", list, source)):
+            article_place = f"{source}, data[{article_at}]"
+            for paragraph_at, paragraph in enumerate(_field(article, "paragraphs", list, article_place)):
+                place = f"{article_place}.paragraphs[{paragraph_at}]"
+                context = _field(paragraph, "context", str, place)
+                questions += [
+                    _question(entry, context, f"{place}.qas[{at}]")
+                    for at, entry in enumerate(_field(paragraph, "qas", list, place))
+                ]
+        if not questions:
+            raise InputError(f"{source} holds no questions")
+        return questions
+
+    def label_fields(self, examples: Sequence[Question]) -> dict[str, Any]:
+        return {"num_labels": 2}  # an answer's start and end
+
+    def encode(
+        self,
+        examples: Sequence[Question],
+        tokenizer: SqueezeBertTokenizerFast,
+        config: SqueezeBertConfig,
+        max_length: int,
+    ) -> list[Features]:
+        if max_length < 8:
+            raise InputError(f"the maximum length is {max_length}, too short for a question and a window")
+        asked = [tokenizer(q.question, add_special_tokens=False) for q in examples]
+        rows = []
+        for at, (example, question) in enumerate(zip(examples, asked, strict=True)):
+            longest = min(LONGEST_QUESTION, (max_length - 3) // 2)
+            text = example.question
+            if len(question["input_ids"]) > longest:
+                text = text[: question.rows[0].offsets[longest - 1][1]]  # type: ignore[index]
+            room = max_length - 3 - min(len(question["input_ids"]), longest)
+            encoded = tokenizer(
+                [text],
+                [example.context],
+                truncation="only_second",
+                max_length=max_length,
+                stride=min(self.stride, room // 2),
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+            for window in range(len(encoded["input_ids"])):
+                inside = [sequence == 1 for sequence in encoded.sequence_ids(window)]
+                offsets = encoded["offset_mapping"][window]
+                start, end = _tokens_of(example, offsets, inside)
+                rows.append(
+                    {
+                        "input_ids": encoded["input_ids"][window],
+                        "token_type_ids": encoded["token_type_ids"][window],
+                        "inside": [int(each) for each in inside],
+                        "offsets": offsets,
+                        "start": start,
+                        "end": end,
+                        "example": at,
+                    }
+                )
+        return rows
+
+    def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
+        return {
+            **pad_rows(rows, pad, {"inside": 0}),
+            "starts": torch.tensor([row["start"] for row in rows]),
+            "ends": torch.tensor([row["end"] for row in rows]),
+        }
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        start, end = _logits(output, batch)
+        return (
+            F.cross_entropy(start, batch["starts"], reduction="sum")
+            + F.cross_entropy(end, batch["ends"], reduction="sum")
+        ) / 2
+
+    def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
+        start, end = _logits(output, batch)
+        tokens = start.shape[1]
+        # Every span at once: [rows, starts, ends], those that end before they start or are too long left out.
+        allowed = torch.ones(tokens, tokens, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)
+        inside = batch["inside"].bool()
+        allowed = allowed & inside[:, :, None] & inside[:, None, :]
+        scores = torch.where(allowed, start[:, :, None] + end[:, None, :], -torch.inf).flatten(1)
+        best = scores.max(-1)
+        return [
+            (score, index // tokens, index % tokens)
+            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def score(
+        self, examples: Sequence[Question], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> dict[str, float]:
+        best = [(-float("inf"), "")] * len(examples)
+        for row, (score, start, end) in zip(rows, answers, strict=True):
+            at = row["example"]
+            if score > best[at][0]:
+                first, last = row["offsets"][start][0], row["offsets"][end][1]
+                best[at] = (score, examples[at].context[first:last])
+        return metrics.answers([text for _, text in best], [example.answers for example in examples])
+
+    def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
+        kept = batch["attention_mask"].sum(1).tolist()
+        both = torch.stack(_logits(output, batch), 1)
+        return [row[:, :length] for row, length in zip(both, kept, strict=True)]
+
+    def soft_rows_are_per_token(self) -> bool:
+        return True
+
+
+def _question(entry: Any, context: str, place: str) -> Question:
+    id = str(_field(entry, "id", (str, int), place))
+    place = f"{place} ({id})"
+    if entry.get("is_impossible"):
+        raise InputError(
+            f"{place} has no answer (SQuAD 2.0); leave such questions out: spans alone are learnt"
+        )
+    answers = _field(entry, "answers", list, place)
+    if not answers:
+        raise InputError(f"{place} has no answers")
+    texts = tuple(_field(answer, "text", str, place) for answer in answers)
+    start = _field(answers[0], "answer_start", int, place)
+    if not texts[0] or start < 0 or context[start : start + len(texts[0])] != texts[0]:
+        raise InputError(f"{place}: the answer {texts[0][:60]!r} is not at character {start} of its context")
+    return Question(id, _field(entry, "question", str, place), context, texts, start)
+
+
+def _field(value: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
+    found = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(found, kind):
+        expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise InputError(f"{place}: {name} is missing or not a {expected}, which SQuAD files have there")
+    return found
+
+
+def _tokens_of(
+    example: Question, offsets: Sequence[tuple[int, int]], inside: Sequence[bool]
+) -> tuple[int, int]:
+    """The first and last token of the answer in a window; (0, 0), [CLS], where it isn't whole in there."""
+    covered = [
+        at
+        for at, ((start, end), here) in enumerate(zip(offsets, inside, strict=True))
+        if here and start < example.end and end > example.start
+    ]
+    if not covered or offsets[covered[0]][0] > example.start or offsets[covered[-1]][1] < example.end:
+        return 0, 0
+    return covered[0], covered[-1]
+
+
+def _logits(output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Start and end logits, float32 [rows, tokens], of the paragraph's tokens and [CLS] alone."""
+    possible = batch["inside"].bool()
+    possible = possible | (torch.arange(possible.shape[1]) == 0)
+    start, end = (
+        torch.where(possible, output[f"{name}_logits"].float(), HIDDEN) for name in ("start", "end")
+    )
+    return start, end

@@ -1,0 +1,146 @@
+"""Classification of words, named entities above all: CoNLL files with a word and its tag on a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.cli.reading import Rows
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassification
+from squeezebert_fast.modeling.losses import IGNORED_LABEL
+from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training import metrics
+from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
+from squeezebert_fast.training.tasks.sequences import label_index, matching_labels
+
+DOCUMENT_START = "-DOCSTART-"
+OUTSIDE = "O"
+
+
+class TaggedSentence(NamedTuple):
+    """The words of a sentence, a tag for each, and the place of each."""
+
+    words: list[str]
+    tags: list[str]
+    places: list[str]
+
+
+class TokenClassification(Task):
+    """A tag for each word, given by its first token; what is cut off counts as outside of every entity."""
+
+    name = "token-classification"
+    model_class = SqueezeBertForTokenClassification
+    metrics = ("f1", "precision", "recall", "accuracy")
+
+    def __init__(self) -> None:
+        self.labels: dict[int, str] = {}  # known once there is a configuration
+
+    def read(self, source: str) -> list[TaggedSentence]:
+        sentences = [TaggedSentence([], [], [])]
+        for (line,), place in Rows(source, ["line"], "text"):
+            fields = line.split("\t") if "\t" in line else line.split()
+            if not line.strip() or fields[0] == DOCUMENT_START:
+                if sentences[-1].words:
+                    sentences.append(TaggedSentence([], [], []))
+                continue
+            word, tag = fields[0].strip(), fields[-1].strip()
+            if len(fields) < 2 or not word or not tag:
+                raise InputError(f"{place}: {line[:60]!r}, expected a word and its tag, or nothing")
+            sentences[-1].words.append(word)
+            sentences[-1].tags.append(tag)
+            sentences[-1].places.append(place)
+        if not sentences[-1].words:
+            sentences.pop()
+        if not sentences:
+            raise InputError(f"{source} holds no words")
+        return sentences
+
+    def label_fields(self, examples: Sequence[TaggedSentence]) -> dict[str, Any]:
+        tags = sorted(
+            {tag for sentence in examples for tag in sentence.tags}, key=lambda tag: (tag != OUTSIDE, tag)
+        )
+        if len(tags) < 2:
+            raise InputError(
+                f"every tag of the training data is {tags[0]!r}, expected at least two different ones"
+            )
+        return {"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}}
+
+    def encode(
+        self,
+        examples: Sequence[TaggedSentence],
+        tokenizer: SqueezeBertTokenizerFast,
+        config: SqueezeBertConfig,
+        max_length: int,
+    ) -> list[Features]:
+        self.labels = dict(config.id2label or {})
+        encoded = tokenizer(
+            [sentence.words for sentence in examples],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_length,
+        )
+        rows = []
+        for at, sentence in enumerate(examples):
+            ids = [
+                label_index(tag, config, place)
+                for tag, place in zip(sentence.tags, sentence.places, strict=True)
+            ]
+            words = encoded.word_ids(at)
+            firsts = [
+                word is not None and word != before
+                for word, before in zip(words, [None, *words], strict=False)
+            ]
+            rows.append(
+                {
+                    "input_ids": encoded["input_ids"][at],
+                    "token_type_ids": encoded["token_type_ids"][at],
+                    "labels": [
+                        ids[word] if first and word is not None else IGNORED_LABEL
+                        for word, first in zip(words, firsts, strict=True)
+                    ],
+                    "words": [word for word, first in zip(words, firsts, strict=True) if first],
+                }
+            )
+        return rows
+
+    def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
+        return pad_rows(rows, pad, {"labels": IGNORED_LABEL})
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        logits = output["logits"].float()
+        return F.cross_entropy(
+            logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED_LABEL).sum())
+
+    def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
+        best = output["logits"].argmax(-1)
+        return [ids[kept].tolist() for ids, kept in zip(best, batch["labels"] != IGNORED_LABEL, strict=True)]
+
+    def score(
+        self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> dict[str, float]:
+        predicted = []
+        for sentence, row, ids in zip(examples, rows, answers, strict=True):
+            tags = [OUTSIDE] * len(sentence.words)
+            for word, index in zip(row["words"], ids, strict=True):
+                tags[word] = self.labels[index]
+            predicted.append(tags)
+        return metrics.tagging(predicted, [sentence.tags for sentence in examples])
+
+    def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
+        logits = output["logits"].float()
+        return [row[kept] for row, kept in zip(logits, batch["labels"] != IGNORED_LABEL, strict=True)]
+
+    def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
+        return matching_labels(teacher_labels, config)
+
+    def soft_rows_are_per_token(self) -> bool:
+        return True

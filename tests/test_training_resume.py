@@ -1,0 +1,282 @@
+"""A run that was killed, interrupted or went wrong: it goes on to the same bits, or says why it doesn't."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from squeezebert_fast import SqueezeBertModel
+from squeezebert_fast.loading import files
+from squeezebert_fast.training import loop
+from squeezebert_fast.training.run_folder import STATE, RunFolder
+from squeezebert_fast.training.tasks.sequences import SequenceClassification
+from tests.cli_helpers import refuses, run
+from tests.training_helpers import (
+    assert_same_end,
+    log_of,
+    opinions,
+    save_base,
+    state_of,
+    summary_of,
+    trains,
+    write_tsv,
+)
+
+PATIENCE = 120.0  # seconds until a hanging process fails the test
+STEPS_PER_EPOCH = 4
+
+
+class Killed(Exception):
+    """Stands for SIGKILL, of which one test has a real one: no code here catches it."""
+
+
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: True)  # most of so short a run's time
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs")
+    save_base(SqueezeBertModel, path / "base")
+    write_tsv(path / "train.tsv", opinions(60, 1))
+    write_tsv(path / "dev.tsv", opinions(20, 2))
+    trains(*command(path, "whole"))
+    return path
+
+
+def command(folder: Path, output: str, *more: object) -> list[object]:
+    """Two epochs of four steps, evaluated every three steps and after each epoch, saved every two."""
+    files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
+    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--max-length", 16, "--threads", 1]
+    when = ["--evaluate-every", 3, "--save-every", 2, "--log-every", 3]
+    return [*files, "-o", folder / output, *how, *when, *more]
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.Trainer._report
+
+    def report(self: loop.Trainer, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.progress.step == step:
+            raise Killed
+
+    monkeypatch.setattr(loop.Trainer, "_report", report)
+
+
+@pytest.mark.parametrize("step", range(1, 2 * STEPS_PER_EPOCH + 1))
+def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
+    step: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"killed-{step}"
+    with monkeypatch.context() as patched:
+        kill_after(step, patched)
+        assert isinstance(run(*command(folder, output)).exception, Killed)
+    trains(*command(folder, output, "--resume"))
+    assert_same_end(folder / output, folder / "whole")
+
+
+@pytest.mark.parametrize(
+    ("file", "time"),
+    [(STATE, 1), (STATE, 2), (STATE, 4), ("model.safetensors", 1), ("config.json", 1), ("run.json", 1)],
+)
+def test_a_run_killed_while_it_writes_a_file_ends_the_same(
+    file: str, time: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, replace, seen = f"cut-{file}-{time}", os.replace, []
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target).name == file:
+            seen.append(target)
+            if len(seen) == time:
+                raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "replace", killed)
+        result = run(*command(folder, output))
+    assert isinstance(result.exception, Killed)
+    if file == "run.json":
+        refuses(*command(folder, output, "--resume"), said="holds no run to resume")
+        trains(*command(folder, output, "--overwrite"))
+    else:
+        trains(*command(folder, output, "--resume"))
+    assert_same_end(folder / output, folder / "whole")
+
+
+def test_a_finished_run_is_resumed_to_the_same_end(folder: Path) -> None:
+    trains(*command(folder, "finished"))
+    said = trains(*command(folder, "finished", "--resume"))
+    assert "resumed after step 8 of 8" in said
+    assert_same_end(folder / "finished", folder / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["step", "evaluation"])
+def test_a_request_to_stop_saves_and_says_how_to_go_on(
+    number: int, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"stopped-{where}-{number}"
+    name = {"step": "loss", "evaluation": "answers"}[where]
+    original, calls = getattr(SequenceClassification, name), []
+
+    def signalled(self: SequenceClassification, *arguments: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SequenceClassification, name, signalled)
+        result = run(*command(folder, output))
+    assert result.exit_code == 130
+    step = state_of(folder / output)["step"]
+    assert result.stderr.endswith(f"stopped after step {step} of 8; the same command with --resume goes on\n")
+    assert step == {"step": 2, "evaluation": 3}[where]
+    trains(*command(folder, output, "--resume"))
+    assert_same_end(folder / output, folder / "whole")
+
+
+def test_a_second_ctrl_c_does_not_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(self: SequenceClassification, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("a second Ctrl-C was ignored")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SequenceClassification, "loss", signalled)
+        result = run(*command(folder, "impatient"))
+    assert (result.exit_code, result.stderr.count("\n")) == (130, 1)  # the line is of the new head
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_and_names_the_step(
+    value: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"loss-{value}"
+    original, calls = SequenceClassification.loss, []
+
+    def broken(self: SequenceClassification, *arguments: Any) -> Any:
+        calls.append(value)
+        return original(self, *arguments) * (value if torch.is_grad_enabled() and len(calls) > 3 else 1.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SequenceClassification, "loss", broken)
+        result = run(*command(folder, output))
+    assert result.exit_code == 2
+    assert f"the loss is {value} at step " in result.stderr
+    assert "the last checkpoint is kept" in result.stderr
+    state = state_of(folder / output)
+    assert state["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    trains(*command(folder, output, "--resume"))
+    assert_same_end(folder / output, folder / "whole")
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SequenceClassification.loss
+
+    def steep(self: SequenceClassification, *arguments: Any) -> Any:
+        loss = original(self, *arguments)
+        return loss + (
+            torch.sqrt(loss * 0) if torch.is_grad_enabled() else 0
+        )  # the root of 0 is infinitely steep
+
+    monkeypatch.setattr(SequenceClassification, "loss", steep)
+    result = run(*command(folder, "gradient"))
+    assert "the gradient is not finite at step 1: stopped before it reached the parameters" in result.stderr
+    assert "there is no checkpoint yet" in result.stderr
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--seed", 1], "seed is 1, but the run"),
+        (["--epochs", 3], "epochs is 3, but the run"),
+        (["--learning-rate", 0.1], "learning-rate is 0.1, but the run"),
+        (["--task", "regression"], "task is 'regression', but the run"),
+        (["--label-column", "text"], "label-column is 'text'"),
+    ],
+)
+def test_a_run_cannot_go_on_as_another(changed: list[object], said: str, folder: Path) -> None:
+    before = (folder / "whole" / STATE).read_bytes()
+    refuses(*command(folder, "whole", "--resume", *changed), said=said)
+    assert (folder / "whole" / STATE).read_bytes() == before
+
+
+def test_changed_data_are_noticed(folder: Path) -> None:
+    train, before = folder / "train.tsv", (folder / "train.tsv").read_text()
+    try:
+        train.write_text(before + "so good\tpos\n")
+        refuses(*command(folder, "whole", "--resume"), said="train is '")
+    finally:
+        train.write_text(before)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "code", "other"])
+def test_a_damaged_checkpoint_is_refused(damage: str, folder: Path) -> None:
+    output = folder / f"damaged-{damage}"
+    trains(*command(folder, output.name))
+    path = output / STATE
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    elif damage == "code":
+        torch.save(torch.nn.Linear(1, 1), path)
+    else:
+        torch.save({**state_of(output), "model": {"weight": torch.zeros(1)}}, path)
+    said = "doesn't fit this model" if damage == "other" else f"{path} is not a whole checkpoint"
+    refuses_with_head(*command(folder, output.name, "--resume"), said=said)
+
+
+def refuses_with_head(*arguments: object, said: str) -> None:
+    """As `refuses`, after the line about the new head."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    *_, last = result.stderr.splitlines()
+    assert last.startswith("squeezebert-fast: ")
+    assert said in last
+
+
+def test_the_log_never_holds_a_step_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        kill_after(7, patched)  # steps 6 and 7 come after the last checkpoint's log
+        run(*command(folder, "logged"))
+    trains(*command(folder, "logged", "--resume"))
+    steps = [line["step"] for line in log_of(folder / "logged") if "loss" in line]
+    assert steps == [3, 6, 8]
+    assert summary_of(folder / "logged")["seconds"] > 0
+    assert RunFolder(folder / "logged").records() == log_of(folder / "logged")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+def test_a_real_kill_loses_nothing_but_time(folder: Path) -> None:
+    output = folder / "really-killed"
+    words = [str(word) for word in command(folder, output.name)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from squeezebert_fast.cli import main; main()", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + PATIENCE
+    while not (output / STATE).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    (output / f".{STATE}.0123abcd.tmp").write_text("half a checkpoint")
+    trains(*command(folder, output.name, "--resume"))
+    assert_same_end(output, folder / "whole")
+    assert list(output.glob(".*")) == []

@@ -1,0 +1,403 @@
+"""The other tasks learn from their files' formats, and read and score them right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from squeezebert_fast import (
+    SqueezeBertConfig,
+    SqueezeBertForMaskedLM,
+    SqueezeBertForQuestionAnswering,
+    SqueezeBertForTokenClassification,
+    SqueezeBertModel,
+    SqueezeBertTokenizerFast,
+)
+from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.modeling import QuestionAnsweringModelOutput
+from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
+from squeezebert_fast.training.tasks.questions import QuestionAnswering
+from squeezebert_fast.training.tasks.tokens import TokenClassification
+from tests.cli_helpers import refuses, succeeds
+from tests.training_helpers import (
+    FILLERS,
+    PEOPLE,
+    SIZES,
+    VOCAB,
+    assert_same_end,
+    save_base,
+    summary_of,
+    trains,
+    write_vocab,
+)
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+QUICK = ["--batch-size", 16, "--learning-rate", 2e-2, "--threads", 1]
+PLACES = ("paris", "rome", "london")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return save_base(SqueezeBertModel, tmp_path / "base")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SqueezeBertTokenizerFast:
+    return SqueezeBertTokenizerFast(write_vocab(tmp_path_factory.mktemp("vocab")))
+
+
+def config(**fields: Any) -> SqueezeBertConfig:
+    return SqueezeBertConfig(**{**SIZES, **fields})
+
+
+# Token classification
+
+
+def write_conll(path: Path, count: int, separator: str = "\t") -> Path:
+    lines = ["-DOCSTART- -X- O O", ""]
+    for at in range(count):
+        person, place, filler = PEOPLE[at % 3], PLACES[at // 3 % 3], FILLERS[at % len(FILLERS)]
+        tagged = [
+            (filler, "O"),
+            (person, "B-PER"),
+            ("lives", "O"),
+            ("in", "O"),
+            (place, "B-LOC"),
+            ("on", "I-LOC"),
+        ]
+        lines += [*(separator.join(pair) for pair in tagged), ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("separator", ["\t", " NN X "])
+def test_entities_are_learnt_from_conll(separator: str, base: Path, tmp_path: Path) -> None:
+    train, out = write_conll(tmp_path / "train.conll", 96, separator), tmp_path / "out"
+    options = ["--task", "token-classification", "--epochs", 4, *QUICK]
+    trains("finetune", train, "--dev", train, "-m", base, "-o", out, *options)
+    assert summary_of(out)["best"]["dev"]["f1"] > 0.95
+    assert SqueezeBertConfig.from_json_file(out / "config.json").label2id == {
+        "O": 0, "B-LOC": 1, "B-PER": 2, "I-LOC": 3,
+    }  # fmt: skip
+    measured = json.loads(succeeds("evaluate", train, "-m", out, "--json"))["float32"]
+    assert measured["f1"] == summary_of(out)["best"]["dev"]["f1"]
+
+
+def test_entities_are_distilled_by_word(base: Path, tmp_path: Path) -> None:
+    train = write_conll(tmp_path / "train.conll", 48)
+    kind = ["--task", "token-classification"]
+    trains("finetune", train, "-m", base, "-o", tmp_path / "teacher", *kind, "--epochs", 4, *QUICK)
+    sizes = ["--layers", 1, "--hidden-size", 16, "--heads", 2]
+    how = [
+        "--teacher",
+        tmp_path / "teacher",
+        *sizes,
+        *kind,
+        "--alpha",
+        1,
+        "--epochs",
+        6,
+        "--max-length",
+        32,
+        *QUICK,
+    ]
+    trains("distill", train, "--dev", train, "-o", tmp_path / "out", *how)
+    assert summary_of(tmp_path / "out")["best"]["dev"]["f1"] > 0.9
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(reversed(VOCAB)) + "\n")
+    refuses(
+        "distill",
+        train,
+        "-o",
+        tmp_path / "no",
+        *how,
+        "--vocab",
+        other,
+        said="cut texts into different tokens",
+    )
+
+
+def test_a_word_has_one_label_and_what_is_cut_off_is_outside(
+    tokenizer: SqueezeBertTokenizerFast, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.conll"
+    path.write_text("anna-bob\tB-X\nparis\tO\nrome\tB-X\n")
+    task = TokenClassification()
+    sentences = task.read(str(path))
+    tags = {0: "O", 1: "B-X"}
+    (row,) = task.encode(sentences, tokenizer, config(id2label=tags), 6)
+    assert row["labels"] == [-100, 1, -100, -100, 0, -100]  # [CLS] anna - bob paris [SEP]
+    assert task.score(sentences, [row], [[1, 0]])["recall"] == 0.5
+    assert task.score(sentences, [row], [[1, 0]])["accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a O\nb\n", "t.conll, line 2: 'b', expected a word and its tag"),
+        ("a\t\n", "line 1: "),
+        ("\n\n", "holds no words"),
+        ("", "holds no texts"),
+        ("a O\nb O\n", "every tag of the training data is 'O'"),
+    ],
+)
+def test_what_is_not_conll_is_refused(content: str, said: str, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.conll").write_text(content)
+    kind = ["--task", "token-classification"]
+    refuses("finetune", tmp_path / "t.conll", "-m", base, "-o", tmp_path / "out", *kind, said=said)
+
+
+# Multiple choice
+
+
+def write_choices(path: Path, count: int) -> Path:
+    rows = []
+    for at in range(count):
+        right, wrong = PEOPLE[at % 3], PLACES[at // 3 % 3]
+        choices = [right, wrong] if at % 2 else [wrong, right]
+        rows.append(
+            {"premise": f"who {FILLERS[at % 10]}", "c0": choices[0], "c1": choices[1], "label": 1 - at % 2}
+        )
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_choices_are_learnt_and_distilled(base: Path, tmp_path: Path) -> None:
+    train, out = write_choices(tmp_path / "train.jsonl", 96), tmp_path / "out"
+    kind = ["--task", "multiple-choice", "--column", "premise", "--choice-columns", "c0,c1"]
+    trains("finetune", train, "--dev", train, "-m", base, "-o", out, *kind, "--epochs", 6, *QUICK)
+    assert summary_of(out)["best"]["dev"]["accuracy"] > 0.95
+    columns = ["--column", "premise", "--choice-columns", "c0,c1"]
+    measured = json.loads(succeeds("evaluate", train, "-m", out, "--json", *columns))["float32"]
+    assert measured["accuracy"] == summary_of(out)["best"]["dev"]["accuracy"]
+    student = ["--teacher", out, "--layers", 1, "--hidden-size", 16, "--heads", 2, *kind]
+    trains("distill", train, "-o", tmp_path / "small", *student, "--max-steps", 1, *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments", "said"),
+    [
+        (
+            {"text": "a", "x": "b", "y": "c", "label": 2},
+            ["--choice-columns", "x,y"],
+            "line 1: the label is '2'",
+        ),
+        ({"text": "a", "x": "b", "y": "c", "label": -1}, ["--choice-columns", "x,y"], "the label is '-1'"),
+        (
+            {"text": "a", "x": "b", "y": "c", "label": 0},
+            ["--choice-columns", "x,z"],
+            "no 'z'; it has text, x",
+        ),
+        ({"text": "a", "x": "b", "label": 0}, ["--choice-columns", "x"], "two choices at least"),
+        ({"text": "a", "x": "b", "label": 0}, [], "two choices at least"),
+        (
+            {"text": "a", "label": 0},
+            ["--pair-column", "x"],
+            "--pair-column means nothing for multiple-choice",
+        ),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(
+    row: dict[str, Any], arguments: list[str], said: str, base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    kind = ["--task", "multiple-choice", *arguments]
+    refuses("finetune", tmp_path / "t.jsonl", "-m", base, "-o", tmp_path / "out", *kind, said=said)
+
+
+# Question answering
+
+
+def squad(entries: list[tuple[str, str, str, int]]) -> dict[str, Any]:
+    paragraphs = [
+        {
+            "context": context,
+            "qas": [{"id": str(at), "question": q, "answers": [{"text": a, "answer_start": start}]}],
+        }
+        for at, (context, q, a, start) in enumerate(entries)
+    ]
+    return {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+
+
+def lives(count: int, filler: int) -> list[tuple[str, str, str, int]]:
+    entries = []
+    for at in range(count):
+        person, place = PEOPLE[at % 3], PLACES[at // 3 % 3]
+        lead = " ".join(FILLERS[(at + k) % 10] for k in range(at % filler))
+        context = f"{lead} {person} lives in {place} and so on".strip()
+        entries.append((context, "who lives", person, context.index(person)))
+    return entries
+
+
+def test_answers_are_learnt_over_windows_and_distilled(base: Path, tmp_path: Path) -> None:
+    train, out = tmp_path / "train.json", tmp_path / "out"
+    train.write_text(json.dumps(squad(lives(96, 20))))
+    kind = ["--task", "question-answering", "--stride", 6]
+    how = [*kind, "--max-length", 20, "--epochs", 5, *QUICK]
+    trains("finetune", train, "--dev", train, "-m", base, "-o", out, *how)
+    best = summary_of(out)["best"]["dev"]
+    assert best["exact_match"] > 0.9
+    measured = succeeds("evaluate", train, "-m", out, "--json", "--stride", 6, "--max-length", 20)
+    assert json.loads(measured)["float32"]["exact_match"] == best["exact_match"]
+    student = ["--teacher", out, "--layers", 1, "--hidden-size", 16, "--heads", 2, *kind, "--max-length", 20]
+    trains("distill", train, "-o", tmp_path / "small", *student, "--max-steps", 1, *QUICK)
+
+
+def test_every_window_points_at_its_answer_or_at_cls(
+    tokenizer: SqueezeBertTokenizerFast, tmp_path: Path
+) -> None:
+    context = " ".join(["it was a film and so on"] * 6) + " anna lives in paris"
+    start = context.index("lives")
+    (tmp_path / "q.json").write_text(json.dumps(squad([(context, "who lives", "lives in paris", start)])))
+    task = QuestionAnswering(stride=4)
+    examples = task.read(str(tmp_path / "q.json"))
+    rows = task.encode(examples, tokenizer, config(), 16)
+    assert len(rows) > 3
+    assert all(len(row["input_ids"]) <= 16 for row in rows)
+    spans = [
+        tokenizer.decode(row["input_ids"][row["start"] : row["end"] + 1]) for row in rows if row["start"] > 0
+    ]
+    assert spans
+    assert set(spans) == {"lives in paris"}
+    covered = {
+        offset for row in rows for offset, inside in zip(row["offsets"], row["inside"], strict=True) if inside
+    }
+    assert len(covered) == len(context.split())
+    # The best span of any window, and never one from the question or the wrong way round.
+    batch = task.collate(rows, 0, 0)
+    shape = batch["input_ids"].shape
+    last = next(at for at, row in enumerate(rows) if row["start"] > 0)
+    starts, ends = torch.full(shape, -99.0), torch.zeros(shape)
+    starts[:, 1] = ends[:, 1] = 50.0  # a token of the question
+    starts[last, rows[last]["start"]] = ends[last, rows[last]["end"]] = 9.0
+    ends[last, rows[last]["start"] - 1] = 20.0
+    answers = task.answers(QuestionAnsweringModelOutput(start_logits=starts, end_logits=ends), batch)
+    assert task.score(examples, rows, answers) == {"f1": 1.0, "exact_match": 1.0}
+
+
+def test_a_long_question_leaves_room_for_the_paragraph(
+    tokenizer: SqueezeBertTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "q.json").write_text(json.dumps(squad([("anna lives in paris", "who " * 90, "anna", 0)])))
+    rows = QuestionAnswering().encode(
+        QuestionAnswering().read(str(tmp_path / "q.json")), tokenizer, config(), 16
+    )
+    assert all(len(row["input_ids"]) <= 16 for row in rows)
+    assert sum(row["start"] > 0 for row in rows) >= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "q.json is not valid JSON"),
+        ("[]", "q.json: data is missing"),
+        ('{"data": []}', "holds no questions"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "data[0].paragraphs[0]: context is missing"),
+        (json.dumps(squad([("anna lives", "who", "anna", 3)])), "the answer 'anna' is not at character 3"),
+        (json.dumps(squad([("anna", "who", "anna", 0)])).replace('"id": "0"', '"id": "7", "is_impossible": true'),
+         "paragraphs[0].qas[0] (7) has no answer (SQuAD 2.0)"),
+        (json.dumps(squad([("anna", "who", "anna", 0)])).replace('"answers": [{', '"answers": [], "x": [{'),
+         "has no answers"),
+    ],
+)  # fmt: skip
+def test_what_is_not_squad_is_refused(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(InputError) as caught:
+        QuestionAnswering().read(str(tmp_path / "q.json"))
+    assert said in str(caught.value)
+
+
+@pytest.mark.skipif(not (DATA / "xquad_en").is_dir(), reason="../shared/data/xquad_en is not there")
+def test_real_answers_come_back_from_their_tokens() -> None:
+    task = QuestionAnswering(stride=64)
+    examples = task.read(str(DATA / "xquad_en" / "xquad.en.json"))[:200]
+    rows = task.encode(examples, SqueezeBertTokenizerFast(DATA / "vocab.txt"), SqueezeBertConfig(), 128)
+    answers = [(float(row["start"] > 0), row["start"], row["end"]) for row in rows]
+    measured = task.score(examples, rows, answers)
+    assert len(rows) > len(examples)
+    assert measured["exact_match"] > 0.98  # an answer may end within a token
+
+
+# Masked language model
+
+
+def write_text(path: Path, count: int) -> Path:
+    lines = [f"{PEOPLE[at % 3]} lives in {PLACES[at % 3]} and so on" for at in range(count)]
+    path.write_text("\n\n".join(lines) + "\n")
+    return path
+
+
+def test_pretraining_learns_to_fill_in_and_can_be_fine_tuned(tmp_path: Path) -> None:
+    train, out = write_text(tmp_path / "train.txt", 300), tmp_path / "out"
+    sizes = ["--layers", 1, "--hidden-size", 16, "--heads", 2, "--vocab", write_vocab(tmp_path)]
+    how = [*sizes, "--max-length", 16, "--epochs", 8, *QUICK]
+    said = trains("pretrain", train, "--dev", train, "-o", out, *how)
+    best = summary_of(out)["best"]["dev"]
+    assert "best dev perplexity" in said
+    assert best["perplexity"] < len(VOCAB) / 3
+    assert best["perplexity"] == pytest.approx(torch.tensor(best["loss"]).exp().item(), rel=1e-4)
+    fills = json.loads(succeeds("fill-mask", "-m", out, "anna [MASK] in paris", "--json", "--top-k", 3))
+    assert "lives" in {fill["token"] for fill in fills[0]}
+    (tmp_path / "t.tsv").write_text("text\tlabel\ngood\tx\nbad\ty\n")
+    trains("finetune", tmp_path / "t.tsv", "-m", out, "-o", tmp_path / "tuned", "--max-steps", 1)
+
+
+def test_pretraining_resumes_to_the_same_masks(tmp_path: Path) -> None:
+    base = save_base(SqueezeBertForMaskedLM, tmp_path / "base")
+    train = write_text(tmp_path / "train.txt", 60)
+    how = ["-m", base, "--max-length", 16, "--epochs", 2, *QUICK]
+    trains("pretrain", train, "-o", tmp_path / "whole", *how)
+    trains("pretrain", train, "-o", tmp_path / "again", *how)
+    assert_same_end(tmp_path / "whole", tmp_path / "again")
+
+
+def test_masks_are_15_percent_80_10_10_and_new_in_each_epoch(tokenizer: SqueezeBertTokenizerFast) -> None:
+    task = MaskedLanguageModel(seed=0)
+    rows = task.encode([" ".join(FILLERS)] * 600, tokenizer, config(), 42)
+    batch, again, next_epoch = (task.collate(rows, 0, epoch) for epoch in (0, 0, 1))
+    original = torch.full_like(batch["input_ids"], 0)
+    for at, row in enumerate(rows):
+        original[at, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert not torch.equal(batch["labels"], next_epoch["labels"])
+    chosen = batch["labels"] != -100
+    special = original < 5
+    assert not (chosen & special).any()
+    assert torch.equal(batch["labels"][chosen], original[chosen])
+    assert torch.equal(batch["input_ids"][~chosen], original[~chosen])
+    assert chosen.sum() / (~special).sum() == pytest.approx(0.15, abs=0.01)
+    inputs, labels = batch["input_ids"][chosen], batch["labels"][chosen]
+    assert (inputs == tokenizer.mask_token_id).float().mean() == pytest.approx(0.8, abs=0.05)
+    other = (inputs != tokenizer.mask_token_id) & (inputs != labels)
+    assert other.float().mean() == pytest.approx(0.1, abs=0.04)
+    assert (inputs >= 4).all()
+    alone = task.collate(rows[3:4], 0, 0)
+    length = len(rows[3]["input_ids"])
+    assert torch.equal(alone["labels"][0], batch["labels"][3, :length])
+
+
+def test_blocks_hold_every_token_of_the_text_once(tokenizer: SqueezeBertTokenizerFast) -> None:
+    lines = ["it was", "a film and so on that we saw", "good"]
+    rows = MaskedLanguageModel(seed=0).encode(lines, tokenizer, config(), 6)
+    assert all(len(row["input_ids"]) <= 6 for row in rows)
+    words = [index for row in rows for index in row["input_ids"] if index >= 5]
+    assert tokenizer.decode(words) == " ".join(lines)
+
+
+# What all commands refuse
+
+
+def test_a_model_of_no_task_cannot_be_evaluated(base: Path, tmp_path: Path) -> None:
+    refuses("evaluate", tmp_path / "x.tsv", "-m", base, said="is a SqueezeBertModel, expected a model")
+    tags = save_base(SqueezeBertForTokenClassification, tmp_path / "tags")
+    refuses(
+        "evaluate", tmp_path / "x", "-m", tags, "--column", "a", said="--column means nothing for token-class"
+    )
+    refuses("evaluate", tmp_path / "x", "-m", tags, "--precision", "int4", said="the precision is 'int4'")
+    questions = save_base(SqueezeBertForQuestionAnswering, tmp_path / "qa")
+    refuses("evaluate", tmp_path / "none.json", "-m", questions, said="none.json can't be read")
+    refuses("evaluate", tmp_path / "x", "-m", tags, "--max-length", 99, said="x doesn't exist")
