@@ -29,6 +29,11 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
 
 
+def heed_ctrl_c() -> None:
+    """A shell has its background jobs, and so this test in one, ignore SIGINT; a process inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["predict", "--help"], ["predict", "none.txt", "-m", "x"]]
 )
@@ -55,7 +60,7 @@ def test_ctrl_c_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     pipe, output = tmp_path / "texts", tmp_path / "out"
     os.mkfifo(pipe)
     output.mkdir()
-    process = start("predict", "-m", model, pipe, "-o", output / "rows.csv")
+    process = start("predict", "-m", model, pipe, "-o", output / "rows.csv", preexec_fn=heed_ctrl_c)
     with pipe.open("w") as stream:
         stream.write("one text\n" * 3)
         stream.flush()
