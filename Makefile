@@ -67,8 +67,8 @@ test-native: $(VENV)/test.stamp
 
 # Two processes: TRITON_INTERPRET holds for a whole one.
 test-triton: $(VENV)/test.stamp
-	$(BIN)/python -m pytest tests/triton
-	$(BIN)/python -m pytest tests/triton_resources
+	$(BIN)/python -m pytest -n 2 tests/triton
+	$(BIN)/python -m pytest -n 2 tests/triton_resources
 
 # No virtual environment: a GPU's machine has its own torch and triton, and may have no network.
 gpu-check:

@@ -34,6 +34,9 @@ from squeezebert_fast.training.settings import Settings
 from squeezebert_fast.training.stopping import StopRequest
 from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
 
+SECONDS_BETWEEN_DRAWINGS = 60.0
+"""A picture takes half a second, which may be more than what it is of."""
+
 
 @dataclass
 class Progress:
@@ -93,6 +96,7 @@ class Trainer:
             self.optimizer, linear_schedule(self.total_steps, settings.warmup)
         )
         self.progress = Progress()
+        self._drawn = time.monotonic()
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
 
     # The run
@@ -224,7 +228,13 @@ class Trainer:
         self.reporter.say(f"step {step} of {self.total_steps}, epoch {epoch:.2f}: dev {in_words(dev)}")
         if self.processes.first:
             self.folder.log({"step": step, "epoch": epoch, "dev": dev})
+            if time.monotonic() > self._drawn + SECONDS_BETWEEN_DRAWINGS:
+                self._draw()
+
+    def _draw(self) -> None:
+        if self.processes.first:
             draw_curves(self.folder.records(), self.metric, self.folder.curves)
+            self._drawn = time.monotonic()
 
     def _save_model(self) -> None:
         if self.processes.first:
@@ -244,6 +254,7 @@ class Trainer:
 
     def _save_and_stop(self) -> None:
         self._save()
+        self._draw()
         raise TrainingInterrupted(
             f"stopped after step {self.progress.step} of {self.total_steps}; the same command with --resume goes on"
         )
@@ -309,8 +320,8 @@ class Trainer:
             "processes": self.processes.world,
             "threads": torch.get_num_threads(),
         }
+        self._draw()
         if self.processes.first:
-            draw_curves(self.folder.records(), self.metric, self.folder.curves)
             self.folder.write_summary(summary)
         return summary
 
