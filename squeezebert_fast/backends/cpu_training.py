@@ -1,0 +1,260 @@
+"""The CPU's training kernels: forwards that keep little, and backwards that compute the rest again.
+
+Arguments are checked, contiguous and float32, on the CPU, but where a function says otherwise. Results are new
+tensors that are not part of any graph. Dropout's mask is a function of the seed and an element's place alone: a
+backward, or a second forward under gradient checkpointing, draws the same one, on any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.backends import cpu
+
+PART = 1024
+"""Tokens whose hidden tensors are there at once in the backward of a feed-forward block."""
+
+
+def grouped_pointwise_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    activation: str | None,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias, each where `needs` has True.
+
+    grad: [..., out_channels]; x: [..., in_channels]. The result before the activation is computed again.
+    """
+    if activation is not None:
+        z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
+        grad = grad.clone()
+        _activation_backward(activation, z, grad, keep=False)
+    grad_x = _grad_x(grad, weight, groups).view(x.shape) if needs[0] else None
+    grad_weight, grad_bias = _empty_like(weight, needs[1]), _empty_like(bias, needs[2])
+    _weight_gradient(grad, x, groups, grad_weight, grad_bias)
+    return grad_x, grad_weight, grad_bias
+
+
+def grouped_mlp_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int,
+    activation: str | None,
+    needs: tuple[bool, bool, bool, bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight_in, bias_in, weight_out and bias_out, each where `needs` has True.
+
+    grad: [..., out_channels]; x: [..., channels]. The hidden tensor is computed again, for PART tokens at a time.
+    """
+    rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    grad_x = torch.empty_like(rows) if needs[0] else None
+    of_in = _empty_like(weight_in, needs[1]), _empty_like(bias_in, needs[2])
+    of_out = _empty_like(weight_out, needs[3]), _empty_like(bias_out, needs[4])
+    for first in range(0, max(len(rows), 1), PART):
+        part = slice(first, first + PART)
+        z = cpu.grouped_pointwise_conv(rows[part], weight_in, bias_in, groups, None)
+        if any(needs[:3]):
+            grad_z = _grad_x(grads[part], weight_out, groups)
+            _activation_backward(activation, z, grad_z, keep=True)
+            if grad_x is not None:
+                grad_x[part] = _grad_x(grad_z, weight_in, groups)
+            _weight_gradient(grad_z, rows[part], groups, *of_in, accumulate=first > 0)
+        else:
+            _activation_backward(activation, z, torch.zeros_like(z), keep=True)
+        _weight_gradient(grads[part], z, groups, *of_out, accumulate=first > 0)
+    return None if grad_x is None else grad_x.view(x.shape), *of_in, *of_out
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The result, [batch, queries, channels], and for each row [batch, num_heads, queries, 2], which the backward needs:
+    its largest score and the reciprocal of its exponentials' sum.
+
+    q: [batch, queries, channels]; k, v: [batch, keys, channels]; mask: None, or one that broadcasts to [batch,
+    num_heads, queries, keys], with any strides but the last one, which is 1. seed: 64 bits. No axis is empty.
+    """
+    native: Any = cpu._native
+    result = torch.empty_like(q)
+    statistics = torch.empty((q.shape[0], num_heads, q.shape[1], 2), dtype=torch.float32, device="cpu")
+    arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
+    native.attention_forward(*arguments, result.data_ptr(), torch.get_num_threads())
+    return result, statistics
+
+
+def attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    result: Tensor,
+    statistics: Tensor,
+    num_heads: int,
+    dropout_p: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from `attention`'s arguments and results."""
+    native: Any = cpu._native
+    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
+    native.attention_backward(
+        *arguments,
+        result.data_ptr(),
+        grad.data_ptr(),
+        [each.data_ptr() for each in gradients],
+        torch.get_num_threads(),
+    )
+    return gradients
+
+
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dropout_p: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`layer_norm(dropout(x) + residual)`, and what the backward needs: the sum before the norm, and [2, ...], each row's
+    mean and the reciprocal of its deviation."""
+    native: Any = cpu._native
+    y, total = torch.empty_like(x), torch.empty_like(x)
+    moments = torch.empty((2, *x.shape[:-1]), dtype=torch.float32, device="cpu")
+    channels = x.shape[-1]
+    native.add_layer_norm_forward(
+        cpu.instruction_set(),
+        x.numel() // channels,
+        channels,
+        x.data_ptr(),
+        residual.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        eps,
+        (dropout_p, seed),
+        total.data_ptr(),
+        y.data_ptr(),
+        _addresses(*moments),
+        torch.get_num_threads(),
+    )
+    return y, total, moments
+
+
+def add_layer_norm_backward(
+    grad: Tensor,
+    total: Tensor,
+    moments: Tensor,
+    weight: Tensor,
+    dropout_p: float,
+    seed: int,
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, residual, weight and bias, each where `needs` has True."""
+    native: Any = cpu._native
+    for_x, for_residual, for_weight, for_bias = needs
+    grad_residual = _empty_like(grad, for_residual)
+    # without dropout it is the same tensor
+    grad_x = _empty_like(grad, for_x and (dropout_p > 0.0 or not for_residual))
+    gradients = grad_x, grad_residual, _empty_like(weight, for_weight), _empty_like(weight, for_bias)
+    channels = grad.shape[-1]
+    native.add_layer_norm_backward(
+        cpu.instruction_set(),
+        grad.numel() // channels,
+        channels,
+        grad.data_ptr(),
+        total.data_ptr(),
+        _addresses(*moments),
+        weight.data_ptr(),
+        (dropout_p, seed),
+        _addresses(*gradients),
+        torch.get_num_threads(),
+    )
+    return grad_residual if for_x and grad_x is None else grad_x, *gradients[1:]
+
+
+def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
+    return torch.empty_like(tensor) if wanted and tensor is not None else None
+
+
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _grad_x(grad: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """The gradient of a grouped product's input: the product with its weight transposed, group by group."""
+    return cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None)
+
+
+def _activation_backward(activation: str | None, z: Tensor, grad: Tensor, *, keep: bool) -> None:
+    """z to activation(z) if `keep`, and grad to grad * activation'(z), in place."""
+    native: Any = cpu._native
+    name = cpu.FUSED_ACTIVATIONS[activation]
+    native.activation_backward(
+        cpu.instruction_set(), name, keep, z.data_ptr(), grad.data_ptr(), z.numel(), torch.get_num_threads()
+    )
+
+
+def _weight_gradient(
+    grad: Tensor,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    accumulate: bool = False,
+) -> None:
+    """Fill, or add to, the gradients of a grouped product's weight and bias."""
+    native: Any = cpu._native
+    rows = grad.numel() // grad.shape[-1]
+    if weight is None:
+        if bias is not None:
+            total = grad.reshape(rows, -1).sum(0)
+            bias.copy_(bias + total if accumulate else total)
+        return
+    native.weight_gradient(
+        cpu.instruction_set(),
+        grad.data_ptr(),
+        x.data_ptr(),
+        (rows, groups, x.shape[-1], grad.shape[-1]),
+        accumulate,
+        *_addresses(weight, bias),
+        torch.get_num_threads(),
+    )
+
+
+def _attention_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout_p: float,
+    seed: int,
+    statistics: Tensor,
+) -> tuple[Any, ...]:
+    batch, queries, channels = q.shape
+    keys = k.shape[1]
+    strides = [0, 0, 0]
+    if mask is not None:
+        mask = mask.expand(batch, num_heads, queries, keys)
+        strides = list(mask.stride()[:3])
+    return (
+        cpu.instruction_set(),
+        (batch, queries, keys, num_heads, channels // num_heads),
+        _addresses(q, k, v),
+        0 if mask is None else mask.data_ptr(),
+        strides,
+        (dropout_p, seed),
+        statistics.data_ptr(),
+    )
