@@ -147,7 +147,8 @@ PYBIND11_MODULE(_native, m) {
              py::gil_scoped_release release;
              return std::make_unique<PackedGroupedPointwiseConv>(kernels, precision, weights, threads);
            }),
-           py::arg("instruction_set"), py::arg("precision"), py::arg("conv"), py::arg("transposed"), py::arg("threads"))
+           py::arg("instruction_set"), py::arg("precision"), py::arg("conv"), py::arg("threads"),
+           py::arg("transposed") = false)
       .def(
           "run",
           [](const PackedGroupedPointwiseConv& self, uintptr_t x, int64_t x_row_stride, int64_t tokens, uintptr_t bias,
