@@ -11,7 +11,7 @@ namespace {
 
 using squeezebert::WeightGradient;
 
-constexpr int64_t kGradientRows = 192;  // whole vectors of every build
+constexpr int64_t kGradientRows = 256;  // whole vectors of every build
 
 inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
   return (out + padded_columns(in)) * kGradientRows * static_cast<int64_t>(sizeof(float));

@@ -286,13 +286,16 @@ def grouped_pointwise_conv(
     return run_packed(packed_weight(weight, groups, precision), x, bias, activation)
 
 
-def run_packed(packed: Any, x: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """`grouped_pointwise_conv` by weights that are packed already."""
+def run_packed(
+    packed: Any, x: Tensor, bias: Tensor | None, activation: str | None, out: Tensor | None = None
+) -> Tensor:
+    """`grouped_pointwise_conv` by weights that are packed already, into `out`, contiguous, or a new tensor."""
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(1) != 1 and rows.shape[1] != 1:
         rows = rows.contiguous()
     # the device is said, since `torch.set_default_device` would put it elsewhere
-    y = torch.empty((*x.shape[:-1], packed.out_channels), dtype=torch.float32, device="cpu")
+    shape = (*x.shape[:-1], packed.out_channels)
+    y = torch.empty(shape, dtype=torch.float32, device="cpu") if out is None else out
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     packed.run(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from squeezebert_fast.backends import cpu
 
-PART = 1024
+PART = 256
 """Tokens whose hidden tensors are there at once in the backward of a feed-forward block."""
 
 
@@ -60,14 +60,17 @@ def grouped_mlp_backward(
     grad_x = torch.empty_like(rows) if needs[0] else None
     of_in = _empty_like(weight_in, needs[1]), _empty_like(bias_in, needs[2])
     of_out = _empty_like(weight_out, needs[3]), _empty_like(bias_out, needs[4])
+    forward = cpu.packed_weight(weight_in, groups)
+    back_out = cpu.pack_transposed(weight_out, groups) if any(needs[:3]) else None
+    back_in = cpu.pack_transposed(weight_in, groups) if needs[0] else None
     for first in range(0, max(len(rows), 1), PART):
         part = slice(first, first + PART)
-        z = cpu.grouped_pointwise_conv(rows[part], weight_in, bias_in, groups, None)
-        if any(needs[:3]):
-            grad_z = _grad_x(grads[part], weight_out, groups)
+        z = cpu.run_packed(forward, rows[part], bias_in, None)
+        if back_out is not None:
+            grad_z = cpu.run_packed(back_out, grads[part], None, None)
             _activation_backward(activation, z, grad_z, keep=True)
             if grad_x is not None:
-                grad_x[part] = _grad_x(grad_z, weight_in, groups)
+                cpu.run_packed(back_in, grad_z, None, None, out=grad_x[part])
             _weight_gradient(grad_z, rows[part], groups, *of_in, accumulate=first > 0)
         else:
             _activation_backward(activation, z, torch.zeros_like(z), keep=True)
