@@ -140,7 +140,7 @@ void run_guarded(const Convolution& conv, const KernelTable& table, Precision pr
     const Segment segment{group * depth, depth,        group * columns,
                           columns,       false,        packed.data(),
                           bias.data(),   scale.data(), reinterpret_cast<const int32_t*>(start.data())};
-    kernels.product({x, &segment, 1, y.data(), shape.y_row_stride(), Activation::gelu}, {0, shape.tokens});
+    kernels.product({x, &segment, 1, y.data(), shape.y_row_stride(), Activation::gelu, nullptr}, {0, shape.tokens});
   }
 }
 
