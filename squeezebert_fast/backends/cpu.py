@@ -58,6 +58,9 @@ FUSED_ACTIVATIONS = (
 )
 """The activations that a kernel applies itself, by transformers' names, some of which share a formula."""
 
+_usable: tuple[str, ...] = () if _native is None else tuple(_native.instruction_sets())
+# asked once, before torch.compile traces a call: it can't look into native code
+
 _chosen: str | None = None
 
 
@@ -70,7 +73,7 @@ def native_module_missing() -> str | None:
 
 def instruction_sets() -> list[str]:
     """The kernel builds that are usable on this machine, best first; empty without the native module."""
-    return [] if _native is None else _native.instruction_sets()
+    return list(_usable)
 
 
 def instruction_set() -> str:

@@ -34,24 +34,27 @@ def forget_snapshot(encoder: nn.Module) -> None:
     _snapshots.pop(encoder, None)
 
 
+TRACING = "torch.compile or torch.export is tracing"
+
+
 class AcceleratedEncoder(Accelerated):
     """Mixed into a SqueezeBertEncoder's class; `forward` has that class's arguments and results."""
 
     layers: nn.ModuleList
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return super().forward(*args, **kwargs)
         settings: Settings = self.__dict__[SETTINGS]
         library = library_of(type(self))
         assert library is not None  # as is_encoder had it
         arguments = library.arguments(self, args, kwargs)
-        reason = lasting_obstacle(self, library) or self._call_obstacle(**arguments)
+        traced = torch.compiler.is_compiling()
+        reason = tracing_obstacle(self) if traced else lasting_obstacle(self, library)
+        reason = reason or self._call_obstacle(**arguments)
         if reason is not None:
             if settings.strict or not settings.keep_original:
                 raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
             output = super().forward(*args, **kwargs)
-            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad else None
+            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad and not traced else None
             return output if keep is None else _zero_padding(output, keep)
         x, hidden_states = self._run_layers(
             arguments["hidden_states"],
@@ -77,9 +80,10 @@ class AcceleratedEncoder(Accelerated):
             return "output_attentions asks for the scores, which the accelerated layers don't keep"
         if head_mask is not None and any(mask is not None for mask in head_mask):
             return "the accelerated layers take no head_mask"
-        reason = context_obstacle() or tensor_obstacle(hidden_states, attention_mask)
-        if reason is not None:
-            return reason
+        if not torch.compiler.is_compiling():
+            reason = context_obstacle() or tensor_obstacle(hidden_states, attention_mask)
+            if reason is not None:
+                return reason
         if hidden_states.dim() != 3:
             return f"hidden_states has shape {list(hidden_states.shape)}, not [batch, tokens, channels]"
         if attention_mask is None:
@@ -102,7 +106,8 @@ class AcceleratedEncoder(Accelerated):
         # a boolean 4-D mask is added as 0 and 1, as transformers does
         added = mask if mask is None or mask.dtype == x.dtype else mask.to(x.dtype)
         needs_grad = _needs_grad(self, x, added)
-        snapshot = self._snapshot(x, needs_grad, settings, library)
+        traced = torch.compiler.is_compiling()
+        snapshot = TRACING if traced else self._snapshot(x, needs_grad, settings, library)
         if isinstance(snapshot, engine.Snapshot):
             y, outputs = snapshot.native.run(x, added, settings.unpad, keep_states)
             return y, (x, *outputs) if keep_states else None
@@ -114,10 +119,10 @@ class AcceleratedEncoder(Accelerated):
         if needs_grad and not library.channels_first:  # transformers' encoder has no checkpointing
             run, run_original = self._checkpointed(run), self._checkpointed(run_original)
         # an equal mask for every query is read, and kept for the backward, once
-        narrow = added if added is None or added.requires_grad else engine.by_key(added)
+        narrow = added if added is None or added.requires_grad or traced else engine.by_key(added)
         states = [x]
         for index, layer in enumerate(self.layers):
-            reason = layers.obstacle(layer, library)
+            reason = None if traced else layers.obstacle(layer, library)
             if reason is None:
                 x = run(layer, x, narrow, settings, library)
             elif settings.strict:
@@ -126,7 +131,7 @@ class AcceleratedEncoder(Accelerated):
                 x = run_original(layer, x, mask, library)
             if keep_states:
                 states.append(x)
-        keep = _real_tokens(added) if settings.unpad else None
+        keep = _real_tokens(added) if settings.unpad and not traced else None
         if keep is not None:
             states = [states[0], *(torch.where(keep, state, 0.0) for state in states[1:])]
             x = torch.where(keep, x, 0.0)
@@ -233,6 +238,22 @@ def lasting_obstacle(encoder: nn.Module, library: Library) -> str | None:
     if original.forward is not library.encoder.forward:
         return f"{original.__name__} has a forward of its own"
     return library.replaced() or layers.hooks_on_every_module()
+
+
+def tracing_obstacle(encoder: nn.Module) -> str | None:
+    """Why the layers can't run operation by operation in a graph, or None."""
+    library = library_of(type(encoder))
+    assert library is not None  # is_encoder
+    reason = lasting_obstacle(encoder, library)
+    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
+        reason = reason or layers.obstacle(layer, library)
+        if reason is not None:
+            return f"layers.{index}: {reason}"
+    return reason
+
+
+# What torch.compiler.assume_constant_result does, without importing torch._dynamo, which takes a second.
+tracing_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_encoder(module: nn.Module) -> bool:

@@ -121,9 +121,9 @@ def through_definition(
 ) -> Gradients:
     """Gradients of `definition(*tensors)` where `needs` has True; differentiable if gradients are recorded now."""
     again = torch.is_grad_enabled()
+    # Tensors of their own, since one of `tensors` may have been computed from another.
+    inputs = [None if t is None else t.view_as(t) for t in tensors]
     with torch.enable_grad():
-        # Tensors of their own, since one of `tensors` may have been computed from another.
-        inputs = [t if t is None else t.view_as(t) if again else t.detach() for t in tensors]
         wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
         for tensor in wanted:
             tensor.requires_grad_()
