@@ -30,7 +30,11 @@ except ImportError as error:  # installed without a compiler
     _import_error = str(error)
 
 NAME = "cpu"
-OPERATIONS = frozenset({"grouped_pointwise_conv", "embeddings", "encoder"})
+OPERATIONS = frozenset(
+    {"grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp", "embeddings", "encoder"}
+)
+SINGLE = ("embeddings", "encoder")
+"""Those that take float32 alone, and no product of autocast. The others convert bfloat16 on the way in and out."""
 
 ISA_VARIABLE = "SQUEEZEBERT_FAST_ISA"
 """Environment variable that names the kernel build to use in place of the best one."""
@@ -54,6 +58,9 @@ FUSED_ACTIVATIONS = (
 )
 """The activations that a kernel applies itself, by transformers' names, some of which share a formula."""
 
+_usable: tuple[str, ...] = () if _native is None else tuple(_native.instruction_sets())
+# asked once, before torch.compile traces a call: it can't look into native code
+
 _chosen: str | None = None
 
 
@@ -66,7 +73,7 @@ def native_module_missing() -> str | None:
 
 def instruction_sets() -> list[str]:
     """The kernel builds that are usable on this machine, best first; empty without the native module."""
-    return [] if _native is None else _native.instruction_sets()
+    return list(_usable)
 
 
 def instruction_set() -> str:
@@ -111,8 +118,16 @@ def refusal(request: Request) -> str | None:
         return missing
     if request.device.type != "cpu":
         return f"the tensors are on {request.device}, not on the CPU"
-    if request.dtype is not torch.float32:
-        return f"the dtype is {request.dtype}, the kernel takes torch.float32"
+    if request.operation in SINGLE:
+        if request.dtype is not torch.float32:
+            return f"the dtype is {request.dtype}, the kernel takes torch.float32"
+        if request.autocast is not None and request.operation == "encoder":
+            return "autocast is active"
+    else:
+        if request.dtype not in (torch.float32, torch.bfloat16):
+            return f"the dtype is {request.dtype}, the kernels take torch.float32 and torch.bfloat16"
+        if request.autocast not in (None, torch.bfloat16):
+            return f"autocast to {request.autocast} is active, the kernels take torch.bfloat16"
     return request.obstacle
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from squeezebert_fast.backends import cpu
 
 PART = 256
-"""Tokens whose hidden tensors are there at once in the backward of a feed-forward block."""
+"""Tokens whose hidden tensors are there at once of a feed-forward block: few enough to stay in the caches."""
 
 
 def grouped_pointwise_conv_backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     bias: Tensor | None,
     groups: int,
     activation: str | None,
@@ -29,16 +29,50 @@ def grouped_pointwise_conv_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, weight and bias, each where `needs` has True.
 
-    grad: [..., out_channels]; x: [..., in_channels]. The result before the activation is computed again.
+    grad: [..., out_channels]; x: [..., in_channels]. The result before the activation is computed again. x may be None
+    where neither that nor the weight's gradient needs it, and the weight likewise.
     """
     if activation is not None:
+        assert x is not None
+        assert weight is not None
         z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
         grad = grad.clone()
         _activation_backward(activation, z, grad, keep=False)
-    grad_x = _grad_x(grad, weight, groups).view(x.shape) if needs[0] else None
-    grad_weight, grad_bias = _empty_like(weight, needs[1]), _empty_like(bias, needs[2])
+    grad_x = grad_weight = grad_bias = None
+    if needs[0]:
+        assert weight is not None
+        grad_x = cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None)
+    if needs[2]:
+        grad_bias = grad.new_empty(grad.shape[-1])
+    if needs[1]:
+        assert x is not None
+        grad_weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
     _weight_gradient(grad, x, groups, grad_weight, grad_bias)
     return grad_x, grad_weight, grad_bias
+
+
+def grouped_mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int,
+    activation: str | None,
+    precision: str,
+) -> Tensor:
+    """Both products, for PART tokens at a time. x: [..., channels]; weights may have any strides, like
+    `cpu.grouped_pointwise_conv`'s."""
+    rows = x.reshape(-1, x.shape[-1])
+    result = rows.new_empty((*x.shape[:-1], weight_out.shape[0]))
+    results = result.view(len(rows), -1)
+    into = cpu.packed_weight(weight_in, groups, precision)
+    out_of = cpu.packed_weight(weight_out, groups, precision)
+    for first in range(0, len(rows), PART):
+        part = slice(first, first + PART)
+        hidden = cpu.run_packed(into, rows[part], bias_in, activation)
+        cpu.run_packed(out_of, hidden, bias_out, None, out=results[part])
+    return result
 
 
 def grouped_mlp_backward(
@@ -81,8 +115,8 @@ def grouped_mlp_backward(
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The result, [batch, queries, channels], and for each row [batch, num_heads, queries, 2], which the backward needs:
-    its largest score and the reciprocal of its exponentials' sum.
+    """The result, [batch, queries, channels], and what the backward needs, [batch, num_heads, queries, 2]: each row's
+    largest score and the reciprocal of its exponentials' sum.
 
     q: [batch, queries, channels]; k, v: [batch, keys, channels]; mask: None, or one that broadcasts to [batch,
     num_heads, queries, keys], with any strides but the last one, which is 1. seed: 64 bits. No axis is empty.
@@ -129,12 +163,14 @@ def add_layer_norm(
     eps: float,
     dropout_p: float,
     seed: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`layer_norm(dropout(x) + residual)`, and what the backward needs: the sum before the norm, and [2, ...], each row's
-    mean and the reciprocal of its deviation."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`layer_norm(dropout(x) + residual)`, and what the backward needs.
+
+    That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
+    """
     native: Any = cpu._native
     y, total = torch.empty_like(x), torch.empty_like(x)
-    moments = torch.empty((2, *x.shape[:-1]), dtype=torch.float32, device="cpu")
+    mean, reciprocal = (x.new_empty(x.shape[:-1]) for _ in range(2))
     channels = x.shape[-1]
     native.add_layer_norm_forward(
         cpu.instruction_set(),
@@ -148,16 +184,17 @@ def add_layer_norm(
         (dropout_p, seed),
         total.data_ptr(),
         y.data_ptr(),
-        _addresses(*moments),
+        _addresses(mean, reciprocal),
         torch.get_num_threads(),
     )
-    return y, total, moments
+    return y, total, mean, reciprocal
 
 
 def add_layer_norm_backward(
     grad: Tensor,
     total: Tensor,
-    moments: Tensor,
+    mean: Tensor,
+    reciprocal: Tensor,
     weight: Tensor,
     dropout_p: float,
     seed: int,
@@ -177,7 +214,7 @@ def add_layer_norm_backward(
         channels,
         grad.data_ptr(),
         total.data_ptr(),
-        _addresses(*moments),
+        _addresses(mean, reciprocal),
         weight.data_ptr(),
         (dropout_p, seed),
         _addresses(*gradients),
@@ -194,11 +231,6 @@ def _addresses(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def _grad_x(grad: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """The gradient of a grouped product's input: the product with its weight transposed, group by group."""
-    return cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None)
-
-
 def _activation_backward(activation: str | None, z: Tensor, grad: Tensor, *, keep: bool) -> None:
     """z to activation(z) if `keep`, and grad to grad * activation'(z), in place."""
     native: Any = cpu._native
@@ -210,7 +242,7 @@ def _activation_backward(activation: str | None, z: Tensor, grad: Tensor, *, kee
 
 def _weight_gradient(
     grad: Tensor,
-    x: Tensor,
+    x: Tensor | None,
     groups: int,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -225,6 +257,7 @@ def _weight_gradient(
             total = grad.reshape(rows, -1).sum(0)
             bias.copy_(bias + total if accumulate else total)
         return
+    assert x is not None
     native.weight_gradient(
         cpu.instruction_set(),
         grad.data_ptr(),

@@ -21,8 +21,59 @@ class Request:
     """Why no kernel may take this call, whatever the backend (see `obstacle`)."""
     needs_grad: bool = False
     """Whether the result must be differentiable (see `gradients_are_recorded`)."""
+    dropout: bool = False
+    """Whether something is dropped."""
+    autocast: torch.dtype | None = None
+    """What autocast rounds the operands of products to, or None (see `autocast_dtype`)."""
+    traced: bool = False
+    """Whether torch.compile or torch.export is tracing, so that a kernel must be a `torch.library` operation."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """What a kernel's limits are about, by name, such as the channels of a head; empty where it isn't known yet."""
+
+
+def request_for(
+    operation: str,
+    *tensors: Tensor | None,
+    dropout: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    obstacle: str | None = None,
+) -> Request:
+    """The request that a call of a single operation with these tensors, the first of them its input, is now.
+
+    obstacle: one that the operation itself found.
+    """
+    x = tensors[0]
+    assert x is not None
+    traced, autocast = torch.compiler.is_compiling(), autocast_dtype(x.device)
+    if obstacle is None and not traced:
+        obstacle = context_obstacle() or tensor_obstacle(*tensors)
+    if obstacle is None and autocast is not None:
+        obstacle = next(
+            (
+                f"autocast doesn't round {t.dtype}"
+                for t in tensors
+                if t is not None and t.dtype not in _ROUNDED
+            ),
+            None,
+        )
+    needs_grad = gradients_are_recorded(*tensors)
+    return Request(operation, x.device, x.dtype, obstacle, needs_grad, dropout, autocast, traced, sizes or {})
+
+
+_ROUNDED = (torch.float32, torch.bfloat16)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast rounds the operands of products on `device` to now, or None where it is off."""
+    kind = device.type
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def autocast_to(dtype: torch.dtype | None, tensor: Tensor) -> Tensor:
+    """`tensor` as autocast to `dtype`, None where it is off, hands it to a product; differentiable."""
+    return tensor if dtype is None or tensor.dtype is torch.float64 else tensor.to(dtype)
 
 
 def gradients_are_recorded(*tensors: Tensor | None) -> bool:
@@ -38,9 +89,8 @@ def obstacle(*tensors: Tensor | None) -> str | None:
 def context_obstacle() -> str | None:
     """Why no kernel may run in the present context, or None.
 
-    Tracing, compilation, modes, function transforms and autocast all work by seeing the PyTorch operations of
-    a call; a native kernel has none, so it would be left out of the graph, or be handed a dtype that it was
-    not asked for.
+    Tracing, compilation, modes and function transforms all work by seeing the PyTorch operations of a call; a
+    native kernel has none, so it would be left out of the graph.
     """
     if torch.compiler.is_compiling():
         return "torch.compile or torch.export is tracing"
@@ -56,8 +106,6 @@ def context_obstacle() -> str | None:
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
-    if torch._C._is_any_autocast_enabled():
-        return "autocast is active"
     return None
 
 
@@ -70,6 +118,6 @@ def tensor_obstacle(*tensors: Tensor | None) -> str | None:
             return f"a tensor is a {type(tensor).__name__}"
         if tensor.layout is not torch.strided or tensor.is_neg():
             return "a tensor is sparse or lazily negated"
-        if tensor.data_ptr() == 0 and tensor.numel() > 0:
+        if not torch._C._has_storage(tensor) or (tensor.data_ptr() == 0 and tensor.numel() > 0):
             return "a tensor has no memory of its own (meta, lazily zero, or freed)"
     return None

@@ -47,6 +47,12 @@ def refusal(request: Request) -> str | None:
         return f"the dtype is {request.dtype}, the kernels take {', '.join(map(str, DTYPES))}"
     if request.needs_grad:
         return "gradients are recorded, and the kernels have no backward in this version"
+    if request.dropout:
+        return "dropout is on, and the kernels have none in this version"
+    if request.traced:
+        return "torch.compile or torch.export is tracing"
+    if request.autocast is not None:
+        return "autocast is active"
     if request.sizes and (reason := limit(request.operation, **request.sizes)):
         return reason
     return request.obstacle

@@ -1,4 +1,4 @@
-"""Residual addition and LayerNorm."""
+"""Dropout, residual addition and LayerNorm."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import triton
-from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
+from squeezebert_fast.backends.request import autocast_dtype, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.dropout import draw_seed
+from squeezebert_fast.ops.gradients.add_layer_norm import add_layer_norm as on_cpu
 
 
 def add_layer_norm(
@@ -18,24 +20,27 @@ def add_layer_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float = 1e-12,
+    dropout_p: float = 0.0,
     *,
     backend: str = "auto",
     strict: bool = False,
 ) -> Tensor:
-    """`layer_norm(x + residual)` over the last axis.
+    """`layer_norm(dropout(x) + residual)` over the last axis.
 
     Args:
         x, residual: [..., channels].
         weight, bias: [channels].
         eps: added to the variance. SqueezeBERT's layers use 1e-12 whatever their configuration says.
-        backend, strict: as in `grouped_pointwise_conv`. The kernel is Triton's, without gradients; the CPU has
-            none, the reference serves there.
+        dropout_p: probability in [0, 1] of dropping an element of x. The others grow by 1 / (1 - dropout_p).
+            Seeded by PyTorch's default CPU generator.
+        backend, strict: as in `grouped_pointwise_conv`. Triton's kernel is without dropout or gradients; the
+            reference serves for these on a GPU.
 
     Returns:
-        [..., channels] in x's dtype.
+        [..., channels] in x's dtype; under autocast in the wider one of x's and residual's.
 
     Raises:
-        ArgumentError: shapes, dtypes or devices don't fit, or eps is negative.
+        ArgumentError: shapes, dtypes or devices don't fit, eps is negative, or dropout_p is no probability.
 
     >>> x = torch.randn(2, 5, 8)
     >>> add_layer_norm(x, x, torch.ones(8), torch.zeros(8)).shape
@@ -61,13 +66,25 @@ def add_layer_norm(
         # PyTorch normalises half-precision rows with float32 parameters too
         mixed = tensor.dtype is torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
         allowed = tensor.dtype is x.dtype or (mixed and name != "residual")
-        if not allowed and not torch._C._is_any_autocast_enabled():
+        if not allowed and autocast_dtype(x.device) is None:
             raise ArgumentError(f"{name} is {tensor.dtype}, but x is {x.dtype}")
     if not eps >= 0.0:
         raise ArgumentError(f"eps is {eps}, expected eps >= 0")
-    tensors = (x, residual, weight, bias)
-    needs_grad, sizes = gradients_are_recorded(*tensors), {"channels": x.shape[-1]}
-    request = Request("add_layer_norm", x.device, x.dtype, obstacle(*tensors), needs_grad, sizes)
-    if backends.choose(request, backend, strict).backend == "triton":
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ArgumentError(f"dropout_p is {dropout_p}, expected 0 <= dropout_p <= 1")
+    request = request_for(
+        "add_layer_norm",
+        x,
+        residual,
+        weight,
+        bias,
+        dropout=dropout_p > 0.0,
+        sizes={"channels": x.shape[-1]},
+    )
+    chosen = backends.choose(request, backend, strict).backend
+    if chosen == "cpu":
+        y, *_ = on_cpu(x, residual, weight, bias, eps, dropout_p, draw_seed(dropout_p))
+        return y
+    if chosen == "triton":
         return triton.add_layer_norm(x, residual, weight, bias, eps)
-    return reference.add_layer_norm(x, residual, weight, bias, eps)
+    return reference.add_layer_norm(x, residual, weight, bias, eps, dropout_p)

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import triton
-from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
+from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.dropout import draw_seed
+from squeezebert_fast.ops.gradients.attention import attention as on_cpu
 
 
 def attention(
@@ -31,13 +33,14 @@ def attention(
         k, v: [batch, keys, channels].
         mask: added to the scores, of q's dtype, broadcastable to [batch, num_heads, queries, keys], or None.
         num_heads: a divisor of channels.
-        dropout_p: probability in [0, 1] of dropping an attention weight.
-        backend, strict: as in `grouped_pointwise_conv`. Kernels are Triton's, without dropout or gradients; the
-            CPU has none, the reference serves there.
+        dropout_p: probability in [0, 1] of dropping an attention weight. The others grow by 1 / (1 - dropout_p).
+            Seeded by PyTorch's default CPU generator.
+        backend, strict: as in `grouped_pointwise_conv`. Triton's kernel is without dropout or gradients; the
+            reference serves for these on a GPU, and everywhere for a mask that needs a gradient.
 
     Returns:
-        [batch, queries, channels]. A row whose mask is everywhere the dtype's smallest value attends to all
-        keys equally, as in transformers: never NaN.
+        [batch, queries, channels] in q's dtype, or autocast's. A row whose mask is everywhere the dtype's smallest
+        value attends to all keys equally, as in transformers: never NaN.
 
     Raises:
         ArgumentError: shapes, dtypes or devices don't fit.
@@ -74,15 +77,28 @@ def attention(
     for name, tensor in (("k", k), ("v", v), ("mask", mask)):
         if tensor is not None and tensor.device != q.device:
             raise ArgumentError(f"{name} is on {tensor.device}, but q is on {q.device}")
-        if tensor is not None and tensor.dtype != q.dtype and not torch._C._is_any_autocast_enabled():
+        if tensor is not None and tensor.dtype != q.dtype and autocast_dtype(q.device) is None:
             raise ArgumentError(f"{name} is {tensor.dtype}, but q is {q.dtype}")
-    found = obstacle(q, k, v, mask) or ("dropout is on" if dropout_p > 0.0 else None)
-    needs_grad = gradients_are_recorded(q, k, v, mask)
-    sizes = {"channels": channels, "num_heads": num_heads}
-    request = Request("attention", q.device, q.dtype, found, needs_grad, sizes)
-    if backends.choose(request, backend, strict).backend == "triton":
+    # a mask that learns is the reference's: the kernels keep no scores to give it a gradient
+    learns = mask is not None and mask.requires_grad and torch.is_grad_enabled()
+    request = request_for(
+        "attention",
+        q,
+        k,
+        v,
+        mask,
+        dropout=dropout_p > 0.0,
+        sizes={"channels": channels, "num_heads": num_heads},
+        obstacle="the mask needs a gradient" if learns else None,
+    )
+    chosen = backends.choose(request, backend, strict).backend
+    if chosen == "cpu":
+        q, k, v = (autocast_to(request.autocast, t) for t in (q, k, v))
+        result, _ = on_cpu(q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p))
+        return result
+    if chosen == "triton":
         return triton.attention(q, k, v, mask, num_heads)
-    if found or not scores_may_go(q, mask):
+    if request.obstacle or request.traced or request.autocast or not scores_may_go(q, mask):
         return reference.attention(q, k, v, mask, num_heads, dropout_p)
     return without_scores(q, k, v, mask, num_heads, dropout_p)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import triton
-from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
+from squeezebert_fast.backends import cpu, triton
+from squeezebert_fast.backends.request import autocast_to, request_for
+from squeezebert_fast.ops.gradients.grouped_mlp import grouped_mlp as on_cpu
 from squeezebert_fast.ops.grouped_pointwise_conv import check_arguments, grouped_pointwise_conv
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 
 HIDDEN_NAMES = ("the hidden tensor", "weight_out", "bias_out")
+FUSED: dict[str, Container[str | None]] = {"cpu": cpu.FUSED_ACTIVATIONS, "triton": FUSED_ACTIVATIONS}
+"""The activations that a backend's kernel for the whole block applies."""
 
 
 def grouped_mlp(
@@ -32,11 +37,11 @@ def grouped_mlp(
         weight_in: [hidden, channels / groups, 1]; bias_in: [hidden] or None.
         weight_out: [out_channels, hidden / groups, 1]; bias_out: [out_channels] or None.
         groups, activation, backend, strict: as in `grouped_pointwise_conv`, which serves both products where
-            there is no kernel for the whole. That is Triton's, without gradients: the hidden tensor is never in
-            memory.
+            there is no kernel for the whole, as with an activation that isn't fused. The CPU's keeps x and the
+            weights for the backward, which computes the hidden tensor again; Triton's has no gradients.
 
     Returns:
-        [..., out_channels].
+        [..., out_channels] in x's dtype, or autocast's.
 
     Raises:
         ArgumentError, UnsupportedError: as `grouped_pointwise_conv`.
@@ -48,30 +53,15 @@ def grouped_mlp(
     Source: `SqueezeBertModule.intermediate` and `.output` in transformers' `modeling_squeezebert.py`.
     """
     check_arguments(x, weight_in, bias_in, groups, activation, ("x", "weight_in", "bias_in"))
-    if _has_kernel(x, weight_in, bias_in, weight_out, bias_out, groups, activation, backend, strict):
-        # stands for the hidden tensor, which is never made
-        hidden = x.new_empty(()).expand(*x.shape[:-1], weight_in.shape[0])
-        check_arguments(hidden, weight_out, bias_out, groups, None, HIDDEN_NAMES)
-        return triton.grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
-    hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)
+    # stands for the hidden tensor, which may never be made
+    hidden = x.detach()[..., :1].expand(*x.shape[:-1], weight_in.shape[0])
     check_arguments(hidden, weight_out, bias_out, groups, None, HIDDEN_NAMES)
+    request = request_for("grouped_mlp", x, weight_in, bias_in, weight_out, bias_out)
+    chosen = backends.choose(request, backend, strict).backend
+    if activation in FUSED.get(chosen, ()):
+        if chosen == "triton":
+            return triton.grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
+        x = autocast_to(request.autocast, x)
+        return on_cpu(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
+    hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)
     return grouped_pointwise_conv(hidden, weight_out, bias_out, groups, backend=backend, strict=strict)
-
-
-def _has_kernel(
-    x: Tensor,
-    weight_in: Tensor,
-    bias_in: Tensor | None,
-    weight_out: Tensor,
-    bias_out: Tensor | None,
-    groups: int,
-    activation: str | None,
-    backend: str,
-    strict: bool,
-) -> bool:
-    """Whether one kernel serves the whole block."""
-    tensors = (x, weight_in, bias_in, weight_out, bias_out)
-    if activation not in FUSED_ACTIVATIONS or not isinstance(weight_out, Tensor):
-        return False
-    request = Request("grouped_mlp", x.device, x.dtype, obstacle(*tensors), gradients_are_recorded(*tensors))
-    return backends.choose(request, backend, strict).backend == "triton"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.activations import ACTIVATIONS, apply_activation
 from squeezebert_fast.backends import cpu, triton
-from squeezebert_fast.backends.request import Request, gradients_are_recorded, obstacle
+from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.gradients.grouped_pointwise_conv import grouped_pointwise_conv as on_cpu
 
 
 def check_arguments(
@@ -51,38 +48,10 @@ def check_arguments(
     for name, tensor in zip(names, tensors, strict=False):
         if tensor.device != x.device:
             raise ArgumentError(f"{name} is on {tensor.device}, but {names[0]} is on {x.device}")
-        if tensor.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+        if tensor.dtype != x.dtype and autocast_dtype(x.device) is None:
             raise ArgumentError(f"{name} is {tensor.dtype}, but {names[0]} is {x.dtype}")
     if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
         raise ArgumentError(f"activation is {activation!r}, expected None or one of {', '.join(ACTIVATIONS)}")
-
-
-class GroupedPointwiseConv(torch.autograd.Function):
-    """The native forward without activation, and its gradient as three batched products."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-        for_x, for_weight, *_ = ctx.needs_input_grad
-        # What a frozen parameter doesn't need is not kept, nor guarded against writes in place.
-        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
-        ctx.groups, ctx.x_shape, ctx.weight_shape = groups, x.shape, weight.shape
-        return cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        groups, in_per_group = ctx.groups, ctx.weight_shape[1]
-        grad_x = grad_weight = grad_bias = None
-        grads = grad.reshape(-1, groups, grad.shape[-1] // groups)  # [tokens, groups, out]
-        if ctx.needs_input_grad[0]:
-            weights = weight.reshape(groups, -1, in_per_group)  # [groups, out, in]
-            grad_x = torch.bmm(grads.transpose(0, 1), weights).transpose(0, 1).reshape(ctx.x_shape)
-        if ctx.needs_input_grad[1]:
-            tokens = x.reshape(-1, groups, in_per_group)  # [tokens, groups, in]
-            grad_weight = torch.bmm(grads.permute(1, 2, 0), tokens.transpose(0, 1)).reshape(ctx.weight_shape)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grads.sum(0).reshape(-1)
-        return grad_x, grad_weight, grad_bias, None
 
 
 def grouped_pointwise_conv(
@@ -98,7 +67,7 @@ def grouped_pointwise_conv(
     """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis.
 
     Args:
-        x: [..., in_channels], any floating dtype, any strides.
+        x: [..., in_channels], any floating dtype, any strides. The native kernel takes float32 and bfloat16.
         weight: [out_channels, in_channels / groups, 1], as `nn.Conv1d` holds it.
         bias: [out_channels] or None.
         groups: output channels of group i depend on input channels of group i alone.
@@ -109,8 +78,8 @@ def grouped_pointwise_conv(
             the call.
 
     Returns:
-        [..., out_channels] in x's dtype. Differentiable: a gradient through the native kernel is computed by
-        PyTorch, and where one is needed on a GPU the reference serves, not the Triton kernel.
+        [..., out_channels] in x's dtype, or autocast's. Differentiable: on the CPU by a native kernel; where a
+        gradient is needed on a GPU the reference serves, not the Triton kernel.
 
     Raises:
         ArgumentError: shapes, groups, dtypes or devices don't fit, or the activation is unknown.
@@ -123,27 +92,13 @@ def grouped_pointwise_conv(
     Source: arXiv 2006.11316, section 3; `nn.Conv1d` in transformers' `modeling_squeezebert.py`.
     """
     check_arguments(x, weight, bias, groups, activation)
-    found, needs_grad = obstacle(x, weight, bias), gradients_are_recorded(x, weight, bias)
-    request = Request("grouped_pointwise_conv", x.device, x.dtype, found, needs_grad)
-    return ROUTES[backends.choose(request, backend, strict).backend](x, weight, bias, groups, activation)
-
-
-def on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None) -> Tensor:
-    """The native route for arguments that `check_arguments` and `backends.cpu.refusal` have passed."""
-    if gradients_are_recorded(
-        x, weight, bias
-    ):  # the activation stays apart, so that its own gradient formula serves
-        return apply_activation(activation, GroupedPointwiseConv.apply(x, weight, bias, groups))
-    if activation in cpu.FUSED_ACTIVATIONS:
-        return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation)
-    return apply_activation(activation, cpu.grouped_pointwise_conv(x, weight, bias, groups, None))
-
-
-Route = Callable[[Tensor, Tensor, "Tensor | None", int, "str | None"], Tensor]
-
-ROUTES: dict[str, Route] = {
-    "reference": reference.grouped_pointwise_conv,
-    "cpu": on_cpu,
-    "triton": triton.grouped_pointwise_conv,
-}
-"""What runs for each backend that `backends.choose` can name, on checked arguments."""
+    request = request_for("grouped_pointwise_conv", x, weight, bias)
+    chosen = backends.choose(request, backend, strict).backend
+    if chosen == "cpu":
+        x = autocast_to(request.autocast, x)
+        if activation in cpu.FUSED_ACTIVATIONS:
+            return on_cpu(x, weight, bias, groups, activation)
+        return apply_activation(activation, on_cpu(x, weight, bias, groups, None))
+    if chosen == "triton":
+        return triton.grouped_pointwise_conv(x, weight, bias, groups, activation)
+    return reference.grouped_pointwise_conv(x, weight, bias, groups, activation)

@@ -63,8 +63,12 @@ def attention(
     return attention_context(attention_scores(q, k, mask, num_heads), v, dropout_p)
 
 
-def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-12) -> Tensor:
-    """`layer_norm(x + residual)` over the last axis."""
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-12, dropout_p: float = 0.0
+) -> Tensor:
+    """`layer_norm(dropout(x) + residual)` over the last axis."""
+    if dropout_p > 0.0:
+        x = F.dropout(x, dropout_p)
     return F.layer_norm(x + residual, (x.shape[-1],), weight, bias, eps)
 
 

@@ -169,6 +169,8 @@ class CudaGraphs:
             return "an argument is neither a tensor nor a plain constant"
         if reason := context_obstacle() or hooks_on_every_module():
             return reason
+        if torch._C._is_any_autocast_enabled():
+            return "autocast is active"
         if self._known is None or not self._known.current():
             self._graphs.clear()  # a parameter is elsewhere, or other code would run
             self._known = _Model(self.model)

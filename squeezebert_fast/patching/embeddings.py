@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeezebert_fast import backends
+from squeezebert_fast import backends, ops
 from squeezebert_fast.backends import cpu, triton
-from squeezebert_fast.backends.request import Request, context_obstacle, tensor_obstacle
+from squeezebert_fast.backends.request import Request, autocast_dtype, context_obstacle, tensor_obstacle
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching.layer import module_obstacle
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
@@ -30,7 +30,7 @@ class AcceleratedEmbeddings(Accelerated):
         if reason is None:
             y = self._run(settings, given["input_ids"], given["token_type_ids"], given["position_ids"])
             if y is not None:
-                return y
+                return self.__dict__["_modules"]["dropout"](y)
             reason = "an index is out of its table's range"
         if getattr(self, TABLES[0]).weight.is_meta and given["inputs_embeds"] is None:
             raise UnsupportedError(
@@ -50,8 +50,6 @@ class AcceleratedEmbeddings(Accelerated):
         if inputs_embeds is not None or input_ids is None or others:
             return "word embeddings are given in place of ids"
         modules = self.__dict__["_modules"]
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-            return "gradients are recorded"
         reason = context_obstacle() or tensor_obstacle(input_ids, token_type_ids, position_ids)
         if reason is not None:
             return reason
@@ -62,8 +60,8 @@ class AcceleratedEmbeddings(Accelerated):
                 return reason
             if name in TABLES and module.max_norm is not None:
                 return f"{name} has a max_norm"
-        if modules["dropout"].training and modules["dropout"].p > 0.0:
-            return "dropout is on"
+            if name in TABLES and self._needs_grad() and (module.sparse or module.scale_grad_by_freq):
+                return f"{name} wants sparse gradients, or scaled by frequency"
         norm = modules["LayerNorm"]
         parameters = [modules[name].weight for name in TABLES] + [norm.weight, norm.bias]
         words = parameters[0]
@@ -86,10 +84,20 @@ class AcceleratedEmbeddings(Accelerated):
         choice = self._choice(settings)
         return None if choice.backend in ("cpu", "triton") else choice.reason
 
+    def _needs_grad(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
     def _choice(self, settings: Settings) -> backends.Choice:
         modules: Any = self.__dict__["_modules"]
         words, norm = modules[TABLES[0]].weight, modules["LayerNorm"].weight
-        request = Request("embeddings", norm.device, words.dtype, sizes={"channels": words.shape[1]})
+        request = Request(
+            "embeddings",
+            norm.device,
+            words.dtype,
+            needs_grad=self._needs_grad(),
+            autocast=autocast_dtype(norm.device),
+            sizes={"channels": words.shape[1]},
+        )
         return backends.choose(request, settings.backend)
 
     def _run(
@@ -103,8 +111,9 @@ class AcceleratedEmbeddings(Accelerated):
         modules = self.__dict__["_modules"]
         weights = [modules[name].weight for name in TABLES]
         norm = modules["LayerNorm"]
+        needs_grad = self._needs_grad()
         on_gpu = self._choice(settings).backend == "triton"
-        if on_gpu:  # the native kernel counts positions itself, and takes no types for 0
+        if on_gpu or needs_grad:  # the native kernel counts positions itself, and takes no types for 0
             device = input_ids.device
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1], device=device)
@@ -117,8 +126,21 @@ class AcceleratedEmbeddings(Accelerated):
             ]
         except RuntimeError:
             return None
+        of_all = [given for given in ids if given is not None]
+        if needs_grad:
+            try:
+                return ops.embeddings(
+                    *(of_all[0], of_all[1], of_all[2]),
+                    *(weights[0], weights[1], weights[2]),
+                    norm.weight,
+                    norm.bias,
+                    norm.eps,
+                    modules[TABLES[0]].padding_idx,
+                    backend=settings.backend,
+                )
+            except IndexError:
+                return None
         if on_gpu:
-            of_all = [given for given in ids if given is not None]
             return triton.embeddings(weights, of_all, (norm.weight, norm.bias, norm.eps))
         ids = [given if given is None else given.to(torch.int64).contiguous() for given in ids]
         words = cpu.quantized_table(weights[0]) if settings.precision == "int8" else weights[0].contiguous()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import Request, context_obstacle, tensor_obstacle
+from squeezebert_fast.backends.request import Request, autocast_dtype, context_obstacle, tensor_obstacle
 from squeezebert_fast.errors import UnsupportedError
-from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.attention import broadcasts, scores_may_go, without_scores
-from squeezebert_fast.ops.grouped_pointwise_conv import ROUTES
+from squeezebert_fast.ops.attention import broadcasts
 from squeezebert_fast.patching import engine
 from squeezebert_fast.patching import layer as layers
 from squeezebert_fast.patching.library import Library, library_of
@@ -34,24 +34,27 @@ def forget_snapshot(encoder: nn.Module) -> None:
     _snapshots.pop(encoder, None)
 
 
+TRACING = "torch.compile or torch.export is tracing"
+
+
 class AcceleratedEncoder(Accelerated):
     """Mixed into a SqueezeBertEncoder's class; `forward` has that class's arguments and results."""
 
     layers: nn.ModuleList
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return super().forward(*args, **kwargs)
         settings: Settings = self.__dict__[SETTINGS]
         library = library_of(type(self))
         assert library is not None  # as is_encoder had it
         arguments = library.arguments(self, args, kwargs)
-        reason = lasting_obstacle(self, library) or self._call_obstacle(**arguments)
+        traced = torch.compiler.is_compiling()
+        reason = tracing_obstacle(self) if traced else lasting_obstacle(self, library)
+        reason = reason or self._call_obstacle(**arguments)
         if reason is not None:
             if settings.strict or not settings.keep_original:
                 raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
             output = super().forward(*args, **kwargs)
-            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad else None
+            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad and not traced else None
             return output if keep is None else _zero_padding(output, keep)
         x, hidden_states = self._run_layers(
             arguments["hidden_states"],
@@ -75,13 +78,12 @@ class AcceleratedEncoder(Accelerated):
         """Why the original forward must run in this call, or None."""
         if output_attentions:
             return "output_attentions asks for the scores, which the accelerated layers don't keep"
-        if getattr(self, "gradient_checkpointing", False) and self.training:
-            return "gradient checkpointing recomputes whole layers through their own forward"
         if head_mask is not None and any(mask is not None for mask in head_mask):
             return "the accelerated layers take no head_mask"
-        reason = context_obstacle() or tensor_obstacle(hidden_states, attention_mask)
-        if reason is not None:
-            return reason
+        if not torch.compiler.is_compiling():
+            reason = context_obstacle() or tensor_obstacle(hidden_states, attention_mask)
+            if reason is not None:
+                return reason
         if hidden_states.dim() != 3:
             return f"hidden_states has shape {list(hidden_states.shape)}, not [batch, tokens, channels]"
         if attention_mask is None:
@@ -103,7 +105,9 @@ class AcceleratedEncoder(Accelerated):
         """The last hidden state, and if asked for those before and after each layer."""
         # a boolean 4-D mask is added as 0 and 1, as transformers does
         added = mask if mask is None or mask.dtype == x.dtype else mask.to(x.dtype)
-        snapshot = self._snapshot(x, added, settings, library)
+        needs_grad = _needs_grad(self, x, added)
+        traced = torch.compiler.is_compiling()
+        snapshot = TRACING if traced else self._snapshot(x, needs_grad, settings, library)
         if isinstance(snapshot, engine.Snapshot):
             y, outputs = snapshot.native.run(x, added, settings.unpad, keep_states)
             return y, (x, *outputs) if keep_states else None
@@ -111,37 +115,40 @@ class AcceleratedEncoder(Accelerated):
             settings.strict and (settings.precision != "float32" or settings.unpad)
         ):
             raise UnsupportedError(f"encoder: {snapshot} ({_why_no_fallback(settings)})")
-        # Nothing between here and the last layer changes what serves, so it is chosen once.
-        request = Request("grouped_pointwise_conv", x.device, x.dtype, needs_grad=_needs_grad(self, x, added))
-        choice = backends.choose(request, settings.backend, settings.strict)
-        if choice.backend == "triton":
-            routes = layers.triton_routes(settings.strict)
-        else:
-            attention = without_scores if scores_may_go(x, added) else reference.attention
-            routes = layers.Routes(ROUTES[choice.backend], attention, reference.add_layer_norm)
+        run, run_original = layers.run, layers.run_original
+        if needs_grad and not library.channels_first:  # transformers' encoder has no checkpointing
+            run, run_original = self._checkpointed(run), self._checkpointed(run_original)
+        # an equal mask for every query is read, and kept for the backward, once
+        narrow = added if added is None or added.requires_grad or traced else engine.by_key(added)
         states = [x]
         for index, layer in enumerate(self.layers):
-            reason = layers.obstacle(layer, library)
+            reason = None if traced else layers.obstacle(layer, library)
             if reason is None:
-                x = layers.run(layer, x, added, routes, library)
+                x = run(layer, x, narrow, settings, library)
             elif settings.strict:
                 raise UnsupportedError(f"encoder.layers.{index}: {reason} (strict)")
             else:
-                x = layers.run_original(layer, x, mask, library)
+                x = run_original(layer, x, mask, library)
             if keep_states:
                 states.append(x)
-        keep = _real_tokens(added) if settings.unpad else None
+        keep = _real_tokens(added) if settings.unpad and not traced else None
         if keep is not None:
             states = [states[0], *(torch.where(keep, state, 0.0) for state in states[1:])]
             x = torch.where(keep, x, 0.0)
         return x, tuple(states) if keep_states else None
 
+    def _checkpointed(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`run`, recomputed in the backward where the model is asked to."""
+        if not (self.gradient_checkpointing and self.training):
+            return run
+        return functools.partial(checkpoint, run, **self.gradient_checkpointing_kwargs)  # type: ignore[arg-type]
+
     def _snapshot(
-        self, x: Tensor, mask: Tensor | None, settings: Settings, library: Library
+        self, x: Tensor, needs_grad: bool, settings: Settings, library: Library
     ) -> engine.Snapshot | str:
         """What runs all layers in one call of an engine, or why nothing does in this call."""
-        needs_grad = _needs_grad(self, x, mask)
-        request = Request("encoder", x.device, x.dtype, needs_grad=needs_grad)
+        autocast = autocast_dtype(x.device)
+        request = Request("encoder", x.device, x.dtype, needs_grad=needs_grad, autocast=autocast)
         choice = backends.choose(request, settings.backend)
         if choice.backend not in engine.BACKENDS:
             return choice.reason
@@ -231,6 +238,22 @@ def lasting_obstacle(encoder: nn.Module, library: Library) -> str | None:
     if original.forward is not library.encoder.forward:
         return f"{original.__name__} has a forward of its own"
     return library.replaced() or layers.hooks_on_every_module()
+
+
+def tracing_obstacle(encoder: nn.Module) -> str | None:
+    """Why the layers can't run operation by operation in a graph, or None."""
+    library = library_of(type(encoder))
+    assert library is not None  # is_encoder
+    reason = lasting_obstacle(encoder, library)
+    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
+        reason = reason or layers.obstacle(layer, library)
+        if reason is not None:
+            return f"layers.{index}: {reason}"
+    return reason
+
+
+# What torch.compiler.assume_constant_result does, without importing torch._dynamo, which takes a second.
+tracing_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_encoder(module: nn.Module) -> bool:

@@ -8,21 +8,20 @@ quantised or a parametrised module) or an overridden forward means that the modu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import Activation
-from squeezebert_fast.backends import quantized, triton
-from squeezebert_fast.backends.request import tensor_obstacle
-from squeezebert_fast.errors import UnsupportedError
-from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.attention import broadcasts
-from squeezebert_fast.ops.grouped_pointwise_conv import Route, check_arguments
+from squeezebert_fast.backends import quantized
+from squeezebert_fast.backends.request import autocast_dtype, autocast_to, tensor_obstacle
+from squeezebert_fast.ops.add_layer_norm import add_layer_norm
+from squeezebert_fast.ops.attention import attention as ops_attention
+from squeezebert_fast.ops.grouped_mlp import grouped_mlp
+from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.patching.library import Library
+from squeezebert_fast.patching.swapping import Settings
 
 # transformers' activation modules, by class name: several classes and spellings have come and gone over its
 # versions.
@@ -35,55 +34,6 @@ _TRANSFORMERS_ACTIVATIONS = {
     "AccurateGELUActivation": "gelu_accurate",
     "SiLUActivation": "silu",
 }
-
-
-class Routes(NamedTuple):
-    """What runs each operation, chosen once for all layers of a forward."""
-
-    conv: Route
-    attention: Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float], Tensor]
-    add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-
-
-def triton_routes(strict: bool) -> Routes:
-    """The Triton kernels, and the reference for what they don't take; that raises UnsupportedError if `strict`.
-
-    For tensors that `triton.refusal` has passed. Dropout is the reference's, which draws PyTorch's random numbers.
-    """
-
-    def served(operation: str, reason: str | None) -> bool:
-        if reason is not None and strict:
-            raise UnsupportedError(f"{operation}: triton: {reason} (strict)")
-        return reason is None
-
-    def attention(
-        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, dropout_p: float
-    ) -> Tensor:
-        reason = "dropout is on" if dropout_p > 0.0 else None
-        reason = reason or triton.limit("attention", channels=q.shape[2], num_heads=heads)
-        scores = (q.shape[0], heads, q.shape[1], k.shape[1])
-        fits = mask is None or broadcasts(tuple(mask.shape), scores)  # PyTorch says what is wrong with it
-        if not (q.shape == k.shape == v.shape and q.shape[2] % heads == 0 and fits) or not served(
-            "attention", reason
-        ):
-            return reference.attention(q, k, v, mask, heads, dropout_p)
-        return triton.attention(q, k, v, mask, heads)
-
-    def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        reason = triton.limit("add_layer_norm", channels=x.shape[-1])
-        fits = x.shape == residual.shape and x.dtype == residual.dtype
-        for affine in (weight, bias):
-            fits = (
-                fits
-                and affine.shape == x.shape[-1:]
-                and affine.dtype == x.dtype
-                and affine.device == x.device
-            )
-        if not fits or not served("add_layer_norm", reason):
-            return reference.add_layer_norm(x, residual, weight, bias, eps)
-        return triton.add_layer_norm(x, residual, weight, bias, eps)
-
-    return Routes(triton.grouped_pointwise_conv, attention, add_layer_norm)
 
 
 def fused_name(activation: Any) -> str | None:
@@ -170,39 +120,45 @@ def hooks_on_every_module() -> str | None:
     return None
 
 
-def run(layer: Any, x: Tensor, mask: Tensor | None, routes: Routes, library: Library) -> Tensor:
+def run(layer: Any, x: Tensor, mask: Tensor | None, settings: Settings, library: Library) -> Tensor:
     """The layer on x, [batch, tokens, channels], by the operations. For a layer without `obstacle`."""
-    blocks = layer.__dict__["_modules"]
+    choice: Any = {"backend": settings.backend, "strict": settings.strict}
+    blocks = layer._modules
     attention, post_attention, intermediate, output = (
-        blocks[name].__dict__["_modules"]
-        for name in ("attention", "post_attention", "intermediate", "output")
+        blocks[name]._modules for name in ("attention", "post_attention", "intermediate", "output")
     )
 
-    def conv(module: nn.Conv1d, x: Tensor, activation: str | None = None) -> Tensor:
-        parameters = module.__dict__["_parameters"]
-        weight, bias = parameters["weight"], parameters["bias"]
-        check_arguments(x, weight, bias, module.groups)
-        return routes.conv(x, weight, bias, module.groups, activation)
+    def conv(module: Any, x: Tensor, activation: str | None = None) -> Tensor:
+        return grouped_pointwise_conv(x, module.weight, module.bias, module.groups, activation, **choice)
 
-    def conv_norm(block: dict[str, Any], x: Tensor, residual: Tensor) -> Tensor:
-        x = conv(block["conv1d"], x)
-        dropout, norm = block["dropout"], block["layernorm"]
-        if dropout.training and dropout.p > 0.0:
-            x = F.dropout(x, dropout.p, training=True)
-        return routes.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)
+    def dropout_norm(block: dict[str, Any], x: Tensor, residual: Tensor) -> Tensor:
+        norm = block["layernorm"]
+        dropout_p = _dropout_p(block["dropout"])
+        return add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, dropout_p, **choice)
 
-    q, k, v = (conv(attention[name], x) for name in ("query", "key", "value"))
-    dropout_p = attention["dropout"].p if attention["dropout"].training else 0.0
-    context = routes.attention(q, k, v, mask, blocks["attention"].num_attention_heads, dropout_p)
-    attended = conv_norm(post_attention, context, x)
+    # rounded once for the three of them, and kept once
+    projected = autocast_to(autocast_dtype(x.device), x)
+    q, k, v = (conv(attention[name], projected) for name in ("query", "key", "value"))
+    heads = blocks["attention"].num_attention_heads
+    context = ops_attention(q, k, v, mask, heads, _dropout_p(attention["dropout"]), **choice)
+    attended = dropout_norm(post_attention, conv(post_attention["conv1d"], context), x)
     activation = intermediate.get("act", blocks["intermediate"].act)
     name = fused_name(activation)
-    hidden = conv(intermediate["conv1d"], attended, name)
+    into, out = intermediate["conv1d"], output["conv1d"]
+    if name is not None and into.groups == out.groups:
+        parameters = into.weight, into.bias, out.weight, out.bias
+        product = grouped_mlp(attended, *parameters, into.groups, name, **choice)
+        return dropout_norm(output, product, attended)
+    hidden = conv(into, attended, name)
     if name is None:
         # transformers' activations see [batch, channels, tokens]; one with a parameter per channel depends on
         # it
         hidden = activation(hidden.mT).mT if library.channels_first else activation(hidden)
-    return conv_norm(output, hidden, attended)
+    return dropout_norm(output, conv(out, hidden), attended)
+
+
+def _dropout_p(dropout: nn.Dropout) -> float:
+    return dropout.p if dropout.training else 0.0
 
 
 def run_original(layer: Any, x: Tensor, mask: Tensor | None, library: Library) -> Tensor:

@@ -42,9 +42,9 @@ class Library(NamedTuple):
         """
         names, defaults = self.positional, self.defaults
         given = dict(zip(names, args, strict=False))
-        if len(args) <= len(names) and kwargs.keys().isdisjoint(given):
+        if len(args) <= len(names) and not any(name in given for name in kwargs):
             arguments = {**defaults, **given, **kwargs}
-            if len(arguments) == len(names) and all(map(arguments.__contains__, names)):
+            if len(arguments) == len(names) and all(name in arguments for name in names):
                 return arguments
         call = self.signature.bind(encoder, *args, **kwargs)
         call.apply_defaults()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.backends.request import Request, obstacle
+from squeezebert_fast.backends.request import Request, autocast_dtype, obstacle
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
@@ -41,6 +41,8 @@ class AcceleratedLinear(Accelerated):
     def _obstacle(self, x: Tensor, settings: Settings) -> str | None:
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
             return "gradients are recorded"
+        if autocast_dtype(x.device) is not None:
+            return "autocast is active"
         if x.dim() == 0 or x.shape[-1] != self.weight.shape[1]:
             return f"the input has shape {list(x.shape)}"
         weight = None if self.weight.is_meta else self.weight

@@ -1,0 +1,96 @@
+"""`attention` on the CPU's kernels. Kept for the backward: arguments, result and two numbers a row, no scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.backends import cpu_operations
+from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.gradients.routes import (
+    Differentiable,
+    Gradients,
+    needed,
+    refuse_dropout,
+    through_definition,
+)
+
+
+def _fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    rows = (q.shape[0], num_heads, q.shape[1], 2)
+    return q.new_empty(q.shape), q.new_empty(rows, dtype=torch.float32)
+
+
+def _backward_fake(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    result: Tensor,
+    statistics: Tensor,
+    num_heads: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    return needed(needs, [(t, t.shape) for t in (q, k, v)])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, num_heads, dropout_p, seed = inputs
+    ctx.save_for_backward(*tensors, seed, *output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.options = num_heads, dropout_p
+
+
+def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor | None, _: Any) -> Gradients:
+    if grad is None:
+        return (None, None, None)
+    *tensors, seed, result, statistics = ctx.saved_tensors
+    return kernel(grad, *tensors, result, statistics, *ctx.options, seed, ctx.needs_input_grad[:3])
+
+
+def _definition(ctx: Any, grad: Tensor | None, _: Any) -> Gradients:
+    if grad is None:
+        return (None, None, None)
+    *qkv, mask, _, _, _ = ctx.saved_tensors
+    num_heads, dropout_p = ctx.options
+    refuse_dropout("attention", dropout_p)
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = reference.attention_scores(q, k, mask, num_heads)
+        return reference.attention_context(scores.to(q.dtype), v)
+
+    return through_definition(attention, qkv, ctx.needs_input_grad[:3], grad)
+
+
+attention = Differentiable(
+    "attention",
+    forward=(
+        "(Tensor q, Tensor k, Tensor v, Tensor? mask, int num_heads, float dropout_p, Tensor? seed) "
+        "-> (Tensor, Tensor)",
+        cpu_operations.attention,
+        _fake,
+    ),
+    backward=(
+        "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor result, Tensor statistics, int num_heads, "
+        "float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]",
+        cpu_operations.attention_backward,
+        _backward_fake,
+    ),
+    save=_save,
+    gradients=_gradients,
+    definition=_definition,
+)

@@ -1,0 +1,141 @@
+"""The ways into one pair of kernels, forward and backward.
+
+In eager mode, a `torch.autograd.Function` where gradients are recorded, and the kernel itself where not. Under
+torch.compile and torch.export, a `torch.library` operation, `torch.ops.squeezebert_fast.NAME`, which they can put into
+a graph. No way goes through another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.backends.request import gradients_are_recorded, obstacle
+from squeezebert_fast.errors import UnsupportedError
+
+NAMESPACE = "squeezebert_fast"
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class Differentiable:
+    """An operation with a forward and a backward kernel. Its arguments are the forward kernel's, checked."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        forward: tuple[str, Callable[..., Any], Callable[..., Any]],
+        backward: tuple[str, Callable[..., Any], Callable[..., Any]],
+        save: Callable[..., None],
+        gradients: Callable[..., Gradients],
+        definition: Callable[..., Gradients],
+    ) -> None:
+        """Define the library operations NAME and NAME_backward.
+
+        Args:
+            forward: its schema, its kernel, and what gives empty tensors like the kernel's results.
+            backward: the same. The last argument is `needs`, a bool for each gradient; the kernel returns None for
+                what isn't needed, the library operation leaves that out. All are float32.
+            save: puts into `ctx`, given the arguments and the results, what `gradients` reads there.
+            gradients: those of the leading tensor arguments, given `ctx`, the backward kernel and the gradients of
+                the results, None for zeros.
+            definition: the same in PyTorch's operations, for where they must be differentiable or seen (no kernel).
+        """
+
+        def eager_forward(ctx: Any, *inputs: Any) -> Any:
+            output = forward[1](*inputs)
+            remember(ctx, inputs, output)
+            return output
+
+        def eager_backward(ctx: Any, *grads: Tensor | None) -> Any:
+            if torch.is_grad_enabled() or obstacle(*grads):
+                return complete(ctx, definition(ctx, *grads))
+            return complete(ctx, gradients(ctx, backward[1], *grads))
+
+        def library_backward(ctx: Any, *grads: Tensor | None) -> Any:
+            def kernel(*arguments: Any) -> Gradients:
+                needs = arguments[-1]
+                found = iter(backward_op(*arguments[:-1], list(needs)))
+                return tuple(next(found) if needed else None for needed in needs)
+
+            return complete(ctx, gradients(ctx, kernel, *grads))
+
+        def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.set_materialize_grads(False)
+            ctx.dtypes = [value.dtype if isinstance(value, Tensor) else None for value in inputs]
+            save(ctx, inputs, output)
+
+        def complete(ctx: Any, found: Gradients) -> Gradients:
+            """In the dtypes of the arguments, and for all of them."""
+            cast = (None if g is None else g.to(t) for g, t in zip(found, ctx.dtypes, strict=False))
+            return (*cast, *[None] * (len(ctx.dtypes) - len(found)))
+
+        methods = {"forward": staticmethod(eager_forward), "backward": staticmethod(eager_backward)}
+        self.kernel = forward[1]
+        self.function: Any = type(name, (torch.autograd.Function,), methods)
+        self.op = _define(name, *forward)
+        schema, kernel, fake = backward
+        backward_op = _define(name + "_backward", schema, _leaving_out(kernel), fake)
+        torch.library.register_autograd(
+            f"{NAMESPACE}::{name}", library_backward, setup_context=remember, lib=_LIBRARY
+        )
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.op(*arguments)
+        if gradients_are_recorded(*(value for value in arguments if isinstance(value, Tensor))):
+            return self.function.apply(*arguments)
+        return self.kernel(*arguments)
+
+
+def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+def _leaving_out(kernel: Callable[..., Gradients]) -> Callable[..., list[Tensor]]:
+    def without_none(*arguments: Any) -> list[Tensor]:
+        return [g for g in kernel(*arguments[:-1], tuple(arguments[-1])) if g is not None]
+
+    return without_none
+
+
+def needed(needs: Sequence[bool], likes: Sequence[tuple[Tensor, Sequence[Any]]]) -> list[Tensor]:
+    """Empty float32 gradients of these shapes, each on the device of the tensor beside it, where `needs` has True."""
+    return [
+        tensor.new_empty(shape, dtype=torch.float32)
+        for (tensor, shape), wanted in zip(likes, needs, strict=True)
+        if wanted
+    ]
+
+
+def through_definition(
+    definition: Callable[..., Tensor], tensors: Sequence[Tensor | None], needs: Sequence[bool], grad: Tensor
+) -> Gradients:
+    """Gradients of `definition(*tensors)` where `needs` has True; differentiable if gradients are recorded now."""
+    again = torch.is_grad_enabled()
+    # Tensors of their own, since one of `tensors` may have been computed from another.
+    inputs = [None if t is None else t.view_as(t) for t in tensors]
+    with torch.enable_grad():
+        wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
+        for tensor in wanted:
+            tensor.requires_grad_()
+        y = definition(*inputs)
+        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=again))
+    return tuple(next(found) if needed else None for needed in needs)
+
+
+def refuse_dropout(name: str, dropout_p: float) -> None:
+    """Raise UnsupportedError where a mask that only the kernel can draw would be needed in PyTorch's operations."""
+    if dropout_p > 0.0:
+        raise UnsupportedError(
+            f"{name}: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated or "
+            'batched; backend="reference" can with it'
+        )
