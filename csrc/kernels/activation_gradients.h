@@ -1,7 +1,7 @@
 // Derivatives of the activations, over one vector. Included by the instruction-set builds alone.
 #pragma once
 #include "activations.h"
-#include "add_layer_norm.h"
+#include "vectors.h"
 
 namespace {
 

@@ -2,26 +2,11 @@
 // Included by the instruction-set builds alone.
 #pragma once
 #include "formats.h"
+#include "vectors.h"
 
 namespace {
 
 using squeezebert::AddLayerNorm;
-
-// Applies `visit(column, lanes)` to a row's vectors, the last of which may have fewer lanes.
-template <class Visit>
-inline void for_each_vector(int64_t channels, Visit visit) {
-  int64_t i = 0;
-  for (; i + kLanes <= channels; i += kLanes) visit(i, kLanes);
-  if (i < channels) visit(i, static_cast<int>(channels - i));
-}
-inline Vec load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_first(p, lanes); }
-inline void store_lanes(float* p, Vec v, int lanes) {
-  if (lanes == kLanes) {
-    store(p, v);
-  } else {
-    store_first(p, v, lanes);
-  }
-}
 
 struct Moments {
   float mean, reciprocal;  // of the deviation

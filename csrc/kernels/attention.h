@@ -13,8 +13,8 @@
 #pragma once
 #include "add_layer_norm.h"
 #include "dropout.h"
+#include "panels.h"
 #include "product.h"
-#include "transposing.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 // counter is (column / 4, row, row's high half, 0), and the four numbers are those of four columns.
 // Included by the instruction-set builds alone.
 #pragma once
-#include "add_layer_norm.h"
+#include "vectors.h"
 
 namespace {
 

@@ -17,6 +17,7 @@
 #pragma once
 #include "activations.h"
 #include "formats.h"
+#include "transpose.h"
 
 namespace {
 
@@ -182,6 +183,16 @@ inline void pack(const void* weight, int64_t column_stride, int64_t depth_stride
                  void* packed) {
   const auto* from = static_cast<const typename Format::Source*>(weight);
   auto* to = static_cast<typename Format::Weight*>(packed);
+  if constexpr (Format::kInPlace) {
+    if (depth_stride == 1) {  // an optimizer changes them, so that training packs at every step
+      for (int64_t panel = 0; panel < columns; panel += kPanelColumns) {
+        const int64_t width = least(kPanelColumns, columns - panel), padded = padded_columns(width);
+        transpose(from + panel * column_stride, column_stride, width, depth, to, padded);
+        to += depth * padded;
+      }
+      return;
+    }
+  }
   for (int64_t panel = 0; panel < columns; panel += kPanelColumns) {
     const int64_t end = panel + padded_columns(least(kPanelColumns, columns - panel));
     for (int64_t k = 0; k < depth; k += Format::kStep) {

@@ -5,7 +5,7 @@
 // and the product is that of the forward. Both copies stay in the second-level cache, a panel and a tile's operands in
 // the first.
 #pragma once
-#include "transposing.h"
+#include "panels.h"
 
 namespace {
 
