@@ -49,6 +49,7 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, num_heads: int) -> Tensor
     return scores if mask is None else scores + mask
 
 
+@torch.autocast("cpu", enabled=False)
 def grouped_pointwise_conv_backward(
     grad: Tensor,
     x: Tensor | None,
@@ -84,6 +85,7 @@ def grouped_pointwise_conv_backward(
     return grad_x, grad_weight, grad_bias
 
 
+@torch.autocast("cpu", enabled=False)
 def grouped_mlp_backward(
     grad: Tensor,
     x: Tensor,
@@ -116,6 +118,7 @@ def _heads(t: Tensor, num_heads: int) -> Tensor:
     return t.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+@torch.autocast("cpu", enabled=False)
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float, seed: int
 ) -> tuple[Tensor, Tensor]:
@@ -131,6 +134,7 @@ def attention(
     return torch.matmul(p, _heads(v, num_heads)).transpose(1, 2).flatten(2).contiguous(), scores.logsumexp(-1)
 
 
+@torch.autocast("cpu", enabled=False)
 def attention_backward(
     grad: Tensor,
     q: Tensor,
@@ -154,6 +158,7 @@ def attention_backward(
     return of_q, of_k, of_v
 
 
+@torch.autocast("cpu", enabled=False)
 def add_layer_norm(
     x: Tensor,
     residual: Tensor,
@@ -174,6 +179,7 @@ def add_layer_norm(
     return y, total, mean[..., 0], reciprocal[..., 0]
 
 
+@torch.autocast("cpu", enabled=False)
 def add_layer_norm_backward(
     grad: Tensor,
     total: Tensor,

@@ -54,6 +54,7 @@ class Differentiable:
 
         def eager_backward(ctx: Any, *grads: Tensor | None) -> Any:
             if torch.is_grad_enabled() or obstacle(*grads):
+                _refuse_batches(name, *grads)
                 return complete(ctx, definition(ctx, *grads))
             return complete(ctx, gradients(ctx, backward[1], *grads))
 
@@ -123,13 +124,24 @@ def through_definition(
     again = torch.is_grad_enabled()
     # Tensors of their own, since one of `tensors` may have been computed from another.
     inputs = [None if t is None else t.view_as(t) for t in tensors]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
         for tensor in wanted:
             tensor.requires_grad_()
         y = definition(*inputs)
         found = iter(torch.autograd.grad(y, wanted, grad, create_graph=again))
     return tuple(next(found) if needed else None for needed in needs)
+
+
+def _refuse_batches(name: str, *grads: Tensor | None) -> None:
+    """Raise UnsupportedError for what `is_grads_batched` and vmap make of gradients: autograd takes none of these."""
+    functorch = torch._C._functorch
+    for grad in grads:
+        if grad is not None and (functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)):
+            raise UnsupportedError(
+                f"{name}: its gradient takes no batches (is_grads_batched, or a vectorized jacobian); "
+                'backend="reference" does'
+            )
 
 
 def refuse_dropout(name: str, dropout_p: float) -> None:
