@@ -142,12 +142,3 @@ def _refuse_batches(name: str, *grads: Tensor | None) -> None:
                 f"{name}: its gradient takes no batches (is_grads_batched, or a vectorized jacobian); "
                 'backend="reference" does'
             )
-
-
-def refuse_dropout(name: str, dropout_p: float) -> None:
-    """Raise UnsupportedError where a mask that only the kernel can draw would be needed in PyTorch's operations."""
-    if dropout_p > 0.0:
-        raise UnsupportedError(
-            f"{name}: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated or "
-            'batched; backend="reference" can with it'
-        )
