@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -167,7 +168,11 @@ def test_an_exported_program_has_the_operations(strict: bool) -> None:
     shapes = (({0: batch}, *[None] * len(parameters)),)
     exported = torch.export.export(Block(), (x, *parameters), dynamic_shapes=shapes, strict=strict)
     assert sum("squeezebert_fast" in str(node.target) for node in exported.graph.nodes) == 4
-    torch.testing.assert_close(exported.module()(x[:2], *parameters), block(x[:2], *parameters))
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    for program in (exported, torch.export.load(file)):
+        torch.testing.assert_close(program.module()(x[:2], *parameters), block(x[:2], *parameters))
 
 
 def test_the_eager_routes_do_not_go_through_the_dispatcher() -> None:
