@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -39,9 +40,21 @@ def test_auto_takes_the_native_kernel_where_it_serves() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"dtype": torch.bfloat16}, "cpu: the dtype is torch.bfloat16, the kernel takes torch.float32"),
+        (
+            {"dtype": torch.float64},
+            "cpu: the dtype is torch.float64, the kernels take torch.float32 and torch.bfloat16",
+        ),
+        (
+            {"operation": "encoder", "dtype": torch.bfloat16},
+            "cpu: the dtype is torch.bfloat16, the kernel takes torch.float32",
+        ),
+        ({"operation": "encoder", "autocast": torch.bfloat16}, "cpu: autocast is active"),
+        (
+            {"autocast": torch.float16},
+            "cpu: autocast to torch.float16 is active, the kernels take torch.bfloat16",
+        ),
         ({"device": torch.device("meta")}, "cpu: the tensors are on meta, not on the CPU"),
-        ({"obstacle": "autocast is active"}, "cpu: autocast is active"),
+        ({"obstacle": "a mode is active"}, "cpu: a mode is active"),
     ],
 )
 def test_a_refusal_is_told_and_strict_raises_it(change: dict[str, object], reason: str) -> None:
@@ -56,9 +69,19 @@ def test_a_refusal_is_told_and_strict_raises_it(change: dict[str, object], reaso
 @pytest.mark.parametrize("operation", ["attention", "add_layer_norm"])
 def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(operation: str) -> None:
     request = Request(operation, torch.device("cpu"), torch.float32)
-    choice = backends.choose(request, strict=True)
-    assert choice == backends.Choice("reference", f"no kernel for {operation} in this version")
-    assert backends.choose(request, "cpu", strict=True).backend == "reference"
+    choice = backends.choose(request, "cuda", strict=True)
+    assert choice == backends.Choice("reference", f"cuda: no CUDA kernel for {operation} in this version")
+    unknown = backends.choose(dataclasses.replace(request, operation="pooling"), strict=True)
+    assert unknown == backends.Choice("reference", "no kernel for pooling in this version")
+
+
+@needs_native
+@pytest.mark.parametrize("operation", ["attention", "add_layer_norm", "grouped_mlp"])
+def test_the_cpu_serves_single_operations_with_gradients_dropout_autocast_and_in_graphs(
+    operation: str,
+) -> None:
+    request = Request(operation, torch.device("cpu"), torch.bfloat16, None, True, True, torch.bfloat16, True)
+    assert backends.choose(request, "cpu", strict=True) == backends.Choice("cpu", "chosen by name")
 
 
 def test_a_gpu_backend_says_why_it_can_not_serve() -> None:

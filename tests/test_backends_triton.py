@@ -147,7 +147,7 @@ def test_the_interpreter_serves_cpu_tensors_and_only_by_name(monkeypatch: pytest
     monkeypatch.setattr(triton, "_triton_refusal", lambda: None)
     on_cpu = Request("attention", torch.device("cpu"), torch.float32)
     assert backends.choose(on_cpu, "triton") == backends.Choice("triton", "chosen by name")
-    assert backends.choose(on_cpu).backend == "reference"
+    assert backends.choose(on_cpu).backend != "triton"
     assert backends.choose(CONV).reason.startswith(
         "triton: TRITON_INTERPRET is set, so kernels run on the CPU"
     )

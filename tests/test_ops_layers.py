@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast import ops
+from squeezebert_fast import ArgumentError, ops
 from tests.helpers import assert_within_rule, check
 
 LOWEST = torch.finfo(torch.float32).min
@@ -143,10 +143,34 @@ def test_grouped_mlp_is_its_definition(backend: str, activation: str | None, bia
     assert_within_rule(actual, same, exact)
 
 
+def test_embeddings_are_their_definition_and_refuse_what_does_not_fit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words, positions, types = (torch.randn(n, 12, generator=generator) for n in (9, 7, 2))
+    weight, bias = torch.randn(2, 12, generator=generator)
+    ids = torch.randint(0, 9, (3, 7), generator=generator)
+    at, kinds = torch.arange(7), torch.tensor([[1]])
+
+    def reference(words: Tensor, positions: Tensor, types: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(words[ids] + positions[at] + types[kinds], (12,), weight, bias, 1e-12)
+
+    def ours(*tables: Tensor) -> Tensor:
+        return ops.embeddings(ids.int(), at, kinds, *tables)  # type: ignore[arg-type]
+
+    check(ours, reference, words, positions, types, weight, bias)
+    with pytest.raises(ArgumentError, match=r"positions is \[7, 11\], expected \[rows, channels\]"):
+        ours(words, positions[:, :11], types, weight, bias)
+    with pytest.raises(ArgumentError, match="token_types is NoneType"):
+        ours(words, positions, None, weight, bias)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="padding_idx is 9, but words has 9 rows"):
+        ops.embeddings(ids, at, kinds, words, positions, types, weight, bias, padding_idx=9)
+    with pytest.raises(IndexError):
+        ours(words[:2], positions, types, weight, bias)
+
+
 def test_the_examples_in_the_docstrings_hold() -> None:
     import doctest
 
-    for name in ("grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp"):
+    for name in ("grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp", "embeddings"):
         operation = getattr(ops, name)
         found = doctest.DocTestFinder().find(operation, name, globs={"torch": torch, name: operation})
         runner = doctest.DocTestRunner()

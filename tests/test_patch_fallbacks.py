@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize, prune
 import squeezebert_fast
 from squeezebert_fast import UnsupportedError
 from tests.model_pairs import inputs_for, pair, tiny_config
+from tests.test_ops_contexts import LoggingMode
 
 LIBRARIES = ["ours", "theirs"]
 INPUTS = inputs_for("SqueezeBertModel", tiny_config())
@@ -389,7 +390,7 @@ def test_strict_raises_in_a_forward_and_only_there(library: str) -> None:
     first(model)
     with pytest.raises(UnsupportedError, match="encoder: output_attentions asks for the scores"):
         model(**INPUTS, output_attentions=True)
-    with pytest.raises(UnsupportedError, match="encoder: autocast is active"), torch.autocast("cpu"):
+    with pytest.raises(UnsupportedError, match="encoder: a torch dispatch mode is active"), LoggingMode():
         model(**INPUTS)
     model.encoder.layers[0].output.register_forward_hook(lambda *_: None)
     with pytest.raises(UnsupportedError, match=r"encoder\.layers\.0: a hook is registered on output"):
@@ -400,25 +401,25 @@ def test_strict_raises_for_a_dtype_at_patch_and_in_a_forward() -> None:
     for backend in ("auto", "cpu"):
         message = r"grouped_pointwise_conv: cpu: .*\(backend '.*', strict\)"
         with pytest.raises(UnsupportedError, match=message):
-            squeezebert_fast.patch(model_of("ours").bfloat16(), backend=backend, strict=True)
+            squeezebert_fast.patch(model_of("ours").double(), backend=backend, strict=True)
         if not squeezebert_fast.backends.cpu.instruction_sets():
             continue
         model = squeezebert_fast.patch(model_of("ours"), backend="cpu", strict=True)
-        with pytest.raises(UnsupportedError, match=r"the dtype is torch\.bfloat16"):
-            first(model.bfloat16())
+        with pytest.raises(UnsupportedError, match=r"the dtype is torch\.float64"):
+            first(model.double())
 
 
 def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients() -> None:
     model = model_of("ours").train()
     plain = copy.deepcopy(model)
     squeezebert_fast.patch(model).gradient_checkpointing_enable()
-    plain(**INPUTS)[0].sum().backward()
-    model(**INPUTS)[0].sum().backward()
+    for one in (plain, model):
+        (one(**INPUTS)[0] * torch.linspace(-1, 1, 24)).sum().backward()
+    largest = max(float(p.grad.abs().max()) for p in plain.parameters() if p.grad is not None)
     for a, e in zip(model.parameters(), plain.parameters(), strict=True):
-        assert a.grad is e.grad is None or torch.equal(a.grad, e.grad)
+        torch.testing.assert_close(a.grad, e.grad, rtol=1e-3, atol=1e-5 * largest)
     squeezebert_fast.patch(model, backend="reference", strict=True)
-    with pytest.raises(UnsupportedError, match="encoder: gradient checkpointing recomputes"):
-        model(**INPUTS)
+    model(**INPUTS)  # is no obstacle
     first(model.eval())
 
 
@@ -458,7 +459,8 @@ def test_a_mixed_up_dtype_is_an_error_that_names_it() -> None:
     model = squeezebert_fast.patch(model_of("ours"))
     model.encoder.layers[1].output.conv1d.double()
     with pytest.raises(
-        squeezebert_fast.ArgumentError, match=r"weight is torch\.float64, but x is torch\.float32"
+        squeezebert_fast.ArgumentError,
+        match=r"weight_out is torch\.float64, but the hidden tensor is torch\.float32",
     ):
         first(model)
     row = next(

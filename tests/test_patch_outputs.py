@@ -277,8 +277,11 @@ def test_autocast_and_an_empty_batch(library: str) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             expected = model(**inputs)[0]
             actual = squeezebert_fast.patch(model)(**inputs)[0]
+        exact = copy.deepcopy(squeezebert_fast.unpatch(model)).double()(**inputs)[0]
         assert actual.dtype == expected.dtype
-        assert torch.equal(actual, expected)
+        error, own = ((t.double() - exact).square().mean().sqrt() for t in (actual, expected))
+        assert error <= 2 * own
+        squeezebert_fast.patch(model)
         assert model.encoder(x[:0], mask[:0])[0].shape == (0, 5, 24)
         assert model.encoder(x[:1, :1], mask[:1, ..., :1])[0].shape == (1, 1, 24)
 
@@ -319,8 +322,8 @@ def test_the_kernels_really_run(monkeypatch: pytest.MonkeyPatch) -> None:
                 encoder(x, mask)
             assert runs == ["float32"]
             assert calls == []  # all layers are one native call
-            encoder(x, mask)
-            assert calls == 12 * [None]  # with a gradient they are one each, and the activation is PyTorch's
+            encoder(x, mask)  # with a gradient each product is one
+            assert calls == 2 * [None, None, None, None, "gelu", None]
             squeezebert_fast.patch(encoder, backend="reference")(x, mask)
             with torch.no_grad():
                 encoder(x, mask)

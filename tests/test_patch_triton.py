@@ -184,7 +184,7 @@ def test_a_hook_fires_and_the_other_layer_runs_its_operations(library: str, call
         "attention",
         "grouped_pointwise_conv",
         "add_layer_norm",
-        *("grouped_pointwise_conv",) * 2,
+        "grouped_mlp",
         "add_layer_norm",
     ]
     rows = squeezebert_fast.explain(fast).rows
@@ -208,7 +208,7 @@ def test_what_a_call_asks_for_falls_back(library: str, calls: list[str]) -> None
         with torch.autocast("cpu", torch.bfloat16):
             fast(x, mask)
     assert calls == []
-    with pytest.raises(UnsupportedError, match="encoder: autocast is active"), torch.autocast("cpu"):
+    with pytest.raises(UnsupportedError, match="triton: autocast is active"), torch.autocast("cpu"):
         run(patched(encoder, strict=True), x)
 
 
@@ -307,14 +307,14 @@ def test_wrong_hidden_states_or_masks_raise_what_they_raised(calls: list[str]) -
     assert calls == []
 
 
-def test_a_norm_of_another_dtype_is_pytorchs(calls: list[str]) -> None:
+def test_a_norm_of_another_dtype_keeps_layers_apart(calls: list[str]) -> None:
     """As PyTorch mixes them: 16-bit rows, float32 parameters."""
     encoder: Any = encoder_of().bfloat16()
     for layer in encoder.layers:
         layer.output.layernorm.float()
     x = states(encoder, 2, 5).bfloat16()
     torch.testing.assert_close(run(patched(encoder), x), run(encoder, x), rtol=2e-2, atol=2e-2)
-    assert calls.count("add_layer_norm") == 2
+    assert calls.count("add_layer_norm") == 4
     assert "self_attention" not in calls
 
 

@@ -45,8 +45,8 @@ def request_for(
     x = tensors[0]
     assert x is not None
     traced, autocast = torch.compiler.is_compiling(), autocast_dtype(x.device)
-    if obstacle is None and not traced:
-        obstacle = context_obstacle() or tensor_obstacle(*tensors)
+    if obstacle is None:
+        obstacle = _transformed() if traced else context_obstacle() or tensor_obstacle(*tensors)
     if obstacle is None and autocast is not None:
         obstacle = next(
             (
@@ -102,11 +102,16 @@ def context_obstacle() -> str | None:
         # `torch.set_default_device` is such a mode too, and has no say over tensors that exist
         if type(torch._C._get_function_stack_at(index)) is not DeviceContext:
             return "a torch function mode is active"
-    if torch._C._are_functorch_transforms_active():
-        return "a torch.func transform is active"
+    if reason := _transformed():
+        return reason
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
     return None
+
+
+def _transformed() -> str | None:
+    active = torch._C._are_functorch_transforms_active()
+    return "a torch.func transform is active" if active else None
 
 
 def tensor_obstacle(*tensors: Tensor | None) -> str | None:

@@ -128,15 +128,12 @@ class AcceleratedEmbeddings(Accelerated):
             return None
         of_all = [given for given in ids if given is not None]
         if needs_grad:
+            word_ids, at, kinds = of_all
+            words, positions, types = weights
+            options = norm.weight, norm.bias, norm.eps, modules[TABLES[0]].padding_idx
             try:
                 return ops.embeddings(
-                    *(of_all[0], of_all[1], of_all[2]),
-                    *(weights[0], weights[1], weights[2]),
-                    norm.weight,
-                    norm.bias,
-                    norm.eps,
-                    modules[TABLES[0]].padding_idx,
-                    backend=settings.backend,
+                    word_ids, at, kinds, words, positions, types, *options, backend=settings.backend
                 )
             except IndexError:
                 return None

@@ -94,8 +94,9 @@ def explain(model: nn.Module, backend: str | None = None) -> Explanation:
         model: a module that contains a SqueezeBertEncoder, patched or not.
         backend: tell what this backend would do in place of the one that the model was patched with.
 
-    What only a call can tell is left out: autocast, tracing and `output_attentions` fall back when they
-    happen. Raises ArgumentError if there is no encoder in `model`.
+    What only a call can tell is left out: `output_attentions`, dispatch modes and function transforms fall back when
+    they happen. What is told of one call for all layers is inference; with gradients or dropout, under autocast and
+    under torch.compile each operation has a kernel of its own. Raises ArgumentError if there is no encoder in `model`.
     """
     if backend is not None:
         backends.check_name(backend)

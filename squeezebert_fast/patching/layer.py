@@ -104,6 +104,8 @@ def _parameter_obstacle(module: nn.Module) -> str | None:
             return "a convolution that is not pointwise"
     elif weight is None or bias is None or weight.dim() != 1:
         return "a norm without weight or bias, or over several axes"
+    if torch.compiler.is_compiling():  # torch.export makes parameters tensors without memory
+        return None
     return tensor_obstacle(None if quantized.form_of(weight) else weight, bias)
 
 

@@ -50,9 +50,11 @@ def patch(
     """Accelerate every SqueezeBERT encoder in `model`, in place, and return `model`.
 
     Works on this package's models and on transformers' SqueezeBERT, whole or as a part of a larger module.
-    Parameters, buffers, their names and `state_dict` don't change. Results don't either, up to rounding:
-    training, gradients, hooks, `output_attentions`, autocast, other dtypes and devices give what the
-    unpatched model gives, by falling back where a kernel can't serve; `explain(model)` tells what runs where.
+    Parameters, buffers, their names and `state_dict` don't change. Results don't either, up to rounding and the
+    masks that dropout draws: training, gradients, hooks, `output_attentions`, autocast, other dtypes and devices
+    give what the unpatched model gives, by falling back where a kernel can't serve; `explain(model)` tells what
+    runs where. On the CPU, in float32, bfloat16 and under autocast to bfloat16, training has kernels forward and
+    backward, and torch.compile and torch.export find them as operations of `torch.ops.squeezebert_fast`.
     Patching again replaces the settings and reads every weight anew, which a write to a few elements through
     `weight.data` calls for: PyTorch gives no sign of it.
 
@@ -60,8 +62,8 @@ def patch(
         model: any module that contains a SqueezeBertEncoder.
         precision: what products run in, on the CPU: "float32" (None says the same), "bfloat16" or "int8". Sums,
             softmax, LayerNorm and residuals stay float32. bfloat16 and int8 are for inference: with gradients,
-            and where the native encoder can't serve, the forward runs in float32. On a GPU products run in the
-            model's own dtype, or in int8.
+            and where the native encoder can't serve, the forward runs in the model's own dtype, or autocast's. On a
+            GPU products run in the model's own dtype, or in int8.
         unpad: run over the real tokens only, those whose keys the attention mask doesn't leave out, wherever
             they stand; the encoder's output for all others is zero. On a GPU the host waits once for their number.
         keep_original: False gives up the parameters that the native encoder has packed, for deployment: they

@@ -10,13 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu_operations
-from squeezebert_fast.ops.gradients.routes import (
-    Differentiable,
-    Gradients,
-    needed,
-    refuse_dropout,
-    through_definition,
-)
+from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
 
 def _fake(
@@ -68,12 +62,10 @@ def _gradients(
 
 
 def _definition(ctx: Any, grad: Tensor | None, of_total: Tensor | None, *_: Any) -> Gradients:
-    total, _, _, weight, _ = ctx.saved_tensors
+    total, _, _, weight, seed = ctx.saved_tensors
     eps, dropout_p = ctx.options
-    refuse_dropout("add_layer_norm", dropout_p)
     needs = ctx.needs_input_grad[:4]
-    of_sum: Tensor | None = None
-    of_weight = of_bias = None
+    of_sum = of_weight = of_bias = None
     if grad is not None:
         bias = weight.new_zeros(weight.shape)
 
@@ -85,7 +77,13 @@ def _definition(ctx: Any, grad: Tensor | None, of_total: Tensor | None, *_: Any)
         )
     if of_total is not None:
         of_sum = of_total if of_sum is None else of_sum + of_total
-    return (of_sum if needs[0] else None, of_sum if needs[1] else None, of_weight, of_bias)
+    of_x = of_sum
+    if dropout_p > 0.0 and of_sum is not None:
+        # what the kernel multiplies by: the sum of ones, dropped, and zeros
+        ones, affine = torch.ones_like(total, dtype=torch.float32), weight.detach()
+        _, kept, _, _ = add_layer_norm.op(ones, torch.zeros_like(ones), affine, affine, eps, dropout_p, seed)
+        of_x = of_sum * kept
+    return of_x if needs[0] else None, of_sum if needs[1] else None, of_weight, of_bias
 
 
 add_layer_norm = Differentiable(

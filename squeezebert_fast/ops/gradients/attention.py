@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu_operations
+from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import (
     Differentiable,
     Gradients,
     needed,
-    refuse_dropout,
     through_definition,
 )
 
@@ -67,7 +67,11 @@ def _definition(ctx: Any, grad: Tensor | None, _: Any) -> Gradients:
         return (None, None, None)
     *qkv, mask, _, _, _ = ctx.saved_tensors
     num_heads, dropout_p = ctx.options
-    refuse_dropout("attention", dropout_p)
+    if dropout_p > 0.0:  # only the kernel can draw its mask
+        raise UnsupportedError(
+            f"attention: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated; "
+            'backend="reference" can with it'
+        )
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = reference.attention_scores(q, k, mask, num_heads)

@@ -54,6 +54,7 @@ class Differentiable:
 
         def eager_backward(ctx: Any, *grads: Tensor | None) -> Any:
             if torch.is_grad_enabled() or obstacle(*grads):
+                _refuse_batches(name, *grads)
                 return complete(ctx, definition(ctx, *grads))
             return complete(ctx, gradients(ctx, backward[1], *grads))
 
@@ -123,7 +124,7 @@ def through_definition(
     again = torch.is_grad_enabled()
     # Tensors of their own, since one of `tensors` may have been computed from another.
     inputs = [None if t is None else t.view_as(t) for t in tensors]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
         for tensor in wanted:
             tensor.requires_grad_()
@@ -132,10 +133,12 @@ def through_definition(
     return tuple(next(found) if needed else None for needed in needs)
 
 
-def refuse_dropout(name: str, dropout_p: float) -> None:
-    """Raise UnsupportedError where a mask that only the kernel can draw would be needed in PyTorch's operations."""
-    if dropout_p > 0.0:
-        raise UnsupportedError(
-            f"{name}: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated or "
-            'batched; backend="reference" can with it'
-        )
+def _refuse_batches(name: str, *grads: Tensor | None) -> None:
+    """Raise UnsupportedError for what `is_grads_batched` and vmap make of gradients: autograd takes none of these."""
+    functorch = torch._C._functorch
+    for grad in grads:
+        if grad is not None and (functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)):
+            raise UnsupportedError(
+                f"{name}: its gradient takes no batches (is_grads_batched, or a vectorized jacobian); "
+                'backend="reference" does'
+            )

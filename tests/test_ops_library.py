@@ -1,0 +1,186 @@
+"""The operations of the torch.library: what torch.compile and torch.export put into their graphs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from squeezebert_fast import ops
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.ops.gradients import add_layer_norm, attention, grouped_mlp, grouped_pointwise_conv
+from tests.gradient_helpers import Random
+
+pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
+
+LIBRARY = torch.ops.squeezebert_fast
+
+
+def samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """By name, an operation and arguments for it."""
+    cases: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+    seed = torch.tensor(7)
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        random, parameter = Random(0, dtype), Random(1)
+        x, weight, bias = random(2, 5, 8), parameter(12, 4, 1), parameter(12)
+        out, gamma, beta = parameter(6, 6, 1), parameter(8), parameter(8)
+        mask = torch.zeros(2, 1, 1, 5)
+        cases |= {
+            f"conv {name}": (LIBRARY.grouped_pointwise_conv, (x, weight, bias, 2, "gelu")),
+            f"plain conv {name}": (LIBRARY.grouped_pointwise_conv, (x, weight, None, 2, None)),
+            f"frozen conv {name}": (LIBRARY.grouped_pointwise_conv, (x.detach(), weight, None, 2, None)),
+            f"mlp {name}": (LIBRARY.grouped_mlp, (x, weight, bias, out, None, 2, "silu")),
+            f"attention {name}": (LIBRARY.attention, (x, x, x, mask, 2, 0.0, None)),
+            f"dropped attention {name}": (LIBRARY.attention, (x, x, x.detach(), None, 2, 0.5, seed)),
+            f"norm {name}": (LIBRARY.add_layer_norm, (x, x, gamma, beta, 1e-5, 0.0, None)),
+            f"dropped norm {name}": (LIBRARY.add_layer_norm, (x, x.detach(), gamma, beta, 1e-5, 0.5, seed)),
+        }
+    return cases
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", samples())
+def test_opcheck_finds_nothing(case: str) -> None:
+    operation, arguments = samples()[case]
+    torch.library.opcheck(operation, arguments)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_opcheck_finds_nothing_in_the_backwards() -> None:
+    random = Random(2)
+    x, weight, bias, out, gamma = (
+        t.detach() for t in (random(2, 5, 8), random(12, 4, 1), random(12), random(6, 6, 1), random(8))
+    )
+    rows = torch.ones(2, 5)
+    cases: list[tuple[Any, tuple[Any, ...]]] = []
+    for needs in ([True] * 5, [False, True, False, True, False]):
+        cases += [
+            (
+                LIBRARY.grouped_pointwise_conv_backward,
+                (torch.ones(2, 5, 12), x, weight, bias, 2, "gelu", needs[:3]),
+            ),
+            (
+                LIBRARY.grouped_mlp_backward,
+                (torch.ones(2, 5, 6), x, weight, bias, out, None, 2, "relu", [*needs[:4], False]),
+            ),
+            (
+                LIBRARY.attention_backward,
+                (x, x, x, x, None, x, torch.zeros(2, 2, 5), 2, 0.5, torch.tensor(3), needs[:3]),
+            ),
+            (LIBRARY.add_layer_norm_backward, (x, x, rows, rows, gamma, 0.5, torch.tensor(3), needs[:4])),
+        ]
+    for operation, arguments in cases:
+        torch.library.opcheck(operation, arguments)
+
+
+def block(
+    x: Tensor, weight: Tensor, bias: Tensor, into: Tensor, out: Tensor, gamma: Tensor, p: float = 0.0
+) -> Tensor:
+    y = ops.grouped_pointwise_conv(x, weight, bias, 2, strict=True)
+    y = ops.attention(y, y, x, None, 4, p, strict=True)
+    y = ops.add_layer_norm(y, x, gamma, gamma, 1e-12, p, strict=True)
+    return ops.grouped_mlp(y, into, None, out, bias, 2, strict=True)
+
+
+def leaves(seed: int = 3) -> list[Tensor]:
+    random = Random(seed)
+    return [random(3, 5, 16), random(16, 8, 1), random(16), random(24, 8, 1), random(16, 12, 1), random(16)]
+
+
+def graphs() -> tuple[Callable[..., Any], list[str]]:
+    """A compiler that runs AOTAutograd, and the operations it saw."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    seen: list[str] = []
+
+    def record(graph: Any, _: Any) -> Any:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    return aot_autograd(fw_compiler=record), seen
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_graph_has_the_kernels_of_forward_and_backward(autocast: bool, p: float) -> None:
+    torch._dynamo.reset()
+    compiler, seen = graphs()
+    compiled = torch.compile(block, backend=compiler, fullgraph=True)
+    tensors, results = leaves(), []
+    for run in (block, compiled):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = run(*tensors, p)
+        results.append((y, *torch.autograd.grad(y.float().square().sum(), tensors)))
+    tolerance = {"rtol": 0.05, "atol": 0.5} if autocast else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(results[1], results[0], **tolerance)
+    for name in ("grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp"):
+        assert f"squeezebert_fast.{name}.default" in seen
+        assert f"squeezebert_fast.{name}_backward.default" in seen
+
+
+def test_a_graph_draws_a_new_mask_each_time_it_runs() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    tensors = leaves()
+    torch.manual_seed(0)
+    first, second = compiled(*tensors, 0.5), compiled(*tensors, 0.5)
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(compiled(*tensors, 0.5), first)
+
+
+def test_one_graph_for_any_number_of_sequences() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=True)
+    x, *parameters = leaves()
+    for given in (x, x[:2], torch.cat([x, x], 1)):
+        torch.testing.assert_close(compiled(given, *parameters), block(given, *parameters))
+
+
+def test_a_transform_within_a_graph_is_given_pytorchs_operations() -> None:
+    torch._dynamo.reset()
+    x, *parameters = (t.detach() for t in leaves())
+
+    def slope(x: Tensor) -> Tensor:
+        def loss(x: Tensor) -> Tensor:
+            y = ops.grouped_pointwise_conv(x, parameters[0], parameters[1], 2)
+            return ops.add_layer_norm(y, x, parameters[4], parameters[4]).square().sum()
+
+        return torch.func.grad(loss)(x)
+
+    compiled = torch.compile(slope, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), slope(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_has_the_operations(strict: bool) -> None:
+    class Block(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return block(*tensors)
+
+    x, *parameters = (t.detach() for t in leaves())
+    batch = torch.export.Dim("batch", min=2, max=64)
+    shapes = (({0: batch}, *[None] * len(parameters)),)
+    exported = torch.export.export(Block(), (x, *parameters), dynamic_shapes=shapes, strict=strict)
+    assert sum("squeezebert_fast" in str(node.target) for node in exported.graph.nodes) == 4
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    for program in (exported, torch.export.load(file)):
+        torch.testing.assert_close(program.module()(x[:2], *parameters), block(x[:2], *parameters))
+
+
+def test_the_eager_routes_do_not_go_through_the_dispatcher() -> None:
+    x, *parameters = leaves()
+    with torch.profiler.profile() as profile:
+        block(x, *parameters).sum().backward()
+        with torch.no_grad():
+            block(x, *parameters)
+    assert not [event.name for event in profile.events() if event.name.startswith("squeezebert_fast::")]
+    for module in (grouped_pointwise_conv, grouped_mlp, attention, add_layer_norm):
+        assert module.__name__.startswith("squeezebert_fast.ops.gradients.")
