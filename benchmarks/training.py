@@ -119,17 +119,21 @@ def memory_rows(engines: Sequence[str], precision: str, shape: Shape, layers: in
         kept = taken["before_bytes"] - taken["loaded_bytes"] - taken["gradients_bytes"]
         row = {"case": case_name(shape, precision), "candidate": engine, "precision": precision, **taken}
         row |= {"step_bytes": step, "kept_bytes": kept}
-        rows.append({**row, "of_eager": step / (rows or [row])[0]["step_bytes"]})
+        eager = (rows or [row])[0]
+        row["of_eager"] = step / eager["step_bytes"]
+        row["with_kept_of_eager"] = (step + kept) / (eager["step_bytes"] + eager["kept_bytes"])
+        rows.append(row)
     return rows
 
 
 def memory_table(rows: Sequence[dict[str, Any]]) -> Table:
     result = Table("candidate", title=f"{rows[0]['case']}, memory", title_justify="left")
-    for column in ("MB before", "of it kept", "MB at the peak", "MB for the step", f"of {EAGER}'s"):
+    for column in ("MB before", "of it kept", "MB at the peak", "MB for the step", "of eager's", "with kept"):
         result.add_column(column, justify="right")
     for row in rows:
         sizes = [row[f"{name}_bytes"] / 1e6 for name in ("before", "kept", "peak", "step")]
-        result.add_row(row["candidate"], *(f"{size:.0f}" for size in sizes), f"{row['of_eager']:.0%}")
+        shares = [f"{row[name]:.0%}" for name in ("of_eager", "with_kept_of_eager")]
+        result.add_row(row["candidate"], *(f"{size:.0f}" for size in sizes), *shares)
     return result
 
 
