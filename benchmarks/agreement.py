@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,13 @@ COSINE = 0.99
 """What every token's output in bfloat16 and int8 must reach. Their rounding leaves 0.999 and more of these models; a
 wrong group, scale, mask or activation in all layers, or a layer left out, falls below. Accuracy itself is for
 `benchmarks.accuracy` to tell."""
+
+GRADIENT = {"float32": 1e-4, "bfloat16": 0.1}
+"""How far a parameter's gradient may be from float32's, as a fraction of its norm; 2e-6 and 0.02 are usual."""
+
+NEGLIGIBLE = 1e-2
+"""A gradient whose norm is below this fraction of the largest is held against that fraction: that of a bias of the
+keys is 0, as it changes no probability, and what is computed of it is rounding."""
 
 
 class WrongEngine(Exception):
@@ -37,3 +46,20 @@ def check(what: str, precision: str, actual: Tensor, expected: Tensor, attention
         cosine = torch.nn.functional.cosine_similarity(actual, expected, dim=-1).min().item()
         if not cosine >= COSINE:
             raise WrongEngine(f"{what}: a token's cosine with eager's is {cosine:.4f}, expected {COSINE}")
+
+
+def check_gradients(
+    what: str, precision: str, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Raise WrongEngine unless `actual`, by parameter, agrees with eager's float32 gradients."""
+    if actual.keys() != expected.keys():
+        raise WrongEngine(f"{what}: other parameters have a gradient than eager's")
+    least = NEGLIGIBLE * max(gradient.norm().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        norm = max(gradient.norm().item(), least)
+        difference = (actual[name] - gradient).norm().item() / norm
+        if not difference <= GRADIENT[precision]:  # NaN is wrong too
+            raise WrongEngine(
+                f"{what}: the gradient of {name} differs from eager's by {difference:.3g} of its norm, "
+                f"expected at most {GRADIENT[precision]}"
+            )

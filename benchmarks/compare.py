@@ -12,7 +12,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from benchmarks.command import about, add_precisions, add_shapes, console, exit_
 from benchmarks.kernel import LAYERS, measure_kernel
 from benchmarks.models import SHAPES, measure_models
 from benchmarks.peers import ENGINES, FAMILIES
-from benchmarks.report import Row, cpu_model, rows_of, shape_name, table, write_json
+from benchmarks.report import Row, cpu_model, plot, rows_of, shape_name, table, write_json
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.benchmark import Case, Report, check_plot
+from squeezebert_fast.benchmark import check_plot
 
 SAME = ("command", "git_commit", "cpu", "versions")
 """What must be as it was for a run to go on with another's rows."""
@@ -47,15 +46,6 @@ def finished(path: Path, now: dict[str, Any]) -> list[Row]:
         return []
     before = json.loads(path.read_text(encoding="utf-8"))
     return rows_of(before["rows"]) if all(before.get(key) == now[key] for key in SAME) else []
-
-
-def plot(path: Path, title: str, rows: Iterable[Row]) -> None:
-    cases = []
-    for name, group in groupby(rows, key=lambda row: row.case):
-        kept = list(group)
-        peaks = {row.timing.name: row.peak for row in kept}
-        cases.append(Case(name, tuple(row.timing for row in kept), kept[0].flops, kept[0].peak, peaks))
-    Report(title, tuple(cases)).plot(path)
 
 
 def run_suite(

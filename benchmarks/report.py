@@ -7,17 +7,18 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Column, Table
 
-from squeezebert_fast.benchmark import Timing
+from squeezebert_fast.benchmark import Case, Report, Timing
 from squeezebert_fast.diagnostics import doctor
 
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
@@ -115,6 +116,16 @@ def table(rows: Sequence[Row]) -> Table:
             "" if fraction is None else f"{fraction:.0%}",
         )
     return result
+
+
+def plot(path: Path, title: str, rows: Iterable[Row]) -> None:
+    """Draw the speed-ups, a panel for each case; `path` as in `squeezebert_fast.benchmark.Report.plot`."""
+    cases = []
+    for name, group in groupby(rows, key=lambda row: row.case):
+        kept = list(group)
+        peaks = {row.timing.name: row.peak for row in kept}
+        cases.append(Case(name, tuple(row.timing for row in kept), kept[0].flops, kept[0].peak, peaks))
+    Report(title, tuple(cases)).plot(path)
 
 
 def surroundings(command: str, repeats: int | None) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""The memory that one training step takes, in a process of its own: what `benchmarks.training` starts.
+
+python -m benchmarks.training_memory "transformers eager" bfloat16 8x128 --threads 2 --layers 12
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.command import exit_with, positive, shape
+from benchmarks.memory import status
+from benchmarks.report import Shape, shape_name
+from benchmarks.training_step import ENGINES, PRECISIONS, base_classifier, candidate, random_batch, warm_up
+
+
+def resident_now() -> int:
+    """Resident bytes, once the allocator has given back what it only holds in reserve."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's alone
+        libc.malloc_trim(0)
+    return status("VmRSS")
+
+
+def peak_during(run: Callable[[], object]) -> tuple[int, int]:
+    """Resident bytes before `run`, and at most meanwhile."""
+    before = resident_now()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts again from VmRSS
+    run()
+    return before, status("VmHWM")
+
+
+def memory_of_a_step(engine: str, precision: str, shape: Shape, layers: int) -> dict[str, int]:
+    """What the second step took here.
+
+    loaded_bytes: resident with the model, before its first step. gradients_bytes: of one gradient for each parameter.
+    before_bytes: resident before the second step, so with gradients and whatever the engine keeps of the first.
+    peak_bytes: resident at most during the second step.
+    """
+    batch = random_batch(shape)
+    subject = candidate(engine, precision, base_classifier(layers))
+    loaded = resident_now()
+    warm_up(subject, batch)
+    before, peak = peak_during(lambda: subject.step(batch))
+    gradients = sum(p.grad.nbytes for p in subject.model.parameters() if p.grad is not None)
+    return {
+        "loaded_bytes": loaded,
+        "gradients_bytes": gradients,
+        "before_bytes": before,
+        "peak_bytes": peak,
+    }
+
+
+def in_a_process(engine: str, precision: str, shape: Shape, layers: int) -> dict[str, int]:
+    """`memory_of_a_step` in a new process, with as many threads as here."""
+    arguments = [engine, precision, shape_name(shape), "--threads", str(torch.get_num_threads())]
+    command = [sys.executable, "-m", "benchmarks.training_memory", *arguments, "--layers", str(layers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    if done.returncode != 0:
+        sys.exit(f"error: {engine}: {done.stderr.strip()}")
+    taken: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_memory", description=__doc__)
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("precision", choices=PRECISIONS)
+    parser.add_argument("shape", type=shape)
+    parser.add_argument("--threads", type=positive, required=True)
+    parser.add_argument("--layers", type=positive, required=True)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    warnings.simplefilter("ignore")
+    print(json.dumps(memory_of_a_step(chosen.engine, chosen.precision, chosen.shape, chosen.layers)))
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,151 @@
+"""One training step of the base sequence classifier: the model, its inputs, the engines that run it, what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from benchmarks.agreement import check_gradients
+from benchmarks.passes import PassWork, pass_work
+from benchmarks.peers import EngineUnavailable
+from benchmarks.report import Shape
+from benchmarks.subjects import spread_scores
+from squeezebert_fast import SqueezeBertConfig, patch
+
+EAGER, COMPILED, PATCHED = "transformers eager", "torch.compile", "transformers patched"
+ENGINES = (EAGER, COMPILED, PATCHED)
+PRECISIONS = ("float32", "bfloat16")
+"""The model's own, and `torch.autocast("cpu", torch.bfloat16)`."""
+
+BACKWARD = 2
+"""Products of the backward for each one of the forward: a gradient for either operand."""
+
+CHECKED_SHAPE = (3, 16)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from."""
+
+    input_ids: Tensor
+    """int64 [batch, tokens]."""
+    attention_mask: Tensor
+    """The same."""
+    labels: Tensor
+    """int64 [batch]."""
+
+
+def base_classifier(layers: int) -> nn.Module:
+    """transformers' sequence classifier in train mode, of the base size but for `layers`, with random weights."""
+    torch.manual_seed(0)
+    config = transformers.SqueezeBertConfig(num_hidden_layers=layers)
+    model = transformers.SqueezeBertForSequenceClassification(config).train()
+    spread_scores(model, 6.0)
+    return model
+
+
+def random_batch(shape: Shape) -> Batch:
+    """Random ids and labels, and a mask of ones."""
+    generator = torch.Generator().manual_seed(shape[0] * shape[1])
+    input_ids = torch.randint(0, SqueezeBertConfig().vocab_size, shape, generator=generator)
+    labels = torch.randint(0, 2, shape[:1], generator=generator)
+    return Batch(input_ids, torch.ones_like(input_ids), labels)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model of its own in one engine and one precision."""
+
+    engine: str
+    precision: str
+    model: nn.Module
+    """Whose parameters have the gradients."""
+    forward: nn.Module
+    """What is called: the model, or what torch.compile made of it."""
+
+    @property
+    def name(self) -> str:
+        return self.engine if self.precision == "float32" else f"{self.engine} {self.precision}"
+
+    def step(self, batch: Batch) -> None:
+        """The forward and backward; gradients are added to those that are there."""
+        with autocast(self.precision):
+            loss = self.forward(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels
+            ).loss
+        loss.backward()
+
+    def prepare(self) -> None:
+        """What lies between two steps: gradients become 0 in place, and parameters are written, as an optimizer does.
+
+        Their values stay. But what was made of them, packed weights say, has to be made again in the next step.
+        """
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.mul_(1.0)
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+
+
+def autocast(precision: str) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+
+
+def candidate(engine: str, precision: str, base: nn.Module) -> Candidate:
+    """`base`, copied, in an engine; `patch` with `strict`, so that no operation falls back unseen."""
+    model = copy.deepcopy(base)
+    if engine == PATCHED:
+        patch(model, strict=True)
+    forward = torch.compile(model, dynamic=False) if engine == COMPILED else model
+    return Candidate(engine, precision, model, forward)
+
+
+def warm_up(candidate: Candidate, batch: Batch) -> None:
+    """A step, after which gradients exist. Raises EngineUnavailable where torch.compile fails."""
+    try:
+        candidate.step(batch)
+    except RuntimeError as error:
+        if candidate.engine != COMPILED:
+            raise
+        raise EngineUnavailable(f"it fails: {str(error).strip().splitlines()[0]}") from error
+    candidate.prepare()
+
+
+def gradients(candidate: Candidate, batch: Batch) -> dict[str, Tensor]:
+    """By parameter, those of one step without dropout; the candidate has none afterwards."""
+    candidate.model.eval()
+    candidate.step(batch)
+    candidate.model.train()
+    found = {name: p.grad for name, p in candidate.model.named_parameters() if p.grad is not None}
+    candidate.model.zero_grad(set_to_none=True)
+    return found
+
+
+def check_patched(precision: str, base: nn.Module) -> None:
+    """Raise WrongEngine unless `patch` leaves the gradients, on a padded batch, what eager's are in float32."""
+    batch = random_batch(CHECKED_SHAPE)
+    batch.attention_mask[-1, CHECKED_SHAPE[1] * 3 // 4 :] = 0
+    expected = gradients(candidate(EAGER, "float32", base), batch)
+    patched = candidate(PATCHED, precision, base)
+    check_gradients(patched.name, precision, gradients(patched, batch), expected)
+
+
+def forward_work(config: SqueezeBertConfig, shape: Shape) -> dict[str, PassWork]:
+    """The forward's operations by the names of `squeezebert_fast.ops`; together they are `encoder_flops`."""
+    passes = pass_work(config, shape)
+    convolutions = passes["attention"].products + passes["post_attention"].products
+    return {
+        "grouped_pointwise_conv": PassWork(convolutions),
+        "attention": PassWork(0, passes["attention"].scores),
+        "grouped_mlp": passes["feed_forward"],
+    }
+
+
+def step_flops(config: SqueezeBertConfig, shape: Shape) -> int:
+    """Of the forward's and the backward's products; what a backward computes again isn't counted."""
+    return (1 + BACKWARD) * sum(work.flops for work in forward_work(config, shape).values())
