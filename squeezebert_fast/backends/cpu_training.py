@@ -65,7 +65,7 @@ def grouped_mlp(
     `cpu.grouped_pointwise_conv`'s."""
     rows = x.reshape(-1, x.shape[-1])
     result = rows.new_empty((*x.shape[:-1], weight_out.shape[0]))
-    results = result.view(len(rows), -1)
+    results = result.view(len(rows), result.shape[-1])
     into = cpu.packed_weight(weight_in, groups, precision)
     out_of = cpu.packed_weight(weight_out, groups, precision)
     for first in range(0, len(rows), PART):
@@ -119,11 +119,13 @@ def attention(
     largest score and the reciprocal of its exponentials' sum.
 
     q: [batch, queries, channels]; k, v: [batch, keys, channels]; mask: None, or one that broadcasts to [batch,
-    num_heads, queries, keys], with any strides but the last one, which is 1. seed: 64 bits. No axis is empty.
+    num_heads, queries, keys], with any strides but the last one, which is 1. seed: 64 bits.
     """
     native: Any = cpu._native
     result = torch.empty_like(q)
-    statistics = torch.empty((q.shape[0], num_heads, q.shape[1], 2), dtype=torch.float32, device="cpu")
+    statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2))
+    if q.numel() == 0 or k.numel() == 0:
+        return result.zero_(), statistics.zero_()
     arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
     native.attention_forward(*arguments, result.data_ptr(), torch.get_num_threads())
     return result, statistics
@@ -144,6 +146,8 @@ def attention_backward(
     """Gradients of q, k and v from `attention`'s arguments and results."""
     native: Any = cpu._native
     gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    if q.numel() == 0 or k.numel() == 0:
+        return gradients[0].zero_(), gradients[1].zero_(), gradients[2].zero_()
     arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
     native.attention_backward(
         *arguments,
@@ -202,11 +206,9 @@ def add_layer_norm_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, residual, weight and bias, each where `needs` has True."""
     native: Any = cpu._native
-    for_x, for_residual, for_weight, for_bias = needs
-    grad_residual = _empty_like(grad, for_residual)
-    # without dropout it is the same tensor
-    grad_x = _empty_like(grad, for_x and (dropout_p > 0.0 or not for_residual))
-    gradients = grad_x, grad_residual, _empty_like(weight, for_weight), _empty_like(weight, for_bias)
+    likes = (grad, grad, weight, weight)
+    of_x, of_residual, of_weight, of_bias = (_empty_like(t, n) for t, n in zip(likes, needs, strict=True))
+    gradients = of_x, of_residual, of_weight, of_bias
     channels = grad.shape[-1]
     native.add_layer_norm_backward(
         cpu.instruction_set(),
@@ -220,7 +222,7 @@ def add_layer_norm_backward(
         _addresses(*gradients),
         torch.get_num_threads(),
     )
-    return grad_residual if for_x and grad_x is None else grad_x, *gradients[1:]
+    return gradients
 
 
 def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
@@ -254,7 +256,7 @@ def _weight_gradient(
     rows = grad.numel() // grad.shape[-1]
     if weight is None:
         if bias is not None:
-            total = grad.reshape(rows, -1).sum(0)
+            total = grad.reshape(rows, grad.shape[-1]).sum(0)
             bias.copy_(bias + total if accumulate else total)
         return
     assert x is not None
