@@ -19,6 +19,7 @@ CORE_SOURCES = [
     "csrc/core/rates.cpp",
     "csrc/core/samples.cpp",
     "csrc/core/thread_team.cpp",
+    "csrc/core/training.cpp",
     "csrc/core/workspace.cpp",
 ]
 INSTRUCTION_SET_SOURCES = [
@@ -30,7 +31,7 @@ INSTRUCTION_SET_SOURCES = [
     "csrc/isa/neon_dotprod.cpp",
     "csrc/isa/scalar.cpp",
 ]
-PYTHON_SOURCES = ["csrc/python/bindings.cpp"]
+PYTHON_SOURCES = ["csrc/python/bindings.cpp", "csrc/python/training_bindings.cpp"]
 
 COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "-fno-math-errno"]
 # Whatever Python's own flags say: link-time optimisation could move wide code into what runs on every CPU.

@@ -28,7 +28,12 @@ class PackedGroupedPointwiseConv:
     groups: int
     bytes: int
     def __init__(
-        self, instruction_set: str, precision: Precision, conv: tuple[int, ...], threads: int
+        self,
+        instruction_set: str,
+        precision: Precision,
+        conv: tuple[int, ...],
+        threads: int,
+        transposed: bool = False,
     ) -> None: ...
     def run(
         self,

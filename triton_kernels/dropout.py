@@ -32,6 +32,11 @@ class Dropout:
         """What kept elements are multiplied by."""
         return 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0
 
+    @property
+    def arguments(self) -> tuple[float, float, int, int]:
+        """What a kernel takes: p, scale, seed, offset."""
+        return self.p, self.scale, self.seed, self.offset
+
 
 @triton.jit
 def dropped(x, rows, columns, p, scale, seed, offset):

@@ -101,9 +101,10 @@ void PackedSegments::pack_one(int64_t index) {
   std::vector<float> floats;
   std::vector<int8_t> ints;
   const bool quantized = precision_ == Precision::int8;
+  const bool in_place = !quantized && source.strips.size() == 1 && source.strips.front().column == 0;
   if (quantized) {
     ints.assign(static_cast<std::size_t>(columns * depth), 0);
-  } else {
+  } else if (!in_place) {
     floats.assign(static_cast<std::size_t>(columns * depth), 0.0f);
   }
   for (const Strip& strip : source.strips) {
@@ -114,8 +115,10 @@ void PackedSegments::pack_one(int64_t index) {
       if (source.bias && strip.conv.bias) bias[column] = strip.conv.bias[row];
       if (depth == 0) continue;  // no weights, no scale: the bias is all
       if (!quantized) {
-        std::memcpy(&floats[static_cast<std::size_t>(to)], strip.conv.weight + from,
-                    static_cast<std::size_t>(depth) * 4);
+        if (!in_place) {
+          std::memcpy(&floats[static_cast<std::size_t>(to)], strip.conv.weight + from,
+                      static_cast<std::size_t>(depth) * 4);
+        }
         continue;
       }
       int8_t* target = &ints[static_cast<std::size_t>(to)];
@@ -130,7 +133,20 @@ void PackedSegments::pack_one(int64_t index) {
       start[column] = -kernels_->int_operand_shift * sum;
     }
   }
-  kernels.pack(quantized ? static_cast<const void*>(ints.data()) : floats.data(), depth, columns, depth, weight);
+  if (in_place) {
+    const Strip& strip = source.strips.front();
+    const ConvWeights& conv = strip.conv;
+    if (conv.transposed) {
+      const int64_t group = strip.row / conv.out_per_group(), width = conv.out_per_group();
+      const float* first = conv.weight + (group * conv.in_per_group() + source.k_begin) * width + strip.row % width;
+      kernels.pack(first, 1, width, columns, depth, weight);
+    } else {
+      const int64_t stride = conv.in_per_group();
+      kernels.pack(conv.weight + strip.row * stride + source.k_begin, stride, 1, columns, depth, weight);
+    }
+  } else {
+    kernels.pack(quantized ? static_cast<const void*>(ints.data()) : floats.data(), depth, 1, columns, depth, weight);
+  }
   segment.weight = weight;
   segment.bias = source.bias ? bias : nullptr;
   segment.scale = quantized ? scale : nullptr;

@@ -18,6 +18,8 @@ struct ConvWeights {
   int64_t groups, in_channels, out_channels;
   // In int8, equal stretches of a group's inputs that have scales of their own, of weights and of operands.
   int64_t blocks = 1;
+  // `weight` is that of the product whose gradient this is: [in_channels, out_channels / groups]. float32 alone.
+  bool transposed = false;
 
   int64_t in_per_group() const { return in_channels / groups; }
   int64_t out_per_group() const { return out_channels / groups; }

@@ -2,12 +2,16 @@
 // Everything included here has internal linkage, and nothing of the C++ library is used: a template or inline function
 // compiled under two flag sets would be merged by the linker, and the wrong copy might be kept.
 #pragma once
+#include "../kernels/activation_gradients.h"
 #include "../kernels/add_layer_norm.h"
+#include "../kernels/add_layer_norm_training.h"
 #include "../kernels/attention.h"
+#include "../kernels/attention_training.h"
 #include "../kernels/embeddings.h"
 #include "../kernels/feed_forward.h"
 #include "../kernels/multiply_add_chains.h"
 #include "../kernels/product.h"
+#include "../kernels/weight_gradient.h"
 
 namespace {
 
@@ -27,18 +31,20 @@ constexpr squeezebert::PrecisionKernels kernels_of() {
 
 }  // namespace
 
-#define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                     \
-  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                        \
-    static constexpr KernelTable table = {                                                               \
-        #NAME,                                                                                           \
-        kTileRows,                                                                                       \
-        kPanelColumns,                                                                                   \
-        kLanes,                                                                                          \
-        NATIVE_BFLOAT16,                                                                                 \
-        NATIVE_INT8,                                                                                     \
-        kIntOperandShift,                                                                                \
-        {kernels_of<Float32>(), kernels_of<Bfloat16>(), kernels_of<Int8>()},                             \
-        ::embeddings,                                                                                    \
-        {::multiply_add_chains<Float32>, ::multiply_add_chains<Bfloat16>, ::multiply_add_chains<Int8>}}; \
-    return &table;                                                                                       \
+#define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                      \
+  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                         \
+    static constexpr KernelTable table = {                                                                \
+        #NAME,                                                                                            \
+        kTileRows,                                                                                        \
+        kPanelColumns,                                                                                    \
+        kLanes,                                                                                           \
+        NATIVE_BFLOAT16,                                                                                  \
+        NATIVE_INT8,                                                                                      \
+        kIntOperandShift,                                                                                 \
+        {kernels_of<Float32>(), kernels_of<Bfloat16>(), kernels_of<Int8>()},                              \
+        ::embeddings,                                                                                     \
+        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
+         ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward}, \
+        {::multiply_add_chains<Float32>, ::multiply_add_chains<Bfloat16>, ::multiply_add_chains<Int8>}};  \
+    return &table;                                                                                        \
   }

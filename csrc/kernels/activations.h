@@ -32,27 +32,26 @@ inline Vec times_sigmoid(Vec x, Vec z) {
   return x / (broadcast(1.0f) + e);
 }
 
-// x * Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2 = 1/2 + x P(x^2).
+// Phi(x) = (1 + erf(x / sqrt 2)) / 2 = 1/2 + x P(x^2), of which gelu is x Phi(x).
 //
 // P is the minimax polynomial of degree 14 in x^2 on [0, 5.4^2] (benchmarks/fit_gelu.py): it is off by less than 3e-8
 // in Phi, half an ulp, and needs no exponential and no division. It is written in s = x^2 * 2 / 5.4^2 - 1, in which its
 // coefficients fall off and Horner's rule is stable. Beyond 5.4, x P grows past 1/2 and is cut off: Phi is 0 or 1
 // there.
 template <int kTerms>
-inline Vec gelu_by(Vec x, float scale, const float (&coefficients)[kTerms]) {
+inline Vec phi_by(Vec x, float scale, const float (&coefficients)[kTerms]) {
   const Vec s = minimum(multiply_add(x * x, broadcast(scale), broadcast(-1.0f)), broadcast(1.0f));
   Vec p = broadcast(coefficients[0]);
 #pragma GCC unroll 16
   for (int i = 1; i < kTerms; ++i) p = multiply_add(p, s, broadcast(coefficients[i]));
   const Vec half = broadcast(0.5f);
-  const Vec phi = maximum(minimum(x * p, half), broadcast(-0.5f)) + half;
-  return x * phi;
+  return maximum(minimum(x * p, half), broadcast(-0.5f)) + half;
 }
 
-inline Vec gelu(Vec x) { return gelu_by(x, kGeluScale, kGeluCoefficients); }
+inline Vec gelu(Vec x) { return x * phi_by(x, kGeluScale, kGeluCoefficients); }
 
 // For what is rounded to int8 right after: half the terms, cut off at 3.9, within 2e-4 of x Phi(x).
-inline Vec coarse_gelu(Vec x) { return gelu_by(x, kCoarseGeluScale, kCoarseGeluCoefficients); }
+inline Vec coarse_gelu(Vec x) { return x * phi_by(x, kCoarseGeluScale, kCoarseGeluCoefficients); }
 
 inline Vec gelu_tanh(Vec x) {
   // tanh(u) / 2 + 1/2 = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)

@@ -2,44 +2,25 @@
 // Included by the instruction-set builds alone.
 #pragma once
 #include "formats.h"
+#include "vectors.h"
 
 namespace {
 
 using squeezebert::AddLayerNorm;
 
-// Applies `visit(column, lanes)` to a row's vectors, the last of which may have fewer lanes.
-template <class Visit>
-inline void for_each_vector(int64_t channels, Visit visit) {
-  int64_t i = 0;
-  for (; i + kLanes <= channels; i += kLanes) visit(i, kLanes);
-  if (i < channels) visit(i, static_cast<int>(channels - i));
-}
-inline Vec load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_first(p, lanes); }
-inline void store_lanes(float* p, Vec v, int lanes) {
-  if (lanes == kLanes) {
-    store(p, v);
-  } else {
-    store_first(p, v, lanes);
-  }
-}
+struct Moments {
+  float mean, reciprocal;  // of the deviation
+};
 
-// Normalises one row in place. Mean first, then the mean square of the differences from it, as PyTorch does.
-inline void normalize_row(float* y, const float* residual, const AddLayerNorm& norm) {
-  const int64_t channels = norm.channels;
+// Mean first, then the mean square of the differences from it, as PyTorch does.
+inline Moments moments_of(const float* row, int64_t channels, float eps) {
   const float count = static_cast<float>(channels);
   Vec total = broadcast(0.0f);
-  for_each_vector(channels, [&](int64_t i, int lanes) {
-    Vec v = load_lanes(y + i, lanes);
-    if (residual) {
-      v = v + load_lanes(residual + i, lanes);
-      store_lanes(y + i, v, lanes);
-    }
-    total = total + v;
-  });
+  for_each_vector(channels, [&](int64_t i, int lanes) { total = total + load_lanes(row + i, lanes); });
   const float mean = sum_of_lanes(total) / count;
   Vec squares = broadcast(0.0f);
   for_each_vector(channels, [&](int64_t i, int lanes) {
-    const Vec difference = load_lanes(y + i, lanes) - broadcast(mean);
+    const Vec difference = load_lanes(row + i, lanes) - broadcast(mean);
     if (lanes == kLanes) {
       squares = multiply_add(difference, difference, squares);
     } else {  // lanes beyond the row hold -mean
@@ -49,13 +30,27 @@ inline void normalize_row(float* y, const float* residual, const AddLayerNorm& n
     }
   });
   const float variance = sum_of_lanes(squares) / count;
-  const Vec deviation = square_root(broadcast(variance + norm.eps));
-  const Vec inverse = broadcast(1.0f) / deviation;
+  float reciprocal[kLanes];
+  store(reciprocal, broadcast(1.0f) / square_root(broadcast(variance + eps)));
+  return {mean, reciprocal[0]};
+}
+
+inline void scale_row(const float* row, const Moments& moments, const float* weight, const float* bias,
+                      int64_t channels, float* y) {
   for_each_vector(channels, [&](int64_t i, int lanes) {
-    const Vec scaled = (load_lanes(y + i, lanes) - broadcast(mean)) * inverse;
-    store_lanes(y + i, multiply_add(scaled, load_lanes(norm.weight + i, lanes), load_lanes(norm.bias + i, lanes)),
-                lanes);
+    const Vec scaled = (load_lanes(row + i, lanes) - broadcast(moments.mean)) * broadcast(moments.reciprocal);
+    store_lanes(y + i, multiply_add(scaled, load_lanes(weight + i, lanes), load_lanes(bias + i, lanes)), lanes);
   });
+}
+
+// Adds the residual, if there is one, and normalises, in place.
+inline void normalize_row(float* y, const float* residual, const AddLayerNorm& norm) {
+  if (residual) {
+    for_each_vector(norm.channels, [&](int64_t i, int lanes) {
+      store_lanes(y + i, load_lanes(y + i, lanes) + load_lanes(residual + i, lanes), lanes);
+    });
+  }
+  scale_row(y, moments_of(y, norm.channels, norm.eps), norm.weight, norm.bias, norm.channels, y);
 }
 
 template <class Format>

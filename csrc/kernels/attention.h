@@ -12,6 +12,8 @@
 // and without padding, wherever that stands.
 #pragma once
 #include "add_layer_norm.h"
+#include "dropout.h"
+#include "panels.h"
 #include "product.h"
 
 namespace {
@@ -55,39 +57,6 @@ inline int64_t attention_scratch(int64_t rows, int64_t head_size) {
   return attention_layout(rows, head_size, nullptr).bytes;
 }
 
-// A square block of vectors, rows to columns: after log2(kLanes) rounds of zipping first and second half.
-inline void transpose_block(Vec (&v)[kLanes]) {
-  for (int round = 1; round < kLanes; round *= 2) {
-    Vec zipped[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes / 2; ++i) {
-      zipped[2 * i] = zip_first(v[i], v[i + kLanes / 2]);
-      zipped[2 * i + 1] = zip_second(v[i], v[i + kLanes / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) v[i] = zipped[i];
-  }
-}
-
-// k, rows of `stride` floats, to panels [head_size, kPanelColumns]; columns past the last key are zero. `row_of` names
-// the row of a key.
-template <class RowOf>
-inline void transpose_keys(const float* k, int64_t stride, int64_t head_size, int64_t count, RowOf row_of,
-                           float* keys) {
-  for (int64_t first = 0; first < count; first += kLanes) {
-    float* panel = keys + first / kPanelColumns * kPanelColumns * head_size + first % kPanelColumns;
-    for (int64_t c = 0; c < head_size; c += kLanes) {
-      Vec block[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        block[i] = first + i < count ? load(k + row_of(first + i) * stride + c) : broadcast(0.0f);
-      }
-      transpose_block(block);
-      const int64_t real = least(kLanes, head_size - c);
-      for (int64_t i = 0; i < real; ++i) store(panel + (c + i) * kPanelColumns, block[i]);
-    }
-  }
-}
-
 // One row of scores to exponentials of their distance from the largest so far. Returns what the sums so far are to be
 // multiplied by.
 inline float soften(float* scores, int64_t count, float scale, const float* mask, float& largest, float& total,
@@ -127,46 +96,23 @@ inline float soften(float* scores, int64_t count, float scale, const float* mask
   return rescale;
 }
 
-// y (+)= p * v for a block of queries: v's rows are keys, read where the projection put them.
-template <int kVectors>
-inline void times_values(const float* p, const float* v, int64_t v_stride, int64_t keys, bool accumulate, float* y,
-                         int64_t y_stride, int64_t queries) {
-  const RowTiles tiles({0, queries}, kRowsOf<kVectors>);
-  for (int64_t t = 0; t < tiles.tiles; ++t) {
-    const Rows rows = tiles[t];
-    tile_of<Float32, kVectors, false>(rows.end - rows.begin)(p + rows.begin * kKeyBlock, kKeyBlock, v, v_stride, keys,
-                                                             Columns{}, accumulate, y + rows.begin * y_stride, y_stride,
-                                                             kLanes, nullptr);
-  }
-}
+// What follows the projection: the loop over blocks of queries and keys. q, k and v are in `s`.
+struct Attend {
+  int64_t head_size, queries;
+  const int32_t* keys;  // rows that are attended to, ascending, or null: all
+  int64_t key_count;
+  float scale;
+  const float* mask;
+  int64_t mask_row_stride;
+  float* context;  // the head's first channel, the first query's row
+  int64_t context_row_stride;
+  float* statistics;  // of each query the largest score and the reciprocal of the exponentials' sum; or null
+  Dropout dropout;
+  int64_t dropout_row;  // the first query's
+};
 
-inline void times_values(const float* p, const float* v, int64_t v_stride, int64_t keys, bool accumulate, float* y,
-                         int64_t y_stride, int64_t queries, int64_t vectors) {
-  while (vectors > 0) {
-    int64_t taken = least(vectors, 3);
-    if constexpr (kMostVectors == 4) {
-      if (vectors % 3 == 1 && vectors >= 4) taken = 4;
-    }
-    if (taken == 3) times_values<3>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
-    if (taken == 2) times_values<2>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
-    if (taken == 1) times_values<1>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
-    if constexpr (kMostVectors == 4) {
-      if (taken == 4) times_values<4>(p, v, v_stride, keys, accumulate, y, y_stride, queries);
-    }
-    vectors -= taken;
-    v += taken * kLanes;
-    y += taken * kLanes;
-  }
-}
-
-template <class Format>
-inline void attention(const Attention& a, char* scratch) {
-  const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
+inline void attend(const Attend& a, const AttentionScratch& s) {
   const int64_t padded = padded_columns(a.head_size), stride = 3 * padded;
-  const Rows sequence{a.row_begin, a.row_begin + a.rows};
-  Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none, a.next};
-  product<Format>(projection, sequence);
-
   float* values = s.qkv + 2 * padded;
   if (a.keys) {
     transpose_keys(s.qkv + padded, stride, a.head_size, a.key_count, [&](int64_t j) { return a.keys[j]; }, s.keys);
@@ -179,41 +125,62 @@ inline void attention(const Attention& a, char* scratch) {
     transpose_keys(s.qkv + padded, stride, a.head_size, a.key_count, [](int64_t j) { return j; }, s.keys);
   }
 
-  for (int64_t q0 = 0; q0 < a.rows; q0 += kQueryRows) {
-    const int64_t queries = least(kQueryRows, a.rows - q0);
+  for (int64_t q0 = 0; q0 < a.queries; q0 += kQueryRows) {
+    const int64_t queries = least(kQueryRows, a.queries - q0);
     for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeyBlock) {
       const int64_t keys = least(kKeyBlock, a.key_count - k0);
-      const RowTiles tiles({0, queries}, kTileRows);
-      for (int64_t t = 0; t < tiles.tiles; ++t) {
-        const Rows rows = tiles[t];
-        for (int64_t n = 0; n < keys; n += kPanelColumns) {
-          const int64_t vectors = divide_up(least(kPanelColumns, keys - n), static_cast<int64_t>(kLanes));
-          tile_of<Float32, false>(rows.end - rows.begin, vectors)(
-              s.qkv + (q0 + rows.begin) * stride, stride, s.keys + (k0 + n) * a.head_size, kPanelColumns, a.head_size,
-              Columns{}, false, s.scores + rows.begin * kKeyBlock + n, kKeyBlock, kLanes, nullptr);
-        }
-      }
+      times_panels(s.qkv + q0 * stride, stride, queries, s.keys + k0 * a.head_size, a.head_size, keys, s.scores,
+                   kKeyBlock);
       for (int64_t q = 0; q < queries; ++q) {
         const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
-        const float rescale = soften(s.scores + q * kKeyBlock, keys, a.scale, mask, s.largest[q], s.total[q], k0 == 0);
+        float* scores = s.scores + q * kKeyBlock;
+        const float rescale = soften(scores, keys, a.scale, mask, s.largest[q], s.total[q], k0 == 0);
+        if (a.dropout.threshold) drop_row(a.dropout, a.dropout_row + q0 + q, k0, keys, scores);
         if (k0 == 0) continue;
         for (int64_t c = 0; c < padded; c += kLanes) {
           float* sums = s.sums + q * padded + c;
           store(sums, load(sums) * broadcast(rescale));
         }
       }
-      times_values(s.scores, values + k0 * stride, stride, keys, k0 > 0, s.sums, padded, queries, padded / kLanes);
+      times_rows(s.scores, kKeyBlock, queries, values + k0 * stride, stride, keys, k0 > 0, s.sums, padded,
+                 padded / kLanes);
     }
     for (int64_t q = 0; q < queries; ++q) {
       // A row that is masked everywhere by -inf has no softmax: PyTorch's is NaN, and so is this.
       const bool none = s.largest[q] == -__builtin_inff();
-      const Vec inverse = broadcast(none ? __builtin_nanf("") : 1.0f / s.total[q]);
-      float* context = a.context + (a.row_begin + q0 + q) * a.context_row_stride;
+      const float inverse = none ? __builtin_nanf("") : 1.0f / s.total[q];
+      float* context = a.context + (q0 + q) * a.context_row_stride;
       for_each_vector(a.head_size, [&](int64_t c, int lanes) {
-        store_lanes(context + c, load(s.sums + q * padded + c) * inverse, lanes);
+        store_lanes(context + c, load(s.sums + q * padded + c) * broadcast(inverse), lanes);
       });
+      if (a.statistics) {
+        a.statistics[2 * (q0 + q)] = s.largest[q];
+        a.statistics[2 * (q0 + q) + 1] = inverse;
+      }
     }
   }
+}
+
+template <class Format>
+inline void attention(const Attention& a, char* scratch) {
+  const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
+  const int64_t stride = 3 * padded_columns(a.head_size);
+  const Rows sequence{a.row_begin, a.row_begin + a.rows};
+  Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none, a.next};
+  product<Format>(projection, sequence);
+  attend({a.head_size,
+          a.rows,
+          a.keys,
+          a.key_count,
+          a.scale,
+          a.mask,
+          a.mask_row_stride,
+          a.context + a.row_begin * a.context_row_stride,
+          a.context_row_stride,
+          nullptr,
+          {},
+          0},
+         s);
 }
 
 }  // namespace

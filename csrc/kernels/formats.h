@@ -2,16 +2,12 @@
 // operands. Included by the instruction-set builds alone.
 #pragma once
 #include "kernel_table.h"
+#include "vectors.h"
 
 namespace {
 
 using squeezebert::Operands;
 using squeezebert::Rows;
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-inline int64_t padded_columns(int64_t columns) { return round_up(columns, kLanes); }
 
 // The arrays by column of a segment, at a tile's first column, and the scales by row at its first row.
 struct Columns {

@@ -115,13 +115,97 @@ struct Embeddings {
   float* y;  // [rows, channels]
 };
 
+// ---- training, in float32
+
+// Zero an element with probability threshold / 2^32, multiply the others by scale. threshold 0: no dropout.
+struct Dropout {
+  uint64_t seed;
+  uint32_t threshold;
+  float scale;
+};
+
+// Attention of one head of one sequence on q, k and v, which are at the head's first channel.
+struct HeadTensors {
+  int64_t head_size, queries, keys;
+  const float *q, *k, *v;
+  int64_t q_row_stride, k_row_stride, v_row_stride;
+  float scale;
+  const float* mask;  // [queries, keys], or null
+  int64_t mask_row_stride;
+  Dropout dropout;
+  int64_t dropout_row;  // the first query's
+  float* statistics;    // [queries, 2]: the largest score, and the reciprocal of the exponentials' sum
+};
+
+struct AttentionForward {
+  HeadTensors head;
+  float* context;
+  int64_t context_row_stride;
+};
+
+struct AttentionBackward {
+  HeadTensors head;
+  const float *context, *grad;
+  int64_t context_row_stride, grad_row_stride;
+  float *grad_q, *grad_k, *grad_v;
+  int64_t grad_q_row_stride, grad_k_row_stride, grad_v_row_stride;
+};
+
+// total = dropout(x) + residual, y = layer_norm(total), row by row. Everything but the vectors is [rows, channels].
+struct AddLayerNormForward {
+  const float* weight;
+  const float* bias;
+  float eps;
+  int64_t channels;
+  const float *x, *residual;
+  float *total, *y;
+  float *mean, *reciprocal;  // [rows]
+  Dropout dropout;
+};
+
+struct AddLayerNormBackward {
+  const float* weight;
+  int64_t channels;
+  const float *grad, *total;
+  const float *mean, *reciprocal;
+  float *grad_x, *grad_residual;   // either may be null
+  float *grad_weight, *grad_bias;  // [channels] each, of these rows alone; or null
+  Dropout dropout;
+};
+
+// y (+)= grad^T x and bias (+)= grad's sums by column.
+struct WeightGradient {
+  const float* grad;  // [rows, out]
+  int64_t grad_row_stride;
+  const float* x;  // [rows, in]
+  int64_t x_row_stride;
+  int64_t rows, out, in;
+  bool accumulate;
+  float* y;  // [out, in]
+  int64_t y_row_stride;
+  float* bias;  // [out] or null
+};
+
+struct TrainingKernels {
+  int64_t (*attention_scratch)(const HeadTensors& head);  // of either
+  void (*attention_forward)(const AttentionForward& attention, char* scratch);
+  void (*attention_backward)(const AttentionBackward& attention, char* scratch);
+  void (*add_layer_norm_forward)(const AddLayerNormForward& norm, Rows rows);
+  void (*add_layer_norm_backward)(const AddLayerNormBackward& norm, Rows rows);
+  int64_t (*weight_gradient_scratch)(int64_t out, int64_t in);
+  void (*weight_gradient)(const WeightGradient& gradient, char* scratch);
+  // z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
+  void (*activation_backward)(Activation activation, bool keep, float* z, float* grad, int64_t count);
+};
+
 // The kernels of one precision.
 struct PrecisionKernels {
   int64_t operand_bytes;  // of one element of Operands; float32 rows need none, and are used in place
 
-  // weight: [columns, depth], float or, for int8, int8_t, rows row_stride elements apart.
+  // weight: [columns, depth], float or, for int8, int8_t, at these strides in elements.
   int64_t (*packed_bytes)(int64_t columns, int64_t depth);
-  void (*pack)(const void* weight, int64_t row_stride, int64_t columns, int64_t depth, void* packed);
+  void (*pack)(const void* weight, int64_t column_stride, int64_t depth_stride, int64_t columns, int64_t depth,
+               void* packed);
 
   void (*prepare)(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands);
   void (*product)(const Product& product, Rows rows);
@@ -145,6 +229,7 @@ struct KernelTable {
 
   PrecisionKernels precision[kPrecisions];
   void (*embeddings)(const Embeddings& embeddings, Rows rows);
+  TrainingKernels training;
 
   // Independent chains of multiply-adds in registers; returns the number of operations done. What the arithmetic units
   // can do when nothing has to be loaded: the denominator of every "fraction of peak".

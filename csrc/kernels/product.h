@@ -17,6 +17,7 @@
 #pragma once
 #include "activations.h"
 #include "formats.h"
+#include "transpose.h"
 
 namespace {
 
@@ -178,15 +179,27 @@ inline int64_t packed_bytes(int64_t columns, int64_t depth) {
 }
 
 template <class Format>
-inline void pack(const void* weight, int64_t row_stride, int64_t columns, int64_t depth, void* packed) {
+inline void pack(const void* weight, int64_t column_stride, int64_t depth_stride, int64_t columns, int64_t depth,
+                 void* packed) {
   const auto* from = static_cast<const typename Format::Source*>(weight);
   auto* to = static_cast<typename Format::Weight*>(packed);
+  if constexpr (Format::kInPlace) {
+    if (depth_stride == 1) {  // an optimizer changes them, so that training packs at every step
+      for (int64_t panel = 0; panel < columns; panel += kPanelColumns) {
+        const int64_t width = least(kPanelColumns, columns - panel), padded = padded_columns(width);
+        transpose(from + panel * column_stride, column_stride, width, depth, to, padded);
+        to += depth * padded;
+      }
+      return;
+    }
+  }
   for (int64_t panel = 0; panel < columns; panel += kPanelColumns) {
     const int64_t end = panel + padded_columns(least(kPanelColumns, columns - panel));
     for (int64_t k = 0; k < depth; k += Format::kStep) {
       for (int64_t n = panel; n < end; ++n) {
         for (int64_t i = k; i < k + Format::kStep; ++i) {
-          *to++ = n < columns && i < depth ? Format::pack(from[n * row_stride + i]) : typename Format::Weight{};
+          *to++ = n < columns && i < depth ? Format::pack(from[n * column_stride + i * depth_stride])
+                                           : typename Format::Weight{};
         }
       }
     }

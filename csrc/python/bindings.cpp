@@ -21,21 +21,12 @@
 #include "../core/rates.h"
 #include "../core/samples.h"
 #include "../core/thread_team.h"
+#include "arguments.h"
 
 namespace py = pybind11;
 using namespace squeezebert;
 
 namespace {
-
-const KernelTable& kernels_named(const std::string& name) {
-  if (const KernelTable* kernels = find_kernels(name)) return *kernels;
-  throw std::invalid_argument("instruction set '" + name + "' is not usable on this machine");
-}
-
-template <typename T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // A convolution as Python hands it over: addresses of weight, quantized weight, scale and bias, groups, in and out
 // channels, blocks. Of weight and quantized one is 0, as are scale and bias where there is none.
@@ -135,6 +126,8 @@ PYBIND11_MODULE(_native, m) {
       py::call_guard<py::gil_scoped_release>(),
       "Sum of three tables' rows, normalised. False, with nothing written, when an id is out of its table's range.");
 
+  bind_training(m);
+
   py::class_<Samples>(m, "Samples")
       .def(py::init<>())
       .def(
@@ -146,12 +139,16 @@ PYBIND11_MODULE(_native, m) {
       .def("match", &Samples::match);
 
   py::class_<PackedGroupedPointwiseConv>(m, "PackedGroupedPointwiseConv")
-      .def(py::init([](const std::string& instruction_set, Precision precision, const ConvTuple& conv, int threads) {
+      .def(py::init([](const std::string& instruction_set, Precision precision, const ConvTuple& conv, int threads,
+                       bool transposed) {
              const KernelTable& kernels = kernels_named(instruction_set);
+             ConvWeights weights = conv_of(conv);
+             weights.transposed = transposed;
              py::gil_scoped_release release;
-             return std::make_unique<PackedGroupedPointwiseConv>(kernels, precision, conv_of(conv), threads);
+             return std::make_unique<PackedGroupedPointwiseConv>(kernels, precision, weights, threads);
            }),
-           py::arg("instruction_set"), py::arg("precision"), py::arg("conv"), py::arg("threads"))
+           py::arg("instruction_set"), py::arg("precision"), py::arg("conv"), py::arg("threads"),
+           py::arg("transposed") = false)
       .def(
           "run",
           [](const PackedGroupedPointwiseConv& self, uintptr_t x, int64_t x_row_stride, int64_t tokens, uintptr_t bias,

@@ -43,6 +43,8 @@ inline float largest_lane(Vec v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+// v where x is not 0 or less, else 0
+inline Vec where_positive(Vec x, Vec v) { return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NLE_UQ)); }
 // The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
 inline Vec larger_magnitude(Vec a, Vec b) {
   const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7fffffff));

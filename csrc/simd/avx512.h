@@ -36,6 +36,10 @@ inline Vec zip_second(Vec a, Vec b) {
 // Over all lanes, always in the same order. Of NaNs the larger lane may be any.
 inline float sum_of_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
 inline float largest_lane(Vec v) { return _mm512_reduce_max_ps(v); }
+// v where x is not 0 or less, else 0
+inline Vec where_positive(Vec x, Vec v) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), v);
+}
 // The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
 inline Vec larger_magnitude(Vec a, Vec b) {
   const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fffffff));

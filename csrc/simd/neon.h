@@ -37,6 +37,10 @@ inline Vec zip_second(Vec a, Vec b) { return vzip2q_f32(a, b); }
 // Over all lanes, always in the same order. Of NaNs the larger lane may be any.
 inline float sum_of_lanes(Vec v) { return vaddvq_f32(v); }
 inline float largest_lane(Vec v) { return vmaxvq_f32(v); }
+// v where x is not 0 or less, else 0
+inline Vec where_positive(Vec x, Vec v) {
+  return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcleq_f32(x, vdupq_n_f32(0.0f))));
+}
 // The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
 inline Vec larger_magnitude(Vec a, Vec b) {
   return vreinterpretq_f32_u32(vmaxq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(vabsq_f32(b))));

@@ -31,6 +31,8 @@ inline Vec zip_first(Vec a, Vec) { return a; }  // a block of one needs no trans
 inline Vec zip_second(Vec, Vec b) { return b; }
 inline float sum_of_lanes(Vec v) { return v.value; }
 inline float largest_lane(Vec v) { return v.value; }
+// v where x is not 0 or less, else 0
+inline Vec where_positive(Vec x, Vec v) { return {x.value <= 0.0f ? 0.0f : v.value}; }
 // The larger magnitudes. Infinity is above every number and NaN above that, as bits without a sign compare.
 inline Vec larger_magnitude(Vec a, Vec b) {
   uint32_t first, second;

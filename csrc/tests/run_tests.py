@@ -41,6 +41,7 @@ TEST_SOURCES = [
     "csrc/tests/test_instruction_sets.cpp",
     "csrc/tests/test_samples.cpp",
     "csrc/tests/test_thread_team.cpp",
+    "csrc/tests/test_training.cpp",
 ]
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + TEST_SOURCES
 

@@ -133,14 +133,14 @@ void run_guarded(const Convolution& conv, const KernelTable& table, Precision pr
         for (int64_t k = 0; k < depth; ++k) sum += row[k];
         reinterpret_cast<int32_t*>(start.data())[n] = -table.int_operand_shift * sum;
       }
-      kernels.pack(ints.data(), depth, columns, depth, packed.data());
+      kernels.pack(ints.data(), depth, 1, columns, depth, packed.data());
     } else {
-      kernels.pack(weight, depth, columns, depth, packed.data());
+      kernels.pack(weight, depth, 1, columns, depth, packed.data());
     }
     const Segment segment{group * depth, depth,        group * columns,
                           columns,       false,        packed.data(),
                           bias.data(),   scale.data(), reinterpret_cast<const int32_t*>(start.data())};
-    kernels.product({x, &segment, 1, y.data(), shape.y_row_stride(), Activation::gelu}, {0, shape.tokens});
+    kernels.product({x, &segment, 1, y.data(), shape.y_row_stride(), Activation::gelu, nullptr}, {0, shape.tokens});
   }
 }
 

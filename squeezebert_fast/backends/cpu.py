@@ -226,6 +226,19 @@ def keep(weight: Tensor, groups: int, form: str, made: Any) -> None:
     )
 
 
+def pack_transposed(weight: Tensor, groups: int) -> Any:
+    """`weight`, [out_channels, in_channels / groups, ...], for the product that takes a gradient back to the input.
+
+    Not kept: an optimizer changes the weight before the next backward.
+    """
+    native: Any = _native
+    out_channels, in_per_group = weight.shape[:2]
+    floats = weight.detach().contiguous()
+    conv = (floats.data_ptr(), 0, 0, 0, groups, out_channels, in_per_group * groups, 1)
+    threads = torch.get_num_threads()
+    return native.PackedGroupedPointwiseConv(instruction_set(), native.Precision.float32, conv, threads, True)
+
+
 def _pack(weight: Tensor, groups: int, precision: str) -> Any:
     source = quantized.form_of(weight)
     if source is None and weight.is_meta:
@@ -285,12 +298,19 @@ def grouped_pointwise_conv(
 
     `activation` is a key of FUSED_ACTIVATIONS. Returns a new contiguous tensor that is not part of any graph.
     """
-    packed = packed_weight(weight, groups, precision)
+    return run_packed(packed_weight(weight, groups, precision), x, bias, activation)
+
+
+def run_packed(
+    packed: Any, x: Tensor, bias: Tensor | None, activation: str | None, out: Tensor | None = None
+) -> Tensor:
+    """`grouped_pointwise_conv` by weights that are packed already, into `out`, contiguous, or a new tensor."""
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(1) != 1 and rows.shape[1] != 1:
         rows = rows.contiguous()
     # the device is said, since `torch.set_default_device` would put it elsewhere
-    y = torch.empty((*x.shape[:-1], packed.out_channels), dtype=torch.float32, device="cpu")
+    shape = (*x.shape[:-1], packed.out_channels)
+    y = torch.empty(shape, dtype=torch.float32, device="cpu") if out is None else out
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     packed.run(

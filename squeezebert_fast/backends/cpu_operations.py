@@ -32,19 +32,20 @@ def grouped_pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
-    return _product(x, weight, bias, groups, activation, x.dtype).to(x.dtype)
-
-
-def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, dtype: torch.dtype
-) -> Tensor:
-    """A convolution in float32 with operands of `dtype`."""
-    # a float32 weight itself, since what is packed is kept by it, and rounded where that is asked for
-    weight = weight if weight.dtype is torch.float32 else _single(weight)
-    precision = "bfloat16" if dtype is torch.bfloat16 else "float32"
-    return cpu.grouped_pointwise_conv(
-        x.detach().to(torch.float32), weight, _single_or_none(bias), groups, activation, precision
+    single = x.detach().to(torch.float32)
+    y = cpu.grouped_pointwise_conv(
+        single, _packable(weight), _single_or_none(bias), groups, activation, _precision(x)
     )
+    return y.to(x.dtype)
+
+
+def _packable(weight: Tensor) -> Tensor:
+    """A float32 weight itself, since what is packed is kept by it, and rounded where that is asked for."""
+    return weight if weight.dtype is torch.float32 else _single(weight)
+
+
+def _precision(x: Tensor) -> str:
+    return "bfloat16" if x.dtype is torch.bfloat16 else "float32"
 
 
 def grouped_pointwise_conv_backward(
@@ -81,8 +82,16 @@ def grouped_mlp(
     activation: str | None,
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
-    hidden = _product(x, weight_in, bias_in, groups, activation, x.dtype)
-    return _product(hidden, weight_out, bias_out, groups, None, x.dtype).to(x.dtype)
+    return cpu_training.grouped_mlp(
+        x.detach().to(torch.float32),
+        _packable(weight_in),
+        _single_or_none(bias_in),
+        _packable(weight_out),
+        _single_or_none(bias_out),
+        groups,
+        activation,
+        _precision(x),
+    ).to(x.dtype)
 
 
 def grouped_mlp_backward(
@@ -119,14 +128,14 @@ def attention(
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """See `squeezebert_fast.ops.attention`. The result, and float32 log-sum-exps, [batch, num_heads, queries].
+    """See `squeezebert_fast.ops.attention`. The result, and statistics of its rows: `cpu_training.attention`'s.
 
     seed: int64 [], for dropout.
     """
-    result, log_sum_exp = cpu_training.attention(
+    result, statistics = cpu_training.attention(
         _single(q), _single(k), _single(v), _mask(mask, k), num_heads, dropout_p, _number(seed)
     )
-    return result.to(q.dtype), log_sum_exp
+    return result.to(q.dtype), statistics
 
 
 def attention_backward(
@@ -136,7 +145,7 @@ def attention_backward(
     v: Tensor,
     mask: Tensor | None,
     result: Tensor,
-    log_sum_exp: Tensor,
+    statistics: Tensor,
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
@@ -150,7 +159,7 @@ def attention_backward(
         _single(v),
         _mask(mask, k),
         _single(result),
-        log_sum_exp,
+        statistics,
         num_heads,
         dropout_p,
         _number(seed),

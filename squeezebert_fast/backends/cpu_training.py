@@ -1,55 +1,23 @@
-"""The CPU's training kernels: forwards that keep little, and the backwards that recompute the rest.
+"""The CPU's training kernels: forwards that keep little, and backwards that compute the rest again.
 
-Arguments are checked and contiguous float32, on the CPU, but where a function says otherwise. Results are new
-tensors that are not part of any graph. Dropout's mask is a function of the seed and an element's place alone, so
-that a backward, or a second forward under gradient checkpointing, draws the same one, on any number of threads.
+Arguments are checked, contiguous and float32, on the CPU, but where a function says otherwise. Results are new
+tensors that are not part of any graph. Dropout's mask is a function of the seed and an element's place alone: a
+backward, or a second forward under gradient checkpointing, draws the same one, on any number of threads.
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from squeezebert_fast.activations import apply_activation
 from squeezebert_fast.backends import cpu
 
-
-def _kept(seed: int, shape: torch.Size, p: float) -> Tensor:
-    """What dropout multiplies by: 0, or 1 / (1 - p)."""
-    if p == 1.0:
-        return torch.zeros(shape)
-    numbers = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return (numbers >= p) / (1.0 - p)
+PART = 256
+"""Tokens whose hidden tensors are there at once of a feed-forward block: few enough to stay in the caches."""
 
 
-def _through(grad: Tensor, before: Tensor, activation: str | None) -> Tensor:
-    """The gradient before the activation."""
-    if activation is None:
-        return grad
-    name = cpu.FUSED_ACTIVATIONS[activation].name
-    aten = torch.ops.aten
-    if name == "relu":
-        return aten.threshold_backward(grad, before, 0)
-    if name == "silu":
-        return aten.silu_backward(grad, before)
-    return aten.gelu_backward(grad, before, approximate="tanh" if name == "gelu_tanh" else "none")
-
-
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-    weights = weight.reshape(groups, -1, weight.shape[1])
-    y = torch.einsum("...gi,goi->...go", x.unflatten(-1, (groups, -1)), weights).flatten(-2)
-    return y if bias is None else y + bias
-
-
-def _scores(q: Tensor, k: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
-    q, k = _heads(q, num_heads), _heads(k, num_heads)
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
-    return scores if mask is None else scores + mask
-
-
-@torch.autocast("cpu", enabled=False)
 def grouped_pointwise_conv_backward(
     grad: Tensor,
     x: Tensor | None,
@@ -61,31 +29,52 @@ def grouped_pointwise_conv_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, weight and bias, each where `needs` has True.
 
-    grad: [..., out_channels]; x: [..., in_channels]. The result before the activation is computed again. Without an
-    activation, x may be None where the weight needs no gradient, and the weight where x needs none.
+    grad: [..., out_channels]; x: [..., in_channels]. The result before the activation is computed again. x may be None
+    where neither that nor the weight's gradient needs it, and the weight likewise.
     """
     if activation is not None:
         assert x is not None
         assert weight is not None
-        grad = _through(grad, _conv(x, weight, bias, groups), activation)
-    grads = grad.reshape(-1, groups, grad.shape[-1] // groups)
+        z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
+        grad = grad.clone()
+        _activation_backward(activation, z, grad, keep=False)
     grad_x = grad_weight = grad_bias = None
     if needs[0]:
         assert weight is not None
-        weights = weight.reshape(groups, -1, weight.shape[1])
-        grad_x = torch.bmm(grads.transpose(0, 1), weights).transpose(0, 1)
-        grad_x = grad_x.reshape(*grad.shape[:-1], weight.shape[1] * groups)
+        grad_x = cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None)
+    if needs[2]:
+        grad_bias = grad.new_empty(grad.shape[-1])
     if needs[1]:
         assert x is not None
-        tokens = x.reshape(-1, groups, x.shape[-1] // groups)
-        grad_weight = torch.bmm(grads.permute(1, 2, 0), tokens.transpose(0, 1))
-        grad_weight = grad_weight.reshape(grad.shape[-1], -1, 1)
-    if needs[2]:
-        grad_bias = grads.sum(0).reshape(-1)
+        grad_weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
+    _weight_gradient(grad, x, groups, grad_weight, grad_bias)
     return grad_x, grad_weight, grad_bias
 
 
-@torch.autocast("cpu", enabled=False)
+def grouped_mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int,
+    activation: str | None,
+    precision: str,
+) -> Tensor:
+    """Both products, for PART tokens at a time. x: [..., channels]; weights may have any strides, like
+    `cpu.grouped_pointwise_conv`'s."""
+    rows = x.reshape(-1, x.shape[-1])
+    result = rows.new_empty((*x.shape[:-1], weight_out.shape[0]))
+    results = result.view(len(rows), -1)
+    into = cpu.packed_weight(weight_in, groups, precision)
+    out_of = cpu.packed_weight(weight_out, groups, precision)
+    for first in range(0, len(rows), PART):
+        part = slice(first, first + PART)
+        hidden = cpu.run_packed(into, rows[part], bias_in, activation)
+        cpu.run_packed(out_of, hidden, bias_out, None, out=results[part])
+    return result
+
+
 def grouped_mlp_backward(
     grad: Tensor,
     x: Tensor,
@@ -96,45 +85,50 @@ def grouped_mlp_backward(
     groups: int,
     activation: str | None,
     needs: tuple[bool, bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, weight_in, bias_in, weight_out, bias_out, each where `needs` has True.
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight_in, bias_in, weight_out and bias_out, each where `needs` has True.
 
-    grad: [..., out_channels]; x: [..., channels]. The hidden tensor is computed again, and never whole.
+    grad: [..., out_channels]; x: [..., channels]. The hidden tensor is computed again, for PART tokens at a time.
     """
-    before = _conv(x, weight_in, bias_in, groups)
-    hidden = apply_activation(activation, before)
-    of_hidden, of_weight, of_bias = grouped_pointwise_conv_backward(
-        grad, hidden, weight_out, bias_out, groups, None, (any(needs[:3]), needs[3], needs[4])
-    )
-    if of_hidden is None:
-        return None, None, None, of_weight, of_bias
-    inner = grouped_pointwise_conv_backward(
-        _through(of_hidden, before, activation), x, weight_in, bias_in, groups, None, needs[:3]
-    )
-    return (*inner, of_weight, of_bias)
+    rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    grad_x = torch.empty_like(rows) if needs[0] else None
+    of_in = _empty_like(weight_in, needs[1]), _empty_like(bias_in, needs[2])
+    of_out = _empty_like(weight_out, needs[3]), _empty_like(bias_out, needs[4])
+    forward = cpu.packed_weight(weight_in, groups)
+    back_out = cpu.pack_transposed(weight_out, groups) if any(needs[:3]) else None
+    back_in = cpu.pack_transposed(weight_in, groups) if needs[0] else None
+    for first in range(0, max(len(rows), 1), PART):
+        part = slice(first, first + PART)
+        z = cpu.run_packed(forward, rows[part], bias_in, None)
+        if back_out is not None:
+            grad_z = cpu.run_packed(back_out, grads[part], None, None)
+            _activation_backward(activation, z, grad_z, keep=True)
+            if grad_x is not None:
+                cpu.run_packed(back_in, grad_z, None, None, out=grad_x[part])
+            _weight_gradient(grad_z, rows[part], groups, *of_in, accumulate=first > 0)
+        else:
+            _activation_backward(activation, z, torch.zeros_like(z), keep=True)
+        _weight_gradient(grads[part], z, groups, *of_out, accumulate=first > 0)
+    return None if grad_x is None else grad_x.view(x.shape), *of_in, *of_out
 
 
-def _heads(t: Tensor, num_heads: int) -> Tensor:
-    return t.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-@torch.autocast("cpu", enabled=False)
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The result, [batch, queries, channels], and each row's log-sum-exp, [batch, num_heads, queries].
+    """The result, [batch, queries, channels], and what the backward needs, [batch, num_heads, queries, 2]: each row's
+    largest score and the reciprocal of its exponentials' sum.
 
-    q: [batch, queries, channels]; k, v: [batch, keys, channels]; mask: [batch or 1, num_heads or 1, queries or 1,
-    keys], any strides but the last, which is 1; or None. seed: 64 bits.
+    q: [batch, queries, channels]; k, v: [batch, keys, channels]; mask: None, or one that broadcasts to [batch,
+    num_heads, queries, keys], with any strides but the last one, which is 1. seed: 64 bits. No axis is empty.
     """
-    scores = _scores(q, k, mask, num_heads)
-    p = scores.softmax(-1)
-    if dropout_p > 0.0:
-        p = p * _kept(seed, p.shape, dropout_p)
-    return torch.matmul(p, _heads(v, num_heads)).transpose(1, 2).flatten(2).contiguous(), scores.logsumexp(-1)
+    native: Any = cpu._native
+    result = torch.empty_like(q)
+    statistics = torch.empty((q.shape[0], num_heads, q.shape[1], 2), dtype=torch.float32, device="cpu")
+    arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
+    native.attention_forward(*arguments, result.data_ptr(), torch.get_num_threads())
+    return result, statistics
 
 
-@torch.autocast("cpu", enabled=False)
 def attention_backward(
     grad: Tensor,
     q: Tensor,
@@ -142,23 +136,25 @@ def attention_backward(
     v: Tensor,
     mask: Tensor | None,
     result: Tensor,
-    log_sum_exp: Tensor,
+    statistics: Tensor,
     num_heads: int,
     dropout_p: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from `attention`'s arguments and results."""
-    p = _scores(q, k, mask, num_heads).softmax(-1)
-    kept = _kept(seed, p.shape, dropout_p) if dropout_p > 0.0 else torch.ones(())
-    grads, q, k, v = (_heads(t, num_heads) for t in (grad, q, k, v))
-    of_p = torch.matmul(grads, v.mT) * kept
-    of_scores = p * (of_p - (of_p * p).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])
-    of_q, of_k, of_v = of_scores @ k, of_scores.mT @ q, (p * kept).mT @ grads
-    of_q, of_k, of_v = (t.transpose(1, 2).flatten(2).contiguous() for t in (of_q, of_k, of_v))
-    return of_q, of_k, of_v
+    native: Any = cpu._native
+    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
+    native.attention_backward(
+        *arguments,
+        result.data_ptr(),
+        grad.data_ptr(),
+        [each.data_ptr() for each in gradients],
+        torch.get_num_threads(),
+    )
+    return gradients
 
 
-@torch.autocast("cpu", enabled=False)
 def add_layer_norm(
     x: Tensor,
     residual: Tensor,
@@ -168,18 +164,32 @@ def add_layer_norm(
     dropout_p: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`layer_norm(dropout(x) + residual)`, then what the backward needs.
+    """`layer_norm(dropout(x) + residual)`, and what the backward needs.
 
-    That is the sum before the norm, and each row's mean and reciprocal deviation, [...].
+    That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
     """
-    if dropout_p > 0.0:
-        x = torch.where((kept := _kept(seed, x.shape, dropout_p)) > 0, x * kept, 0.0)
-    total = x + residual
-    y, mean, reciprocal = torch.native_layer_norm(total, x.shape[-1:], weight, bias, eps)
-    return y, total, mean[..., 0], reciprocal[..., 0]
+    native: Any = cpu._native
+    y, total = torch.empty_like(x), torch.empty_like(x)
+    mean, reciprocal = (x.new_empty(x.shape[:-1]) for _ in range(2))
+    channels = x.shape[-1]
+    native.add_layer_norm_forward(
+        cpu.instruction_set(),
+        x.numel() // channels,
+        channels,
+        x.data_ptr(),
+        residual.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        eps,
+        (dropout_p, seed),
+        total.data_ptr(),
+        y.data_ptr(),
+        _addresses(mean, reciprocal),
+        torch.get_num_threads(),
+    )
+    return y, total, mean, reciprocal
 
 
-@torch.autocast("cpu", enabled=False)
 def add_layer_norm_backward(
     grad: Tensor,
     total: Tensor,
@@ -190,10 +200,97 @@ def add_layer_norm_backward(
     seed: int,
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, residual, weight, bias, each where `needs` has True."""
-    of_total, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-        grad, total, total.shape[-1:], mean[..., None], reciprocal[..., None], weight, weight, [True] * 3
+    """Gradients of x, residual, weight and bias, each where `needs` has True."""
+    native: Any = cpu._native
+    for_x, for_residual, for_weight, for_bias = needs
+    grad_residual = _empty_like(grad, for_residual)
+    # without dropout it is the same tensor
+    grad_x = _empty_like(grad, for_x and (dropout_p > 0.0 or not for_residual))
+    gradients = grad_x, grad_residual, _empty_like(weight, for_weight), _empty_like(weight, for_bias)
+    channels = grad.shape[-1]
+    native.add_layer_norm_backward(
+        cpu.instruction_set(),
+        grad.numel() // channels,
+        channels,
+        grad.data_ptr(),
+        total.data_ptr(),
+        _addresses(mean, reciprocal),
+        weight.data_ptr(),
+        (dropout_p, seed),
+        _addresses(*gradients),
+        torch.get_num_threads(),
     )
-    of_x = of_total * _kept(seed, total.shape, dropout_p) if dropout_p > 0.0 else of_total.clone()
-    found = (of_x, of_total, of_weight, of_bias)
-    return tuple(g if needed else None for g, needed in zip(found, needs, strict=True))  # type: ignore[return-value]
+    return grad_residual if for_x and grad_x is None else grad_x, *gradients[1:]
+
+
+def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
+    return torch.empty_like(tensor) if wanted and tensor is not None else None
+
+
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _activation_backward(activation: str | None, z: Tensor, grad: Tensor, *, keep: bool) -> None:
+    """z to activation(z) if `keep`, and grad to grad * activation'(z), in place."""
+    native: Any = cpu._native
+    name = cpu.FUSED_ACTIVATIONS[activation]
+    native.activation_backward(
+        cpu.instruction_set(), name, keep, z.data_ptr(), grad.data_ptr(), z.numel(), torch.get_num_threads()
+    )
+
+
+def _weight_gradient(
+    grad: Tensor,
+    x: Tensor | None,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    accumulate: bool = False,
+) -> None:
+    """Fill, or add to, the gradients of a grouped product's weight and bias."""
+    native: Any = cpu._native
+    rows = grad.numel() // grad.shape[-1]
+    if weight is None:
+        if bias is not None:
+            total = grad.reshape(rows, -1).sum(0)
+            bias.copy_(bias + total if accumulate else total)
+        return
+    assert x is not None
+    native.weight_gradient(
+        cpu.instruction_set(),
+        grad.data_ptr(),
+        x.data_ptr(),
+        (rows, groups, x.shape[-1], grad.shape[-1]),
+        accumulate,
+        *_addresses(weight, bias),
+        torch.get_num_threads(),
+    )
+
+
+def _attention_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout_p: float,
+    seed: int,
+    statistics: Tensor,
+) -> tuple[Any, ...]:
+    batch, queries, channels = q.shape
+    keys = k.shape[1]
+    strides = [0, 0, 0]
+    if mask is not None:
+        mask = mask.expand(batch, num_heads, queries, keys)
+        strides = list(mask.stride()[:3])
+    return (
+        cpu.instruction_set(),
+        (batch, queries, keys, num_heads, channels // num_heads),
+        _addresses(q, k, v),
+        0 if mask is None else mask.data_ptr(),
+        strides,
+        (dropout_p, seed),
+        statistics.data_ptr(),
+    )

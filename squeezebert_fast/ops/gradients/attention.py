@@ -1,4 +1,4 @@
-"""`attention` on the CPU's kernels. Kept for the backward: arguments, result and each row's log-sum-exp, no scores."""
+"""`attention` on the CPU's kernels. Kept for the backward: arguments, result and two numbers a row, no scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _fake(
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    rows = (q.shape[0], num_heads, q.shape[1])
+    rows = (q.shape[0], num_heads, q.shape[1], 2)
     return q.new_empty(q.shape), q.new_empty(rows, dtype=torch.float32)
 
 
@@ -39,7 +39,7 @@ def _backward_fake(
     v: Tensor,
     mask: Tensor | None,
     result: Tensor,
-    log_sum_exp: Tensor,
+    statistics: Tensor,
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
@@ -58,8 +58,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor | None, _: Any) -> Gradients:
     if grad is None:
         return (None, None, None)
-    *tensors, seed, result, log_sum_exp = ctx.saved_tensors
-    return kernel(grad, *tensors, result, log_sum_exp, *ctx.options, seed, ctx.needs_input_grad[:3])
+    *tensors, seed, result, statistics = ctx.saved_tensors
+    return kernel(grad, *tensors, result, statistics, *ctx.options, seed, ctx.needs_input_grad[:3])
 
 
 def _definition(ctx: Any, grad: Tensor | None, _: Any) -> Gradients:
@@ -89,7 +89,7 @@ attention = Differentiable(
         _fake,
     ),
     backward=(
-        "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor result, Tensor log_sum_exp, int num_heads, "
+        "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor result, Tensor statistics, int num_heads, "
         "float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]",
         cpu_operations.attention_backward,
         _backward_fake,

@@ -1,0 +1,158 @@
+// Attention of one head on q, k and v: a forward that keeps two numbers a query, and the backward, which computes the
+// probabilities P = exp(scores - largest) * reciprocal again from them, block by block:
+//
+//     dV = P'^T dO        P' = P * keep, dropout's factors
+//     dP = (dO V^T) * keep
+//     dS = P * (dP - delta) * scale,     delta = dO . O, query by query
+//     dQ = dS K,  dK = dS^T Q
+//
+// Included by the instruction-set builds alone.
+#pragma once
+#include "attention.h"
+
+namespace {
+
+using squeezebert::AttentionBackward;
+using squeezebert::AttentionForward;
+using squeezebert::HeadTensors;
+
+constexpr int64_t kBackwardQueries = 48;  // whole vectors and tiles of every build
+static_assert(kBackwardQueries % kLanes == 0, "transposed blocks are whole vectors");
+
+// Rows of head_size numbers to rows of whole vectors, padded with zeros.
+inline void copy_head(const float* from, int64_t stride, int64_t rows, int64_t head_size, float* to,
+                      int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for_each_vector(head_size, [&](int64_t c, int lanes) {
+      store(to + r * to_stride + c, load_lanes(from + r * stride + c, lanes));
+    });
+  }
+}
+inline void copy_back(const float* from, int64_t from_stride, int64_t rows, int64_t head_size, float* to,
+                      int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for_each_vector(head_size, [&](int64_t c, int lanes) {
+      store_lanes(to + r * stride + c, load_lanes(from + r * from_stride + c, lanes), lanes);
+    });
+  }
+}
+
+inline void attention_forward(const AttentionForward& a, char* scratch) {
+  const HeadTensors& h = a.head;
+  const int64_t rows = h.queries > h.keys ? h.queries : h.keys;
+  const AttentionScratch s = attention_layout(rows, h.head_size, scratch);
+  const int64_t padded = padded_columns(h.head_size), stride = 3 * padded;
+  copy_head(h.q, h.q_row_stride, h.queries, h.head_size, s.qkv, stride);
+  copy_head(h.k, h.k_row_stride, h.keys, h.head_size, s.qkv + padded, stride);
+  copy_head(h.v, h.v_row_stride, h.keys, h.head_size, s.qkv + 2 * padded, stride);
+  attend({h.head_size, h.queries, nullptr, h.keys, h.scale, h.mask, h.mask_row_stride, a.context, a.context_row_stride,
+          h.statistics, h.dropout, h.dropout_row},
+         s);
+}
+
+struct AttentionBackwardScratch {
+  float *q, *k, *v, *grad;          // [queries or keys, padded head size]
+  float *grad_q, *grad_k, *grad_v;  // the same
+  float *keys, *values;             // panels of [head_size, kPanelColumns]
+  float *scores, *slopes;           // [kBackwardQueries, width], P' and dS
+  float *scores_t, *slopes_t;       // [width, kBackwardQueries]
+  int64_t padded, width;
+  int64_t bytes;
+};
+
+inline AttentionBackwardScratch attention_backward_layout(const HeadTensors& h, char* scratch) {
+  AttentionBackwardScratch s;
+  s.padded = padded_columns(h.head_size);
+  s.width = least(kKeyBlock, round_up(h.keys, kPanelColumns));
+  int64_t offset = 0;
+  const auto take = [&](int64_t floats) {
+    char* start = scratch + offset;
+    offset += round_up(floats * 4, 64);
+    return reinterpret_cast<float*>(start);
+  };
+  float** const by_query[] = {&s.q, &s.grad, &s.grad_q};
+  for (float** rows : by_query) *rows = take(h.queries * s.padded);
+  float** const by_key[] = {&s.k, &s.v, &s.grad_k, &s.grad_v};
+  for (float** rows : by_key) *rows = take(h.keys * s.padded);
+  float** const by_panel[] = {&s.keys, &s.values};
+  for (float** panels : by_panel) *panels = take(round_up(h.keys, kPanelColumns) * h.head_size);
+  float** const by_block[] = {&s.scores, &s.slopes, &s.scores_t, &s.slopes_t};
+  for (float** block : by_block) *block = take(kBackwardQueries * s.width);
+  s.bytes = offset;
+  return s;
+}
+
+inline int64_t attention_training_scratch(const HeadTensors& h) {
+  const int64_t forward = attention_scratch(h.queries > h.keys ? h.queries : h.keys, h.head_size);
+  const int64_t backward = attention_backward_layout(h, nullptr).bytes;
+  return forward > backward ? forward : backward;
+}
+
+// One query's scores to P' and its products dO V^T to dS, in place.
+inline void softmax_backward(const HeadTensors& h, int64_t query, int64_t first, int64_t count, float delta,
+                             float* scores, float* slopes) {
+  const float* mask = h.mask ? h.mask + query * h.mask_row_stride + first : nullptr;
+  const Vec factor = broadcast(h.scale), reciprocal = broadcast(h.statistics[2 * query + 1]), d = broadcast(delta);
+  const Vec largest = broadcast(h.statistics[2 * query]);
+  const auto visit = [&](int64_t i, int lanes, auto keep) {
+    Vec score = load_lanes(scores + i, lanes) * factor;
+    if (mask) score = score + load_lanes(mask + i, lanes);
+    const Vec p = exponential(score - largest) * reciprocal;
+    store_lanes(scores + i, keep(p), lanes);
+    store_lanes(slopes + i, p * (keep(load_lanes(slopes + i, lanes)) - d) * factor, lanes);
+  };
+  if (h.dropout.threshold) {
+    for_each_kept(h.dropout, h.dropout_row + query, first, count,
+                  [&](int64_t i, int lanes, Vec kept) { visit(i, lanes, [&](Vec v) { return v * kept; }); });
+  } else {
+    for_each_vector(count, [&](int64_t i, int lanes) { visit(i, lanes, [](Vec v) { return v; }); });
+  }
+}
+
+inline void attention_backward(const AttentionBackward& a, char* scratch) {
+  const HeadTensors& h = a.head;
+  const AttentionBackwardScratch s = attention_backward_layout(h, scratch);
+  const int64_t padded = s.padded, vectors = padded / kLanes;
+  copy_head(h.q, h.q_row_stride, h.queries, h.head_size, s.q, padded);
+  copy_head(a.grad, a.grad_row_stride, h.queries, h.head_size, s.grad, padded);
+  copy_head(h.k, h.k_row_stride, h.keys, h.head_size, s.k, padded);
+  copy_head(h.v, h.v_row_stride, h.keys, h.head_size, s.v, padded);
+  const auto row = [](int64_t j) { return j; };
+  transpose_keys(s.k, padded, h.head_size, h.keys, row, s.keys);
+  transpose_keys(s.v, padded, h.head_size, h.keys, row, s.values);
+
+  for (int64_t q0 = 0; q0 < h.queries; q0 += kBackwardQueries) {
+    const int64_t queries = least(kBackwardQueries, h.queries - q0);
+    float delta[kBackwardQueries];
+    for (int64_t q = 0; q < queries; ++q) {
+      Vec sum = broadcast(0.0f);
+      const float* context = a.context + (q0 + q) * a.context_row_stride;
+      for_each_vector(h.head_size, [&](int64_t c, int lanes) {
+        sum = multiply_add(load(s.grad + (q0 + q) * padded + c), load_lanes(context + c, lanes), sum);
+      });
+      delta[q] = sum_of_lanes(sum);
+    }
+    for (int64_t k0 = 0; k0 < h.keys; k0 += kKeyBlock) {
+      const int64_t keys = least(kKeyBlock, h.keys - k0);
+      times_panels(s.q + q0 * padded, padded, queries, s.keys + k0 * h.head_size, h.head_size, keys, s.scores, s.width);
+      times_panels(s.grad + q0 * padded, padded, queries, s.values + k0 * h.head_size, h.head_size, keys, s.slopes,
+                   s.width);
+      for (int64_t q = 0; q < queries; ++q) {
+        softmax_backward(h, q0 + q, k0, keys, delta[q], s.scores + q * s.width, s.slopes + q * s.width);
+      }
+      times_rows(s.slopes, s.width, queries, s.k + k0 * padded, padded, keys, k0 > 0, s.grad_q + q0 * padded, padded,
+                 vectors);
+      transpose(s.scores, s.width, queries, keys, s.scores_t, kBackwardQueries);
+      transpose(s.slopes, s.width, queries, keys, s.slopes_t, kBackwardQueries);
+      times_rows(s.scores_t, kBackwardQueries, keys, s.grad + q0 * padded, padded, queries, q0 > 0,
+                 s.grad_v + k0 * padded, padded, vectors);
+      times_rows(s.slopes_t, kBackwardQueries, keys, s.q + q0 * padded, padded, queries, q0 > 0, s.grad_k + k0 * padded,
+                 padded, vectors);
+    }
+  }
+  copy_back(s.grad_q, padded, h.queries, h.head_size, a.grad_q, a.grad_q_row_stride);
+  copy_back(s.grad_k, padded, h.keys, h.head_size, a.grad_k, a.grad_k_row_stride);
+  copy_back(s.grad_v, padded, h.keys, h.head_size, a.grad_v, a.grad_v_row_stride);
+}
+
+}  // namespace

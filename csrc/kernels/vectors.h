@@ -1,0 +1,28 @@
+// Whole rows by vectors. Included by the instruction-set builds alone.
+#pragma once
+#include <cstdint>
+
+namespace {
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+inline int64_t padded_columns(int64_t columns) { return round_up(columns, kLanes); }
+
+// Applies `visit(column, lanes)` to a row's vectors, the last of which may have fewer lanes.
+template <class Visit>
+inline void for_each_vector(int64_t channels, Visit visit) {
+  int64_t i = 0;
+  for (; i + kLanes <= channels; i += kLanes) visit(i, kLanes);
+  if (i < channels) visit(i, static_cast<int>(channels - i));
+}
+inline Vec load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_first(p, lanes); }
+inline void store_lanes(float* p, Vec v, int lanes) {
+  if (lanes == kLanes) {
+    store(p, v);
+  } else {
+    store_first(p, v, lanes);
+  }
+}
+
+}  // namespace

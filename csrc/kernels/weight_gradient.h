@@ -1,0 +1,42 @@
+// y (+)= grad^T x: the gradient of a product's weights, with the sums of grad's columns, the bias's.
+// Included by the instruction-set builds alone.
+//
+// Rows are the depth of this product. Of kGradientRows of them at a time, grad is transposed, x is packed into panels,
+// and the product is that of the forward. Both copies stay in the second-level cache, a panel and a tile's operands in
+// the first.
+#pragma once
+#include "panels.h"
+
+namespace {
+
+using squeezebert::WeightGradient;
+
+constexpr int64_t kGradientRows = 256;  // whole vectors of every build
+
+inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
+  return (out + padded_columns(in)) * kGradientRows * static_cast<int64_t>(sizeof(float));
+}
+
+inline void weight_gradient(const WeightGradient& g, char* scratch) {
+  float* grads = reinterpret_cast<float*>(scratch);  // [out, kGradientRows]
+  float* panels = grads + g.out * kGradientRows;
+  bool accumulate = g.accumulate;
+  int64_t first = 0;
+  do {
+    const int64_t count = least(kGradientRows, g.rows - first);
+    transpose(g.grad + first * g.grad_row_stride, g.grad_row_stride, count, g.out, grads, kGradientRows);
+    pack_rows(g.x + first * g.x_row_stride, g.x_row_stride, count, g.in, panels);
+    const Segment segment{0, count, 0, g.in, accumulate, panels, nullptr, nullptr, nullptr};
+    run_segment<Float32>({grads, kGradientRows, nullptr, 1, count}, segment, Activation::none, g.y, g.y_row_stride,
+                         {0, g.out}, nullptr);
+    for (int64_t o = 0; g.bias && o < g.out; ++o) {
+      Vec sum = broadcast(0.0f);
+      for (int64_t r = 0; r < count; r += kLanes) sum = sum + load(grads + o * kGradientRows + r);
+      g.bias[o] = (accumulate ? g.bias[o] : 0.0f) + sum_of_lanes(sum);
+    }
+    accumulate = true;
+    first += count;
+  } while (first < g.rows);
+}
+
+}  // namespace

@@ -1,0 +1,117 @@
+// The training kernels for Python: squeezebert_fast/backends/cpu_training.py.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <tuple>
+
+#include "../core/training.h"
+#include "arguments.h"
+
+namespace py = pybind11;
+
+namespace squeezebert {
+namespace {
+
+using Release = py::call_guard<py::gil_scoped_release>;
+using DropoutTuple = std::tuple<double, uint64_t>;  // probability, seed
+
+Dropout dropout_from(const DropoutTuple& t) { return dropout_of(std::get<0>(t), std::get<1>(t)); }
+
+AttentionTensors tensors_of(const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv, uintptr_t mask,
+                            const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout,
+                            uintptr_t statistics) {
+  const auto& [batch, queries, keys, heads, head_size] = sizes;
+  return {batch,
+          queries,
+          keys,
+          heads,
+          head_size,
+          at<const float>(qkv[0]),
+          at<const float>(qkv[1]),
+          at<const float>(qkv[2]),
+          at<const float>(mask),
+          mask_strides,
+          dropout_from(dropout),
+          at<float>(statistics)};
+}
+
+}  // namespace
+
+void bind_training(py::module_& m) {
+  m.def(
+      "attention_forward",
+      [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,
+         uintptr_t mask, const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout, uintptr_t statistics,
+         uintptr_t context, int threads) {
+        attention_forward(kernels_named(instruction_set),
+                          tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics), at<float>(context), threads);
+      },
+      py::arg("instruction_set"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"), py::arg("mask_strides"),
+      py::arg("dropout"), py::arg("statistics"), py::arg("context"), py::arg("threads"), Release());
+  m.def(
+      "attention_backward",
+      [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,
+         uintptr_t mask, const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout, uintptr_t statistics,
+         uintptr_t context, uintptr_t grad, const std::array<uintptr_t, 3>& gradients, int threads) {
+        attention_backward(kernels_named(instruction_set),
+                           tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
+                           {at<const float>(context), at<const float>(grad), at<float>(gradients[0]),
+                            at<float>(gradients[1]), at<float>(gradients[2])},
+                           threads);
+      },
+      py::arg("instruction_set"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"), py::arg("mask_strides"),
+      py::arg("dropout"), py::arg("statistics"), py::arg("context"), py::arg("grad"), py::arg("gradients"),
+      py::arg("threads"), Release());
+  m.def(
+      "add_layer_norm_forward",
+      [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t x, uintptr_t residual,
+         uintptr_t weight, uintptr_t bias, float eps, const DropoutTuple& dropout, uintptr_t total, uintptr_t y,
+         const std::array<uintptr_t, 2>& moments, int threads) {
+        add_layer_norm_forward(kernels_named(instruction_set),
+                               {at<const float>(weight), at<const float>(bias), eps, channels, at<const float>(x),
+                                at<const float>(residual), at<float>(total), at<float>(y), at<float>(moments[0]),
+                                at<float>(moments[1]), dropout_from(dropout)},
+                               rows, threads);
+      },
+      py::arg("instruction_set"), py::arg("rows"), py::arg("channels"), py::arg("x"), py::arg("residual"),
+      py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("dropout"), py::arg("total"), py::arg("y"),
+      py::arg("moments"), py::arg("threads"), Release());
+  m.def(
+      "add_layer_norm_backward",
+      [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t grad, uintptr_t total,
+         const std::array<uintptr_t, 2>& moments, uintptr_t weight, const DropoutTuple& dropout,
+         const std::array<uintptr_t, 4>& gradients, int threads) {
+        add_layer_norm_backward(
+            kernels_named(instruction_set),
+            {at<const float>(weight), channels, at<const float>(grad), at<const float>(total),
+             at<const float>(moments[0]), at<const float>(moments[1]), at<float>(gradients[0]), at<float>(gradients[1]),
+             at<float>(gradients[2]), at<float>(gradients[3]), dropout_from(dropout)},
+            rows, threads);
+      },
+      py::arg("instruction_set"), py::arg("rows"), py::arg("channels"), py::arg("grad"), py::arg("total"),
+      py::arg("moments"), py::arg("weight"), py::arg("dropout"), py::arg("gradients"), py::arg("threads"), Release());
+  m.def(
+      "weight_gradient",
+      [](const std::string& instruction_set, uintptr_t grad, uintptr_t x, const std::array<int64_t, 4>& sizes,
+         bool accumulate, uintptr_t weight, uintptr_t bias, int threads) {
+        const auto& [rows, groups, in_channels, out_channels] = sizes;
+        weight_gradient(kernels_named(instruction_set),
+                        {at<const float>(grad), at<const float>(x), rows, groups, in_channels, out_channels, accumulate,
+                         at<float>(weight), at<float>(bias)},
+                        threads);
+      },
+      py::arg("instruction_set"), py::arg("grad"), py::arg("x"), py::arg("sizes"), py::arg("accumulate"),
+      py::arg("weight"), py::arg("bias"), py::arg("threads"), Release());
+  m.def(
+      "activation_backward",
+      [](const std::string& instruction_set, Activation activation, bool keep, uintptr_t z, uintptr_t grad,
+         int64_t count, int threads) {
+        activation_backward(kernels_named(instruction_set), activation, keep, at<float>(z), at<float>(grad), count,
+                            threads);
+      },
+      py::arg("instruction_set"), py::arg("activation"), py::arg("keep"), py::arg("z"), py::arg("grad"),
+      py::arg("count"), py::arg("threads"), Release());
+}
+
+}  // namespace squeezebert

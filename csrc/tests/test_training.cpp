@@ -1,0 +1,484 @@
+// The training kernels against plain loops in double, through the tables.
+#include "../core/grouped_pointwise_conv.h"
+#include "../core/training.h"
+#include "support.h"
+#include "third_party/doctest.h"
+
+using namespace squeezebert;
+using namespace squeezebert::test;
+
+namespace {
+
+constexpr uint64_t kSeed = 0x0123456789abcdefull;
+
+// Philox 4x32-10, one counter at a time.
+struct Philox {
+  uint32_t numbers[4];
+  Philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) : numbers{c0, c1, c2, c3} {
+    auto key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      const uint64_t a = 0xD2511F53ull * numbers[0], b = 0xCD9E8D57ull * numbers[2];
+      const uint32_t next[4] = {static_cast<uint32_t>(b >> 32) ^ numbers[1] ^ key0, static_cast<uint32_t>(b),
+                                static_cast<uint32_t>(a >> 32) ^ numbers[3] ^ key1, static_cast<uint32_t>(a)};
+      std::copy(next, next + 4, numbers);
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+  }
+};
+
+double keep_factor(const Dropout& dropout, int64_t row, int64_t column) {
+  if (dropout.threshold == 0) return 1;
+  const Philox made(dropout.seed, static_cast<uint32_t>(column / 4), static_cast<uint32_t>(row),
+                    static_cast<uint32_t>(row >> 32), 0);
+  return made.numbers[column % 4] < dropout.threshold ? 0 : static_cast<double>(dropout.scale);
+}
+
+// Within twice the error of the same loop in float32, and a few ulp of what sums of `terms` numbers up to 1 grow to. Of
+// the errors the root mean square, since the largest of a short sum is luck, in either loop; but that is not far off
+// either.
+template <typename Actual>
+void check_errors(const std::vector<double>& exact, const std::vector<float>& plain, const Actual& ours,
+                  int64_t terms = 1) {
+  const auto count = static_cast<int64_t>(exact.size());
+  const Errors errors = errors_of(exact, ours, count), allowed = errors_of(exact, plain, count);
+  const double floor = std::max(few_ulp(exact), few_ulp(std::vector<double>{std::sqrt(static_cast<double>(terms))}));
+  CHECK(errors.root_mean_square <= 2 * allowed.root_mean_square + floor);
+  CHECK(errors.largest <= 4 * allowed.largest + floor);
+}
+
+struct Guarded : GuardedFloats {
+  Guarded(int64_t count, uint32_t seed, Edge edge) : GuardedFloats(count, edge) { fill_random(data(), count, seed); }
+};
+
+}  // namespace
+
+TEST_CASE("Philox 4x32-10 gives the published numbers") {
+  const Philox zeros(0, 0, 0, 0, 0);
+  CHECK(zeros.numbers[0] == 0x6627e8d5);
+  CHECK(zeros.numbers[1] == 0xe169c58d);
+  CHECK(zeros.numbers[2] == 0xbc57ac4c);
+  CHECK(zeros.numbers[3] == 0x9b00dbd8);
+  const uint32_t ones = 0xffffffff;
+  const Philox all(~0ull, ones, ones, ones, ones);
+  CHECK(all.numbers[0] == 0x408f276d);
+  CHECK(all.numbers[1] == 0x41c83b0e);
+  CHECK(all.numbers[2] == 0xa20bc7c6);
+  CHECK(all.numbers[3] == 0x6d5451fd);
+}
+
+TEST_CASE("a dropout's threshold and scale are those of its probability") {
+  CHECK(dropout_of(0, 1).threshold == 0);
+  CHECK(dropout_of(0.5, 1).threshold == 0x80000000u);
+  CHECK(dropout_of(0.5, 1).scale == 2.0f);
+  CHECK(dropout_of(1, 1).threshold == 0xffffffffu);
+  CHECK(dropout_of(1, 1).scale == 0.0f);
+  CHECK(dropout_of(1e-12, 1).threshold == 1);
+}
+
+// ---- products
+
+namespace {
+
+struct GradientShape {
+  int64_t rows, out, in;
+  bool accumulate, bias;
+  int64_t padding;  // columns between the end of a row and the next
+};
+
+template <typename Real>
+void plain_weight_gradient(const GradientShape& s, const float* grad, const float* x, std::vector<Real>& y,
+                           std::vector<Real>& bias) {
+  for (int64_t o = 0; o < s.out; ++o) {
+    for (int64_t r = 0; r < s.rows; ++r) bias[static_cast<std::size_t>(o)] += grad[r * (s.out + s.padding) + o];
+    for (int64_t i = 0; i < s.in; ++i) {
+      Real sum = 0;
+      for (int64_t r = 0; r < s.rows; ++r) {
+        sum += static_cast<Real>(grad[r * (s.out + s.padding) + o]) * static_cast<Real>(x[r * (s.in + s.padding) + i]);
+      }
+      y[static_cast<std::size_t>(o * s.in + i)] += sum;
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the gradient of weights and bias is that of a plain loop, and touches its own memory alone") {
+  std::vector<GradientShape> shapes;
+  int n = 0;
+  for (int64_t rows : {0, 1, 3, 15, 16, 17, 255, 256, 257, 600}) {
+    for (int64_t out : {1, 5, 33}) {
+      for (int64_t in : {1, 7, 48, 50, 100}) {
+        shapes.push_back({rows, out, in, n % 2 == 0, n % 3 != 0, n % 4});
+        ++n;
+      }
+    }
+  }
+  for (const GradientShape& s : sampled(shapes)) {
+    for (Edge edge : {Edge::begin, Edge::end}) {
+      const auto seed = static_cast<uint32_t>(s.rows * 100 + s.out * 10 + s.in);
+      const int64_t last = s.rows > 0 ? s.padding : 0;
+      const Guarded grad(s.rows * (s.out + s.padding) - last, seed, edge);
+      const Guarded x(s.rows * (s.in + s.padding) - last, seed + 1, edge);
+      const std::vector<float> before = random_floats(s.out * s.in, seed + 2), bias_before = random_floats(s.out, seed);
+      std::vector<double> exact(before.size()), exact_bias(bias_before.size());
+      std::vector<float> plain(before.size()), plain_bias(bias_before.size());
+      if (s.accumulate) {
+        exact.assign(before.begin(), before.end());
+        exact_bias.assign(bias_before.begin(), bias_before.end());
+        plain = before;
+        plain_bias = bias_before;
+      }
+      plain_weight_gradient(s, grad.data(), x.data(), exact, exact_bias);
+      plain_weight_gradient(s, grad.data(), x.data(), plain, plain_bias);
+      for (const KernelTable* kernels : tested_builds()) {
+        CAPTURE(name_of(*kernels));
+        CAPTURE(s.rows);
+        CAPTURE(s.out);
+        CAPTURE(s.in);
+        const GuardedFloats y(s.out * s.in, edge), bias(s.out, edge);
+        if (s.accumulate) {
+          std::copy(before.begin(), before.end(), y.data());
+          std::copy(bias_before.begin(), bias_before.end(), bias.data());
+        }
+        const GuardedBytes scratch(kernels->training.weight_gradient_scratch(s.out, s.in), Edge::end);
+        kernels->training.weight_gradient({grad.data(), s.out + s.padding, x.data(), s.in + s.padding, s.rows, s.out,
+                                           s.in, s.accumulate, y.data(), s.in, s.bias ? bias.data() : nullptr},
+                                          scratch.data());
+        check_errors(exact, plain, y, s.rows);
+        if (s.bias) check_errors(exact_bias, plain_bias, bias, s.rows);
+      }
+    }
+  }
+}
+
+TEST_CASE("transposed weights take a gradient back to the input") {
+  for (int64_t groups : {1, 3}) {
+    for (int64_t in : {1, 7, 70, 200}) {
+      for (int64_t out : {1, 9, 210, 500}) {
+        const int64_t rows = 13;
+        const std::vector<float> grad = random_floats(rows * out * groups, 1);
+        const std::vector<float> weight = random_floats(out * groups * in, 2);
+        const auto plain = [&](auto zero) {
+          std::vector<decltype(zero)> x(static_cast<std::size_t>(rows * in * groups));
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t g = 0; g < groups; ++g) {
+              for (int64_t i = 0; i < in; ++i) {
+                decltype(zero) sum = 0;
+                for (int64_t o = 0; o < out; ++o) {
+                  sum += static_cast<decltype(zero)>(grad[static_cast<std::size_t>((r * groups + g) * out + o)]) *
+                         static_cast<decltype(zero)>(weight[static_cast<std::size_t>((g * out + o) * in + i)]);
+                }
+                x[static_cast<std::size_t>((r * groups + g) * in + i)] = sum;
+              }
+            }
+          }
+          return x;
+        };
+        ConvWeights conv{weight.data(), nullptr, nullptr, nullptr, groups, out * groups, in * groups};
+        conv.transposed = true;
+        for (const KernelTable* kernels : tested_builds()) {
+          CAPTURE(name_of(*kernels));
+          CAPTURE(groups);
+          CAPTURE(in);
+          CAPTURE(out);
+          const PackedGroupedPointwiseConv packed(*kernels, Precision::float32, conv, 2);
+          const GuardedFloats x(rows * in * groups);
+          packed.run(grad.data(), out * groups, rows, nullptr, x.data(), in * groups, Activation::none, 2);
+          check_errors(plain(0.0), plain(0.0f), x);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("an activation's derivative is that of its formula, far from zero too") {
+  std::vector<float> places;
+  for (float v : {0.0f, -0.0f, 1e-30f, -1e-30f, 1e-40f, 20.0f, -20.0f, 90.0f, -90.0f, 1e4f, -1e4f, 1e30f, -1e30f, 3e38f,
+                  -3e38f}) {
+    places.push_back(v);
+  }
+  for (int i = -600; i <= 600; ++i) places.push_back(static_cast<float>(i) / 50);
+  const auto count = static_cast<int64_t>(places.size());
+  for (Activation activation : kActivations) {
+    std::vector<double> values, slopes;
+    for (float v : places) {
+      const double x = v, step = 1e-6 * std::max(1.0, std::fabs(x));
+      values.push_back(activate(activation, x));
+      if (activation == Activation::relu) {
+        slopes.push_back(x > 0 ? 1 : 0);
+      } else {
+        slopes.push_back((activate(activation, x + step) - activate(activation, x - step)) / (2 * step));
+      }
+    }
+    for (const KernelTable* kernels : tested_builds()) {
+      CAPTURE(name_of(*kernels));
+      CAPTURE(name_of(activation));
+      const GuardedFloats z(count), grad(count), kept(count), other(count);
+      std::copy(places.begin(), places.end(), z.data());
+      std::copy(places.begin(), places.end(), kept.data());
+      grad.fill(2);
+      other.fill(2);
+      kernels->training.activation_backward(activation, true, z.data(), grad.data(), count);
+      kernels->training.activation_backward(activation, false, kept.data(), other.data(), count);
+      CHECK(same_bits(grad.data(), other.data(), count));
+      CHECK(std::equal(places.begin(), places.end(), kept.data()));
+      for (int64_t i = 0; i < count; ++i) {
+        CAPTURE(places[static_cast<std::size_t>(i)]);
+        const double slope = activation == Activation::none ? 1 : slopes[static_cast<std::size_t>(i)];
+        CHECK(std::fabs(grad[i] / 2 - slope) <= 2e-6);
+        const double value = values[static_cast<std::size_t>(i)];
+        CHECK(std::fabs(z[i] - value) <= 1e-6 * std::max(1.0, std::fabs(value)));
+      }
+    }
+  }
+}
+
+// ---- LayerNorm
+
+namespace {
+
+struct NormShape {
+  int64_t rows, channels;
+  double dropout;
+};
+
+template <typename Real>
+struct NormResults {
+  std::vector<Real> y, x, weight, bias, residual;
+};
+
+struct NormNumbers {
+  NormNumbers(const NormShape& s, Edge edge)
+      : shape(s),
+        x(s.rows * s.channels, 1, edge),
+        residual(s.rows * s.channels, 2, edge),
+        weight(s.channels, 3, edge),
+        bias(s.channels, 4, edge),
+        grad(s.rows * s.channels, 5, edge) {}
+
+  template <typename Real>
+  NormResults<Real> plain(const Dropout& dropout, float eps) const {
+    const auto size = static_cast<std::size_t>(shape.rows * shape.channels);
+    const auto channels = static_cast<std::size_t>(shape.channels);
+    const auto count = static_cast<Real>(shape.channels);
+    NormResults<Real> results{std::vector<Real>(size), std::vector<Real>(size), std::vector<Real>(channels),
+                              std::vector<Real>(channels), std::vector<Real>(size)};
+    std::vector<Real> n(channels), g(channels);
+    for (int64_t r = 0; r < shape.rows; ++r) {
+      Real mean = 0, variance = 0, sum = 0, product = 0;
+      const auto at = [&](std::size_t c) { return r * shape.channels + static_cast<int64_t>(c); };
+      for (std::size_t c = 0; c < channels; ++c) {
+        n[c] = static_cast<Real>(x[at(c)]) * static_cast<Real>(keep_factor(dropout, r, static_cast<int64_t>(c))) +
+               static_cast<Real>(residual[at(c)]);
+        mean += n[c] / count;
+      }
+      for (std::size_t c = 0; c < channels; ++c) variance += (n[c] - mean) * (n[c] - mean) / count;
+      const Real reciprocal = 1 / std::sqrt(variance + static_cast<Real>(eps));
+      for (std::size_t c = 0; c < channels; ++c) {
+        const auto i = static_cast<int64_t>(c);
+        n[c] = (n[c] - mean) * reciprocal;
+        g[c] = static_cast<Real>(grad[at(c)]) * static_cast<Real>(weight[i]);
+        results.y[static_cast<std::size_t>(at(c))] = n[c] * static_cast<Real>(weight[i]) + static_cast<Real>(bias[i]);
+        results.weight[c] += static_cast<Real>(grad[at(c)]) * n[c];
+        results.bias[c] += static_cast<Real>(grad[at(c)]);
+        sum += g[c] / count;
+        product += g[c] * n[c] / count;
+      }
+      for (std::size_t c = 0; c < channels; ++c) {
+        const Real total = (g[c] - sum - n[c] * product) * reciprocal;
+        results.residual[static_cast<std::size_t>(at(c))] = total;
+        results.x[static_cast<std::size_t>(at(c))] =
+            total * static_cast<Real>(keep_factor(dropout, r, static_cast<int64_t>(c)));
+      }
+    }
+    return results;
+  }
+
+  NormShape shape;
+  Guarded x, residual, weight, bias, grad;
+};
+
+}  // namespace
+
+TEST_CASE("LayerNorm after dropout and residual, and its gradients, are those of a plain loop") {
+  std::vector<NormShape> shapes;
+  int n = 0;
+  for (int64_t channels : {2, 3, 5, 16, 17, 63, 64, 65, 100, 768}) {
+    for (int64_t rows : {1, 2, 33, 70}) shapes.push_back({rows, channels, n++ % 3 * 0.4});
+  }
+  const float eps = 1e-3f;  // rows of two or three may have hardly any variance, which magnifies every rounding
+  for (const NormShape& shape : sampled(shapes)) {
+    for (Edge edge : {Edge::begin, Edge::end}) {
+      const NormNumbers numbers(shape, edge);
+      const Dropout dropout = dropout_of(shape.dropout, kSeed);
+      const NormResults<double> exact = numbers.plain<double>(dropout, eps);
+      const NormResults<float> plain = numbers.plain<float>(dropout, eps);
+      for (const KernelTable* kernels : tested_builds()) {
+        CAPTURE(name_of(*kernels));
+        CAPTURE(shape.rows);
+        CAPTURE(shape.channels);
+        CAPTURE(shape.dropout);
+        const int64_t size = shape.rows * shape.channels;
+        const GuardedFloats total(size, edge), y(size, edge), mean(shape.rows, edge), reciprocal(shape.rows, edge);
+        add_layer_norm_forward(
+            *kernels,
+            {numbers.weight.data(), numbers.bias.data(), eps, shape.channels, numbers.x.data(), numbers.residual.data(),
+             total.data(), y.data(), mean.data(), reciprocal.data(), dropout},
+            shape.rows, 2);
+        check_errors(exact.y, plain.y, y);
+        const GuardedFloats x(size, edge), residual(size, edge), weight(shape.channels, edge),
+            bias(shape.channels, edge);
+        AddLayerNormBackward backward{numbers.weight.data(),
+                                      shape.channels,
+                                      numbers.grad.data(),
+                                      total.data(),
+                                      mean.data(),
+                                      reciprocal.data(),
+                                      x.data(),
+                                      residual.data(),
+                                      weight.data(),
+                                      bias.data(),
+                                      dropout};
+        add_layer_norm_backward(*kernels, backward, shape.rows, 2);
+        check_errors(exact.x, plain.x, x);
+        check_errors(exact.residual, plain.residual, residual);
+        check_errors(exact.weight, plain.weight, weight);
+        check_errors(exact.bias, plain.bias, bias);
+        // each alone
+        const GuardedFloats x_alone(size, edge);
+        backward.grad_x = x_alone.data();
+        backward.grad_residual = backward.grad_weight = backward.grad_bias = nullptr;
+        add_layer_norm_backward(*kernels, backward, shape.rows, 1);
+        CHECK(same_bits(x.data(), x_alone.data(), size));
+      }
+    }
+  }
+}
+
+// ---- attention
+
+namespace {
+
+struct AttentionShape {
+  int64_t batch, queries, keys, heads, head_size;
+  bool mask;
+  double dropout;
+};
+
+template <typename Real>
+struct AttentionResults {
+  std::vector<Real> context, q, k, v;
+};
+
+struct AttentionNumbers {
+  AttentionNumbers(const AttentionShape& s, Edge edge)
+      : shape(s),
+        q(s.batch * s.queries * s.heads * s.head_size, 1, edge),
+        k(s.batch * s.keys * s.heads * s.head_size, 2, edge),
+        v(s.batch * s.keys * s.heads * s.head_size, 3, edge),
+        grad(s.batch * s.queries * s.heads * s.head_size, 4, edge),
+        mask(s.batch * s.keys, 5, edge) {
+    for (int64_t i = 0; i < s.batch * s.keys; i += 3) mask[i] = std::numeric_limits<float>::lowest();
+    for (int64_t i = 0; i < s.keys; ++i) mask[i] = std::numeric_limits<float>::lowest();  // a whole sequence
+  }
+
+  template <typename Real>
+  AttentionResults<Real> plain(const Dropout& dropout) const {
+    const int64_t channels = shape.heads * shape.head_size, queries = shape.queries, keys = shape.keys;
+    const auto by_query = static_cast<std::size_t>(shape.batch * queries * channels);
+    const auto by_key = static_cast<std::size_t>(shape.batch * keys * channels);
+    AttentionResults<Real> r{std::vector<Real>(by_query), std::vector<Real>(by_query), std::vector<Real>(by_key),
+                             std::vector<Real>(by_key)};
+    const Real scale = 1 / std::sqrt(static_cast<Real>(shape.head_size));
+    std::vector<Real> p(static_cast<std::size_t>(keys)), keep(p), slope(p);
+    for (int64_t task = 0; task < shape.batch * shape.heads; ++task) {
+      const int64_t sequence = task / shape.heads, channel = task % shape.heads * shape.head_size;
+      for (int64_t i = 0; i < queries; ++i) {
+        const int64_t row = (sequence * queries + i) * channels + channel;
+        const auto key_row = [&](std::size_t j) {
+          return (sequence * keys + static_cast<int64_t>(j)) * channels + channel;
+        };
+        Real largest = -std::numeric_limits<Real>::infinity(), sum = 0, mean = 0;
+        for (std::size_t j = 0; j < p.size(); ++j) {
+          p[j] = 0;
+          for (int64_t c = 0; c < shape.head_size; ++c) {
+            p[j] += static_cast<Real>(q[row + c]) * static_cast<Real>(k[key_row(j) + c]);
+          }
+          p[j] *= scale;
+          const float added = shape.mask ? mask[sequence * keys + static_cast<int64_t>(j)] : 0;
+          // what float32 makes of the sum
+          p[j] = added < -1e30f ? static_cast<Real>(added) : p[j] + static_cast<Real>(added);
+          largest = std::max(largest, p[j]);
+        }
+        for (Real& v_j : p) sum += v_j = std::exp(v_j - largest);
+        for (std::size_t j = 0; j < p.size(); ++j) {
+          p[j] /= sum;
+          keep[j] = static_cast<Real>(keep_factor(dropout, task * queries + i, static_cast<int64_t>(j)));
+          slope[j] = 0;
+          for (int64_t c = 0; c < shape.head_size; ++c) {
+            const auto at = static_cast<std::size_t>(row + c);
+            r.context[at] += p[j] * keep[j] * static_cast<Real>(v[key_row(j) + c]);
+            slope[j] += static_cast<Real>(grad[row + c]) * static_cast<Real>(v[key_row(j) + c]) * keep[j];
+            r.v[static_cast<std::size_t>(key_row(j) + c)] += p[j] * keep[j] * static_cast<Real>(grad[row + c]);
+          }
+          mean += p[j] * slope[j];
+        }
+        for (std::size_t j = 0; j < p.size(); ++j) {
+          const Real ds = p[j] * (slope[j] - mean) * scale;
+          for (int64_t c = 0; c < shape.head_size; ++c) {
+            r.q[static_cast<std::size_t>(row + c)] += ds * static_cast<Real>(k[key_row(j) + c]);
+            r.k[static_cast<std::size_t>(key_row(j) + c)] += ds * static_cast<Real>(q[row + c]);
+          }
+        }
+      }
+    }
+    return r;
+  }
+
+  AttentionTensors tensors(const Dropout& dropout, float* statistics) const {
+    return {shape.batch,        shape.queries,   shape.keys,
+            shape.heads,        shape.head_size, q.data(),
+            k.data(),           v.data(),        shape.mask ? mask.data() : nullptr,
+            {shape.keys, 0, 0}, dropout,         statistics};
+  }
+
+  AttentionShape shape;
+  Guarded q, k, v, grad, mask;
+};
+
+}  // namespace
+
+TEST_CASE("attention with dropout, and its gradients, are those of a plain loop, on any number of threads") {
+  const std::vector<AttentionShape> shapes = {
+      {1, 1, 1, 1, 3, false, 0},      {2, 5, 7, 3, 8, true, 0.3},       {1, 49, 49, 2, 64, true, 0},
+      {1, 50, 30, 1, 17, false, 0.5}, {1, 7, 600, 2, 33, true, 0.1},    {2, 100, 3, 1, 1, false, 1},
+      {1, 3, 529, 1, 20, false, 0.2}, {1, 128, 128, 1, 64, false, 0.1},
+  };
+  for (const AttentionShape& shape : sampled(shapes)) {
+    for (Edge edge : {Edge::begin, Edge::end}) {
+      const AttentionNumbers numbers(shape, edge);
+      const Dropout dropout = dropout_of(shape.dropout, kSeed);
+      const AttentionResults<double> exact = numbers.plain<double>(dropout);
+      const AttentionResults<float> plain = numbers.plain<float>(dropout);
+      for (const KernelTable* kernels : tested_builds()) {
+        CAPTURE(name_of(*kernels));
+        CAPTURE(shape.queries);
+        CAPTURE(shape.keys);
+        CAPTURE(shape.head_size);
+        const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2, edge);
+        const AttentionTensors tensors = numbers.tensors(dropout, statistics.data());
+        const GuardedFloats context(numbers.q.size(), edge), alone(numbers.q.size(), edge);
+        attention_forward(*kernels, tensors, alone.data(), 1);
+        attention_forward(*kernels, tensors, context.data(), 3);
+        CHECK(same_bits(context.data(), alone.data(), context.size()));
+        check_errors(exact.context, plain.context, context);
+        const GuardedFloats q(numbers.q.size(), edge), k(numbers.k.size(), edge), v(numbers.v.size(), edge);
+        attention_backward(*kernels, tensors, {context.data(), numbers.grad.data(), q.data(), k.data(), v.data()}, 3);
+        check_errors(exact.q, plain.q, q);
+        check_errors(exact.k, plain.k, k);
+        check_errors(exact.v, plain.v, v);
+      }
+    }
+  }
+}
