@@ -51,11 +51,8 @@ def doctor() -> Report:
         title = f"operations on {device.type}, {str(dtype).removeprefix('torch.')}"
         sections[title] = []
         for operation in sorted(backends.reference.OPERATIONS):
-            # without a kernel for it, grouped_mlp is two grouped_pointwise_conv calls, so theirs is the answer
-            mlp_is_two = operation == "grouped_mlp" and device.type == "cpu"
-            asked = "grouped_pointwise_conv" if mlp_is_two else operation
             try:
-                choice = backends.choose(Request(asked, device, dtype))
+                choice = backends.choose(Request(operation, device, dtype))
                 sections[title].append((operation, f"{choice.backend} ({choice.reason})"))
             except SqueezeBertFastError as error:
                 sections[title].append((operation, f"error: {error}"))

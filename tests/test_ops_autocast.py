@@ -99,7 +99,7 @@ def test_activations_are_kept_in_bfloat16() -> None:
         ops.attention(h, h, h, None, 4)
     parameters = {t.data_ptr() for t in (weight, bias, out)}
     wide = [t for t in kept if t.dtype is not torch.bfloat16 and t.data_ptr() not in parameters]
-    assert [tuple(t.shape) for t in wide] == [(2, 4, 33, 2)]  # statistics of the rows
+    assert [tuple(t.shape) for t in wide] == [(2, 4, 33, 2)]  # two numbers a row of scores
 
 
 def test_dropout_in_bfloat16_has_the_seeds_mask() -> None:

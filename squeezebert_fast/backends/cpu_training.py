@@ -65,7 +65,7 @@ def grouped_mlp(
     `cpu.grouped_pointwise_conv`'s."""
     rows = x.reshape(-1, x.shape[-1])
     result = rows.new_empty((*x.shape[:-1], weight_out.shape[0]))
-    results = result.view(len(rows), result.shape[-1])
+    results = result.view(len(rows), weight_out.shape[0])  # there may be no rows
     into = cpu.packed_weight(weight_in, groups, precision)
     out_of = cpu.packed_weight(weight_out, groups, precision)
     for first in range(0, len(rows), PART):
@@ -256,7 +256,7 @@ def _weight_gradient(
     rows = grad.numel() // grad.shape[-1]
     if weight is None:
         if bias is not None:
-            total = grad.reshape(rows, grad.shape[-1]).sum(0)
+            total = grad.reshape(-1, grad.shape[-1]).sum(0)
             bias.copy_(bias + total if accumulate else total)
         return
     assert x is not None
