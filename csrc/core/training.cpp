@@ -13,7 +13,10 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 32;
 constexpr int64_t kElementsPerTask = 16 * 1024;
-constexpr int64_t kWeightPiece = 192;  // rows and columns of a weight's gradient that a task computes
+// Rows and columns of a weight's gradient that a task computes: the larger, the fewer copies of its operands, where
+// that leaves every thread enough tasks.
+constexpr int64_t kWeightPiece = 384, kSmallWeightPiece = 192;
+constexpr int64_t kTasksPerThread = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t aligned(int64_t bytes) { return divide_up(bytes, 64) * 64; }
@@ -122,15 +125,16 @@ void weight_gradient(const KernelTable& kernels, const GroupedGradient& g, int t
     int64_t group, row, rows, column, columns;
   };
   std::vector<Piece> pieces;
+  const int64_t large = g.groups * divide_up(out, kWeightPiece) * divide_up(in, kWeightPiece);
+  const int64_t size = large >= kTasksPerThread * threads ? kWeightPiece : kSmallWeightPiece;
   for (int64_t group = 0; group < g.groups; ++group) {
-    cut(0, out, kWeightPiece, [&](int64_t row, int64_t row_end) {
-      cut(0, in, kWeightPiece, [&](int64_t column, int64_t column_end) {
+    cut(0, out, size, [&](int64_t row, int64_t row_end) {
+      cut(0, in, size, [&](int64_t column, int64_t column_end) {
         pieces.push_back({group, row, row_end - row, column, column_end - column});
       });
     });
   }
-  const int64_t scratch_bytes =
-      kernels.training.weight_gradient_scratch(std::min(out, kWeightPiece), std::min(in, kWeightPiece));
+  const int64_t scratch_bytes = kernels.training.weight_gradient_scratch(std::min(out, size), std::min(in, size));
   run_with_scratch(static_cast<int64_t>(pieces.size()), threads, scratch_bytes, [&](int64_t task, char* scratch) {
     const Piece& p = pieces[static_cast<std::size_t>(task)];
     const int64_t row = p.group * out + p.row;
