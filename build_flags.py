@@ -13,6 +13,7 @@ CORE_SOURCES = [
     "csrc/core/cpu_features.cpp",
     "csrc/core/embeddings.cpp",
     "csrc/core/encoder.cpp",
+    "csrc/core/grouped_mlp.cpp",
     "csrc/core/grouped_pointwise_conv.cpp",
     "csrc/core/instruction_sets.cpp",
     "csrc/core/packed_segments.cpp",

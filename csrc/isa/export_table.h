@@ -9,6 +9,7 @@
 #include "../kernels/attention_training.h"
 #include "../kernels/embeddings.h"
 #include "../kernels/feed_forward.h"
+#include "../kernels/feed_forward_backward.h"
 #include "../kernels/multiply_add_chains.h"
 #include "../kernels/product.h"
 #include "../kernels/weight_gradient.h"
@@ -44,7 +45,8 @@ constexpr squeezebert::PrecisionKernels kernels_of() {
         {kernels_of<Float32>(), kernels_of<Bfloat16>(), kernels_of<Int8>()},                              \
         ::embeddings,                                                                                     \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
-         ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward}, \
+         ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
+         ::feed_forward_backward_scratch, ::feed_forward_backward},                                       \
         {::multiply_add_chains<Float32>, ::multiply_add_chains<Bfloat16>, ::multiply_add_chains<Int8>}};  \
     return &table;                                                                                        \
   }

@@ -186,6 +186,34 @@ struct WeightGradient {
   float* bias;  // [out] or null
 };
 
+// The gradient of one group's feed-forward block, by some of its hidden channels. Tensors are at their first channel.
+struct FeedForwardBackward {
+  struct Chunk {
+    const Segment* in;  // x to the hidden channels, with the bias
+    int64_t in_count;
+    const Segment* back_out;  // grad to the hidden channels' gradient
+    int64_t back_out_count;
+    const Segment* back_in;  // that to x's
+    int64_t back_in_count;
+    int64_t hidden_begin, hidden;
+    float* grad_in;        // [hidden, in], or null
+    float* grad_bias_in;   // [hidden] or null
+    float* grad_out;       // [out, hidden], its rows grad_out_row_stride apart, or null
+    float* grad_bias_out;  // [out] or null
+  };
+  const Chunk* chunks;
+  int64_t chunk_count;
+  Activation activation;
+  int64_t rows, in_begin, in, out_begin, out;  // of the channels of x and grad, the group's
+  const float* x;
+  int64_t x_row_stride;
+  const float* grad;
+  int64_t grad_row_stride;
+  float* grad_x;  // or null; the first chunk writes, the others add
+  int64_t grad_x_row_stride;
+  int64_t grad_out_row_stride;
+};
+
 struct TrainingKernels {
   int64_t (*attention_scratch)(const HeadTensors& head);  // of either
   void (*attention_forward)(const AttentionForward& attention, char* scratch);
@@ -196,6 +224,8 @@ struct TrainingKernels {
   void (*weight_gradient)(const WeightGradient& gradient, char* scratch);
   // z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
   void (*activation_backward)(Activation activation, bool keep, float* z, float* grad, int64_t count);
+  int64_t (*feed_forward_backward_scratch)(int64_t in, int64_t hidden, int64_t out);
+  void (*feed_forward_backward)(const FeedForwardBackward& block, char* scratch);
 };
 
 // The kernels of one precision.

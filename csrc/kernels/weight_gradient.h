@@ -18,20 +18,21 @@ inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
 }
 
 inline void weight_gradient(const WeightGradient& g, char* scratch) {
-  float* grads = reinterpret_cast<float*>(scratch);  // [out, kGradientRows]
-  float* panels = grads + g.out * kGradientRows;
+  const int64_t stride = round_up(least(kGradientRows, g.rows), kLanes);
+  float* grads = reinterpret_cast<float*>(scratch);  // [out, stride]
+  float* panels = grads + g.out * stride;
   bool accumulate = g.accumulate;
   int64_t first = 0;
   do {
     const int64_t count = least(kGradientRows, g.rows - first);
-    transpose(g.grad + first * g.grad_row_stride, g.grad_row_stride, count, g.out, grads, kGradientRows);
+    transpose(g.grad + first * g.grad_row_stride, g.grad_row_stride, count, g.out, grads, stride);
     pack_rows(g.x + first * g.x_row_stride, g.x_row_stride, count, g.in, panels);
     const Segment segment{0, count, 0, g.in, accumulate, panels, nullptr, nullptr, nullptr};
-    run_segment<Float32>({grads, kGradientRows, nullptr, 1, count}, segment, Activation::none, g.y, g.y_row_stride,
-                         {0, g.out}, nullptr);
+    run_segment<Float32>({grads, stride, nullptr, 1, count}, segment, Activation::none, g.y, g.y_row_stride, {0, g.out},
+                         nullptr);
     for (int64_t o = 0; g.bias && o < g.out; ++o) {
       Vec sum = broadcast(0.0f);
-      for (int64_t r = 0; r < count; r += kLanes) sum = sum + load(grads + o * kGradientRows + r);
+      for (int64_t r = 0; r < count; r += kLanes) sum = sum + load(grads + o * stride + r);
       g.bias[o] = (accumulate ? g.bias[o] : 0.0f) + sum_of_lanes(sum);
     }
     accumulate = true;

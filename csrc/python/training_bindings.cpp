@@ -5,6 +5,7 @@
 #include <array>
 #include <tuple>
 
+#include "../core/grouped_mlp.h"
 #include "../core/training.h"
 #include "arguments.h"
 
@@ -103,6 +104,29 @@ void bind_training(py::module_& m) {
       },
       py::arg("instruction_set"), py::arg("grad"), py::arg("x"), py::arg("sizes"), py::arg("accumulate"),
       py::arg("weight"), py::arg("bias"), py::arg("threads"), Release());
+  m.def(
+      "grouped_mlp_backward",
+      [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, Activation activation,
+         const std::array<uintptr_t, 2>& x_and_grad, const std::array<uintptr_t, 3>& weights,
+         const std::array<uintptr_t, 5>& gradients, int threads) {
+        const auto& [rows, groups, channels, hidden, out_channels] = sizes;
+        GroupedMlpBackward block{};
+        block.in = {
+            at<const float>(weights[0]), nullptr, nullptr, at<const float>(weights[1]), groups, channels, hidden};
+        block.out = {at<const float>(weights[2]), nullptr, nullptr, nullptr, groups, hidden, out_channels};
+        block.activation = activation;
+        block.rows = rows;
+        block.x = at<const float>(x_and_grad[0]);
+        block.grad = at<const float>(x_and_grad[1]);
+        block.grad_x = at<float>(gradients[0]);
+        block.grad_weight_in = at<float>(gradients[1]);
+        block.grad_bias_in = at<float>(gradients[2]);
+        block.grad_weight_out = at<float>(gradients[3]);
+        block.grad_bias_out = at<float>(gradients[4]);
+        grouped_mlp_backward(kernels_named(instruction_set), block, threads);
+      },
+      py::arg("instruction_set"), py::arg("sizes"), py::arg("activation"), py::arg("x_and_grad"), py::arg("weights"),
+      py::arg("gradients"), py::arg("threads"), Release());
   m.def(
       "activation_backward",
       [](const std::string& instruction_set, Activation activation, bool keep, uintptr_t z, uintptr_t grad,

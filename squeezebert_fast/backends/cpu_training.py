@@ -88,28 +88,24 @@ def grouped_mlp_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight_in, bias_in, weight_out and bias_out, each where `needs` has True.
 
-    grad: [..., out_channels]; x: [..., channels]. The hidden tensor is computed again, for PART tokens at a time.
+    grad: [..., out_channels]; x: [..., channels]. The hidden tensor is computed again, and never in main memory.
     """
-    rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-    grad_x = torch.empty_like(rows) if needs[0] else None
-    of_in = _empty_like(weight_in, needs[1]), _empty_like(bias_in, needs[2])
-    of_out = _empty_like(weight_out, needs[3]), _empty_like(bias_out, needs[4])
-    forward = cpu.packed_weight(weight_in, groups)
-    back_out = cpu.pack_transposed(weight_out, groups) if any(needs[:3]) else None
-    back_in = cpu.pack_transposed(weight_in, groups) if needs[0] else None
-    for first in range(0, max(len(rows), 1), PART):
-        part = slice(first, first + PART)
-        z = cpu.run_packed(forward, rows[part], bias_in, None)
-        if back_out is not None:
-            grad_z = cpu.run_packed(back_out, grads[part], None, None)
-            _activation_backward(activation, z, grad_z, keep=True)
-            if grad_x is not None:
-                cpu.run_packed(back_in, grad_z, None, None, out=grad_x[part])
-            _weight_gradient(grad_z, rows[part], groups, *of_in, accumulate=first > 0)
-        else:
-            _activation_backward(activation, z, torch.zeros_like(z), keep=True)
-        _weight_gradient(grads[part], z, groups, *of_out, accumulate=first > 0)
-    return None if grad_x is None else grad_x.view(x.shape), *of_in, *of_out
+    native: Any = cpu._native
+    for_x, for_in, for_bias_in, for_out, for_bias_out = needs
+    # the sums that are a bias's gradient are found on the way to its weight's
+    likes = (x, weight_in, bias_in, weight_out, bias_out)
+    wanted = (for_x, for_in or for_bias_in, for_bias_in, for_out or for_bias_out, for_bias_out)
+    gradients = [_empty_like(t, want) for t, want in zip(likes, wanted, strict=True)]
+    native.grouped_mlp_backward(
+        cpu.instruction_set(),
+        (x.numel() // x.shape[-1], groups, x.shape[-1], weight_in.shape[0], weight_out.shape[0]),
+        cpu.FUSED_ACTIVATIONS[activation],
+        _addresses(x, grad),
+        _addresses(weight_in, bias_in, weight_out),
+        _addresses(*gradients),
+        torch.get_num_threads(),
+    )
+    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
 
 
 def attention(
