@@ -46,6 +46,14 @@ def distill(
         bool,
         typer.Option("--init-from-teacher", help="Start a new model with what fits of the teacher's layers."),
     ] = False,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Give a new model this many of the teacher's tokens: those of the training texts, every character, "
+            "and the most frequent of the others.",
+        ),
+    ] = None,
     task: TaskName = "classification",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
@@ -62,9 +70,14 @@ def distill(
     if init_from_teacher and model is not None:
         raise InputError("--init-from-teacher is for a new model, but --model gives one to start from")
 
+    if vocab_size is not None and (model is not None or sizes.vocab is not None):
+        given = "--model" if model is not None else "--vocab"
+        raise InputError(f"--vocab-size takes a part of the teacher's vocabulary, but {given} gives another")
+
     from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-    from squeezebert_fast.training import distillation, models, runs, teachers
+    from squeezebert_fast.training import distillation, inheritance, models, runs, teachers
 
     use_threads(threads)
     chosen = make_task(task, data)
@@ -73,12 +86,19 @@ def distill(
         fields = chosen.label_fields(examples)
         known = teachers.load_teacher(teacher, chosen)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
+        if vocab_size is not None:
+            if vocab is None:
+                raise InputError(f"--vocab-size needs a teacher of the BERT family; {teacher} has other tokens")
+            length = settings.max_length or runs.DEFAULT_LENGTH
+            rows = chosen.encode(examples, vocab, SqueezeBertConfig(**fields), length)
+            used = {index for row in rows for index in distillation.flat(row["input_ids"])}
+            vocab = inheritance.smaller_vocabulary(vocab, used, vocab_size)
         student, tokenizer = models.start(
             chosen.model_class, model, sizes, fields, settings.seed, vocab=vocab
         )
         if init_from_teacher:
-            words = distillation.same_tokens(tokenizer, known.tokenizer)
-            copied = distillation.copy_from_teacher(student, known.model, words=words)
+            words = inheritance.shared_words(tokenizer, known.tokenizer)
+            copied = inheritance.copy_from_teacher(student, known.model, words)
             if copied == 0:
                 raise InputError(f"nothing of the teacher {teacher} has the shape of the new model's parts")
         return student, tokenizer, distillation.Distilled(chosen, known, softness)
@@ -95,6 +115,7 @@ def distill(
             teacher=teacher,
             model=model,
             init_from_teacher=init_from_teacher,
+            vocab_size=vocab_size,
             task=task,
             softness=softness,
             data=data,
