@@ -88,7 +88,9 @@ def distill(
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
         if vocab_size is not None:
             if vocab is None:
-                raise InputError(f"--vocab-size needs a teacher of the BERT family; {teacher} has other tokens")
+                raise InputError(
+                    f"--vocab-size needs a teacher of the BERT family; {teacher} has other tokens"
+                )
             length = settings.max_length or runs.DEFAULT_LENGTH
             rows = chosen.encode(examples, vocab, SqueezeBertConfig(**fields), length)
             used = {index for row in rows for index in distillation.flat(row["input_ids"])}

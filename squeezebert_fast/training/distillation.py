@@ -68,7 +68,9 @@ class Distilled(Task):
             raise TrainingError(
                 f"max_length is {max_length}, but the teacher takes {self.teacher.length} tokens"
             )
-        self.columns = self.task.soft_columns(self.teacher.labels, config)  # before a long wait for the teacher
+        self.columns = self.task.soft_columns(
+            self.teacher.labels, config
+        )  # before a long wait for the teacher
         self.length = max_length
         if self.needs_hidden_states:
             self._check_hidden_states(tokenizer, config)

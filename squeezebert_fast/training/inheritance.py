@@ -40,7 +40,9 @@ def smaller_vocabulary(
     kept = {ids[token] for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())}
     kept |= {index for token, index in ids.items() if len(token.removeprefix(CONTINUATION)) == 1}
     kept |= set(used)
-    others = sorted(index for token, index in ids.items() if index not in kept and not UNUSED.fullmatch(token))
+    others = sorted(
+        index for token, index in ids.items() if index not in kept and not UNUSED.fullmatch(token)
+    )
     if not len(kept) <= size <= len(kept) + len(others):
         raise ArgumentError(
             f"vocab_size is {size}, expected from {len(kept)}, which the training data and single characters need, "
