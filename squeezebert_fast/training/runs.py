@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from squeezebert_fast.cli.dataset_directory import data_files, is_dataset
 from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.reading import STDIN
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
@@ -109,9 +110,12 @@ def _digest(file: str) -> str:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
-    if Path(file).is_dir():
-        raise InputError(f"{file} is a directory, expected a file")
+    path, digest = Path(file), hashlib.sha256()
+    if path.is_dir() and not is_dataset(path):
+        raise InputError(f"{file} is a directory, expected a file, or what datasets saved")
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{file} doesn't exist") from None
+        for part in data_files(path) if path.is_dir() else [path]:
+            digest.update(part.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} doesn't exist") from None
+    return digest.hexdigest()
