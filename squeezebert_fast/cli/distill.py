@@ -105,7 +105,7 @@ def distill(
                 raise InputError(f"nothing of the teacher {teacher} has the shape of the new model's parts")
         return student, tokenizer, distillation.Distilled(chosen, known, softness)
 
-    summary = runs.train(
+    runs.train(
         chosen,
         train,
         dev,
@@ -126,4 +126,3 @@ def distill(
         ),
         backend=backend,
     )
-    runs.announce(summary, run.output)

@@ -46,8 +46,8 @@ def train(
     *,
     origin: Mapping[str, Any],
     backend: str = "auto",
-) -> dict[str, Any]:
-    """Read, train, evaluate and save; returns the summary that metrics.json holds.
+) -> None:
+    """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
     build: from the training examples to the model, its tokenizer and the task to train, which may be `task` with
         soft targets. origin: what else a resumed run must share, by the name of its option.
@@ -72,6 +72,7 @@ def train(
             dev = None if dev_examples is None else encoded(dev_examples)
             data = encoded(examples)
             patch(model, backend=backend)
+            reporter = Reporter(quiet=not processes.first)
             trainer = Trainer(
                 model,
                 task,
@@ -81,7 +82,7 @@ def train(
                 settings=settings,
                 folder=folder,
                 processes=processes,
-                reporter=Reporter(quiet=not processes.first),
+                reporter=reporter,
             )
 
         def begin() -> None:
@@ -90,18 +91,18 @@ def train(
 
         task.before_training(data, model.config, processes)
         processes.from_first(begin)
-        return trainer.run()
+        summary = trainer.run()
+        _announce(summary, output.path, reporter)
 
 
-def announce(summary: Mapping[str, Any], path: Path) -> None:
-    """Print how a run ended, in its first process."""
+def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> None:
     best, metric = summary["best"], summary["metric"]
     result = (
         "no dev data, so the last model was kept"
         if best is None
         else f"best dev {metric} {best['dev'][metric]:.4f} at step {best['step']}"
     )
-    Reporter(quiet=not Processes.of_environment().first).say(f"{path}: {result}")
+    reporter.say(f"{path}: {result}")
 
 
 def _digest(file: str) -> str:
