@@ -350,7 +350,7 @@ def test_real_answers_come_back_from_their_tokens() -> None:
     task = QuestionAnswering(stride=64)
     examples = task.read(str(DATA / "xquad_en" / "xquad.en.json"))[:200]
     rows = task.encode(examples, SqueezeBertTokenizerFast(DATA / "vocab.txt"), SqueezeBertConfig(), 128)
-    answers = [(float(row["start"] > 0), row["start"], row["end"]) for row in rows]
+    answers = [(float(row["start"] > 0), row["start"], row["end"], 0.0) for row in rows]
     measured = task.score(examples, rows, answers)
     assert len(rows) > len(examples)
     assert measured["exact_match"] > 0.98  # an answer may end within a token
