@@ -97,7 +97,12 @@ def test_the_texts_are_the_longest_of_a_sample_and_the_same_for_a_seed() -> None
 
 def test_distill_fits_before_it_trains(tmp_path: Path) -> None:
     write_tsv(tmp_path / "train.tsv", opinions(64, 1))
-    teacher = save_base(SqueezeBertForSequenceClassification, tmp_path / "teacher", num_hidden_layers=2)
+    teacher = save_base(
+        SqueezeBertForSequenceClassification,
+        tmp_path / "teacher",
+        num_hidden_layers=2,
+        id2label={0: "neg", 1: "pos"},
+    )
     student = ["--layers", 1, "--hidden-size", 16, "--heads", 2, "--intermediate-size", 32, "--groups", 4]
     how = [
         "distill",
