@@ -47,7 +47,7 @@ class Row:
     @property
     def megabytes(self) -> float | None:
         """What is on disk: weights, configuration and tokenizer; None for a form that is never stored."""
-        if self.dequantize:
+        if self.dequantize or (self.precision == "int8" and (self.folder / "model.safetensors").exists()):
             return None
         names = ("config.json", "model.safetensors", "model_int8.safetensors", "vocab.txt", "tokenizer.json")
         return (
