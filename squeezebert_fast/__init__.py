@@ -23,6 +23,7 @@ from squeezebert_fast.errors import (
 from squeezebert_fast.version import __version__
 
 __all__ = [
+    "SENTIMENT_MODEL",
     "ArgumentError",
     "BatchEncoding",
     "CheckpointError",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from squeezebert_fast.patching.explain import Explanation, explain
     from squeezebert_fast.patching.patch import patch, unpatch
     from squeezebert_fast.sentence import mean_pool
+    from squeezebert_fast.shipped import SENTIMENT_MODEL
     from squeezebert_fast.tokenization import BatchEncoding, SqueezeBertTokenizer, SqueezeBertTokenizerFast
 else:
     # Importing torch takes seconds, which `squeezebert-fast --help` must not: what needs it is imported when
@@ -97,6 +99,7 @@ else:
         "patching.explain": ("Explanation", "explain"),
         "patching.patch": ("patch", "unpatch"),
         "sentence": ("mean_pool",),
+        "shipped": ("SENTIMENT_MODEL",),
         "tokenization": ("BatchEncoding", "SqueezeBertTokenizer", "SqueezeBertTokenizerFast"),
     }
     _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

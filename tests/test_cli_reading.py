@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Input, Record
+from squeezebert_fast.cli.reading import Input, Record, Rows
 
 TEXTS = ["plain", 'with "quotes", commas', "zwölf Boxkämpfer 北京", "", "  spaces  "]
 PAIRS = ["a", "b,", '"', "d", "e"]
@@ -127,6 +130,57 @@ def test_what_is_not_text_is_refused_with_its_place(
         read(tmp_path / name, *arguments)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def save_dataset(folder: Path, tables: Sequence[Sequence[dict[str, Any]]], features: dict[str, Any]) -> Path:
+    """A directory as `datasets.Dataset.save_to_disk` writes it, a file for each table."""
+    pyarrow = pytest.importorskip("pyarrow")
+    folder.mkdir()
+    names = [f"data-{at:05}-of-{len(tables):05}.arrow" for at in range(len(tables))]
+    for name, rows in zip(names, tables, strict=True):
+        table = pyarrow.Table.from_pylist(list(rows))
+        with (
+            pyarrow.OSFile(str(folder / name), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, table.schema) as w,
+        ):
+            w.write_table(table, max_chunksize=2)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+    return folder
+
+
+LABEL = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+
+
+def test_a_dataset_directory_gives_its_rows_with_the_names_of_classes(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": at % 2} for at, text in enumerate(TEXTS)]
+    folder = save_dataset(tmp_path / "set", [rows[:3], rows[3:]], LABEL)
+    assert [row.values for row in Rows(str(folder), ["text", "label"], scalars={"label"})] == [
+        (row["text"], ("neg", "pos")[row["label"]]) for row in rows
+    ]
+    assert read(folder) == [Record(text) for text in TEXTS]
+
+
+def test_a_dataset_directory_that_cannot_be_read_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_dataset(tmp_path / "set", [[{"text": "one", "label": -1}]], LABEL)
+    with pytest.raises(InputError, match="no column 'review'; it has text, label"):
+        read(folder, None, "review")
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(InputError, match="holds the splits train, test; give the folder of one"):
+        read(both)
+    (next(folder.glob("*.arrow"))).write_bytes(b"no arrow")
+    with pytest.raises(InputError, match="is not a readable Arrow file"):
+        read(folder)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "../secret"}]}')
+    with pytest.raises(InputError, match="names no files of rows"):
+        read(folder)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"pip install squeezebert-fast\[parquet\]"):
+        read(folder)
 
 
 def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:

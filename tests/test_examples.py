@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertTokenizerFast
+from squeezebert_fast.backends import cpu
 from tests.loading_helpers import make
-from tests.minilm import minilm_directory
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
 
+needs_native = pytest.mark.skipif(
+    cpu.native_module_missing() is not None, reason="the native module is not built"
+)
 WITHOUT_TRANSFORMERS = """
 import runpy, sys
 sys.modules["transformers"] = None
@@ -32,15 +35,14 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def test_the_demo_needs_no_transformers_and_finds_the_same_sentences_patched(tmp_path: Path) -> None:
-    minilm_directory()  # skips where the weights are absent
+@needs_native
+def test_the_demo_needs_no_transformers_and_classifies_real_sentences(tmp_path: Path) -> None:
     demo = str(EXAMPLES / "demo.py")
     printed = run("-c", WITHOUT_TRANSFORMERS, demo, "--quick", "--out", str(tmp_path))
-    assert "Unpatched and patched find the same sentences." in printed
-    difference = re.search(r"differ by at most (\S+)\.\n", printed)
-    assert difference is not None
-    assert float(difference[1]) < 1e-5
-    for line in ("MiniLM-L6", "base SqueezeBERT", "grouped_pointwise_conv"):
+    figures = re.search(r"60 sentences of[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)", printed)
+    assert figures is not None
+    assert min(float(figure) for figure in figures.groups()) >= 0.75
+    for line in ("sentences a second", "patched int8", "base SqueezeBERT", "grouped_pointwise_conv"):
         assert line in printed
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
@@ -66,10 +68,3 @@ def test_patching_transformers_prints_the_difference_and_both_times() -> None:
 @pytest.mark.parametrize("name", ["classify.py", "patch_transformers.py"])
 def test_a_short_example_has_less_than_40_lines(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
-
-
-def test_every_sentence_of_the_demo_stands_alone_and_is_attributed() -> None:
-    lines = (EXAMPLES / "sentences.txt").read_text(encoding="utf-8").splitlines()
-    sentences = [line for line in lines if not line.startswith("#")]
-    assert len(sentences) == len(set(sentences)) >= 24
-    assert "CC BY 4.0" in "\n".join(line for line in lines if line.startswith("#"))

@@ -151,3 +151,35 @@ def test_the_base_model_takes_a_quarter_of_the_bytes(tmp_path: Path) -> None:
     model = squeezebert_fast.SqueezeBertModel(squeezebert_fast.SqueezeBertConfig())
     squeezebert_fast.save_quantized(model, tmp_path)
     assert (tmp_path / INT8_NAME).stat().st_size <= 0.27 * sum(p.nbytes for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_dequantized_model_is_an_ordinary_one_with_the_same_weights(name: str, tmp_path: Path) -> None:
+    model, _ = pair(name, CONFIG)
+    squeezebert_fast.save_quantized(model, tmp_path)
+    restored = getattr(squeezebert_fast, name).from_pretrained(tmp_path, dequantize=True)
+    state = load_file(tmp_path / INT8_NAME)
+    for key, parameter in restored.named_parameters():
+        stored = next(k for k in (key, f"transformer.{key}") if k in state or f"{k}_scale" in state)
+        if f"{stored}_scale" in state:
+            scale = state[f"{stored}_scale"]
+            parts = state[stored].reshape(*scale.shape, -1).float() * scale[..., None]
+            assert torch.equal(parameter, parts.reshape(parameter.shape))
+        else:
+            assert torch.equal(parameter, state[stored])
+    inputs = inputs_for(name, CONFIG)
+    with torch.inference_mode():
+        expected = getattr(squeezebert_fast, name).from_pretrained(tmp_path)(**inputs).to_tuple()
+        again = squeezebert_fast.patch(restored, precision="int8")(**inputs).to_tuple()
+    for a, e in zip(again, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)  # a scale may round by one bit
+
+
+def test_dequantizing_needs_every_scale(saved: tuple[torch.nn.Module, Path]) -> None:
+    _, folder = saved
+    state = load_file(folder / INT8_NAME)
+    key = "transformer.encoder.layers.0.output.conv1d.weight"
+    del state[f"{key}_scale"]
+    save_file(state, folder / INT8_NAME, metadata=METADATA)
+    with pytest.raises(CheckpointError, match=r"conv1d\.weight_scale is missing or of another shape"):
+        squeezebert_fast.SqueezeBertForSequenceClassification.from_pretrained(folder, dequantize=True)

@@ -197,6 +197,8 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(source_tree: 
     (wheel,) = (source_tree / "out").glob("*.whl")
     names = [re.sub(r"^.*/purelib/", "", name) for name in zipfile.ZipFile(wheel).namelist()]
     assert "squeezebert_fast/triton_kernels/__init__.py" in names
+    shipped = ROOT / "squeezebert_fast" / "models" / "sentiment"
+    assert {f"squeezebert_fast/models/sentiment/{path.name}" for path in shipped.iterdir()} <= set(names)
     assert [name for name in names if name.endswith(MODULE_SUFFIX)] == []
 
 
@@ -241,4 +243,5 @@ def test_a_source_distribution_holds_every_file_of_the_build(source_tree: Path) 
     sources = {
         str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp")
     }
+    sources.add("squeezebert_fast/models/sentiment/model_int8.safetensors")
     assert sources | {"setup.py", "build_flags.py", "triton_kernels/__init__.py"} <= names

@@ -36,6 +36,10 @@ def test_from_a_table_to_a_measured_int8_model(tmp_path: Path) -> None:
 
     assert "SqueezeBertForSequenceClassification" in succeeds("quantize", model, int8)
     assert json.loads(succeeds("evaluate", dev, "-m", int8, "--json")) == {"int8": both["int8"]}
+    restored = json.loads(succeeds("evaluate", dev, "-m", int8, "--precision", "float32,int8", "--json"))
+    assert restored["int8"]["loss"] == pytest.approx(both["int8"]["loss"], abs=1e-3)
+    assert restored["float32"]["loss"] not in (both["float32"]["loss"], both["int8"]["loss"])
+    assert restored["float32"]["loss"] == pytest.approx(both["float32"]["loss"], abs=0.1)
     table = succeeds("evaluate", dev, "-m", int8)
     assert f"{both['int8']['accuracy']:.4f}" in table
     assert table.startswith("classification, 48 examples of")

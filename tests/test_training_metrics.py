@@ -69,6 +69,8 @@ def test_an_entity_counts_whole_or_not() -> None:
 def test_answers_are_compared_as_squad_does() -> None:
     assert metrics.normalized_answer("The  Cat's, an Apple!") == "cats apple"
     assert metrics.answers(["the cat"], [["a dog", "cat."]]) == {"f1": 1.0, "exact_match": 1.0}
+    assert metrics.answers(["", "cat"], [[], []]) == {"f1": 0.5, "exact_match": 0.5}  # no answer is right
+    assert metrics.answers([""], [["cat"]]) == {"f1": 0.0, "exact_match": 0.0}
     result = metrics.answers(["black cat", "no"], [["the black cat sat"], ["yes"]])
     assert result == {"f1": pytest.approx(2 * 2 / 5 / 2), "exact_match": 0.0}
 

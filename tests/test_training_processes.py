@@ -5,19 +5,51 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from squeezebert_fast import SqueezeBertModel
-from tests.training_helpers import FILLERS, PEOPLE, log_of, save_base, state_of, summary_of, trains
+from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
+from squeezebert_fast.training.run_folder import STATE
+from tests.training_helpers import (
+    FILLERS,
+    PEOPLE,
+    assert_same_end,
+    log_of,
+    opinions,
+    save_base,
+    state_of,
+    summary_of,
+    trains,
+    write_tsv,
+)
 
 PATIENCE = 300.0  # seconds until hanging processes fail the test
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
+needs_gloo = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo"
+)
+
+
+def launched(*arguments: object) -> list[str]:
+    """The command that starts two processes of `squeezebert-fast arguments`."""
+    program = [sys.executable, "-c", "from squeezebert_fast.cli import main; main()"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*launcher, "--no-python", *program, *map(str, arguments)]
+
+
+def torchrun(*arguments: object) -> str:
+    """What they print; they must end well."""
+    result = subprocess.run(launched(*arguments), capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@needs_gloo
 def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
     """Sentences of different lengths, so that processes have different numbers of labels; batches of 15, 15 and 1."""
     chance = random.Random(0)
@@ -40,20 +72,8 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     trains(*arguments, "-o", one)
 
-    program = [sys.executable, "-c", "from squeezebert_fast.cli import main; main()"]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--no-python",
-    ]
-    command = [*torchrun, *program, *(str(argument) for argument in [*arguments, "-o", two])]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("best dev f1") == 1  # one of them speaks
+    said = torchrun(*arguments, "-o", two)
+    assert said.count("best dev f1") == 1  # one of them speaks
 
     assert summary_of(two)["processes"] == 2
     for ours, theirs in zip(log_of(two), log_of(one), strict=True):
@@ -66,3 +86,32 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
     for name in a:
         if not name.endswith("key.bias"):  # softmax doesn't feel it: its gradient is nothing but rounding
             torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+@needs_gloo
+def test_two_processes_resume_a_run_to_the_same_bits(tmp_path: Path) -> None:
+    """Stopped by SIGTERM, which torchrun passes on, after the first checkpoint; a teacher speaks in each step."""
+    train = write_tsv(tmp_path / "train.tsv", opinions(24, 1))
+    teacher = save_base(SqueezeBertForSequenceClassification, tmp_path / "teacher")
+    student = ["--layers", 1, "--hidden-size", 16, "--heads", 2, "--groups", 4]
+    arguments = [
+        "distill", train, "--dev", train, "--teacher", teacher, *student, "--hidden", 1, "--batch-size", 8,
+        "--learning-rate", 1e-2, "--max-length", 32, "--log-every", 1, "--epochs", 60, "--threads", 1,
+        "--save-every", 1,
+    ]  # fmt: skip
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    torchrun(*arguments, "-o", whole)
+    run = subprocess.Popen(launched(*arguments, "-o", stopped), stderr=subprocess.DEVNULL)
+    try:
+        began = time.monotonic()
+        while not (stopped / STATE).exists():
+            assert run.poll() is None
+            assert time.monotonic() < began + PATIENCE
+            time.sleep(0.02)
+        run.terminate()
+        run.wait(PATIENCE)
+    finally:
+        run.kill()
+    assert 0 < state_of(stopped)["step"] < 180
+    torchrun(*arguments, "-o", stopped, "--resume")
+    assert_same_end(whole, stopped)

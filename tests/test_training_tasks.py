@@ -247,6 +247,40 @@ def test_answers_are_learnt_over_windows_and_distilled(base: Path, tmp_path: Pat
     trains("distill", train, "-o", tmp_path / "small", *student, "--max-steps", 1, *QUICK)
 
 
+def test_questions_without_an_answer_are_learnt_too(base: Path, tmp_path: Path) -> None:
+    """Half of the paragraphs say where a person is from, and not who lives there."""
+    data = squad(lives(96, 6))
+    for paragraph in (article := data["data"][0])["paragraphs"][::2]:
+        paragraph["context"] = paragraph["context"].replace("lives in", "saw")
+        paragraph["qas"][0] |= {"answers": [], "is_impossible": True}
+    assert len(article["paragraphs"]) == 96
+    train, out = tmp_path / "train.json", tmp_path / "out"
+    train.write_text(json.dumps(data))
+    how = ["--task", "question-answering", "--max-length", 32, "--epochs", 6, *QUICK]
+    trains("finetune", train, "--dev", train, "-m", base, "-o", out, *how)
+    assert summary_of(out)["best"]["dev"]["exact_match"] > 0.9
+
+
+def test_silence_is_an_answer_only_where_a_file_has_questions_without_one(
+    tokenizer: SqueezeBertTokenizerFast, tmp_path: Path
+) -> None:
+    answered = squad([("anna lives in paris", "who lives", "anna", 0)])
+    silent = squad([("anna lives in paris", "who lives", "anna", 0)])
+    silent["data"][0]["paragraphs"][0]["qas"][0] |= {"answers": [], "is_impossible": True}
+    task = QuestionAnswering()
+    for data, expected in ((answered, 1.0), (silent, 1.0)):
+        (tmp_path / "q.json").write_text(json.dumps(data))
+        examples = task.read(str(tmp_path / "q.json"))
+        rows = task.encode(examples, tokenizer, config(), 16)
+        batch = task.collate(rows, 0, 0)
+        starts = torch.zeros(batch["input_ids"].shape)
+        starts[:, 0] = 9.0  # [CLS] before any span
+        starts[:, rows[0]["inside"].index(1)] = 5.0
+        ends = starts.clone()
+        answers = task.answers(QuestionAnsweringModelOutput(start_logits=starts, end_logits=ends), batch)
+        assert task.score(examples, rows, answers)["exact_match"] == expected
+
+
 def test_every_window_points_at_its_answer_or_at_cls(
     tokenizer: SqueezeBertTokenizerFast, tmp_path: Path
 ) -> None:
@@ -299,7 +333,7 @@ def test_a_long_question_leaves_room_for_the_paragraph(
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', "data[0].paragraphs[0]: context is missing"),
         (json.dumps(squad([("anna lives", "who", "anna", 3)])), "the answer 'anna' is not at character 3"),
         (json.dumps(squad([("anna", "who", "anna", 0)])).replace('"id": "0"', '"id": "7", "is_impossible": true'),
-         "paragraphs[0].qas[0] (7) has no answer (SQuAD 2.0)"),
+         "paragraphs[0].qas[0] (7) is_impossible, but has answers"),
         (json.dumps(squad([("anna", "who", "anna", 0)])).replace('"answers": [{', '"answers": [], "x": [{'),
          "has no answers"),
     ],
@@ -316,7 +350,7 @@ def test_real_answers_come_back_from_their_tokens() -> None:
     task = QuestionAnswering(stride=64)
     examples = task.read(str(DATA / "xquad_en" / "xquad.en.json"))[:200]
     rows = task.encode(examples, SqueezeBertTokenizerFast(DATA / "vocab.txt"), SqueezeBertConfig(), 128)
-    answers = [(float(row["start"] > 0), row["start"], row["end"]) for row in rows]
+    answers = [(float(row["start"] > 0), row["start"], row["end"], 0.0) for row in rows]
     measured = task.score(examples, rows, answers)
     assert len(rows) > len(examples)
     assert measured["exact_match"] > 0.98  # an answer may end within a token

@@ -51,6 +51,12 @@ def quantize(weight: Tensor, blocks: int = 1) -> tuple[Tensor, Tensor]:
     return ints.reshape(weight.shape), scale
 
 
+def dequantize(ints: Tensor, scale: Tensor) -> Tensor:
+    """What the result of `quantize` stands for: float32 of the shape of `ints`. Quantized again it is the same."""
+    rows, blocks = scale.shape
+    return (ints.reshape(rows, blocks, -1).float() * scale[..., None]).reshape(ints.shape)
+
+
 def form_of(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     """The int8 form that stands for a weight on the meta device (`stand_in`), until it is packed."""
     return _forms.get(weight)

@@ -46,6 +46,21 @@ def distill(
         bool,
         typer.Option("--init-from-teacher", help="Start a new model with what fits of the teacher's layers."),
     ] = False,
+    fit_to_teacher: Annotated[
+        bool,
+        typer.Option(
+            "--fit-to-teacher",
+            help="Then fit the new model's convolutions to the teacher's by least squares, on some training texts.",
+        ),
+    ] = False,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Give a new model this many of the teacher's tokens: those of the training texts, every character, "
+            "and the most frequent of the others.",
+        ),
+    ] = None,
     task: TaskName = "classification",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
@@ -62,9 +77,16 @@ def distill(
     if init_from_teacher and model is not None:
         raise InputError("--init-from-teacher is for a new model, but --model gives one to start from")
 
+    if fit_to_teacher and not init_from_teacher:
+        raise InputError("--fit-to-teacher needs --init-from-teacher, which gives what isn't fitted")
+    if vocab_size is not None and (model is not None or sizes.vocab is not None):
+        given = "--model" if model is not None else "--vocab"
+        raise InputError(f"--vocab-size takes a part of the teacher's vocabulary, but {given} gives another")
+
     from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-    from squeezebert_fast.training import distillation, models, runs, teachers
+    from squeezebert_fast.training import distillation, fitting, inheritance, models, runs, teachers
 
     use_threads(threads)
     chosen = make_task(task, data)
@@ -73,17 +95,30 @@ def distill(
         fields = chosen.label_fields(examples)
         known = teachers.load_teacher(teacher, chosen)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
+        length = settings.max_length or runs.DEFAULT_LENGTH
+        if vocab_size is not None:
+            if vocab is None:
+                raise InputError(
+                    f"--vocab-size needs a teacher of the BERT family; {teacher} has other tokens"
+                )
+            rows = chosen.encode(examples, vocab, SqueezeBertConfig(**fields), length)
+            used = {index for row in rows for index in distillation.flat(row["input_ids"])}
+            vocab = inheritance.smaller_vocabulary(vocab, used, vocab_size)
         student, tokenizer = models.start(
             chosen.model_class, model, sizes, fields, settings.seed, vocab=vocab
         )
+        words = inheritance.shared_words(tokenizer, known.tokenizer)
         if init_from_teacher:
-            words = distillation.same_tokens(tokenizer, known.tokenizer)
-            copied = distillation.copy_from_teacher(student, known.model, words=words)
+            copied = inheritance.copy_from_teacher(student, known.model, words)
             if copied == 0:
                 raise InputError(f"nothing of the teacher {teacher} has the shape of the new model's parts")
+        if fit_to_teacher:
+            rows = chosen.encode(examples, tokenizer, student.config, length)
+            batch = chosen.collate(fitting.texts_to_fit(rows, settings.seed), tokenizer.pad_token_id or 0, 0)
+            fitting.fit_to_teacher(student, known.model, batch, words)
         return student, tokenizer, distillation.Distilled(chosen, known, softness)
 
-    summary = runs.train(
+    runs.train(
         chosen,
         train,
         dev,
@@ -95,6 +130,8 @@ def distill(
             teacher=teacher,
             model=model,
             init_from_teacher=init_from_teacher,
+            fit_to_teacher=fit_to_teacher,
+            vocab_size=vocab_size,
             task=task,
             softness=softness,
             data=data,
@@ -103,4 +140,3 @@ def distill(
         ),
         backend=backend,
     )
-    runs.announce(summary, run.output)

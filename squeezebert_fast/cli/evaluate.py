@@ -21,8 +21,11 @@ def evaluate(
     model: options.Model,
     data: TaskOptions,
     precision: Annotated[
-        str, typer.Option(help="float32, bfloat16, int8, separated by commas: the metrics of each.")
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, int8, separated by commas: the metrics of each; by default the checkpoint's own."
+        ),
+    ] = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -30,11 +33,12 @@ def evaluate(
 ) -> None:
     """Measure how good a model is on labelled examples, in each of several precisions.
 
-    The task is the one that the model was trained for. An int8 checkpoint is measured as it is.
+    The task is the one that the model was trained for. The weights of an int8 checkpoint stay what int8 made of them
+    in every precision.
 
     Example: squeezebert-fast evaluate -m ./sentiment dev.tsv --precision float32,int8
     """
-    wanted = [name.strip() for name in precision.split(",")]
+    wanted = [] if precision is None else [name.strip() for name in precision.split(",")]
     for name in wanted:
         if name not in PRECISIONS:
             raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
@@ -57,11 +61,12 @@ def evaluate(
         raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
     length = max_length or min(limit, tokenizer.model_max_length)
     rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
-    if any(parameter.is_meta for parameter in loaded.parameters()):
-        wanted = ["int8"]  # patched as it was loaded
+    is_int8 = any(parameter.is_meta for parameter in loaded.parameters())
+    if is_int8 and wanted and wanted != ["int8"]:
+        loaded, is_int8 = task.model_class.from_pretrained(model, dequantize=True), False
     results: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(wanted):
-        if not any(parameter.is_meta for parameter in loaded.parameters()):
+    for name in dict.fromkeys(wanted or ["int8" if is_int8 else "float32"]):
+        if not is_int8:  # else patched as it was loaded
             patch(loaded, precision=name, unpad=True, strict=name != "float32")
         results[name] = measure(loaded, task, rows, loaded.config.pad_token_id or 0, batch_size)
     if as_json:

@@ -57,7 +57,7 @@ def finetune(
         started, tokenizer = models.start(chosen.model_class, model, sizes, fields, settings.seed)
         return started, tokenizer, chosen
 
-    summary = runs.train(
+    runs.train(
         chosen,
         train,
         dev,
@@ -67,4 +67,3 @@ def finetune(
         origin=origin(command="finetune", model=model, task=task, data=data, sizes=sizes, backend=backend),
         backend=backend,
     )
-    runs.announce(summary, run.output)

@@ -10,6 +10,7 @@ from squeezebert_fast.cli import options
 from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.cli.reading import Input, Record
 from squeezebert_fast.cli.writing import checked_output, row_format, row_writer, tracked
+from squeezebert_fast.shipped import SENTIMENT_MODEL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 
 def predict(
     source: options.InputFile,
-    model: options.Model,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model's directory, or its id on the hub.",
+            show_default="the sentiment model that comes with the package",
+        ),
+    ] = str(SENTIMENT_MODEL),
     column: options.Column = None,
     pair_column: options.PairColumn = None,
     input_format: options.InputFormat = None,
@@ -38,9 +47,10 @@ def predict(
 ) -> None:
     """Classify texts: a label and its score for each, in the order of the input.
 
-    Scores are probabilities; of a regression model they are its values.
+    Scores are probabilities; of a regression model they are its values. Without --model the labels are positive and
+    negative.
 
-    Example: squeezebert-fast predict -m ./classifier --column review reviews.csv
+    Example: squeezebert-fast predict --column review reviews.csv
     """
     records = Input(source, input_format, column, pair_column)
     written_format = row_format(output, format)

@@ -49,7 +49,7 @@ def pretrain(
         started, tokenizer = models.start(task.model_class, model, sizes, {}, settings.seed)
         return started, tokenizer, task
 
-    summary = runs.train(
+    runs.train(
         task,
         train,
         dev,
@@ -61,4 +61,3 @@ def pretrain(
         ),
         backend=backend,
     )
-    runs.announce(summary, run.output)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from squeezebert_fast.cli.dataset_directory import is_dataset, read_rows
 from squeezebert_fast.cli.group import InputError
 
 SUFFIXES = {
@@ -23,10 +24,15 @@ SUFFIXES = {
 }
 """The format of a file by its suffix; any other is text, a line each."""
 
-FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
+FORMATS = ("text", "csv", "tsv", "jsonl", "parquet", "dataset")
 DEFAULT_COLUMN = "text"
 STDIN = "-"
 PARQUET_ROWS = 1024  # read at a time
+
+
+def suffix_format(source: str) -> str:
+    """The format that a file's suffix says."""
+    return SUFFIXES.get(Path(source).suffix.lower(), "text")
 
 
 class Record(NamedTuple):
@@ -49,7 +55,8 @@ class Rows:
     source: a path, or "-" for stdin.
     columns: of a table, the wanted ones; of text, one name, which means nothing.
     format: one of FORMATS, by default as the suffix says: text, a line each; csv with a header (RFC 4180: a
-        quoted field may hold line ends); tsv with a header and no quoting; jsonl, an object a line; parquet.
+        quoted field may hold line ends); tsv with a header and no quoting; jsonl, an object a line; parquet;
+        dataset, a directory of the datasets library, which needs no naming.
         Text is UTF-8, with or without a byte order mark.
     scalars: those columns that may hold a JSON number or boolean too, given as its text: labels.
 
@@ -69,7 +76,7 @@ class Rows:
     ) -> None:
         self.source = source
         self.name = "stdin" if source == STDIN else source
-        self.format = format or SUFFIXES.get(Path(source).suffix.lower(), "text")
+        self.format = format or ("dataset" if is_dataset(Path(source)) else None) or suffix_format(source)
         self.columns, self.scalars = list(columns), scalars
         self.size: int | None = None
         self.done = 0
@@ -79,13 +86,18 @@ class Rows:
         if source != STDIN:
             if not Path(source).exists():
                 raise InputError(f"{source} doesn't exist")
-            if Path(source).is_dir():
-                raise InputError(f"{source} is a directory, expected a file of texts")
-            self.size = os.path.getsize(source) or None
-        read = {"text": self._text, "jsonl": self._jsonl, "parquet": self._parquet}.get(
-            self.format, self._delimited
-        )
-        rows = read()
+            if Path(source).is_dir() != (self.format == "dataset"):
+                if self.format == "dataset":
+                    raise InputError(f"{source} is not a directory that the datasets library saved")
+                raise InputError(f"{source} is a directory, expected a file of texts, or what datasets saved")
+            self.size = None if self.format == "dataset" else os.path.getsize(source) or None
+        readers = {
+            "text": self._text,
+            "jsonl": self._jsonl,
+            "parquet": self._parquet,
+            "dataset": self._dataset,
+        }
+        rows = readers.get(self.format, self._delimited)()
         first = next(rows, None)  # most that can be wrong shows in it, before a model is loaded
         if first is None:
             raise InputError(f"{self.name} holds no texts")
@@ -193,6 +205,11 @@ class Rows:
                         yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{self.name} is not a readable parquet file: {error}") from error
+
+    def _dataset(self) -> Iterator[Row]:
+        for number, row in enumerate(read_rows(Path(self.source), self.columns), 1):
+            place = f"{self.name}, row {number}"
+            yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
 
 
 class Input(Rows):

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends import cpu
 from squeezebert_fast.cli.group import held_warnings
 from squeezebert_fast.cli.reading import Record
 from squeezebert_fast.configuration import MODEL_TYPE
@@ -61,14 +62,16 @@ def load_engine(
 ) -> Engine[Model]:
     """The model and tokenizer of a directory or hub repository, ready to run.
 
-    backend: `auto` may fall back; one that is named must serve.
+    backend: `auto` may fall back; one that is named must serve. An int8 checkpoint is dequantized for `reference`,
+    and where the native module is missing.
     Raises the errors of loading, ConfigError for a checkpoint of another class, ArgumentError for a
     `max_length` that is more than the model takes.
     """
     use_threads(threads)
     if model_class.__name__ in HEADS:
         check_head(model_class.__name__, name_or_path)
-    model = model_class.from_pretrained(name_or_path)
+    without_native = backend == "reference" or cpu.native_module_missing() is not None
+    model = model_class.from_pretrained(name_or_path, dequantize=without_native)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
     limit = model.config.max_position_embeddings
     if max_length is not None and max_length > limit:

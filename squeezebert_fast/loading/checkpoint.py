@@ -18,7 +18,7 @@ from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.files import all_or_nothing, read_json_object
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.loading.quantized import INT8_NAME, load_quantized
+from squeezebert_fast.loading.quantized import INT8_NAME, dequantized, load_quantized
 from squeezebert_fast.loading.weights import NoWeightsError, read_weights
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 
@@ -52,6 +52,7 @@ def load_pretrained(
     token: str | bool | None = None,
     subfolder: str | None = None,
     ignore_mismatched_sizes: bool = False,
+    dequantize: bool = False,
     **config_overrides: Any,
 ) -> Model:
     """A `cls` in eval mode with the configuration and weights of a directory or a hub repository.
@@ -60,6 +61,7 @@ def load_pretrained(
     dtype: of the parameters: a torch dtype or its name, None for float32 whatever the file holds (the
         published checkpoints are float16), or "auto" for the file's own.
     ignore_mismatched_sizes: initialise a head whose shape differs from the file's, rather than raise.
+    dequantize: give an ordinary float model with the weights of an int8 checkpoint, rather than one patched for int8.
     config_overrides: fields of `SqueezeBertConfig` in place of those in config.json, such as `num_labels`.
 
     Reads safetensors or legacy `pytorch_model.bin` files, whole or in shards, as transformers 3 to 5 and
@@ -83,7 +85,9 @@ def load_pretrained(
         quantized = pinned.optional(INT8_NAME)
         if quantized is None:
             raise
-        return load_quantized(cls, config, quantized, dtype=dtype, device=device)
+        if not dequantize:
+            return load_quantized(cls, config, quantized, dtype=dtype, device=device)
+        stored = dequantized(quantized)
     return build_model(
         cls, config, stored, dtype=dtype, device=device, ignore_mismatched_sizes=ignore_mismatched_sizes
     )

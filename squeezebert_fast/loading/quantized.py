@@ -8,7 +8,8 @@
 - every other parameter as float32, classifiers' weights too: their few channels cost nothing.
 
 Its metadata say `format: squeezebert_fast int8` and `version: 1`. Activations are quantized as a forward runs, so
-nothing is calibrated. transformers doesn't look for a file of this name, and so never misreads one.
+nothing is calibrated. `from_pretrained(..., dequantize=True)` gives an ordinary float32 model with the same
+weights. transformers doesn't look for a file of this name, and so never misreads one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
 from squeezebert_fast.loading.files import all_or_nothing
 from squeezebert_fast.loading.fit import PREFIX, skeleton
+from squeezebert_fast.loading.weights import StoredTensor
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.layers import SqueezeBertModule
 from squeezebert_fast.patching.engine import CONVS, layer_of
@@ -134,6 +136,25 @@ def load_quantized(cls: type[Model], config: SqueezeBertConfig, path: Path, **op
             if held is not None:
                 module._parameters[name] = filled[id(held)]
     return patch(model.eval(), precision="int8", keep_original=False)
+
+
+def dequantized(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file of `save_quantized`, all float32: what the int8 weights stand for.
+
+    Raises CheckpointError for a damaged file.
+    """
+    stored = _read(path)
+    floats: dict[str, StoredTensor] = {}
+    for name, values in stored.items():
+        if name.endswith(SCALE) and name.removesuffix(SCALE) in stored:
+            continue
+        if values.dtype is torch.int8:
+            scale = stored.get(name + SCALE)
+            if scale is None or scale.dim() != 2 or len(scale) != len(values):
+                raise CheckpointError(f"{path}: {name + SCALE} is missing or of another shape")
+            values = quantized.dequantize(values, scale)
+        floats[name] = StoredTensor(values, path, name)
+    return floats
 
 
 def _to_quantize(model: nn.Module) -> dict[int, int]:

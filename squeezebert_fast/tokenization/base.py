@@ -156,12 +156,25 @@ class TokenizerBase(SpecialTokens, ABC):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
         """Writes a directory that `from_pretrained` reads, in transformers too; returns its files."""
-        config: dict[str, Any] = {"tokenizer_class": "SqueezeBertTokenizer", **self._fixed}
-        config |= {name: getattr(self, name) for name in _CHANGEABLE_OPTIONS}
-        config |= {"never_split": list(self.never_split), "model_input_names": self.model_input_names}
-        config |= {"pad_token": None, "mask_token": None, **self.special_tokens_map}
+        config = {"tokenizer_class": "SqueezeBertTokenizer", **self._options()}
         config["additional_special_tokens"] = self.extra_special_tokens
         return files.write_directory(save_directory, self._lexicon, config, self._token("unk_token"))
+
+    def with_vocab(self: Self, vocab: Mapping[str, int]) -> Self:
+        """A tokenizer with the same options and added tokens over another vocabulary, which should hold the latter.
+
+        Raises `TokenizerError` as the constructor does.
+        """
+        added = tuple(self.added_tokens_decoder.values())
+        extra = self.extra_special_tokens
+        return type(self)(vocab, added_tokens=added, extra_special_tokens=extra, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """The constructor's arguments but the vocabulary and added tokens."""
+        options: dict[str, Any] = {**self._fixed}
+        options |= {name: getattr(self, name) for name in _CHANGEABLE_OPTIONS}
+        options |= {"never_split": list(self.never_split), "model_input_names": self.model_input_names}
+        return options | {"pad_token": None, "mask_token": None, **self.special_tokens_map}
 
     def save_vocabulary(
         self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None

@@ -54,6 +54,9 @@ def evaluate(
     return {"loss": loss / max(total, 1), **task.score(data.examples, data.rows, in_order)}
 
 
-def forward(model: SqueezeBertPreTrainedModel, batch: dict[str, torch.Tensor]) -> Any:
+def forward(
+    model: SqueezeBertPreTrainedModel, batch: dict[str, torch.Tensor], *, hidden_states: bool = False
+) -> Any:
     """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision."""
-    return model(**{name: batch[name] for name in MODEL_INPUTS}, return_dict=True)
+    inputs = {name: batch[name] for name in MODEL_INPUTS}
+    return model(**inputs, output_hidden_states=hidden_states, return_dict=True)

@@ -187,7 +187,7 @@ class Trainer:
         summed = 0.0
         for batch, weight in parts:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-                output = forward(self.model, batch)
+                output = forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
             loss = self.task.loss(output, batch) * (weight / total)
             loss.backward()
             summed += loss.item()

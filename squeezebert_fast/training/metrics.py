@@ -106,13 +106,13 @@ def normalized_answer(text: str) -> str:
 
 
 def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """SQuAD v1.1's exact_match and f1, each the best over a question's accepted answers."""
+    """SQuAD's exact_match and f1, each the best over a question's accepted answers; of none "" is right."""
     exact = sum(
-        max(normalized_answer(answer) == normalized_answer(one) for one in several)
+        max(normalized_answer(answer) == normalized_answer(one) for one in several or ("",))
         for answer, several in zip(predicted, accepted, strict=True)
     )
     overlap = sum(
-        max(_word_f1(answer, one) for one in several)
+        max(_word_f1(answer, one) for one in several or ("",))
         for answer, several in zip(predicted, accepted, strict=True)
     )
     return {"f1": overlap / len(predicted), "exact_match": exact / len(predicted)}
@@ -120,5 +120,7 @@ def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict
 
 def _word_f1(answer: str, accepted: str) -> float:
     ours, theirs = normalized_answer(answer).split(), normalized_answer(accepted).split()
+    if not ours and not theirs:
+        return 1.0
     shared = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
     return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0

@@ -26,6 +26,7 @@ class Sizes:
     groups: int | None = setting(
         None, "Of a new model: groups of all convolutions but the one after attention, which has 1.", 1
     )
+    dropout: float | None = setting(None, "Of a new model: dropout everywhere; by default 0.1.", 0)
     vocab: Path | None = setting(None, "Of a new model: its vocab.txt, or a folder with a tokenizer.")
 
     def check_start(self, model: str | None, *, has_vocab: bool = False) -> None:
@@ -58,5 +59,7 @@ class Sizes:
             "num_attention_heads": heads,
             "intermediate_size": wide,
             **dict.fromkeys(names, self.groups),
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": self.dropout,
         }
         return {name: value for name, value in fields.items() if value is not None}

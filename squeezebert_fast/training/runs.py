@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from squeezebert_fast.cli.dataset_directory import data_files, is_dataset
 from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.reading import STDIN
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
@@ -45,8 +46,8 @@ def train(
     *,
     origin: Mapping[str, Any],
     backend: str = "auto",
-) -> dict[str, Any]:
-    """Read, train, evaluate and save; returns the summary that metrics.json holds.
+) -> None:
+    """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
     build: from the training examples to the model, its tokenizer and the task to train, which may be `task` with
         soft targets. origin: what else a resumed run must share, by the name of its option.
@@ -71,6 +72,7 @@ def train(
             dev = None if dev_examples is None else encoded(dev_examples)
             data = encoded(examples)
             patch(model, backend=backend)
+            reporter = Reporter(quiet=not processes.first)
             trainer = Trainer(
                 model,
                 task,
@@ -80,7 +82,7 @@ def train(
                 settings=settings,
                 folder=folder,
                 processes=processes,
-                reporter=Reporter(quiet=not processes.first),
+                reporter=reporter,
             )
 
         def begin() -> None:
@@ -89,18 +91,18 @@ def train(
 
         task.before_training(data, model.config, processes)
         processes.from_first(begin)
-        return trainer.run()
+        summary = trainer.run()
+        _announce(summary, output.path, reporter)
 
 
-def announce(summary: Mapping[str, Any], path: Path) -> None:
-    """Print how a run ended, in its first process."""
+def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> None:
     best, metric = summary["best"], summary["metric"]
     result = (
         "no dev data, so the last model was kept"
         if best is None
         else f"best dev {metric} {best['dev'][metric]:.4f} at step {best['step']}"
     )
-    Reporter(quiet=not Processes.of_environment().first).say(f"{path}: {result}")
+    reporter.say(f"{path}: {result}")
 
 
 def _digest(file: str) -> str:
@@ -109,9 +111,12 @@ def _digest(file: str) -> str:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
-    if Path(file).is_dir():
-        raise InputError(f"{file} is a directory, expected a file")
+    path, digest = Path(file), hashlib.sha256()
+    if path.is_dir() and not is_dataset(path):
+        raise InputError(f"{file} is a directory, expected a file, or what datasets saved")
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{file} doesn't exist") from None
+        for part in data_files(path) if path.is_dir() else [path]:
+            digest.update(part.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} doesn't exist") from None
+    return digest.hexdigest()

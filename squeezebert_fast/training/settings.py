@@ -69,9 +69,14 @@ class Softness:
 
     alpha: float = setting(0.5, "Weight of the teacher's soft targets; the labels have the rest.", 0)
     temperature: float = setting(2.0, "Softens the teacher's probabilities: logits are divided by it.", 0)
+    hidden: float = setting(
+        0.0, "Weight of the distance between student's and teacher's hidden states; 0 for none.", 0
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ArgumentError(f"alpha is {self.alpha!r}, expected a fraction from 0 to 1")
         if not 0 < self.temperature < float("inf"):
             raise ArgumentError(f"temperature is {self.temperature!r}, expected a positive number")
+        if not 0 <= self.hidden < float("inf"):
+            raise ArgumentError(f"hidden is {self.hidden!r}, expected a number of at least 0")

@@ -42,12 +42,14 @@ class Task(ABC):
     """A task: examples of a file to rows of tokens, rows to tensors, the model's output to a loss and metrics.
 
     name: as it is chosen by. model_class: what it trains. metrics: what `score` gives beside `loss`, the one
-    that the best model is chosen by first.
+    that the best model is chosen by first. needs_hidden_states: whether `loss` reads the output's hidden states in
+    training.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[type[SqueezeBertPreTrainedModel]]
     metrics: tuple[str, ...]
+    needs_hidden_states: bool = False
 
     @abstractmethod
     def read(self, source: str) -> list[Any]:

@@ -1,7 +1,8 @@
-"""Question answering by spans: SQuAD v1.1 files, long paragraphs cut into windows that overlap.
+"""Question answering by spans: SQuAD files, v1.1 or v2.0, long paragraphs cut into windows that overlap.
 
 A question's rows are the windows of its paragraph. Where a window lacks the answer, its target is [CLS]; the
-answer to a question is the best span of any of its windows.
+answer to a question is the best span of any of its windows. Where a file has questions without an answer (v2.0),
+the answer is nothing if [CLS] is better than that span in every window.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HIDDEN = -1e4
 
 
 class Question(NamedTuple):
-    """A question on a paragraph, its accepted answers, and the characters of the first one."""
+    """A question on a paragraph, its accepted answers (none of one that has no answer), and where the first starts."""
 
     id: str
     question: str
@@ -40,7 +41,7 @@ class Question(NamedTuple):
     @property
     def end(self) -> int:
         """The character after the first answer."""
-        return self.start + len(self.answers[0])
+        return self.start + len(self.answers[0]) if self.answers else self.start
 
 
 class QuestionAnswering(Task):
@@ -145,22 +146,25 @@ class QuestionAnswering(Task):
         inside = batch["inside"].bool()
         allowed = allowed & inside[:, :, None] & inside[:, None, :]
         scores = torch.where(allowed, start[:, :, None] + end[:, None, :], -torch.inf).flatten(1)
-        best = scores.max(-1)
-        return [
-            (score, index // tokens, index % tokens)
-            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+        best, nothing = scores.max(-1), (start + end)[:, 0]
+        each = zip(best.values.tolist(), best.indices.tolist(), nothing.tolist(), strict=True)
+        return [(score, index // tokens, index % tokens, silence) for score, index, silence in each]
 
     def score(
         self, examples: Sequence[Question], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
         best = [(-float("inf"), "")] * len(examples)
-        for row, (score, start, end) in zip(rows, answers, strict=True):
+        silences = [float("inf") if any(not e.answers for e in examples) else -float("inf")] * len(examples)
+        for row, (score, start, end, silence) in zip(rows, answers, strict=True):
             at = row["example"]
+            silences[at] = min(silences[at], silence)
             if score > best[at][0]:
                 first, last = row["offsets"][start][0], row["offsets"][end][1]
                 best[at] = (score, examples[at].context[first:last])
-        return metrics.answers([text for _, text in best], [example.answers for example in examples])
+        said = [
+            "" if silence > score else text for (score, text), silence in zip(best, silences, strict=True)
+        ]
+        return metrics.answers(said, [example.answers for example in examples])
 
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         kept = batch["attention_mask"].sum(1).tolist()
@@ -174,18 +178,19 @@ class QuestionAnswering(Task):
 def _question(entry: Any, context: str, place: str) -> Question:
     id = str(_field(entry, "id", (str, int), place))
     place = f"{place} ({id})"
-    if entry.get("is_impossible"):
-        raise InputError(
-            f"{place} has no answer (SQuAD 2.0); leave such questions out: spans alone are learnt"
-        )
+    question = _field(entry, "question", str, place)
     answers = _field(entry, "answers", list, place)
+    if entry.get("is_impossible"):
+        if answers:
+            raise InputError(f"{place} is_impossible, but has answers")
+        return Question(id, question, context, (), 0)
     if not answers:
         raise InputError(f"{place} has no answers")
     texts = tuple(_field(answer, "text", str, place) for answer in answers)
     start = _field(answers[0], "answer_start", int, place)
     if not texts[0] or start < 0 or context[start : start + len(texts[0])] != texts[0]:
         raise InputError(f"{place}: the answer {texts[0][:60]!r} is not at character {start} of its context")
-    return Question(id, _field(entry, "question", str, place), context, texts, start)
+    return Question(id, question, context, texts, start)
 
 
 def _field(value: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
@@ -200,6 +205,8 @@ def _tokens_of(
     example: Question, offsets: Sequence[tuple[int, int]], inside: Sequence[bool]
 ) -> tuple[int, int]:
     """The first and last token of the answer in a window; (0, 0), [CLS], where it isn't whole in there."""
+    if not example.answers:
+        return 0, 0
     covered = [
         at
         for at, ((start, end), here) in enumerate(zip(offsets, inside, strict=True))
