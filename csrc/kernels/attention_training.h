@@ -97,7 +97,7 @@ inline void softmax_backward(const HeadTensors& h, int64_t query, int64_t first,
   const auto visit = [&](int64_t i, int lanes, auto keep) {
     Vec score = load_lanes(scores + i, lanes) * factor;
     if (mask) score = score + load_lanes(mask + i, lanes);
-    const Vec p = exponential(score - largest) * reciprocal;
+    const Vec p = weight_of(score - largest) * reciprocal;
     store_lanes(scores + i, keep(p), lanes);
     store_lanes(slopes + i, p * (keep(load_lanes(slopes + i, lanes)) - d) * factor, lanes);
   };

@@ -482,3 +482,37 @@ TEST_CASE("attention with dropout, and its gradients, are those of a plain loop,
     }
   }
 }
+
+// Some 1e-38 instead would do harm twice: times a large value, and by products so small that the CPU slows down.
+TEST_CASE("a masked key has no weight, whatever its value") {
+  const AttentionShape shape{2, 5, 40, 2, 16, true, 0};
+  for (const KernelTable* kernels : tested_builds()) {
+    CAPTURE(name_of(*kernels));
+    const AttentionNumbers zero(shape, Edge::end), huge(shape, Edge::end);
+    const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2), of_zero(zero.q.size()),
+        of_huge(zero.q.size());
+    const GuardedFloats* contexts[] = {&of_zero, &of_huge};
+
+    std::vector<float> gradients[2];
+    for (int which = 0; which < 2; ++which) {
+      const AttentionNumbers& numbers = which == 0 ? zero : huge;
+      for (int64_t row = shape.keys; row < shape.batch * shape.keys; ++row) {  // the first sequence is masked whole
+        if (numbers.mask[row] > -1e30f) continue;
+        std::fill_n(numbers.v.data() + row * 32, 32, which == 0 ? 0.0f : 1e37f);
+      }
+      const AttentionTensors tensors = numbers.tensors(dropout_of(0, 1), statistics.data());
+      attention_forward(*kernels, tensors, contexts[which]->data(), 1);
+      const GuardedFloats q(numbers.q.size()), k(numbers.k.size()), v(numbers.v.size());
+      attention_backward(*kernels, tensors,
+                         {contexts[which]->data(), numbers.grad.data(), q.data(), k.data(), v.data()}, 1);
+      for (const GuardedFloats* each : {&q, &k, &v}) {
+        for (int64_t i = 0; i < each->size(); ++i) {
+          CHECK(!(std::fabs((*each)[i]) < 1e-37f && (*each)[i] != 0.0f));
+          gradients[which].push_back((*each)[i]);
+        }
+      }
+    }
+    CHECK(same_bits(of_zero.data(), of_huge.data(), zero.q.size()));
+    CHECK(gradients[0] == gradients[1]);
+  }
+}
