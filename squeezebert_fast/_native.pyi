@@ -47,6 +47,15 @@ class PackedGroupedPointwiseConv:
         threads: int,
     ) -> None: ...
 
+class PackedGroupedMlp:
+    bytes: int
+    def __init__(
+        self, instruction_set: str, weights: Sequence[int], sizes: Sequence[int], threads: int
+    ) -> None: ...
+    def run(
+        self, x: int, rows: int, biases: Sequence[int], y: int, activation: Activation, threads: int
+    ) -> None: ...
+
 class Encoder:
     instruction_set: str
     precision: Precision

@@ -1,6 +1,7 @@
 #include "grouped_mlp.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "thread_team.h"
@@ -11,6 +12,7 @@ namespace {
 
 constexpr int64_t kHiddenColumns = 192;  // of a chunk: its weights and their gradients fit a second-level cache of 1 MB
 constexpr int64_t kTasksPerThread = 2;
+constexpr int64_t kBlockRows = 128, kSmallBlockRows = 32;  // that meet a chunk's weights while they are in the cache
 constexpr int64_t kElementsPerTask = 16 * 1024;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -122,6 +124,91 @@ struct Run {
 };
 
 }  // namespace
+
+PackedGroupedMlp::PackedGroupedMlp(const KernelTable& kernels, const ConvWeights& in, const ConvWeights& out,
+                                   int threads)
+    : segments_(kernels, Precision::float32),
+      groups_(in.groups),
+      in_channels_(in.in_channels),
+      hidden_channels_(in.out_channels),
+      out_channels_(out.out_channels) {
+  ConvWeights first = in, second = out;
+  first.bias = second.bias = nullptr;
+  const int64_t hidden = in.out_per_group(), count = divide_up(hidden, kHiddenColumns);
+  for (int64_t group = 0; group < groups_; ++group) {
+    for (int64_t c = 0; c < count; ++c) {
+      const int64_t begin = hidden * c / count, end = hidden * (c + 1) / count, channel = group * hidden + begin;
+      Chunk chunk{segments_.size(), 0, 0, channel, end - begin};
+      segments_.add({{first, channel, end - begin, 0}}, group * in.in_per_group(), channel);
+      chunk.out = segments_.size();
+      cut(0, out.out_per_group(), kSegmentColumns, [&](int64_t row, int64_t stop) {
+        const int64_t target = group * out.out_per_group() + row;
+        segments_.add({{second, target, stop - row, 0}}, group * hidden, target, begin, end - begin, c == 0,
+                      c + 1 == count);
+      });
+      chunk.end = segments_.size();
+      chunks_.push_back(chunk);
+    }
+  }
+  segments_.pack(threads);
+}
+
+void PackedGroupedMlp::run(const float* x, int64_t rows, const float* bias_in, const float* bias_out, float* y,
+                           Activation activation, int threads) const {
+  if (rows <= 0) return;
+  const PrecisionKernels& kernels = segments_.precision_kernels();
+  std::vector<Segment> segments(segments_.data(), segments_.data() + segments_.size());
+  std::vector<FeedForward::Chunk> chunks;
+  // Kernels read whole vectors of a bias.
+  std::vector<float> biases(static_cast<std::size_t>(hidden_channels_ + out_channels_ + 128));
+  if (bias_in) std::copy_n(bias_in, hidden_channels_, biases.data());
+  float* const second = biases.data() + hidden_channels_ + 64;
+  if (bias_out) std::copy_n(bias_out, out_channels_, second);
+  for (const Chunk& chunk : chunks_) {
+    for (int64_t i = chunk.in; i < chunk.end; ++i) {
+      Segment& segment = segments[static_cast<std::size_t>(i)];
+      const float* bias = i < chunk.out ? (bias_in ? biases.data() : nullptr) : (bias_out ? second : nullptr);
+      segment.bias = segment.bias && bias ? bias + segment.out_begin : nullptr;
+    }
+    chunks.push_back({segments.data() + chunk.in, chunk.out - chunk.in, segments.data() + chunk.out,
+                      chunk.end - chunk.out, chunk.hidden_begin, chunk.hidden});
+  }
+  struct Pass {
+    std::vector<FeedForward> blocks;
+    const PrecisionKernels& kernels;
+    int64_t rows, block_rows, row_blocks;
+    char* scratch;
+    int64_t scratch_bytes;
+  } pass{{}, kernels, rows, kBlockRows, 0, nullptr, 0};
+  const auto per_group = static_cast<int64_t>(chunks.size()) / groups_;
+  for (int64_t group = 0; group < groups_; ++group) {
+    pass.blocks.push_back({{const_cast<float*>(x), in_channels_, nullptr, 1, in_channels_},
+                           chunks.data() + group * per_group,
+                           per_group,
+                           activation,
+                           y,
+                           out_channels_,
+                           nullptr});
+    pass.scratch_bytes = std::max(pass.scratch_bytes, aligned(kernels.feed_forward_scratch(pass.blocks.back())));
+  }
+  if (divide_up(rows, kBlockRows) * groups_ < kTasksPerThread * threads) pass.block_rows = kSmallBlockRows;
+  pass.row_blocks = divide_up(rows, pass.block_rows);
+  threads = static_cast<int>(std::clamp<int64_t>(pass.row_blocks * groups_, 1, threads));
+  const Workspace workspace(pass.scratch_bytes * threads);
+  pass.scratch = workspace.data();
+  run_team(
+      threads,
+      [](void* context, Team& team, int id) {
+        const Pass& p = *static_cast<const Pass*>(context);
+        team.run(id, p.row_blocks * static_cast<int64_t>(p.blocks.size()), [&](int64_t task, int who) {
+          const int64_t block = task % p.row_blocks;  // rows of one group follow each other
+          p.kernels.feed_forward(p.blocks[static_cast<std::size_t>(task / p.row_blocks)],
+                                 {p.rows * block / p.row_blocks, p.rows * (block + 1) / p.row_blocks},
+                                 p.scratch + who * p.scratch_bytes);
+        });
+      },
+      &pass);
+}
 
 void grouped_mlp_backward(const KernelTable& kernels, const GroupedMlpBackward& block, int threads) {
   Run run(kernels, block, threads);

@@ -1,10 +1,35 @@
-// The gradient of a feed-forward block, act(x * in^T + bias) * out^T + bias, whose groups line up.
+// A feed-forward block, act(x * in^T + bias) * out^T + bias, whose groups line up, in float32, and its gradient.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "packed_segments.h"
 
 namespace squeezebert {
+
+// Both weights, packed for one instruction-set build.
+class PackedGroupedMlp {
+ public:
+  // The biases of `in` and `out` are left out: `run` takes them.
+  PackedGroupedMlp(const KernelTable& kernels, const ConvWeights& in, const ConvWeights& out, int threads);
+
+  // x: [rows, channels], y: [rows, out_channels], contiguous; biases may be null. The hidden tensor is in the caches
+  // only.
+  void run(const float* x, int64_t rows, const float* bias_in, const float* bias_out, float* y, Activation activation,
+           int threads) const;
+
+  int64_t out_channels() const { return out_channels_; }
+  int64_t bytes() const { return segments_.bytes(); }
+
+ private:
+  struct Chunk {
+    int64_t in, out, end;  // its segments: those of `in`, then those of `out`
+    int64_t hidden_begin, hidden;
+  };
+  PackedSegments segments_;
+  int64_t groups_, in_channels_, hidden_channels_, out_channels_;
+  std::vector<Chunk> chunks_;  // group by group
+};
 
 struct GroupedMlpBackward {
   ConvWeights in, out;  // of equal groups; float32

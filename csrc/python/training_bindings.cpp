@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <memory>
 #include <tuple>
 
 #include "../core/grouped_mlp.h"
@@ -40,6 +41,28 @@ AttentionTensors tensors_of(const std::array<int64_t, 5>& sizes, const std::arra
 }  // namespace
 
 void bind_training(py::module_& m) {
+  py::class_<PackedGroupedMlp>(m, "PackedGroupedMlp")
+      .def(py::init([](const std::string& instruction_set, const std::array<uintptr_t, 2>& weights,
+                       const std::array<int64_t, 4>& sizes, int threads) {
+             const KernelTable& kernels = kernels_named(instruction_set);
+             const auto& [groups, channels, hidden, out_channels] = sizes;
+             const ConvWeights in{at<const float>(weights[0]), nullptr, nullptr, nullptr, groups, channels, hidden};
+             const ConvWeights out{
+                 at<const float>(weights[1]), nullptr, nullptr, nullptr, groups, hidden, out_channels};
+             py::gil_scoped_release release;
+             return std::make_unique<PackedGroupedMlp>(kernels, in, out, threads);
+           }),
+           py::arg("instruction_set"), py::arg("weights"), py::arg("sizes"), py::arg("threads"))
+      .def(
+          "run",
+          [](const PackedGroupedMlp& self, uintptr_t x, int64_t rows, const std::array<uintptr_t, 2>& biases,
+             uintptr_t y, Activation activation, int threads) {
+            self.run(at<const float>(x), rows, at<const float>(biases[0]), at<const float>(biases[1]), at<float>(y),
+                     activation, threads);
+          },
+          py::arg("x"), py::arg("rows"), py::arg("biases"), py::arg("y"), py::arg("activation"), py::arg("threads"),
+          Release())
+      .def_property_readonly("bytes", &PackedGroupedMlp::bytes);
   m.def(
       "attention_forward",
       [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,

@@ -226,6 +226,23 @@ def keep(weight: Tensor, groups: int, form: str, made: Any) -> None:
     )
 
 
+def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int) -> Any:
+    """Both weights of a feed-forward block as one kernel takes them, packed once per version of either."""
+
+    def pack() -> Any:
+        native: Any = _native
+        floats = [weight.detach().contiguous() for weight in (weight_in, weight_out)]
+        sizes = (groups, weight_in.shape[1] * groups, weight_in.shape[0], weight_out.shape[0])
+        return native.PackedGroupedMlp(instruction_set(), _addresses(*floats), sizes, torch.get_num_threads())
+
+    made = _once(weight_in, groups, "mlp", pack)
+    if _once(weight_out, groups, "mlp", lambda: made) is not made:  # the second changed, or is another
+        made = pack()
+        for weight in (weight_in, weight_out):
+            keep(weight, groups, "mlp", made)
+    return made
+
+
 def pack_transposed(weight: Tensor, groups: int) -> Any:
     """`weight`, [out_channels, in_channels / groups, ...], for the product that takes a gradient back to the input.
 
@@ -282,7 +299,7 @@ def forget(weight: Tensor) -> None:
 
 def packed_bytes() -> int:
     """Bytes that packed weights and quantized tables hold now, those of whole encoders left out."""
-    made = [entry.made for entry in list(_made.values())]
+    made = list({id(entry.made): entry.made for entry in list(_made.values())}.values())
     return sum(sum(t.nbytes for t in m) if isinstance(m, tuple) else m.bytes for m in made)
 
 

@@ -32,20 +32,20 @@ def grouped_pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
-    single = x.detach().to(torch.float32)
-    y = cpu.grouped_pointwise_conv(
-        single, _packable(weight), _single_or_none(bias), groups, activation, _precision(x)
-    )
-    return y.to(x.dtype)
+    precision = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
+    return _product(x.detach().to(torch.float32), weight, bias, groups, activation, precision).to(x.dtype)
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, precision: str
+) -> Tensor:
+    weight, bias = _packable(weight), _single_or_none(bias)
+    return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation, precision)
 
 
 def _packable(weight: Tensor) -> Tensor:
     """A float32 weight itself, since what is packed is kept by it, and rounded where that is asked for."""
     return weight if weight.dtype is torch.float32 else _single(weight)
-
-
-def _precision(x: Tensor) -> str:
-    return "bfloat16" if x.dtype is torch.bfloat16 else "float32"
 
 
 def grouped_pointwise_conv_backward(
@@ -82,16 +82,12 @@ def grouped_mlp(
     activation: str | None,
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
-    return cpu_training.grouped_mlp(
-        x.detach().to(torch.float32),
-        _packable(weight_in),
-        _single_or_none(bias_in),
-        _packable(weight_out),
-        _single_or_none(bias_out),
-        groups,
-        activation,
-        _precision(x),
-    ).to(x.dtype)
+    if x.dtype is torch.float32:
+        x, weight_in, weight_out = _single(x), _packable(weight_in), _packable(weight_out)
+        bias_in, bias_out = _single_or_none(bias_in), _single_or_none(bias_out)
+        return cpu_training.grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
+    hidden = _product(x.detach().to(torch.float32), weight_in, bias_in, groups, activation, "bfloat16")
+    return _product(hidden, weight_out, bias_out, groups, None, "bfloat16").to(x.dtype)
 
 
 def grouped_mlp_backward(

@@ -14,9 +14,6 @@ from torch import Tensor
 
 from squeezebert_fast.backends import cpu
 
-PART = 256
-"""Tokens whose hidden tensors are there at once of a feed-forward block: few enough to stay in the caches."""
-
 
 def grouped_pointwise_conv_backward(
     grad: Tensor,
@@ -59,20 +56,18 @@ def grouped_mlp(
     bias_out: Tensor | None,
     groups: int,
     activation: str | None,
-    precision: str,
 ) -> Tensor:
-    """Both products, for PART tokens at a time. x: [..., channels]; weights may have any strides, like
-    `cpu.grouped_pointwise_conv`'s."""
-    rows = x.reshape(-1, x.shape[-1])
-    result = rows.new_empty((*x.shape[:-1], weight_out.shape[0]))
-    results = result.view(len(rows), weight_out.shape[0])  # there may be no rows
-    into = cpu.packed_weight(weight_in, groups, precision)
-    out_of = cpu.packed_weight(weight_out, groups, precision)
-    for first in range(0, len(rows), PART):
-        part = slice(first, first + PART)
-        hidden = cpu.run_packed(into, rows[part], bias_in, activation)
-        cpu.run_packed(out_of, hidden, bias_out, None, out=results[part])
-    return result
+    """Both products, [..., out_channels]; the hidden tensor is never in main memory. x: [..., channels]."""
+    y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
+    cpu.packed_mlp(weight_in, weight_out, groups).run(
+        x.data_ptr(),
+        x.numel() // x.shape[-1],
+        _addresses(bias_in, bias_out),
+        y.data_ptr(),
+        cpu.FUSED_ACTIVATIONS[activation],
+        torch.get_num_threads(),
+    )
+    return y
 
 
 def grouped_mlp_backward(
