@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,10 @@ from benchmarks.command import exit_with, positive, shape
 from benchmarks.memory import status
 from benchmarks.report import Shape, shape_name
 from benchmarks.training_step import ENGINES, PRECISIONS, base_classifier, candidate, random_batch, warm_up
+
+# glibc would keep some of what is freed, how much depends on the order of sizes: with this it maps every large block
+# apart, and gives it back at once, so that resident is what is in use.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
 
 
 def resident_now() -> int:
@@ -62,7 +67,14 @@ def in_a_process(engine: str, precision: str, shape: Shape, layers: int) -> dict
     """`memory_of_a_step` in a new process, with as many threads as here."""
     arguments = [engine, precision, shape_name(shape), "--threads", str(torch.get_num_threads())]
     command = [sys.executable, "-m", "benchmarks.training_memory", *arguments, "--layers", str(layers)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **ALLOCATOR},
+    )
     if done.returncode != 0:
         sys.exit(f"error: {engine}: {done.stderr.strip()}")
     taken: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

