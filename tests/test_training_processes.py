@@ -92,7 +92,8 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
 def test_two_processes_resume_a_run_to_the_same_bits(tmp_path: Path) -> None:
     """Stopped by SIGTERM, which torchrun passes on, after the first checkpoint; a teacher speaks in each step."""
     train = write_tsv(tmp_path / "train.tsv", opinions(24, 1))
-    teacher = save_base(SqueezeBertForSequenceClassification, tmp_path / "teacher")
+    labels = {0: "neg", 1: "pos"}
+    teacher = save_base(SqueezeBertForSequenceClassification, tmp_path / "teacher", id2label=labels)
     student = ["--layers", 1, "--hidden-size", 16, "--heads", 2, "--groups", 4]
     arguments = [
         "distill", train, "--dev", train, "--teacher", teacher, *student, "--hidden", 1, "--batch-size", 8,
