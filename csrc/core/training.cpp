@@ -146,7 +146,6 @@ void weight_gradient(const KernelTable& kernels, const GroupedGradient& g, int t
     part.rows = g.rows;
     part.out = p.rows;
     part.in = p.columns;
-    part.accumulate = g.accumulate;
     part.y = g.weight + row * in + p.column;
     part.y_row_stride = in;
     part.bias = g.bias && p.column == 0 ? g.bias + row : nullptr;
@@ -154,11 +153,11 @@ void weight_gradient(const KernelTable& kernels, const GroupedGradient& g, int t
   });
 }
 
-void activation_backward(const KernelTable& kernels, Activation activation, bool keep, float* z, float* grad,
-                         int64_t count, int threads) {
+void activation_backward(const KernelTable& kernels, Activation activation, float* z, float* grad, int64_t count,
+                         int threads) {
   run_with_scratch(divide_up(count, kElementsPerTask), threads, 0, [&](int64_t task, char*) {
     const int64_t first = task * kElementsPerTask;
-    kernels.training.activation_backward(activation, keep, z + first, grad + first,
+    kernels.training.activation_backward(activation, false, z + first, grad + first,
                                          std::min(kElementsPerTask, count - first));
   });
 }

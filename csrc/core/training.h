@@ -31,19 +31,18 @@ void attention_backward(const KernelTable& kernels, const AttentionTensors& tens
 void add_layer_norm_forward(const KernelTable& kernels, const AddLayerNormForward& norm, int64_t rows, int threads);
 void add_layer_norm_backward(const KernelTable& kernels, const AddLayerNormBackward& norm, int64_t rows, int threads);
 
-// The gradient of a grouped product's weights, weight (+)= grad^T x group by group, and of its bias, or null.
+// The gradient of a grouped product's weights, weight = grad^T x group by group, and of its bias, or null.
 struct GroupedGradient {
   const float* grad;  // [rows, out_channels]
   const float* x;     // [rows, in_channels]
   int64_t rows, groups, in_channels, out_channels;
-  bool accumulate;
   float* weight;  // [out_channels, in_channels / groups]
   float* bias;    // [out_channels] or null
 };
 void weight_gradient(const KernelTable& kernels, const GroupedGradient& gradient, int threads);
 
-// z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
-void activation_backward(const KernelTable& kernels, Activation activation, bool keep, float* z, float* grad,
-                         int64_t count, int threads);
+// grad to grad * activation'(z), in place.
+void activation_backward(const KernelTable& kernels, Activation activation, float* z, float* grad, int64_t count,
+                         int threads);
 
 }  // namespace squeezebert

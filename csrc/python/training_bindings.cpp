@@ -118,15 +118,15 @@ void bind_training(py::module_& m) {
   m.def(
       "weight_gradient",
       [](const std::string& instruction_set, uintptr_t grad, uintptr_t x, const std::array<int64_t, 4>& sizes,
-         bool accumulate, uintptr_t weight, uintptr_t bias, int threads) {
+         uintptr_t weight, uintptr_t bias, int threads) {
         const auto& [rows, groups, in_channels, out_channels] = sizes;
         weight_gradient(kernels_named(instruction_set),
-                        {at<const float>(grad), at<const float>(x), rows, groups, in_channels, out_channels, accumulate,
+                        {at<const float>(grad), at<const float>(x), rows, groups, in_channels, out_channels,
                          at<float>(weight), at<float>(bias)},
                         threads);
       },
-      py::arg("instruction_set"), py::arg("grad"), py::arg("x"), py::arg("sizes"), py::arg("accumulate"),
-      py::arg("weight"), py::arg("bias"), py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("grad"), py::arg("x"), py::arg("sizes"), py::arg("weight"), py::arg("bias"),
+      py::arg("threads"), Release());
   m.def(
       "grouped_mlp_backward",
       [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, Activation activation,
@@ -152,13 +152,12 @@ void bind_training(py::module_& m) {
       py::arg("gradients"), py::arg("threads"), Release());
   m.def(
       "activation_backward",
-      [](const std::string& instruction_set, Activation activation, bool keep, uintptr_t z, uintptr_t grad,
-         int64_t count, int threads) {
-        activation_backward(kernels_named(instruction_set), activation, keep, at<float>(z), at<float>(grad), count,
-                            threads);
+      [](const std::string& instruction_set, Activation activation, uintptr_t z, uintptr_t grad, int64_t count,
+         int threads) {
+        activation_backward(kernels_named(instruction_set), activation, at<float>(z), at<float>(grad), count, threads);
       },
-      py::arg("instruction_set"), py::arg("activation"), py::arg("keep"), py::arg("z"), py::arg("grad"),
-      py::arg("count"), py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("activation"), py::arg("z"), py::arg("grad"), py::arg("count"),
+      py::arg("threads"), Release());
 }
 
 }  // namespace squeezebert

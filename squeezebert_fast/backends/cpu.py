@@ -233,7 +233,7 @@ def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int) -> Any:
         native: Any = _native
         floats = [weight.detach().contiguous() for weight in (weight_in, weight_out)]
         sizes = (groups, weight_in.shape[1] * groups, weight_in.shape[0], weight_out.shape[0])
-        return native.PackedGroupedMlp(instruction_set(), _addresses(*floats), sizes, torch.get_num_threads())
+        return native.PackedGroupedMlp(instruction_set(), addresses(*floats), sizes, torch.get_num_threads())
 
     made = _once(weight_in, groups, "mlp", pack)
     if _once(weight_out, groups, "mlp", lambda: made) is not made:  # the second changed, or is another
@@ -271,12 +271,13 @@ def _pack(weight: Tensor, groups: int, precision: str) -> Any:
     return native.PackedGroupedPointwiseConv(
         instruction_set(),
         getattr(native.Precision, precision),
-        (*_addresses(floats, ints, scale), 0, groups, in_per_group * groups, out_channels, blocks),
+        (*addresses(floats, ints, scale), 0, groups, in_per_group * groups, out_channels, blocks),
         torch.get_num_threads(),
     )
 
 
-def _addresses(*tensors: Tensor | None) -> list[int]:
+def addresses(*tensors: Tensor | None) -> list[int]:
+    """What the native module takes for tensors: their addresses, and 0 for None."""
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
@@ -355,12 +356,12 @@ def embeddings(
     and bias, and eps. Returns [batch, tokens, channels].
     """
     native: Any = _native
-    addresses = []
+    native_tables = []
     for table in tables:
         ints, scale = table if isinstance(table, tuple) else (None, None)
         floats = table if isinstance(table, Tensor) else None
         size = ints.shape[0] if ints is not None else table.shape[0]  # type: ignore[union-attr]
-        addresses.append((*_addresses(floats, ints, scale), size))
+        native_tables.append((*addresses(floats, ints, scale), size))
     weight, bias, eps = norm
     channels = weight.shape[0]
     word_ids = ids[0]
@@ -369,7 +370,7 @@ def embeddings(
     y = torch.empty((batch, tokens, channels), dtype=torch.float32, device="cpu")
     done = native.embeddings(
         instruction_set(),
-        addresses,
+        native_tables,
         [0 if i is None else i.data_ptr() for i in ids],
         (weight.data_ptr(), bias.data_ptr(), eps),
         batch * tokens,

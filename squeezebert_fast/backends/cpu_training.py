@@ -1,8 +1,14 @@
-"""The CPU's training kernels: forwards that keep little, and backwards that compute the rest again.
+"""The operations on the CPU's kernels, forward and backward, for float32 and bfloat16 tensors of any strides.
 
-Arguments are checked, contiguous and float32, on the CPU, but where a function says otherwise. Results are new
-tensors that are not part of any graph. Dropout's mask is a function of the seed and an element's place alone: a
-backward, or a second forward under gradient checkpointing, draws the same one, on any number of threads.
+Forwards keep little, and backwards compute the rest again. Arguments are checked; results are new tensors that are not
+part of any graph, forwards' in the inputs' dtype, gradients and statistics in float32. `needs` says which gradients are
+wanted, None stands for the others; `seed`, int64 [] or None, is dropout's: its mask is a function of the seed and an
+element's place alone, so that a backward, or a second forward under gradient checkpointing, draws the same one, on any
+number of threads.
+
+The kernels compute in float32. bfloat16 numbers are exact there, and so are their products, so this is what a bfloat16
+multiplication with float32 sums gives. A float32 parameter beside bfloat16 inputs is rounded to bfloat16 where it is a
+product's operand, as autocast does.
 """
 
 from __future__ import annotations
@@ -13,6 +19,17 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends.cpu import addresses
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def grouped_pointwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
+) -> Tensor:
+    """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
+    precision = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
+    return _product(x.detach().to(torch.float32), weight, bias, groups, activation, precision).to(x.dtype)
 
 
 def grouped_pointwise_conv_backward(
@@ -23,28 +40,30 @@ def grouped_pointwise_conv_backward(
     groups: int,
     activation: str | None,
     needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias, each where `needs` has True.
+) -> Gradients:
+    """Gradients of x, weight and bias. The result before the activation is computed again.
 
-    grad: [..., out_channels]; x: [..., in_channels]. The result before the activation is computed again. x may be None
-    where neither that nor the weight's gradient needs it, and the weight likewise.
+    x may be None where neither that nor the weight's gradient needs it, and the weight likewise.
     """
+    weight = None if weight is None else _operand(weight, grad)
+    grad, x, bias = _single(grad), _single_or_none(x), _single_or_none(bias)
     if activation is not None:
         assert x is not None
         assert weight is not None
         z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
         grad = grad.clone()
-        _activation_backward(activation, z, grad, keep=False)
+        _activation_backward(activation, z, grad)
     grad_x = grad_weight = grad_bias = None
     if needs[0]:
         assert weight is not None
         grad_x = cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None)
-    if needs[2]:
-        grad_bias = grad.new_empty(grad.shape[-1])
     if needs[1]:
         assert x is not None
         grad_weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
-    _weight_gradient(grad, x, groups, grad_weight, grad_bias)
+        grad_bias = grad.new_empty(grad.shape[-1]) if needs[2] else None
+        _weight_gradient(grad, x, groups, grad_weight, grad_bias)
+    elif needs[2]:
+        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
     return grad_x, grad_weight, grad_bias
 
 
@@ -57,12 +76,16 @@ def grouped_mlp(
     groups: int,
     activation: str | None,
 ) -> Tensor:
-    """Both products, [..., out_channels]; the hidden tensor is never in main memory. x: [..., channels]."""
+    """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
+    if x.dtype is not torch.float32:
+        hidden = _product(x.detach().to(torch.float32), weight_in, bias_in, groups, activation, "bfloat16")
+        return _product(hidden, weight_out, bias_out, groups, None, "bfloat16").to(x.dtype)
+    x, bias_in, bias_out = _single(x), _single_or_none(bias_in), _single_or_none(bias_out)
     y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
-    cpu.packed_mlp(weight_in, weight_out, groups).run(
+    cpu.packed_mlp(_packable(weight_in), _packable(weight_out), groups).run(
         x.data_ptr(),
         x.numel() // x.shape[-1],
-        _addresses(bias_in, bias_out),
+        addresses(bias_in, bias_out),
         y.data_ptr(),
         cpu.FUSED_ACTIVATIONS[activation],
         torch.get_num_threads(),
@@ -80,12 +103,15 @@ def grouped_mlp_backward(
     groups: int,
     activation: str | None,
     needs: tuple[bool, bool, bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight_in, bias_in, weight_out and bias_out, each where `needs` has True.
+) -> Gradients:
+    """Gradients of x, weight_in, bias_in, weight_out and bias_out.
 
-    grad: [..., out_channels]; x: [..., channels]. The hidden tensor is computed again, and never in main memory.
+    The hidden tensor is computed again, and never in main memory.
     """
     native: Any = cpu._native
+    weight_in, weight_out = _operand(weight_in, x), _operand(weight_out, x)
+    grad, x = _single(grad), _single(x)
+    bias_in, bias_out = _single_or_none(bias_in), _single_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
     # the sums that are a bias's gradient are found on the way to its weight's
     likes = (x, weight_in, bias_in, weight_out, bias_out)
@@ -95,31 +121,45 @@ def grouped_mlp_backward(
         cpu.instruction_set(),
         (x.numel() // x.shape[-1], groups, x.shape[-1], weight_in.shape[0], weight_out.shape[0]),
         cpu.FUSED_ACTIVATIONS[activation],
-        _addresses(x, grad),
-        _addresses(weight_in, bias_in, weight_out),
-        _addresses(*gradients),
+        addresses(x, grad),
+        addresses(weight_in, bias_in, weight_out),
+        addresses(*gradients),
         torch.get_num_threads(),
     )
     return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, dropout_p: float, seed: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout_p: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The result, [batch, queries, channels], and what the backward needs, [batch, num_heads, queries, 2]: each row's
-    largest score and the reciprocal of its exponentials' sum.
+    """See `squeezebert_fast.ops.attention`. The result, and what the backward needs, [batch, num_heads, queries, 2].
 
-    q: [batch, queries, channels]; k, v: [batch, keys, channels]; mask: None, or one that broadcasts to [batch,
-    num_heads, queries, keys], with any strides but the last one, which is 1. seed: 64 bits.
+    That is each row's largest score and the reciprocal of its exponentials' sum.
     """
     native: Any = cpu._native
+    dtype, q, k, v = q.dtype, _single(q), _single(k), _single(v)
     result = torch.empty_like(q)
     statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2))
     if q.numel() == 0 or k.numel() == 0:
-        return result.zero_(), statistics.zero_()
-    arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
-    native.attention_forward(*arguments, result.data_ptr(), torch.get_num_threads())
-    return result, statistics
+        return result.zero_().to(dtype), statistics.zero_()
+    mask = _scores_mask(mask, q, k, num_heads)
+    native.attention_forward(
+        cpu.instruction_set(),
+        _attention_sizes(q, k, num_heads),
+        addresses(q, k, v),
+        *_mask_arguments(mask),
+        (dropout_p, _number(seed)),
+        statistics.data_ptr(),
+        result.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return result.to(dtype), statistics
 
 
 def attention_backward(
@@ -132,22 +172,30 @@ def attention_backward(
     statistics: Tensor,
     num_heads: int,
     dropout_p: float,
-    seed: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v from `attention`'s arguments and results."""
+    seed: Tensor | None,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    """Gradients of q, k and v, from `attention`'s arguments and results."""
     native: Any = cpu._native
-    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad, q, k, v, result = (_single(tensor) for tensor in (grad, q, k, v, result))
+    gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
-        return gradients[0].zero_(), gradients[1].zero_(), gradients[2].zero_()
-    arguments = _attention_arguments(q, k, v, mask, num_heads, dropout_p, seed, statistics)
-    native.attention_backward(
-        *arguments,
-        result.data_ptr(),
-        grad.data_ptr(),
-        [each.data_ptr() for each in gradients],
-        torch.get_num_threads(),
-    )
-    return gradients
+        gradients = [gradient.zero_() for gradient in gradients]
+    else:
+        mask = _scores_mask(mask, q, k, num_heads)
+        native.attention_backward(
+            cpu.instruction_set(),
+            _attention_sizes(q, k, num_heads),
+            addresses(q, k, v),
+            *_mask_arguments(mask),
+            (dropout_p, _number(seed)),
+            statistics.data_ptr(),
+            result.data_ptr(),
+            grad.data_ptr(),
+            addresses(*gradients),
+            torch.get_num_threads(),
+        )
+    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
 
 
 def add_layer_norm(
@@ -157,13 +205,15 @@ def add_layer_norm(
     bias: Tensor,
     eps: float,
     dropout_p: float,
-    seed: int,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`layer_norm(dropout(x) + residual)`, and what the backward needs.
+    """See `squeezebert_fast.ops.add_layer_norm`. The result, and what the backward needs.
 
     That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
     """
     native: Any = cpu._native
+    dtype = torch.promote_types(x.dtype, residual.dtype)
+    x, residual, weight, bias = (_single(tensor) for tensor in (x, residual, weight, bias))
     y, total = torch.empty_like(x), torch.empty_like(x)
     mean, reciprocal = (x.new_empty(x.shape[:-1]) for _ in range(2))
     channels = x.shape[-1]
@@ -176,13 +226,13 @@ def add_layer_norm(
         weight.data_ptr(),
         bias.data_ptr(),
         eps,
-        (dropout_p, seed),
+        (dropout_p, _number(seed)),
         total.data_ptr(),
         y.data_ptr(),
-        _addresses(mean, reciprocal),
+        addresses(mean, reciprocal),
         torch.get_num_threads(),
     )
-    return y, total, mean, reciprocal
+    return y.to(dtype), total.to(dtype), mean, reciprocal
 
 
 def add_layer_norm_backward(
@@ -192,14 +242,14 @@ def add_layer_norm_backward(
     reciprocal: Tensor,
     weight: Tensor,
     dropout_p: float,
-    seed: int,
+    seed: Tensor | None,
     needs: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, residual, weight and bias, each where `needs` has True."""
+) -> Gradients:
+    """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
     native: Any = cpu._native
+    grad, total, weight = _single(grad), _single(total), _single(weight)
     likes = (grad, grad, weight, weight)
-    of_x, of_residual, of_weight, of_bias = (_empty_like(t, n) for t, n in zip(likes, needs, strict=True))
-    gradients = of_x, of_residual, of_weight, of_bias
+    gradients = tuple(_empty_like(t, needed) for t, needed in zip(likes, needs, strict=True))
     channels = grad.shape[-1]
     native.add_layer_norm_backward(
         cpu.instruction_set(),
@@ -207,83 +257,85 @@ def add_layer_norm_backward(
         channels,
         grad.data_ptr(),
         total.data_ptr(),
-        _addresses(mean, reciprocal),
+        addresses(mean, reciprocal),
         weight.data_ptr(),
-        (dropout_p, seed),
-        _addresses(*gradients),
+        (dropout_p, _number(seed)),
+        addresses(*gradients),
         torch.get_num_threads(),
     )
     return gradients
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def _single_or_none(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _single(tensor)
+
+
+def _operand(weight: Tensor, x: Tensor) -> Tensor:
+    """`weight` as it meets x in a product."""
+    return _single(weight.detach().to(x.dtype))
+
+
+def _packable(weight: Tensor) -> Tensor:
+    """A float32 weight itself, since what is packed is kept by it, and rounded where that is asked for."""
+    return weight if weight.dtype is torch.float32 else _single(weight)
+
+
+def _number(seed: Tensor | None) -> int:
+    return 0 if seed is None else int(seed)
 
 
 def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
     return torch.empty_like(tensor) if wanted and tensor is not None else None
 
 
-def _addresses(*tensors: Tensor | None) -> list[int]:
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, precision: str
+) -> Tensor:
+    weight, bias = _packable(weight), _single_or_none(bias)
+    return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation, precision)
 
 
-def _activation_backward(activation: str | None, z: Tensor, grad: Tensor, *, keep: bool) -> None:
-    """z to activation(z) if `keep`, and grad to grad * activation'(z), in place."""
+def _activation_backward(activation: str, z: Tensor, grad: Tensor) -> None:
+    """grad to grad * activation'(z), in place."""
     native: Any = cpu._native
     name = cpu.FUSED_ACTIVATIONS[activation]
     native.activation_backward(
-        cpu.instruction_set(), name, keep, z.data_ptr(), grad.data_ptr(), z.numel(), torch.get_num_threads()
+        cpu.instruction_set(), name, *addresses(z, grad), z.numel(), torch.get_num_threads()
     )
 
 
-def _weight_gradient(
-    grad: Tensor,
-    x: Tensor | None,
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *,
-    accumulate: bool = False,
-) -> None:
-    """Fill, or add to, the gradients of a grouped product's weight and bias."""
+def _weight_gradient(grad: Tensor, x: Tensor, groups: int, weight: Tensor, bias: Tensor | None) -> None:
+    """Fill the gradients of a grouped product's weight and bias."""
     native: Any = cpu._native
-    rows = grad.numel() // grad.shape[-1]
-    if weight is None:
-        if bias is not None:
-            total = grad.reshape(-1, grad.shape[-1]).sum(0)
-            bias.copy_(bias + total if accumulate else total)
-        return
-    assert x is not None
     native.weight_gradient(
         cpu.instruction_set(),
-        grad.data_ptr(),
-        x.data_ptr(),
-        (rows, groups, x.shape[-1], grad.shape[-1]),
-        accumulate,
-        *_addresses(weight, bias),
+        *addresses(grad, x),
+        (grad.numel() // grad.shape[-1], groups, x.shape[-1], grad.shape[-1]),
+        *addresses(weight, bias),
         torch.get_num_threads(),
     )
 
 
-def _attention_arguments(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    num_heads: int,
-    dropout_p: float,
-    seed: int,
-    statistics: Tensor,
-) -> tuple[Any, ...]:
+def _attention_sizes(q: Tensor, k: Tensor, num_heads: int) -> tuple[int, ...]:
     batch, queries, channels = q.shape
-    keys = k.shape[1]
-    strides = [0, 0, 0]
-    if mask is not None:
-        mask = mask.expand(batch, num_heads, queries, keys)
-        strides = list(mask.stride()[:3])
-    return (
-        cpu.instruction_set(),
-        (batch, queries, keys, num_heads, channels // num_heads),
-        _addresses(q, k, v),
-        0 if mask is None else mask.data_ptr(),
-        strides,
-        (dropout_p, seed),
-        statistics.data_ptr(),
-    )
+    return batch, queries, k.shape[1], num_heads, channels // num_heads
+
+
+def _scores_mask(mask: Tensor | None, q: Tensor, k: Tensor, num_heads: int) -> Tensor | None:
+    """[batch, num_heads, queries, keys], float32, the last axis dense, the others expanded where they were 1."""
+    if mask is None:
+        return None
+    mask = mask.detach().to(torch.float32)
+    mask = mask[(None,) * (4 - mask.dim())].expand(-1, -1, -1, k.shape[1])
+    if mask.shape[3] > 1 and mask.stride(3) != 1:
+        mask = mask.contiguous()
+    return mask.expand(q.shape[0], num_heads, q.shape[1], k.shape[1])
+
+
+def _mask_arguments(mask: Tensor | None) -> tuple[int, list[int]]:
+    """Address, and the strides of all axes but the last."""
+    return (0, [0, 0, 0]) if mask is None else (mask.data_ptr(), list(mask.stride()[:3]))

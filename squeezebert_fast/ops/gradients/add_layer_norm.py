@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_operations
+from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
 
@@ -91,13 +91,13 @@ add_layer_norm = Differentiable(
     forward=(
         "(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, float dropout_p, Tensor? seed) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
-        cpu_operations.add_layer_norm,
+        cpu_training.add_layer_norm,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor total, Tensor mean, Tensor reciprocal, Tensor weight, float dropout_p, Tensor? seed, "
         "bool[] needs) -> Tensor[]",
-        cpu_operations.add_layer_norm_backward,
+        cpu_training.add_layer_norm_backward,
         _backward_fake,
     ),
     save=_save,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_operations
+from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import (
@@ -85,13 +85,13 @@ attention = Differentiable(
     forward=(
         "(Tensor q, Tensor k, Tensor v, Tensor? mask, int num_heads, float dropout_p, Tensor? seed) "
         "-> (Tensor, Tensor)",
-        cpu_operations.attention,
+        cpu_training.attention,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor result, Tensor statistics, int num_heads, "
         "float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]",
-        cpu_operations.attention_backward,
+        cpu_training.attention_backward,
         _backward_fake,
     ),
     save=_save,

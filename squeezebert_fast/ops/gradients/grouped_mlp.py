@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_operations
+from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
@@ -67,13 +67,13 @@ grouped_mlp = Differentiable(
     forward=(
         "(Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, int groups, "
         "str? activation) -> Tensor",
-        cpu_operations.grouped_mlp,
+        cpu_training.grouped_mlp,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, int groups, "
         "str? activation, bool[] needs) -> Tensor[]",
-        cpu_operations.grouped_mlp_backward,
+        cpu_training.grouped_mlp_backward,
         _backward_fake,
     ),
     save=_save,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_operations
+from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
@@ -71,12 +71,12 @@ grouped_pointwise_conv = Differentiable(
     "grouped_pointwise_conv",
     forward=(
         "(Tensor x, Tensor weight, Tensor? bias, int groups, str? activation) -> Tensor",
-        cpu_operations.grouped_pointwise_conv,
+        cpu_training.grouped_pointwise_conv,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor? x, Tensor? weight, Tensor? bias, int groups, str? activation, bool[] needs) -> Tensor[]",
-        cpu_operations.grouped_pointwise_conv_backward,
+        cpu_training.grouped_pointwise_conv_backward,
         _backward_fake,
     ),
     save=_save,

@@ -48,7 +48,7 @@ class Differentiable:
         """
 
         def eager_forward(ctx: Any, *inputs: Any) -> Any:
-            output = forward[1](*inputs)
+            output = self.kernel(*inputs)
             remember(ctx, inputs, output)
             return output
 
@@ -56,7 +56,7 @@ class Differentiable:
             if torch.is_grad_enabled() or obstacle(*grads):
                 _refuse_batches(name, *grads)
                 return complete(ctx, definition(ctx, *grads))
-            return complete(ctx, gradients(ctx, backward[1], *grads))
+            return complete(ctx, gradients(ctx, self.backward_kernel, *grads))
 
         def library_backward(ctx: Any, *grads: Tensor | None) -> Any:
             def kernel(*arguments: Any) -> Gradients:
@@ -77,7 +77,7 @@ class Differentiable:
             return (*cast, *[None] * (len(ctx.dtypes) - len(found)))
 
         methods = {"forward": staticmethod(eager_forward), "backward": staticmethod(eager_backward)}
-        self.kernel = forward[1]
+        self.name, self.kernel, self.backward_kernel = name, forward[1], backward[1]
         self.function: Any = type(name, (torch.autograd.Function,), methods)
         self.op = _define(name, *forward)
         schema, kernel, fake = backward
