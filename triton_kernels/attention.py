@@ -24,6 +24,10 @@ tiles, 256 tokens, in the base model; one tile, 128 tokens, with a single group.
 Heads of more than 64 channels, heads that lie across groups, or projections with different group counts,
 always project first.
 
+For a backward (attention_backward.py) each row keeps two numbers, its largest score and the reciprocal of its
+total of exponentials. (Their logarithm alone wouldn't do: a row whose scores are all the lowest number has no
+digits left for it.)
+
 Masks: none; by key (query and head strides of 0: a padding mask), read as one row a block; or any, read as a
 tile. A key whose mask is the dtype's lowest number gets the lowest number as its score, as adding it does in
 float32 and bfloat16: a row of nothing else attends to all keys equally, in float16 too. A row of -inf alone
@@ -45,7 +49,7 @@ import triton.language as tl
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels import MAX_HEAD_SIZE
-from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
+from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout, keep_factors
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
@@ -84,9 +88,19 @@ TILES_FLOAT32 = (Tile(32, 32, 8, 2), Tile(16, 16, 4, 2))
 
 
 @triton.jit
+def mask_values(mask, at, inside):
+    """What is added to scores, float32, read from the pointers `at`; 0 where not inside."""
+    added = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    if mask.dtype.element_ty == tl.float16:
+        # as float16 the lowest number stays the lowest when a score is added; as float32 only its own does
+        added = tl.where(added == -65504.0, -3.4028234663852886e38, added)
+    return added
+
+
+@triton.jit
 def attend(
-    q, k, v, sums, largest, total, row, keys_from, keys, mask, mask_query_stride, mask_key_stride, read_query,
-    scale, p, dropout_scale, seed, offset, dropout_row,
+    q, k, v, sums, largest, total, keys_from, keys, mask, mask_query_stride, mask_key_stride, read_query, scale,
+    threshold, dropout_scale, seed, dropout_row,
     MASK: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
     """One block of keys: (sums, largest, total) with it. q: [queries, head], k, v: [keys, head], of one dtype.
@@ -97,17 +111,11 @@ def attend(
     LOG2_E: tl.constexpr = 1.4426950408889634
     key = keys_from + tl.arange(0, BLOCK_KEYS)
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    if MASK != "none":
-        if MASK == "by key":
-            added = tl.load(mask + key * mask_key_stride, mask=key < keys, other=0.0)[None, :]
-        else:
-            at = mask + read_query[:, None] * mask_query_stride + key[None, :] * mask_key_stride
-            added = tl.load(at, mask=(key < keys)[None, :], other=0.0)
-        added = added.to(tl.float32)
-        if mask.dtype.element_ty == tl.float16:
-            # as float16 the lowest number stays the lowest when a score is added; as float32 only its own does
-            added = tl.where(added == -65504.0, -3.4028234663852886e38, added)
-        scores = scores * scale + added
+    if MASK == "by key":
+        scores = scores * scale + mask_values(mask, mask + key * mask_key_stride, key < keys)[None, :]
+    elif MASK == "any":
+        at = mask + read_query[:, None] * mask_query_stride + key[None, :] * mask_key_stride
+        scores = scores * scale + mask_values(mask, at, (key < keys)[None, :])
     scores = tl.where((key < keys)[None, :], scores, float("-inf"))
     new_largest = tl.maximum(largest, tl.max(scores, 1))
     # a row of nothing but -inf so far: -inf - -inf would be NaN, and later keys may have scores
@@ -120,27 +128,20 @@ def attend(
         rescale = tl.exp2((largest - origin) * LOG2_E)
     total = total * rescale + tl.sum(weights, 1)
     if DROPOUT:  # of probabilities: the total is over all of them
-        weights = dropped(weights, dropout_row[:, None], key[None, :], p, dropout_scale, seed, offset)
+        weights *= keep_factors(dropout_row, keys_from, threshold, dropout_scale, seed, BLOCK_KEYS)
     sums = tl.dot(weights.to(v.dtype), v, sums * rescale[:, None], input_precision=PRECISION)
     return sums, new_largest, total
 
 
 @triton.jit
 def store_context(
-    sums, largest, total, context, log_total, row, head_row, inside, channel, scale,
-    CHANNELS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr, MASK: tl.constexpr,
-    KEEP_STATISTICS: tl.constexpr,
+    sums, total, context, row, inside, channel, CHANNELS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr
 ):  # fmt: skip
-    """Rows `row` of the context, [.., CHANNELS], from `channel` on; log of the total of exponentials at
-    head_row.
-    """
+    """Rows `row` of the context, [.., CHANNELS], from `channel` on."""
     head = tl.arange(0, BLOCK_HEAD)
     y = sums / total[:, None]
     at = context + row[:, None] * CHANNELS + (channel + head)[None, :]
     tl.store(at, y.to(context.dtype.element_ty), mask=inside[:, None] & (head < HEAD)[None, :])
-    if KEEP_STATISTICS:
-        scaled = largest * scale if MASK == "none" else largest
-        tl.store(log_total + head_row, scaled + tl.log(total), mask=inside)
 
 
 @triton.jit
@@ -152,9 +153,7 @@ def stretch_of(sequences, sequence, tokens, PACKED: tl.constexpr):
     return sequence.to(tl.int64) * tokens, tokens
 
 
-@triton.jit(
-    do_not_specialize=["queries", "keys", "query_tiles", "all_rows", "p", "dropout_scale", "seed", "offset"]
-)
+@triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale", "seed"])
 def attention_kernel(
     q,
     k,
@@ -162,11 +161,10 @@ def attention_kernel(
     mask,
     sequences,
     context,
-    log_total,
+    statistics,
     queries,
     keys,
     query_tiles,
-    all_rows,
     q_batch_stride,
     q_stride,
     k_batch_stride,
@@ -178,10 +176,9 @@ def attention_kernel(
     mask_query_stride,
     mask_key_stride,
     scale,
-    p,
+    threshold: tl.uint32,
     dropout_scale,
     seed: tl.int64,
-    offset: tl.int64,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK_HEAD: tl.constexpr,
@@ -193,7 +190,9 @@ def attention_kernel(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """q, k, v: rows of HEADS * HEAD channels. PACKED: sequences follow each other, batch strides are unused."""
+    """q, k, v: rows of HEADS * HEAD channels. PACKED: sequences follow each other, batch strides are unused,
+    and there is neither dropout nor KEEP_STATISTICS: [sequences, HEADS, queries, 2] in float32.
+    """
     program = tl.program_id(0)
     head = program % HEADS
     sequence = program // HEADS // query_tiles
@@ -204,13 +203,11 @@ def attention_kernel(
         q += first * q_stride
         k += first * k_stride
         v += first * v_stride
-        head_row = head.to(tl.int64) * all_rows + first
     else:
         q += sequence.to(tl.int64) * q_batch_stride
         k += sequence.to(tl.int64) * k_batch_stride
         v += sequence.to(tl.int64) * v_batch_stride
         mask += sequence.to(tl.int64) * mask_batch_stride + head.to(tl.int64) * mask_head_stride
-        head_row = (sequence.to(tl.int64) * HEADS + head) * queries
     if (
         program // HEADS % query_tiles * BLOCK_QUERIES < queries
     ):  # a short sequence of a packed batch has fewer tiles
@@ -224,7 +221,7 @@ def attention_kernel(
         sums = tl.zeros((BLOCK_QUERIES, BLOCK_HEAD), tl.float32)
         largest = tl.full((BLOCK_QUERIES,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_QUERIES,), tl.float32)
-        dropout_row = (head_row + query).to(tl.int32)
+        head_row = (sequence.to(tl.int64) * HEADS + head) * queries + query
         for keys_from in range(0, keys, BLOCK_KEYS):
             key = keys_from + tl.arange(0, BLOCK_KEYS)
             inside = (key < keys)[:, None] & of_head
@@ -233,17 +230,20 @@ def attention_kernel(
             k_tile = tl.load(k + key_row * k_stride + at_channel, mask=inside, other=0.0)
             v_tile = tl.load(v + key_row * v_stride + at_channel, mask=inside, other=0.0)
             sums, largest, total = attend(
-                q_tile, k_tile, v_tile, sums, largest, total, query, keys_from, keys,
-                mask, mask_query_stride, mask_key_stride, read_query,
-                scale, p, dropout_scale, seed, offset, dropout_row, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
+                q_tile, k_tile, v_tile, sums, largest, total, keys_from, keys,
+                mask, mask_query_stride, mask_key_stride, read_query, scale,
+                threshold, dropout_scale, seed, head_row, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
             )  # fmt: skip
         store_context(
-            sums, largest, total, context, log_total, first + query, head_row + query, query < queries, head * HEAD,
-            scale, HEADS * HEAD, HEAD, BLOCK_HEAD, MASK, KEEP_STATISTICS,
+            sums, total, context, first + query, query < queries, head * HEAD, HEADS * HEAD, HEAD, BLOCK_HEAD
         )  # fmt: skip
+        if KEEP_STATISTICS:
+            scaled = largest * scale if MASK == "none" else largest
+            tl.store(statistics + head_row * 2, scaled, mask=query < queries)
+            tl.store(statistics + head_row * 2 + 1, 1.0 / total, mask=query < queries)
 
 
-@triton.jit(do_not_specialize=["tokens", "query_tiles", "all_rows", "p", "dropout_scale", "seed", "offset"])
+@triton.jit(do_not_specialize=["tokens", "query_tiles"])
 def self_attention_kernel(
     x,
     q_weight,
@@ -255,20 +255,14 @@ def self_attention_kernel(
     mask,
     sequences,
     context,
-    log_total,
     tokens,
     query_tiles,
-    all_rows,
     x_stride,
     mask_batch_stride,
     mask_head_stride,
     mask_query_stride,
     mask_key_stride,
     scale,
-    p,
-    dropout_scale,
-    seed: tl.int64,
-    offset: tl.int64,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK_HEAD: tl.constexpr,
@@ -276,8 +270,6 @@ def self_attention_kernel(
     HAS_BIAS: tl.constexpr,
     MASK: tl.constexpr,
     PACKED: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    KEEP_STATISTICS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
@@ -291,11 +283,8 @@ def self_attention_kernel(
     sequence = program // HEADS // query_tiles
     query = program // HEADS % query_tiles * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     first, tokens = stretch_of(sequences, sequence, tokens, PACKED)
-    if PACKED:
-        head_row = head.to(tl.int64) * all_rows + first
-    else:
+    if not PACKED:
         mask += sequence.to(tl.int64) * mask_batch_stride + head.to(tl.int64) * mask_head_stride
-        head_row = (sequence.to(tl.int64) * HEADS + head) * tokens
     if program // HEADS % query_tiles * BLOCK_QUERIES < tokens:
         group = head * HEAD // IN
         x += first * x_stride + group * IN
@@ -322,7 +311,6 @@ def self_attention_kernel(
         sums = tl.zeros((BLOCK_QUERIES, BLOCK_HEAD), tl.float32)
         largest = tl.full((BLOCK_QUERIES,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_QUERIES,), tl.float32)
-        dropout_row = (head_row + query).to(tl.int32)
         step = tl.arange(0, BLOCK_IN)
         for keys_from in range(0, tokens, BLOCK_KEYS):
             # keys past the last repeat it: `attend` gives them the score -inf
@@ -347,14 +335,12 @@ def self_attention_kernel(
                 k_tile += k_added
                 v_tile += v_added
             sums, largest, total = attend(
-                q_tile, k_tile.to(q_tile.dtype), v_tile.to(q_tile.dtype), sums, largest, total, query, keys_from,
-                tokens,
-                mask, mask_query_stride, mask_key_stride, read_query,
-                scale, p, dropout_scale, seed, offset, dropout_row, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
+                q_tile, k_tile.to(q_tile.dtype), v_tile.to(q_tile.dtype), sums, largest, total, keys_from, tokens,
+                mask, mask_query_stride, mask_key_stride, read_query, scale,
+                0, 1.0, 0, read_query, MASK, False, PRECISION, BLOCK_KEYS,
             )  # fmt: skip
         store_context(
-            sums, largest, total, context, log_total, first + query, head_row + query, query < tokens, head * HEAD,
-            scale, HEADS * HEAD, HEAD, BLOCK_HEAD, MASK, KEEP_STATISTICS,
+            sums, total, context, first + query, query < tokens, head * HEAD, HEADS * HEAD, HEAD, BLOCK_HEAD
         )  # fmt: skip
 
 
@@ -381,7 +367,7 @@ def recomputing_pays(tile: Tile, longest: int, in_per_group: int, head: int) -> 
     return head <= 64 and (-(-longest // tile.queries) - 1) * in_per_group <= RECOMPUTING_LIMIT
 
 
-def _mask_arguments(mask: Tensor | None, shape: tuple[int, int, int, int]) -> tuple[str, list[int]]:
+def mask_arguments(mask: Tensor | None, shape: tuple[int, int, int, int]) -> tuple[str, list[int]]:
     """(kind, strides by batch, head, query and key), 0 where the mask broadcasts."""
     if mask is None:
         return "none", [0, 0, 0, 0]
@@ -395,22 +381,53 @@ def attention(
     v: Tensor,
     mask: Tensor | None,
     num_heads: int,
-    dropout: Dropout | None = None,
     *,
     sequences: Sequences | None = None,
-    keep_statistics: bool = False,
     tile: Tile | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, head by head.
+) -> Tensor:
+    """`softmax(q k^T / sqrt(head_size) + mask) v`, head by head.
 
     q: [batch, queries, channels]; k, v: [batch, keys, channels]; float32, bfloat16 or float16, heads of at
     most MAX_HEAD_SIZE channels. mask: None, or of any of these dtypes, broadcastable to [batch, heads,
     queries, keys], whatever its strides. With `sequences`, q, k and v are packed, [tokens, channels], and
     mask is None. tile: in place of the table's choice.
 
-    Returns the context, of q's shape and dtype, contiguous; with `keep_statistics` also the logarithm of each
-    row's total of exponentials, float32 [batch, heads, queries] or [heads, tokens].
+    Returns the context, of q's shape and dtype, contiguous.
     """
+    return _attention(q, k, v, mask, num_heads, NO_DROPOUT, None, sequences, tile)
+
+
+def attention_with_statistics(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout: Dropout,
+    *,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, and what `attention_backward` needs besides.
+
+    Arguments are those of `attention`. Returns the context and, float32 [batch, heads, queries, 2], each row's
+    largest score and the reciprocal of its total of exponentials.
+    """
+    shape = (q.shape[0], num_heads, q.shape[1], 2)
+    statistics = torch.empty(shape, dtype=torch.float32, device=q.device)
+    return _attention(q, k, v, mask, num_heads, dropout, statistics, None, tile), statistics
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout: Dropout,
+    statistics: Tensor | None,
+    sequences: Sequences | None,
+    tile: Tile | None,
+) -> Tensor:
     q, k, v = (channels_contiguous(t) for t in (q, k, v))
     channels = q.shape[-1]
     head = channels // num_heads
@@ -418,24 +435,18 @@ def attention(
     assert sequences is None or mask is None, "packed sequences take no mask"
     if sequences is None:
         batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-        longest, all_rows, offsets = queries, batch * queries, None
-        statistics_shape: tuple[int, ...] = (batch, num_heads, queries)
+        longest, offsets = queries, None
         batch_strides = [t.stride(0) for t in (q, k, v)]
     else:
         offsets, longest = sequences
-        batch, all_rows = offsets.shape[0] - 1, q.shape[0]
+        batch = offsets.shape[0] - 1
         queries = keys = longest
-        statistics_shape = (num_heads, all_rows)
         batch_strides = [0, 0, 0]
     context = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    log_total = (
-        torch.empty(statistics_shape, dtype=torch.float32, device=q.device) if keep_statistics else None
-    )
     if context.numel() > 0:
         tile = tile or tile_for(q, batch, longest, num_heads)
         query_tiles = triton.cdiv(longest, tile.queries)
-        kind, mask_strides = _mask_arguments(mask, (batch, num_heads, queries, keys))
-        drop = dropout or Dropout(0.0, 0)
+        kind, mask_strides = mask_arguments(mask, (batch, num_heads, queries, keys))
         with on_device_of(q):
             attention_kernel[(batch * query_tiles * num_heads,)](
                 q,
@@ -444,11 +455,10 @@ def attention(
                 q if mask is None else mask,
                 offsets,
                 context,
-                log_total,
+                statistics,
                 queries,
                 keys,
                 query_tiles,
-                all_rows,
                 *(
                     stride
                     for t, by_batch in zip((q, k, v), batch_strides, strict=True)
@@ -456,21 +466,21 @@ def attention(
                 ),
                 *mask_strides,
                 1.0 / math.sqrt(head),
-                *drop.arguments,
+                *dropout.arguments,
                 HEADS=num_heads,
                 HEAD=head,
                 BLOCK_HEAD=power_of_two(head),
                 MASK=kind,
                 PACKED=offsets is not None,
-                DROPOUT=drop.p > 0.0,
-                KEEP_STATISTICS=keep_statistics,
+                DROPOUT=dropout.p > 0.0,
+                KEEP_STATISTICS=statistics is not None,
                 PRECISION=precision(q.dtype),
                 BLOCK_QUERIES=tile.queries,
-                BLOCK_KEYS=tile.keys_with(drop),
+                BLOCK_KEYS=tile.keys_with(dropout),
                 num_warps=tile.warps,
                 num_stages=tile.stages,
             )
-    return context if log_total is None else (context, log_total)
+    return context
 
 
 def self_attention(
@@ -481,11 +491,9 @@ def self_attention(
     num_heads: int,
     mask: Tensor | None,
     sequences: Sequences | None = None,
-    dropout: Dropout | None = None,
     *,
-    keep_statistics: bool = False,
     tile: Tile | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     """Attention of x to itself: q, k and v are grouped pointwise convolutions of x.
 
     x: [batch, tokens, channels], or [tokens, channels] with `sequences`. weights, biases: of q, k, v, as
@@ -510,20 +518,13 @@ def self_attention(
         q, k, v = (
             grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, counts, strict=True)
         )
-        return attention(
-            q, k, v, mask, num_heads, dropout, sequences=sequences, keep_statistics=keep_statistics
-        )
+        return attention(q, k, v, mask, num_heads, sequences=sequences)
     check_contiguous(*weights, *biases)
     offsets = None if sequences is None else sequences[0]
     rows = rows_of(x)
     context = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    statistics_shape = (num_heads, rows.shape[0]) if sequences is not None else (batch, num_heads, longest)
-    log_total = (
-        torch.empty(statistics_shape, dtype=torch.float32, device=x.device) if keep_statistics else None
-    )
     query_tiles = triton.cdiv(longest, fused.queries)
-    kind, mask_strides = _mask_arguments(mask, (batch, num_heads, longest, longest))
-    drop = dropout or Dropout(0.0, 0)
+    kind, mask_strides = mask_arguments(mask, (batch, num_heads, longest, longest))
     with on_device_of(x):
         self_attention_kernel[(batch * query_tiles * num_heads,)](
             rows,
@@ -532,14 +533,11 @@ def self_attention(
             x if mask is None else mask,
             offsets,
             context,
-            log_total,
             longest,
             query_tiles,
-            rows.shape[0],
             rows.stride(0),
             *mask_strides,
             1.0 / math.sqrt(head),
-            *drop.arguments,
             HEADS=num_heads,
             HEAD=head,
             BLOCK_HEAD=power_of_two(head),
@@ -547,13 +545,11 @@ def self_attention(
             HAS_BIAS=biases[0] is not None,
             MASK=kind,
             PACKED=offsets is not None,
-            DROPOUT=drop.p > 0.0,
-            KEEP_STATISTICS=keep_statistics,
             PRECISION=precision(x.dtype),
             BLOCK_QUERIES=fused.queries,
-            BLOCK_KEYS=fused.keys_with(drop),
+            BLOCK_KEYS=fused.keys,
             BLOCK_IN=block_for(in_per_group, fused.depth * 2 // x.element_size()),
             num_warps=fused.warps,
             num_stages=fused.stages,
         )
-    return context if log_total is None else (context, log_total)
+    return context

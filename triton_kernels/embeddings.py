@@ -1,4 +1,4 @@
-"""y = dropout(layer_norm(word[id] + position[id] + token_type[id])): gather, sum and LayerNorm in one pass
+"""y = layer_norm(word[id] + position[id] + token_type[id]): gather, sum and LayerNorm in one pass
 over the row.
 
     ids -> rows of three tables -> sum in registers -> LayerNorm -> y
@@ -18,8 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.add_layer_norm import empty_statistics, normalized, rows_per_program
-from squeezebert_fast.triton_kernels.dropout import Dropout, dropped
+from squeezebert_fast.triton_kernels.add_layer_norm import normalized, rows_per_program
 from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two
 
 
@@ -38,7 +37,7 @@ def table_rows(
     return tl.where(known[:, None], v, float("nan"))
 
 
-@triton.jit(do_not_specialize=["rows", "tokens", "p", "dropout_scale", "seed", "offset"])
+@triton.jit(do_not_specialize=["rows", "tokens"])
 def embeddings_kernel(
     word,
     position,
@@ -61,17 +60,9 @@ def embeddings_kernel(
     gamma,
     beta,
     eps,
-    mean_out,
-    reciprocal_out,
-    p,
-    dropout_scale,
-    seed: tl.int64,
-    offset: tl.int64,
     CHANNELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    KEEP_STATISTICS: tl.constexpr,
 ):
     """Row r of y is token r % tokens of sequence r // tokens; strides of ids are in elements, 0 where they
     broadcast.
@@ -91,14 +82,9 @@ def embeddings_kernel(
         row, tokens, channel, inside, CHANNELS,
     )  # fmt: skip
     v = tl.where((channel < CHANNELS)[None, :], v, 0.0)
-    v, mean, reciprocal = normalized(v, channel, gamma, beta, eps, CHANNELS)
-    if DROPOUT:
-        v = dropped(v, row.to(tl.int32)[:, None], channel[None, :], p, dropout_scale, seed, offset)
+    v, _, _ = normalized(v, channel, gamma, beta, eps, CHANNELS)
     stored = inside[:, None] & (channel < CHANNELS)[None, :]
     tl.store(y + row[:, None] * CHANNELS + channel[None, :], v.to(y.dtype.element_ty), mask=stored)
-    if KEEP_STATISTICS:
-        tl.store(mean_out + row, mean, mask=inside)
-        tl.store(reciprocal_out + row, reciprocal, mask=inside)
 
 
 def embeddings(
@@ -111,22 +97,16 @@ def embeddings(
     gamma: Tensor,
     beta: Tensor,
     eps: float,
-    dropout: Dropout | None = None,
-    *,
-    keep_statistics: bool = False,
-) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-    """`dropout(layer_norm(word[input_ids] + position[position_ids] + token_type[token_type_ids]) * gamma +
-    beta)`.
+) -> Tensor:
+    """`layer_norm(word[input_ids] + position[position_ids] + token_type[token_type_ids]) * gamma + beta`.
 
     word, position, token_type: [rows, channels], contiguous. input_ids: int64 or int32, [batch, tokens] or
     [tokens]; the other two, of either dtype, broadcast to its shape. gamma, beta: [channels], contiguous.
 
-    Returns [*input_ids.shape, channels] in word's dtype, NaN where an id is outside its table; with
-    `keep_statistics` also `add_layer_norm.Statistics`.
+    Returns [*input_ids.shape, channels] in word's dtype, NaN where an id is outside its table.
     """
     channels = word.shape[1]
     y = torch.empty((*input_ids.shape, channels), dtype=word.dtype, device=word.device)
-    mean, reciprocal = empty_statistics(y, keep_statistics)
     if y.numel() > 0:
         check_contiguous(word, position, token_type, gamma, beta)
         tokens = input_ids.shape[-1]
@@ -137,7 +117,6 @@ def embeddings(
             for stride in ((0, *given.stride()) if given.dim() == 1 else given.stride())
         ]
         per_program, warps = rows_per_program(channels)
-        drop = dropout or Dropout(0.0, 0)
         with on_device_of(word):
             embeddings_kernel[(triton.cdiv(input_ids.numel(), per_program),)](
                 word,
@@ -154,14 +133,9 @@ def embeddings(
                 gamma,
                 beta,
                 eps,
-                mean,
-                reciprocal,
-                *drop.arguments,
                 CHANNELS=channels,
                 BLOCK_CHANNELS=power_of_two(channels),
                 ROWS=per_program,
-                DROPOUT=drop.p > 0.0,
-                KEEP_STATISTICS=keep_statistics,
                 num_warps=warps,
             )
-    return (y, mean, reciprocal) if mean is not None and reciprocal is not None else y
+    return y

@@ -1,12 +1,11 @@
-"""Pass C: y = layer_norm(dropout(activation(x W1^T + b1) W2^T + b2) + x), group by group; or without what
-follows b2.
+"""Pass C: y = layer_norm(activation(x W1^T + b1) W2^T + b2 + x), group by group; or without what follows b2.
 
      x, one group            hidden chunk                 y, one group            y, all channels
     +----+----+----+  W1^T  +------------+  W2^T     +----+----+----+        +-------+-------+---
     | x0 | x1 | x2 | -----> | activation | --------> | +=   +=   += |  --->  | done  | group |
     +----+----+----+        +------------+           +----+----+----+        +-------+-------+---
      in shared memory    registers, `hidden`          registers: sums         un-normalised; then, with whole
-     for all chunks      channels at a time           of one group            rows there, dropout + x + LayerNorm
+     for all chunks      channels at a time           of one group            rows there, x + LayerNorm
 
 Both convolutions are block-diagonal with the same groups, so group i of y needs group i of x and of the
 hidden channels alone. A program holds a tile of x's rows and walks along the hidden channels: a chunk is
@@ -38,13 +37,7 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
-from squeezebert_fast.triton_kernels.add_layer_norm import (
-    add_layer_norm,
-    empty_statistics,
-    finish_rows,
-    rows_at_once,
-)
-from squeezebert_fast.triton_kernels.dropout import Dropout
+from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.triton_kernels.launching import (
     check_contiguous,
@@ -170,7 +163,7 @@ def store_block(
     tl.store(y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "p", "dropout_scale", "seed", "offset"])
+@triton.jit(do_not_specialize=["rows"])
 def feed_forward_kernel(
     x,
     weight_in,
@@ -183,12 +176,6 @@ def feed_forward_kernel(
     gamma,
     beta,
     eps,
-    mean_out,
-    reciprocal_out,
-    p,
-    dropout_scale,
-    seed: tl.int64,
-    offset: tl.int64,
     IN: tl.constexpr,
     HIDDEN: tl.constexpr,
     OUT: tl.constexpr,
@@ -196,9 +183,7 @@ def feed_forward_kernel(
     HAS_BIAS_IN: tl.constexpr,
     HAS_BIAS_OUT: tl.constexpr,
     ACTIVATION: tl.constexpr,
-    DROPOUT: tl.constexpr,
     NORMALIZE: tl.constexpr,
-    KEEP_STATISTICS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
@@ -268,8 +253,7 @@ def feed_forward_kernel(
             )
     if NORMALIZE:
         finish_rows(
-            y, x, x_stride, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out, p, dropout_scale, seed, offset,
-            GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, DROPOUT, KEEP_STATISTICS,
+            y, x, x_stride, first_row, rows, gamma, beta, eps, GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS
         )  # fmt: skip
 
 
@@ -307,10 +291,8 @@ def _launch(
     groups: int,
     activation: str | None,
     norm: tuple[Tensor, Tensor, float] | None,
-    dropout: Dropout | None,
-    keep_statistics: bool,
     tile: Tile,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> Tensor:
     check_contiguous(weight_in, bias_in, weight_out, bias_out, *(norm or ())[:2])
     x_rows = rows_of(x)
     rows, out_channels = x_rows.shape[0], weight_out.shape[0]
@@ -320,11 +302,9 @@ def _launch(
         out_channels // groups,
     )
     y = torch.empty((*x.shape[:-1], out_channels), dtype=x.dtype, device=x.device)
-    mean, reciprocal = empty_statistics(x, keep_statistics)
     if y.numel() == 0:
-        return y, mean, reciprocal
+        return y
     gamma, beta, eps = norm or (x, x, 0.0)
-    drop = dropout or Dropout(0.0, 0)
     in_blocks, out_blocks = blocks_for(in_per_group), blocks_for(out_per_group)
     with on_device_of(x):
         feed_forward_kernel[(triton.cdiv(rows, tile.rows) * (1 if norm else groups),)](
@@ -339,9 +319,6 @@ def _launch(
             gamma,
             beta,
             eps,
-            mean,
-            reciprocal,
-            *drop.arguments,
             IN=in_per_group,
             HIDDEN=hidden_per_group,
             OUT=out_per_group,
@@ -349,9 +326,7 @@ def _launch(
             HAS_BIAS_IN=bias_in is not None,
             HAS_BIAS_OUT=bias_out is not None,
             ACTIVATION=FUSED_ACTIVATIONS[activation],
-            DROPOUT=drop.p > 0.0,
             NORMALIZE=norm is not None,
-            KEEP_STATISTICS=keep_statistics,
             PRECISION=precision(x.dtype),
             BLOCK_ROWS=tile.rows,
             BLOCK_HIDDEN=min(tile.hidden, power_of_two(hidden_per_group)),
@@ -364,7 +339,7 @@ def _launch(
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
-    return y, mean, reciprocal
+    return y
 
 
 def grouped_mlp(
@@ -391,10 +366,7 @@ def grouped_mlp(
     if tile is None:
         hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation)
         return grouped_pointwise_conv(hidden, weight_out, bias_out, groups)
-    y, _, _ = _launch(
-        x, weight_in, bias_in, weight_out, bias_out, groups, activation, None, None, False, tile
-    )
-    return y
+    return _launch(x, weight_in, bias_in, weight_out, bias_out, groups, activation, None, tile)
 
 
 def feed_forward(
@@ -408,25 +380,19 @@ def feed_forward(
     gamma: Tensor,
     beta: Tensor,
     eps: float,
-    dropout: Dropout | None = None,
     *,
-    keep_statistics: bool = False,
     tile: Tile | None = None,
-) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-    """`layer_norm(dropout(grouped_mlp(x)) + x) * gamma + beta`.
+) -> Tensor:
+    """`layer_norm(grouped_mlp(x) + x) * gamma + beta`.
 
     x: [..., channels]; weight_out: [channels, hidden / groups, 1]; gamma, beta: [channels], contiguous; the
     rest as in `grouped_mlp`. tile: run the one kernel with this tile, whatever the number of rows.
 
-    Returns [..., channels] in x's dtype, contiguous; with `keep_statistics` also `add_layer_norm.Statistics`.
+    Returns [..., channels] in x's dtype, contiguous.
     """
     rows = x.numel() // x.shape[-1]
     tile = tile or fused_tile(x, rows, 1, weight_in.shape[1], weight_out.shape[0] // groups)
     if tile is None:
         y = grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
-        return add_layer_norm(y, x, gamma, beta, eps, dropout, keep_statistics=keep_statistics)
-    y, mean, reciprocal = _launch(
-        x, weight_in, bias_in, weight_out, bias_out, groups, activation, (gamma, beta, eps), dropout,
-        keep_statistics, tile,
-    )  # fmt: skip
-    return (y, mean, reciprocal) if mean is not None and reciprocal is not None else y
+        return add_layer_norm(y, x, gamma, beta, eps)
+    return _launch(x, weight_in, bias_in, weight_out, bias_out, groups, activation, (gamma, beta, eps), tile)

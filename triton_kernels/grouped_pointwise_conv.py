@@ -15,6 +15,10 @@ Rows past the last one read the last one again and are not stored; channels past
 which costs nothing where the group is a multiple of the block, for the test is made when the kernel is
 compiled.
 
+The gradient of x is the same product on the weights transposed, which are read where they are, with a step from
+one channel to the next; `derivative` makes the gradient of what an activation was applied to, by computing
+that again. Weights' gradients: weight_gradient.py.
+
 Base model, per token: 768 -> 768 channels in 4 groups are 295 kFLOP and 3 KB in bfloat16 (x once, y once; the
 weights' 0.3 MB stay in L2). That is 96 FLOP a byte, and an H200's two measured ceilings meet at 184: bound by
 memory, which is why passes A and C fuse.
@@ -31,6 +35,7 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
+from squeezebert_fast.triton_kernels.activations import derivative as activation_derivative
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
@@ -77,35 +82,50 @@ def grouped_pointwise_conv_kernel(
     x,
     weight,
     bias,
+    grad,
     y,
     rows,
     x_stride,
+    grad_stride,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     GROUPS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    DERIVATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """IN, OUT: channels of one group. x: rows of x_stride elements. y: contiguous [rows, GROUPS * OUT]."""
+    """IN, OUT: channels of one group. x: rows of x_stride elements. y: contiguous [rows, GROUPS * OUT].
+
+    TRANSPOSED: weight is [GROUPS * IN, OUT]. DERIVATIVE: y is grad times the activation's derivative there.
+    """
     OUT_TILES: tl.constexpr = (OUT + BLOCK_OUT - 1) // BLOCK_OUT
     program = tl.program_id(0)
     group = program % (GROUPS * OUT_TILES) // OUT_TILES
     row = (program // (GROUPS * OUT_TILES)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = program % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    sums = grouped_product(
-        x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN,
-        weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN,
-        IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN,
-    )  # fmt: skip
+    x_rows = x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN
+    if TRANSPOSED:
+        columns = weight + group * IN * OUT + tl.minimum(out, OUT - 1)[None, :]
+        sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, OUT)
+    else:
+        columns = weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN
+        sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
     channel = group * OUT + out
     if HAS_BIAS:
         sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
-    sums = activate(sums, ACTIVATION, x.dtype.element_ty == tl.float32)
     stored = (row < rows)[:, None] & (out < OUT)[None, :]
+    if DERIVATIVE:
+        factor = tl.load(grad + row[:, None] * grad_stride + channel[None, :], mask=stored, other=0.0).to(
+            tl.float32
+        )
+        sums = factor * activation_derivative(sums, ACTIVATION, x.dtype.element_ty == tl.float32)
+    else:
+        sums = activate(sums, ACTIVATION, x.dtype.element_ty == tl.float32)
     tl.store(y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=stored)
 
 
@@ -118,21 +138,22 @@ def grouped_product(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
+    STEP: tl.constexpr = 1,
 ):
     """float32 [BLOCK_ROWS, BLOCK_OUT]: rows at the pointers x, [BLOCK_ROWS, 1], times those at weight, [1,
-    BLOCK_OUT].
+    BLOCK_OUT], whose next element is STEP further.
     """
     k = tl.arange(0, BLOCK_IN)
     x_tile = x + k[None, :]
-    weight_tile = weight + k[:, None]
+    weight_tile = weight + k[:, None] * STEP
     sums = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
     for first in range(0, IN, BLOCK_IN):
         if IN % BLOCK_IN == 0:
             a = tl.load(x_tile + first)
-            b = tl.load(weight_tile + first)
+            b = tl.load(weight_tile + first * STEP)
         else:
             a = tl.load(x_tile + first, mask=(first + k < IN)[None, :], other=0.0)
-            b = tl.load(weight_tile + first, mask=(first + k < IN)[:, None], other=0.0)
+            b = tl.load(weight_tile + first * STEP, mask=(first + k < IN)[:, None], other=0.0)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
     return sums
 
@@ -156,21 +177,56 @@ def grouped_pointwise_conv(
     groups: int,
     activation: str | None = None,
     *,
+    transposed: bool = False,
     tile: Tile | None = None,
 ) -> Tensor:
     """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis.
 
     x: [..., in_channels], float32, bfloat16 or float16. weight: [out_channels, in_channels / groups, 1],
-    contiguous; bias: [out_channels] or None, contiguous; both of a floating dtype that is x's or float32.
-    activation: a key of FUSED_ACTIVATIONS. tile: in place of the table's choice.
+    contiguous, of x's dtype; bias: [out_channels] or None, contiguous, of any of these dtypes. activation: a
+    key of FUSED_ACTIVATIONS. transposed: the product's gradient with respect to its input, x being that of its
+    result: weight is then [in_channels, out_channels / groups, 1]. tile: in place of the table's choice.
 
     Returns [..., out_channels] in x's dtype, contiguous. Sums are float32.
     """
+    return _launch(x, weight, bias, groups, activation, None, transposed, tile)
+
+
+def derivative(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    activation: str | None,
+    *,
+    tile: Tile | None = None,
+) -> Tensor:
+    """grad times the activation's derivative at `grouped_pointwise_conv(x, weight, bias, groups)`.
+
+    grad: [..., out_channels] in x's dtype, as is the result. The other arguments are those of
+    `grouped_pointwise_conv`.
+    """
+    return _launch(x, weight, bias, groups, activation, grad, False, tile)
+
+
+def _launch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    activation: str | None,
+    grad: Tensor | None,
+    transposed: bool,
+    tile: Tile | None,
+) -> Tensor:
     check_contiguous(weight, bias)
-    out_channels, in_per_group = weight.shape[:2]
     x_rows = rows_of(x)
-    y = torch.empty((*x.shape[:-1], out_channels), dtype=x.dtype, device=x.device)
-    rows, out_per_group = x_rows.shape[0], out_channels // groups
+    grad_rows = None if grad is None else rows_of(grad)
+    in_per_group = x_rows.shape[1] // groups
+    out_per_group = weight.shape[1] if transposed else weight.shape[0] // groups
+    y = torch.empty((*x.shape[:-1], out_per_group * groups), dtype=x.dtype, device=x.device)
+    rows = x_rows.shape[0]
     if y.numel() == 0:
         return y
     tile = tile or tile_for(x, rows, out_per_group, groups)
@@ -181,14 +237,18 @@ def grouped_pointwise_conv(
             x_rows,
             weight,
             bias,
+            grad_rows,
             y,
             rows,
             x_rows.stride(0),
+            0 if grad_rows is None else grad_rows.stride(0),
             IN=in_per_group,
             OUT=out_per_group,
             GROUPS=groups,
             HAS_BIAS=bias is not None,
             ACTIVATION=FUSED_ACTIVATIONS[activation],
+            TRANSPOSED=transposed,
+            DERIVATIVE=grad is not None,
             PRECISION=precision(x.dtype),
             BLOCK_ROWS=tile.rows,
             BLOCK_OUT=block_out,

@@ -1,10 +1,10 @@
-"""Pass B: y = layer_norm(dropout(x weight^T + bias) + residual).
+"""Pass B: y = layer_norm(x weight^T + bias + residual).
 
              in / groups              block_out             all channels
            +------+------+ ...          +---------+       +---------+---------+---
     rows   | a k  |      |   block_in   |weight^T |       |  done   |  sums   |      y: first x weight^T + bias,
            +------+------+              +---------+       +---------+---------+---      column tile by column tile;
-                                                          then, with whole rows there, dropout + residual + LayerNorm
+                                                          then, with whole rows there, residual + LayerNorm
 
 One program owns whole rows of y. A row tile of 768 float32 sums fits no register file (64 rows are 192
 registers a thread), so sums are made for `block_out` columns at a time and wait in y, in its dtype. Once the
@@ -28,13 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.add_layer_norm import (
-    add_layer_norm,
-    empty_statistics,
-    finish_rows,
-    rows_at_once,
-)
-from squeezebert_fast.triton_kernels.dropout import Dropout
+from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
@@ -46,8 +40,6 @@ from squeezebert_fast.triton_kernels.launching import (
     precision,
     rows_of,
 )
-
-__all__ = ["TILES", "Tile", "add_layer_norm", "conv_add_layer_norm"]
 
 
 class Tile(NamedTuple):
@@ -69,7 +61,7 @@ TILES = (Tile(128, 256, 32, 8, 4, 9), Tile(128, 128, 64, 8, 3), Tile(64, 128, 64
 TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2),)
 
 
-@triton.jit(do_not_specialize=["rows", "p", "dropout_scale", "seed", "offset"])
+@triton.jit(do_not_specialize=["rows"])
 def conv_add_layer_norm_kernel(
     x,
     weight,
@@ -82,18 +74,10 @@ def conv_add_layer_norm_kernel(
     gamma,
     beta,
     eps,
-    mean_out,
-    reciprocal_out,
-    p,
-    dropout_scale,
-    seed: tl.int64,
-    offset: tl.int64,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     GROUPS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    KEEP_STATISTICS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
@@ -122,9 +106,8 @@ def conv_add_layer_norm_kernel(
             y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=inside
         )
     finish_rows(
-        y, residual, residual_stride, first_row, rows, gamma, beta, eps, mean_out, reciprocal_out,
-        p, dropout_scale, seed, offset,
-        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS, DROPOUT, KEEP_STATISTICS,
+        y, residual, residual_stride, first_row, rows, gamma, beta, eps,
+        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS,
     )  # fmt: skip
 
 
@@ -152,19 +135,16 @@ def conv_add_layer_norm(
     gamma: Tensor,
     beta: Tensor,
     eps: float,
-    dropout: Dropout | None = None,
     *,
-    keep_statistics: bool = False,
     tile: Tile | None = None,
-) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-    """`layer_norm(dropout(conv(x)) + residual) * gamma + beta`, conv as in `grouped_pointwise_conv`.
+) -> Tensor:
+    """`layer_norm(conv(x) + residual) * gamma + beta`, conv as in `grouped_pointwise_conv`.
 
     x: [..., in_channels]; residual: [..., out_channels] of x's dtype; gamma, beta: [out_channels],
-    contiguous. dropout: of the convolution's result. tile: run the one kernel with this tile, whatever the
+    contiguous. tile: run the one kernel with this tile, whatever the
     number of rows.
 
-    Returns [..., out_channels] in x's dtype, contiguous; with `keep_statistics` also
-    `add_layer_norm.Statistics`.
+    Returns [..., out_channels] in x's dtype, contiguous.
     """
     check_contiguous(weight, bias, gamma, beta)
     x_rows, residual_rows = rows_of(x), rows_of(residual)
@@ -172,10 +152,8 @@ def conv_add_layer_norm(
     tile = tile or fused_tile(x, rows)
     if tile is None or rows == 0:
         product = grouped_pointwise_conv(x, weight, bias, groups)
-        return add_layer_norm(product, residual, gamma, beta, eps, dropout, keep_statistics=keep_statistics)
+        return add_layer_norm(product, residual, gamma, beta, eps)
     y = torch.empty(residual.shape, dtype=x.dtype, device=x.device)
-    mean, reciprocal = empty_statistics(residual, keep_statistics)
-    drop = dropout or Dropout(0.0, 0)
     out_per_group, in_per_group = channels // groups, weight.shape[1]
     with on_device_of(x):
         conv_add_layer_norm_kernel[(triton.cdiv(rows, tile.rows),)](
@@ -190,15 +168,10 @@ def conv_add_layer_norm(
             gamma,
             beta,
             eps,
-            mean,
-            reciprocal,
-            *drop.arguments,
             IN=in_per_group,
             OUT=out_per_group,
             GROUPS=groups,
             HAS_BIAS=bias is not None,
-            DROPOUT=drop.p > 0.0,
-            KEEP_STATISTICS=keep_statistics,
             PRECISION=precision(x.dtype),
             BLOCK_ROWS=tile.rows,
             BLOCK_OUT=block_for(out_per_group, tile.out),
@@ -208,4 +181,4 @@ def conv_add_layer_norm(
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
-    return (y, mean, reciprocal) if mean is not None and reciprocal is not None else y
+    return y

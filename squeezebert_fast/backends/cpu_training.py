@@ -1,7 +1,8 @@
 """The operations on the CPU's kernels, forward and backward, for float32 and bfloat16 tensors of any strides.
 
 Forwards keep little, and backwards compute the rest again. Arguments are checked; results are new tensors that are not
-part of any graph, forwards' in the inputs' dtype, gradients and statistics in float32. `needs` says which gradients are
+part of any graph. A forward's are in the inputs' dtype, and so are the gradients of inputs; gradients of parameters and
+statistics are float32. `needs` says which gradients are
 wanted, None stands for the others; `seed`, int64 [] or None, is dropout's: its mask is a function of the seed and an
 element's place alone, so that a backward, or a second forward under gradient checkpointing, draws the same one, on any
 number of threads.
@@ -45,7 +46,7 @@ def grouped_pointwise_conv_backward(
 
     x may be None where neither that nor the weight's gradient needs it, and the weight likewise.
     """
-    weight = None if weight is None else _operand(weight, grad)
+    dtype, weight = grad.dtype, None if weight is None else _operand(weight, grad)
     grad, x, bias = _single(grad), _single_or_none(x), _single_or_none(bias)
     if activation is not None:
         assert x is not None
@@ -56,7 +57,7 @@ def grouped_pointwise_conv_backward(
     grad_x = grad_weight = grad_bias = None
     if needs[0]:
         assert weight is not None
-        grad_x = cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None)
+        grad_x = cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None).to(dtype)
     if needs[1]:
         assert x is not None
         grad_weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
@@ -109,7 +110,7 @@ def grouped_mlp_backward(
     The hidden tensor is computed again, and never in main memory.
     """
     native: Any = cpu._native
-    weight_in, weight_out = _operand(weight_in, x), _operand(weight_out, x)
+    dtype, weight_in, weight_out = x.dtype, _operand(weight_in, x), _operand(weight_out, x)
     grad, x = _single(grad), _single(x)
     bias_in, bias_out = _single_or_none(bias_in), _single_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
@@ -126,7 +127,8 @@ def grouped_mlp_backward(
         addresses(*gradients),
         torch.get_num_threads(),
     )
-    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
+    of_x, *of_parameters = (g if needed else None for g, needed in zip(gradients, needs, strict=True))
+    return None if of_x is None else of_x.to(dtype), *of_parameters
 
 
 def attention(
@@ -177,6 +179,7 @@ def attention_backward(
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and results."""
     native: Any = cpu._native
+    dtypes = q.dtype, k.dtype, v.dtype
     grad, q, k, v, result = (_single(tensor) for tensor in (grad, q, k, v, result))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
@@ -195,7 +198,7 @@ def attention_backward(
             addresses(*gradients),
             torch.get_num_threads(),
         )
-    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
+    return tuple(g.to(t) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
 
 
 def add_layer_norm(
@@ -243,10 +246,12 @@ def add_layer_norm_backward(
     weight: Tensor,
     dropout_p: float,
     seed: Tensor | None,
+    x_dtype: torch.dtype,
     needs: tuple[bool, bool, bool, bool],
 ) -> Gradients:
     """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
     native: Any = cpu._native
+    dtypes = x_dtype, total.dtype, torch.float32, torch.float32
     grad, total, weight = _single(grad), _single(total), _single(weight)
     likes = (grad, grad, weight, weight)
     gradients = tuple(_empty_like(t, needed) for t, needed in zip(likes, needs, strict=True))
@@ -263,7 +268,7 @@ def add_layer_norm_backward(
         addresses(*gradients),
         torch.get_num_threads(),
     )
-    return gradients
+    return tuple(None if g is None else g.to(t) for g, t in zip(gradients, dtypes, strict=True))
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def request_for(
             (
                 f"autocast doesn't round {t.dtype}"
                 for t in tensors
-                if t is not None and t.dtype not in _ROUNDED
+                if t is not None and t.dtype not in _ROUNDED[x.device.type]
             ),
             None,
         )
@@ -60,7 +60,11 @@ def request_for(
     return Request(operation, x.device, x.dtype, obstacle, needs_grad, dropout, autocast, traced, sizes or {})
 
 
-_ROUNDED = (torch.float32, torch.bfloat16)
+_ROUNDED = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
+"""What autocast on a device rounds."""
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -22,14 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezebert_fast.activations import apply_activation
 from squeezebert_fast.backends.request import Request
-from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS, MAX_CHANNELS, MAX_HEAD_SIZE
+from squeezebert_fast.triton_kernels import MAX_CHANNELS, MAX_HEAD_SIZE
 
 NAME = "triton"
 OPERATIONS = frozenset(
     {"grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp", "embeddings", "encoder"}
 )
+INFERENCE_ONLY = ("embeddings", "encoder")
+"""The others have a backward, are `torch.library` operations, and follow autocast."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST_TRITON = (3, 6)
 OLDEST_CAPABILITY = (8, 0)
@@ -45,14 +46,15 @@ def refusal(request: Request) -> str | None:
         return reason
     if request.dtype not in DTYPES:
         return f"the dtype is {request.dtype}, the kernels take {', '.join(map(str, DTYPES))}"
-    if request.needs_grad:
-        return "gradients are recorded, and the kernels have no backward in this version"
-    if request.dropout:
-        return "dropout is on, and the kernels have none in this version"
-    if request.traced:
-        return "torch.compile or torch.export is tracing"
-    if request.autocast is not None:
-        return "autocast is active"
+    if request.operation in INFERENCE_ONLY:
+        if request.needs_grad:
+            return "gradients are recorded, which the layers in one call don't do"
+        if request.traced:
+            return "torch.compile or torch.export is tracing"
+        if request.autocast is not None:
+            return "autocast is active"
+    elif request.autocast not in (None, *DTYPES):
+        return f"autocast to {request.autocast} is active, the kernels take {', '.join(map(str, DTYPES))}"
     if request.sizes and (reason := limit(request.operation, **request.sizes)):
         return reason
     return request.obstacle
@@ -144,51 +146,6 @@ def dense(tensor: Tensor) -> Tensor:
 
 def whole(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
-
-
-# The operations, for arguments that squeezebert_fast.ops has checked and `refusal` has passed. None is part of a graph.
-
-
-def grouped_pointwise_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
-) -> Tensor:
-    """See `squeezebert_fast.ops.grouped_pointwise_conv`. An activation that isn't fused is PyTorch's."""
-    fused = activation in FUSED_ACTIVATIONS
-    with torch.no_grad():
-        y = kernels("grouped_pointwise_conv").grouped_pointwise_conv(
-            dense(x), whole(weight), whole(bias), groups, activation if fused else None
-        )
-        return y if fused else apply_activation(activation, y)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
-    """See `squeezebert_fast.ops.attention`."""
-    with torch.no_grad():
-        return kernels("attention").attention(dense(q), dense(k), dense(v), mask, num_heads)
-
-
-def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """See `squeezebert_fast.ops.add_layer_norm`."""
-    with torch.no_grad():
-        return kernels("add_layer_norm").add_layer_norm(
-            dense(x), dense(residual), whole(weight), whole(bias), eps
-        )
-
-
-def grouped_mlp(
-    x: Tensor,
-    weight_in: Tensor,
-    bias_in: Tensor | None,
-    weight_out: Tensor,
-    bias_out: Tensor | None,
-    groups: int,
-    activation: str | None,
-) -> Tensor:
-    """See `squeezebert_fast.ops.grouped_mlp`, for an activation that is fused."""
-    with torch.no_grad():
-        return kernels("feed_forward").grouped_mlp(
-            dense(x), whole(weight_in), whole(bias_in), whole(weight_out), whole(bias_out), groups, activation
-        )
 
 
 def embeddings(tables: Sequence[Tensor], ids: Sequence[Tensor], norm: tuple[Tensor, Tensor, float]) -> Tensor:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import triton
 from squeezebert_fast.backends.request import autocast_dtype, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.dropout import draw_seed
-from squeezebert_fast.ops.gradients.add_layer_norm import add_layer_norm as on_cpu
+from squeezebert_fast.ops.gradients.add_layer_norm import add_layer_norm as on_kernels
+from squeezebert_fast.ops.gradients.routes import KERNELS
 
 
 def add_layer_norm(
@@ -33,8 +33,7 @@ def add_layer_norm(
         eps: added to the variance. SqueezeBERT's layers use 1e-12 whatever their configuration says.
         dropout_p: probability in [0, 1] of dropping an element of x. The others grow by 1 / (1 - dropout_p).
             Seeded by PyTorch's default CPU generator.
-        backend, strict: as in `grouped_pointwise_conv`. Triton's kernel is without dropout or gradients; the
-            reference serves for these on a GPU.
+        backend, strict: as in `grouped_pointwise_conv`.
 
     Returns:
         [..., channels] in x's dtype; under autocast in the wider one of x's and residual's.
@@ -82,9 +81,7 @@ def add_layer_norm(
         sizes={"channels": x.shape[-1]},
     )
     chosen = backends.choose(request, backend, strict).backend
-    if chosen == "cpu":
-        y, *_ = on_cpu(x, residual, weight, bias, eps, dropout_p, draw_seed(dropout_p))
+    if chosen in KERNELS:
+        y, *_ = on_kernels(chosen, x, residual, weight, bias, eps, dropout_p, draw_seed(dropout_p))
         return y
-    if chosen == "triton":
-        return triton.add_layer_norm(x, residual, weight, bias, eps)
     return reference.add_layer_norm(x, residual, weight, bias, eps, dropout_p)

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import triton
 from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.dropout import draw_seed
-from squeezebert_fast.ops.gradients.attention import attention as on_cpu
+from squeezebert_fast.ops.gradients.attention import attention as on_kernels
+from squeezebert_fast.ops.gradients.routes import KERNELS
 
 
 def attention(
@@ -35,8 +35,7 @@ def attention(
         num_heads: a divisor of channels.
         dropout_p: probability in [0, 1] of dropping an attention weight. The others grow by 1 / (1 - dropout_p).
             Seeded by PyTorch's default CPU generator.
-        backend, strict: as in `grouped_pointwise_conv`. Triton's kernel is without dropout or gradients; the
-            reference serves for these on a GPU, and everywhere for a mask that needs a gradient.
+        backend, strict: as in `grouped_pointwise_conv`. The reference serves for a mask that needs a gradient.
 
     Returns:
         [batch, queries, channels] in q's dtype, or autocast's. A row whose mask is everywhere the dtype's smallest
@@ -92,12 +91,10 @@ def attention(
         obstacle="the mask needs a gradient" if learns else None,
     )
     chosen = backends.choose(request, backend, strict).backend
-    if chosen == "cpu":
+    if chosen in KERNELS:
         q, k, v = (autocast_to(request.autocast, t) for t in (q, k, v))
-        result, _ = on_cpu(q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p))
+        result, _ = on_kernels(chosen, q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p))
         return result
-    if chosen == "triton":
-        return triton.attention(q, k, v, mask, num_heads)
     if request.obstacle or request.traced or request.autocast or not scores_may_go(q, mask):
         return reference.attention(q, k, v, mask, num_heads, dropout_p)
     return without_scores(q, k, v, mask, num_heads, dropout_p)

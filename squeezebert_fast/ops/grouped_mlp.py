@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import cpu, triton
 from squeezebert_fast.backends.request import autocast_to, request_for
-from squeezebert_fast.ops.gradients.grouped_mlp import grouped_mlp as on_cpu
+from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
+from squeezebert_fast.ops.gradients.grouped_mlp import grouped_mlp as on_kernels
 from squeezebert_fast.ops.grouped_pointwise_conv import check_arguments, grouped_pointwise_conv
-from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 
 HIDDEN_NAMES = ("the hidden tensor", "weight_out", "bias_out")
-FUSED: dict[str, Container[str | None]] = {"cpu": cpu.FUSED_ACTIVATIONS, "triton": FUSED_ACTIVATIONS}
-"""The activations that a backend's kernel for the whole block applies."""
 
 
 def grouped_mlp(
@@ -37,8 +32,8 @@ def grouped_mlp(
         weight_in: [hidden, channels / groups, 1]; bias_in: [hidden] or None.
         weight_out: [out_channels, hidden / groups, 1]; bias_out: [out_channels] or None.
         groups, activation, backend, strict: as in `grouped_pointwise_conv`, which serves both products where
-            there is no kernel for the whole, as with an activation that isn't fused. The CPU's keeps x and the
-            weights for the backward, which computes the hidden tensor again; Triton's has no gradients.
+            there is no kernel for the whole, as with an activation that isn't fused. Kernels keep x and the
+            weights for the backward, which computes the hidden tensor again.
 
     Returns:
         [..., out_channels] in x's dtype, or autocast's.
@@ -58,10 +53,8 @@ def grouped_mlp(
     check_arguments(hidden, weight_out, bias_out, groups, None, HIDDEN_NAMES)
     request = request_for("grouped_mlp", x, weight_in, bias_in, weight_out, bias_out)
     chosen = backends.choose(request, backend, strict).backend
-    if activation in FUSED.get(chosen, ()):
-        if chosen == "triton":
-            return triton.grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
+    if activation in FUSED_ACTIVATIONS.get(chosen, ()):
         x = autocast_to(request.autocast, x)
-        return on_cpu(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
+        return on_kernels(chosen, x, weight_in, bias_in, weight_out, bias_out, groups, activation)
     hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)
     return grouped_pointwise_conv(hidden, weight_out, bias_out, groups, backend=backend, strict=strict)

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.activations import ACTIVATIONS, apply_activation
-from squeezebert_fast.backends import cpu, triton
 from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.gradients.grouped_pointwise_conv import grouped_pointwise_conv as on_cpu
+from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
+from squeezebert_fast.ops.gradients.grouped_pointwise_conv import grouped_pointwise_conv as on_kernels
 
 
 def check_arguments(
@@ -67,7 +67,8 @@ def grouped_pointwise_conv(
     """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis.
 
     Args:
-        x: [..., in_channels], any floating dtype, any strides. The native kernel takes float32 and bfloat16.
+        x: [..., in_channels], any floating dtype, any strides. Kernels take float32 and bfloat16, on a GPU also
+            float16.
         weight: [out_channels, in_channels / groups, 1], as `nn.Conv1d` holds it.
         bias: [out_channels] or None.
         groups: output channels of group i depend on input channels of group i alone.
@@ -78,8 +79,7 @@ def grouped_pointwise_conv(
             the call.
 
     Returns:
-        [..., out_channels] in x's dtype, or autocast's. Differentiable: on the CPU by a native kernel; where a
-        gradient is needed on a GPU the reference serves, not the Triton kernel.
+        [..., out_channels] in x's dtype, or autocast's. Differentiable, by kernels too.
 
     Raises:
         ArgumentError: shapes, groups, dtypes or devices don't fit, or the activation is unknown.
@@ -94,11 +94,9 @@ def grouped_pointwise_conv(
     check_arguments(x, weight, bias, groups, activation)
     request = request_for("grouped_pointwise_conv", x, weight, bias)
     chosen = backends.choose(request, backend, strict).backend
-    if chosen == "cpu":
+    if chosen in FUSED_ACTIVATIONS:
         x = autocast_to(request.autocast, x)
-        if activation in cpu.FUSED_ACTIVATIONS:
-            return on_cpu(x, weight, bias, groups, activation)
-        return apply_activation(activation, on_cpu(x, weight, bias, groups, None))
-    if chosen == "triton":
-        return triton.grouped_pointwise_conv(x, weight, bias, groups, activation)
+        if activation in FUSED_ACTIVATIONS[chosen]:
+            return on_kernels(chosen, x, weight, bias, groups, activation)
+        return apply_activation(activation, on_kernels(chosen, x, weight, bias, groups, None))
     return reference.grouped_pointwise_conv(x, weight, bias, groups, activation)

@@ -1,4 +1,4 @@
-"""`add_layer_norm` on the CPU's kernels. Kept for the backward: the sum before the norm, and its rows' statistics."""
+"""`add_layer_norm` on kernels that train. Kept for the backward: the sum before the norm, and its rows' statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
 
@@ -36,18 +35,20 @@ def _backward_fake(
     weight: Tensor,
     dropout_p: float,
     seed: Tensor | None,
+    x_dtype: torch.dtype,
     needs: list[bool],
 ) -> list[Tensor]:
-    return needed(needs, [(grad, t.shape) for t in (total, total, weight, weight)])
+    parameter = weight.shape, torch.float32
+    return needed(needs, grad, [(grad.shape, x_dtype), (grad.shape, total.dtype), parameter, parameter])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, weight, _, eps, dropout_p, seed = inputs
+    x, _, weight, _, eps, dropout_p, seed = inputs
     # The sum is a result with a gradient of its own, so that a second derivative finds its way through it.
     _, total, mean, reciprocal = output
     ctx.save_for_backward(total, mean, reciprocal, weight, seed)
     ctx.mark_non_differentiable(mean, reciprocal)
-    ctx.options = eps, dropout_p
+    ctx.options = eps, dropout_p, x.dtype
 
 
 def _gradients(
@@ -56,14 +57,14 @@ def _gradients(
     if grad is None or of_total is not None:
         return _definition(ctx, grad, of_total)
     total, mean, reciprocal, weight, seed = ctx.saved_tensors
-    return kernel(
-        grad, total, mean, reciprocal, weight, ctx.options[1], seed, tuple(ctx.needs_input_grad[:4])
-    )
+    _, dropout_p, x_dtype = ctx.options
+    needs = tuple(ctx.needs_input_grad[:4])
+    return kernel(grad, total, mean, reciprocal, weight, dropout_p, seed, x_dtype, needs)
 
 
 def _definition(ctx: Any, grad: Tensor | None, of_total: Tensor | None, *_: Any) -> Gradients:
     total, _, _, weight, seed = ctx.saved_tensors
-    eps, dropout_p = ctx.options
+    eps, dropout_p, _ = ctx.options
     needs = ctx.needs_input_grad[:4]
     of_sum = of_weight = of_bias = None
     if grad is not None:
@@ -91,13 +92,11 @@ add_layer_norm = Differentiable(
     forward=(
         "(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, float dropout_p, Tensor? seed) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
-        cpu_training.add_layer_norm,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor total, Tensor mean, Tensor reciprocal, Tensor weight, float dropout_p, Tensor? seed, "
-        "bool[] needs) -> Tensor[]",
-        cpu_training.add_layer_norm_backward,
+        "ScalarType x_dtype, bool[] needs) -> Tensor[]",
         _backward_fake,
     ),
     save=_save,

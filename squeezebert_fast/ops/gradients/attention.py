@@ -1,4 +1,4 @@
-"""`attention` on the CPU's kernels. Kept for the backward: arguments, result and two numbers a row, no scores."""
+"""`attention` on kernels that train. Kept for the backward: arguments, result and two numbers a row, no scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import (
@@ -45,7 +44,7 @@ def _backward_fake(
     seed: Tensor | None,
     needs: list[bool],
 ) -> list[Tensor]:
-    return needed(needs, [(t, t.shape) for t in (q, k, v)])
+    return needed(needs, grad, [(t.shape, t.dtype) for t in (q, k, v)])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -85,13 +84,11 @@ attention = Differentiable(
     forward=(
         "(Tensor q, Tensor k, Tensor v, Tensor? mask, int num_heads, float dropout_p, Tensor? seed) "
         "-> (Tensor, Tensor)",
-        cpu_training.attention,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor result, Tensor statistics, int num_heads, "
         "float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]",
-        cpu_training.attention_backward,
         _backward_fake,
     ),
     save=_save,

@@ -1,13 +1,13 @@
-"""`grouped_mlp` on the CPU's kernels. Kept for the backward: x and the weights; the hidden tensor is computed again."""
+"""`grouped_mlp` on kernels that train. Kept for the backward: x and the weights, not the hidden tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
@@ -35,8 +35,8 @@ def _backward_fake(
     activation: str | None,
     needs: list[bool],
 ) -> list[Tensor]:
-    shapes = [x.shape, weight_in.shape, weight_in.shape[:1], weight_out.shape, weight_out.shape[:1]]
-    return needed(needs, [(grad, shape) for shape in shapes])
+    shapes = weight_in.shape, weight_in.shape[:1], weight_out.shape, weight_out.shape[:1]
+    return needed(needs, grad, [(x.shape, x.dtype), *((shape, torch.float32) for shape in shapes)])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -67,13 +67,11 @@ grouped_mlp = Differentiable(
     forward=(
         "(Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, int groups, "
         "str? activation) -> Tensor",
-        cpu_training.grouped_mlp,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, int groups, "
         "str? activation, bool[] needs) -> Tensor[]",
-        cpu_training.grouped_mlp_backward,
         _backward_fake,
     ),
     save=_save,

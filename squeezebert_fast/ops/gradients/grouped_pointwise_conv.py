@@ -1,13 +1,13 @@
-"""`grouped_pointwise_conv` on the CPU's kernels. Kept for the backward: x and the weight."""
+"""`grouped_pointwise_conv` on kernels that train. Kept for the backward: x and the weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.gradients.routes import Differentiable, Gradients, needed, through_definition
 
@@ -28,8 +28,9 @@ def _backward_fake(
     in_channels = 0 if x is None else x.shape[-1]
     in_channels = in_channels if weight is None else weight.shape[1] * groups
     out_channels = grad.shape[-1]
-    shapes = [(*grad.shape[:-1], in_channels), (out_channels, in_channels // groups, 1), (out_channels,)]
-    return needed(needs, [(grad, shape) for shape in shapes])
+    of_x = (*grad.shape[:-1], in_channels), grad.dtype
+    of_weight = (out_channels, in_channels // groups, 1), torch.float32
+    return needed(needs, grad, [of_x, of_weight, ((out_channels,), torch.float32)])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -71,12 +72,10 @@ grouped_pointwise_conv = Differentiable(
     "grouped_pointwise_conv",
     forward=(
         "(Tensor x, Tensor weight, Tensor? bias, int groups, str? activation) -> Tensor",
-        cpu_training.grouped_pointwise_conv,
         _fake,
     ),
     backward=(
         "(Tensor grad, Tensor? x, Tensor? weight, Tensor? bias, int groups, str? activation, bool[] needs) -> Tensor[]",
-        cpu_training.grouped_pointwise_conv_backward,
         _backward_fake,
     ),
     save=_save,

@@ -1,4 +1,4 @@
-"""The ways into one pair of kernels, forward and backward.
+"""The ways into a backend's pair of kernels, forward and backward.
 
 In eager mode, a `torch.autograd.Function` where gradients are recorded, and the kernel itself where not. Under
 torch.compile and torch.export, a `torch.library` operation, `torch.ops.squeezebert_fast.NAME`, which they can put into
@@ -13,24 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends import cpu_training, triton_training
 from squeezebert_fast.backends.request import gradients_are_recorded, obstacle
 from squeezebert_fast.errors import UnsupportedError
 
 NAMESPACE = "squeezebert_fast"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
+KERNELS: dict[str, Any] = {"cpu": cpu_training, "triton": triton_training}
+"""By backend: the module with an operation's kernels, NAME and NAME_backward."""
+_DISPATCH = {"cpu": "CPU", "triton": "CUDA"}
+
 Gradients = tuple[Tensor | None, ...]
 
 
 class Differentiable:
-    """An operation with a forward and a backward kernel. Its arguments are the forward kernel's, checked."""
+    """An operation with a forward and a backward kernel in each of KERNELS. Its arguments are theirs, checked."""
 
     def __init__(
         self,
         name: str,
         *,
-        forward: tuple[str, Callable[..., Any], Callable[..., Any]],
-        backward: tuple[str, Callable[..., Any], Callable[..., Any]],
+        forward: tuple[str, Callable[..., Any]],
+        backward: tuple[str, Callable[..., Any]],
         save: Callable[..., None],
         gradients: Callable[..., Gradients],
         definition: Callable[..., Gradients],
@@ -38,25 +43,30 @@ class Differentiable:
         """Define the library operations NAME and NAME_backward.
 
         Args:
-            forward: its schema, its kernel, and what gives empty tensors like the kernel's results.
-            backward: the same. The last argument is `needs`, a bool for each gradient; the kernel returns None for
-                what isn't needed, the library operation leaves that out. All are float32.
+            forward: its schema, and what gives empty tensors like a kernel's results.
+            backward: the same. The last argument is `needs`, a bool for each gradient; a kernel returns None for
+                what isn't needed, the library operation leaves that out. Inputs' gradients are in their dtype,
+                parameters' are float32.
             save: puts into `ctx`, given the arguments and the results, what `gradients` reads there.
             gradients: those of the leading tensor arguments, given `ctx`, the backward kernel and the gradients of
                 the results, None for zeros.
             definition: the same in PyTorch's operations, for where they must be differentiable or seen (no kernel).
         """
 
-        def eager_forward(ctx: Any, *inputs: Any) -> Any:
-            output = self.kernel(*inputs)
-            remember(ctx, inputs, output)
-            return output
+        def eager(backend: str) -> Any:
+            def forward(ctx: Any, *inputs: Any) -> Any:
+                output = self.kernel(backend, name)(*inputs)
+                remember(ctx, inputs, output)
+                return output
 
-        def eager_backward(ctx: Any, *grads: Tensor | None) -> Any:
-            if torch.is_grad_enabled() or obstacle(*grads):
-                _refuse_batches(name, *grads)
-                return complete(ctx, definition(ctx, *grads))
-            return complete(ctx, gradients(ctx, self.backward_kernel, *grads))
+            def backward(ctx: Any, *grads: Tensor | None) -> Any:
+                if torch.is_grad_enabled() or obstacle(*grads):
+                    _refuse_batches(name, *grads)
+                    return complete(ctx, definition(ctx, *grads))
+                return complete(ctx, gradients(ctx, self.kernel(backend, name + "_backward"), *grads))
+
+            methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+            return type(name, (torch.autograd.Function,), methods)
 
         def library_backward(ctx: Any, *grads: Tensor | None) -> Any:
             def kernel(*arguments: Any) -> Gradients:
@@ -76,29 +86,39 @@ class Differentiable:
             cast = (None if g is None else g.to(t) for g, t in zip(found, ctx.dtypes, strict=False))
             return (*cast, *[None] * (len(ctx.dtypes) - len(found)))
 
-        methods = {"forward": staticmethod(eager_forward), "backward": staticmethod(eager_backward)}
-        self.name, self.kernel, self.backward_kernel = name, forward[1], backward[1]
-        self.function: Any = type(name, (torch.autograd.Function,), methods)
-        self.op = _define(name, *forward)
-        schema, kernel, fake = backward
-        backward_op = _define(name + "_backward", schema, _leaving_out(kernel), fake)
+        self.name = name
+        self.functions = {backend: eager(backend) for backend in KERNELS}
+        self.op = self._define(name, *forward, lambda kernel: kernel)
+        backward_op = self._define(name + "_backward", *backward, _leaving_out)
         torch.library.register_autograd(
             f"{NAMESPACE}::{name}", library_backward, setup_context=remember, lib=_LIBRARY
         )
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, backend: str, *arguments: Any) -> Any:
+        """By the kernels of `backend`, one of KERNELS; in a graph, by those of the device that it will run on."""
         if torch.compiler.is_compiling():
             return self.op(*arguments)
         if gradients_are_recorded(*(value for value in arguments if isinstance(value, Tensor))):
-            return self.function.apply(*arguments)
-        return self.kernel(*arguments)
+            return self.functions[backend].apply(*arguments)
+        return self.kernel(backend, self.name)(*arguments)
 
+    @staticmethod
+    def kernel(backend: str, name: str) -> Callable[..., Any]:
+        """The kernel NAME or NAME_backward of a backend."""
+        return getattr(KERNELS[backend], name)
 
-def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, kernel, "CPU")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
-    return getattr(getattr(torch.ops, NAMESPACE), name).default
+    def _define(
+        self,
+        name: str,
+        schema: str,
+        fake: Callable[..., Any],
+        adapted: Callable[[Callable[..., Any]], Callable[..., Any]],
+    ) -> Any:
+        _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        for backend, key in _DISPATCH.items():
+            _LIBRARY.impl(name, adapted(self.kernel(backend, name)), key)
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
+        return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
 def _leaving_out(kernel: Callable[..., Gradients]) -> Callable[..., list[Tensor]]:
@@ -108,11 +128,13 @@ def _leaving_out(kernel: Callable[..., Gradients]) -> Callable[..., list[Tensor]
     return without_none
 
 
-def needed(needs: Sequence[bool], likes: Sequence[tuple[Tensor, Sequence[Any]]]) -> list[Tensor]:
-    """Empty float32 gradients of these shapes, each on the device of the tensor beside it, where `needs` has True."""
+def needed(
+    needs: Sequence[bool], grad: Tensor, likes: Sequence[tuple[Sequence[Any], torch.dtype]]
+) -> list[Tensor]:
+    """Empty gradients of these shapes and dtypes on grad's device, where `needs` has True."""
     return [
-        tensor.new_empty(shape, dtype=torch.float32)
-        for (tensor, shape), wanted in zip(likes, needs, strict=True)
+        grad.new_empty(shape, dtype=dtype)
+        for (shape, dtype), wanted in zip(likes, needs, strict=True)
         if wanted
     ]
 
@@ -124,7 +146,7 @@ def through_definition(
     again = torch.is_grad_enabled()
     # Tensors of their own, since one of `tensors` may have been computed from another.
     inputs = [None if t is None else t.view_as(t) for t in tensors]
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
         wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
         for tensor in wanted:
             tensor.requires_grad_()

@@ -1,0 +1,173 @@
+"""The operations on Triton's kernels, forward and backward: the GPU's side of `cpu_training`, which see.
+
+Arguments are checked; results are new tensors that are not part of any graph. A forward's are in the inputs' dtype,
+and so are the gradients of inputs; gradients of parameters are float32. A float32 parameter beside 16-bit inputs is
+rounded to their dtype where it is a product's operand, as autocast does; sums, softmax and norms are float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezebert_fast.backends.triton import dense, kernels, whole
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def grouped_pointwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
+) -> Tensor:
+    """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
+    with torch.no_grad():
+        product = kernels("grouped_pointwise_conv").grouped_pointwise_conv
+        return product(dense(x), _operand(weight, x), whole(bias), groups, activation)
+
+
+def grouped_pointwise_conv_backward(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    activation: str | None,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    """Gradients of x, weight and bias; x and weight may be None where no gradient that is needed depends on them."""
+    with torch.no_grad():
+        products = kernels("grouped_pointwise_conv")
+        grad, weight = dense(grad), None if weight is None else _operand(weight, grad)
+        if activation is not None:
+            assert x is not None
+            grad = products.derivative(grad, dense(x), weight, whole(bias), groups, activation)
+        grad_x = grad_weight = grad_bias = None
+        if needs[0]:
+            grad_x = products.grouped_pointwise_conv(grad, weight, None, groups, transposed=True)
+        if needs[1]:
+            assert x is not None
+            weight_gradient = kernels("weight_gradient").weight_gradient
+            grad_weight, grad_bias = weight_gradient(grad, dense(x), groups, bias=needs[2])
+        elif needs[2]:
+            grad_bias = kernels("weight_gradient").column_sums(grad)
+        return grad_x, grad_weight, grad_bias
+
+
+def grouped_mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int,
+    activation: str | None,
+) -> Tensor:
+    """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
+    with torch.no_grad():
+        weight_in, weight_out = _operand(weight_in, x), _operand(weight_out, x)
+        mlp = kernels("feed_forward").grouped_mlp
+        return mlp(dense(x), weight_in, whole(bias_in), weight_out, whole(bias_out), groups, activation)
+
+
+def grouped_mlp_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    groups: int,
+    activation: str | None,
+    needs: tuple[bool, bool, bool, bool, bool],
+) -> Gradients:
+    """Gradients of x, weight_in, bias_in, weight_out and bias_out."""
+    with torch.no_grad():
+        weight_in, weight_out = _operand(weight_in, x), _operand(weight_out, x)
+        backward = kernels("feed_forward_backward").grouped_mlp_backward
+        return backward(
+            dense(grad), dense(x), weight_in, whole(bias_in), weight_out, groups, activation, needs
+        )
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    num_heads: int,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """See `squeezebert_fast.ops.attention`. The result, and what the backward needs, [batch, num_heads, queries, 2]."""
+    with torch.no_grad():
+        forward = kernels("attention").attention_with_statistics
+        return forward(dense(q), dense(k), dense(v), mask, num_heads, _dropout(dropout_p, seed))
+
+
+def attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    result: Tensor,
+    statistics: Tensor,
+    num_heads: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    """Gradients of q, k and v, from `attention`'s arguments and results."""
+    with torch.no_grad():
+        backward = kernels("attention_backward").attention_backward
+        drop = _dropout(dropout_p, seed)
+        operands = (dense(t) for t in (grad, q, k, v))
+        return backward(*operands, mask, whole(result), whole(statistics), num_heads, drop, needs)
+
+
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `squeezebert_fast.ops.add_layer_norm`. The result, and what the backward needs.
+
+    That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
+    """
+    with torch.no_grad():
+        forward = kernels("add_layer_norm").add_layer_norm_with_statistics
+        drop = _dropout(dropout_p, seed)
+        return forward(dense(x), dense(residual), whole(weight), whole(bias), eps, drop)
+
+
+def add_layer_norm_backward(
+    grad: Tensor,
+    total: Tensor,
+    mean: Tensor,
+    reciprocal: Tensor,
+    weight: Tensor,
+    dropout_p: float,
+    seed: Tensor | None,
+    x_dtype: torch.dtype,
+    needs: tuple[bool, bool, bool, bool],
+) -> Gradients:
+    """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
+    with torch.no_grad():
+        backward = kernels("add_layer_norm_backward").add_layer_norm_backward
+        statistics = whole(mean), whole(reciprocal)
+        drop = _dropout(dropout_p, seed)
+        return backward(dense(grad), dense(total), *statistics, whole(weight), drop, needs, x_dtype)
+
+
+def _operand(weight: Tensor, x: Tensor) -> Tensor:
+    """`weight` as it meets x in a product."""
+    return weight.detach().to(x.dtype).contiguous()
+
+
+def _dropout(p: float, seed: Tensor | None) -> Any:
+    return kernels("dropout").Dropout(p, 0 if seed is None else int(seed))
