@@ -38,12 +38,16 @@ from benchmarks.command import about
 from benchmarks.report import write_json
 from squeezebert_fast.triton_kernels import add_layer_norm as norms
 from squeezebert_fast.triton_kernels import attention as attentions
+from squeezebert_fast.triton_kernels import attention_backward as attentions_back
 from squeezebert_fast.triton_kernels import embeddings as tables
 from squeezebert_fast.triton_kernels import feed_forward as blocks
+from squeezebert_fast.triton_kernels import feed_forward_backward as blocks_back
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv as products
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv_int8 as products_int8
 from squeezebert_fast.triton_kernels import post_attention as posts
-from squeezebert_fast.triton_kernels.dropout import Dropout
+from squeezebert_fast.triton_kernels import weight_gradient as weights
+from squeezebert_fast.triton_kernels.add_layer_norm_backward import add_layer_norm_backward
+from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
@@ -150,7 +154,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 C, HIDDEN, HEADS, TOKENS = 768, 3072, 12, 32768
-DROPOUT = Dropout(0.1, 1 << 40, 1 << 40)
+DROPOUT = Dropout(0.1, 1 << 40)
 
 
 def conv_arguments(i: int, o: int, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -190,20 +194,17 @@ def norm(dtype: torch.dtype, channels: int = C) -> tuple[Tensor, Tensor, float]:
     return meta(channels, dtype=dtype), meta(channels, dtype=dtype), 1e-12
 
 
-def post_attention(tile: posts.Tile, dtype: torch.dtype, dropout: Dropout | None = None) -> Case:
-    name = f"B {tile.rows}x{tile.out} {short(dtype)}{', dropout' if dropout else ''}"
+def post_attention(tile: posts.Tile, dtype: torch.dtype) -> Case:
+    name = f"B {tile.rows}x{tile.out} {short(dtype)}"
     x, weight, bias, groups = conv_arguments(C, C, 1, dtype)
     call = lambda: posts.conv_add_layer_norm(  # noqa: E731
-        x, weight, bias, groups, x, *norm(dtype), dropout, keep_statistics=dropout is not None, tile=tile
+        x, weight, bias, groups, x, *norm(dtype), tile=tile
     )
     return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
 
 
-def feed_forward(
-    tile: blocks.Tile, dtype: torch.dtype, normalize: bool, dropout: Dropout | None = None
-) -> Case:
+def feed_forward(tile: blocks.Tile, dtype: torch.dtype, normalize: bool) -> Case:
     name = f"C {tile.rows}x{tile.hidden} {short(dtype)}{'' if normalize else ', one group'}"
-    name += ", dropout" if dropout else ""
     x, weight_in, bias_in, groups = conv_arguments(C, HIDDEN, 4, dtype)
     _, weight_out, bias_out, _ = conv_arguments(HIDDEN, C, 4, dtype)
     arguments = (x, weight_in, bias_in, weight_out, bias_out, groups, "gelu")
@@ -211,9 +212,7 @@ def feed_forward(
     def call() -> object:
         if not normalize:
             return blocks.grouped_mlp(*arguments, tile=tile)
-        return blocks.feed_forward(
-            *arguments, *norm(dtype), dropout, keep_statistics=dropout is not None, tile=tile
-        )
+        return blocks.feed_forward(*arguments, *norm(dtype), tile=tile)
 
     return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
 
@@ -243,7 +242,6 @@ def attention(
     x = x.flatten(0, 1) if sequences else x
     _, weight, bias, groups = conv_arguments(C, C, 4 if head == 64 else 2, dtype)
     heads = C // head
-    keep = dropout is not None
     if projected:
         call = lambda: attentions.self_attention(  # noqa: E731
             x,
@@ -253,14 +251,12 @@ def attention(
             heads,
             added,
             sequences,
-            dropout,
-            keep_statistics=keep,
             tile=tile,
         )
+    elif dropout:
+        call = lambda: attentions.attention_with_statistics(x, x, x, added, heads, dropout, tile=tile)  # noqa: E731
     else:
-        call = lambda: attentions.attention(  # noqa: E731
-            x, x, x, added, heads, dropout, sequences=sequences, keep_statistics=keep, tile=tile
-        )
+        call = lambda: attentions.attention(x, x, x, added, heads, sequences=sequences, tile=tile)  # noqa: E731
     return Case(f"{'A' if projected else 'attention'} {what}", call, dtype is not torch.float32, tile.queries)
 
 
@@ -284,11 +280,11 @@ def cases() -> list[Case]:
         product(C, C, 4, products.TILES_FLOAT32[0], fp32, None),
     ]
     found += [both(post_attention(tile, bf16)) for tile in posts.TILES]
-    found += [post_attention(posts.TILES[1], fp16, DROPOUT), post_attention(posts.TILES_FLOAT32[0], fp32)]
+    found += [post_attention(posts.TILES[1], fp16), post_attention(posts.TILES_FLOAT32[0], fp32)]
     found += [both(feed_forward(tile, bf16, True)) for tile in blocks.TILES]
     found += [feed_forward(tile, bf16, False) for tile in blocks.TILES[:1]]
     found += [
-        feed_forward(blocks.TILES[1], fp16, True, DROPOUT),
+        feed_forward(blocks.TILES[1], fp16, True),
         feed_forward(blocks.TILES_FLOAT32[0], fp32, True),
     ]
     first, *others = attentions.TILES
@@ -296,7 +292,7 @@ def cases() -> list[Case]:
         found += [both(attention(first, bf16, projected, "any"))]
         found += [attention(first, bf16, projected, mask) for mask in ("by key", "packed")]
         found += [attention(tile, bf16, projected, "packed") for tile in others]
-        found += [attention(first, fp16, projected, "by key", DROPOUT)]
+        found += [attention(first, fp16, projected, "by key", None if projected else DROPOUT)]
         found += [attention(attentions.TILES_FLOAT32[0], fp32, projected, "none")]
     found.append(attention(first, bf16, False, "none", head=128))
     found += [product_int8(C, C, 1, 4, products_int8.TILES[0])]
@@ -315,7 +311,75 @@ def cases() -> list[Case]:
             product=False,
         )
     )
+    return found + training_cases()
+
+
+def training_cases() -> list[Case]:
+    """Backward kernels, and forward ones with what a backward needs."""
+    bf16, fp32 = torch.bfloat16, torch.float32
+    found = []
+    for dtype, dropout in ((bf16, NO_DROPOUT), (bf16, DROPOUT), (fp32, DROPOUT)):
+        for mask in ("none", "by key", "any") if dtype is bf16 else ("by key",):
+            found.append(attention_backward(dtype, mask, dropout))
+    found = [both(case) for case in found[:-1]] + found[-1:]
+    found.append(attention_backward(bf16, "by key", DROPOUT, head=128))
+    for i, o, groups in ((C, C, 1), (C, C, 4), (C, HIDDEN, 4), (HIDDEN, C, 4)):
+        found.append(weight_gradient(i, o, groups, bf16))
+        found.append(input_gradient(i, o, groups, bf16))
+    found += [weight_gradient(C, C, 4, fp32), input_gradient(C, C, 4, fp32)]
+    found += [both(hidden_gradient(tile, bf16)) for tile in blocks_back.TILES]
+    found += [hidden_gradient(tile, fp32) for tile in blocks_back.TILES_FLOAT32]
+    x, weight, bias, groups = conv_arguments(C, C, 4, bf16)
+    activation = lambda: products.derivative(x, x, weight, bias, groups, "gelu")  # noqa: E731
+    found.append(Case("derivative bf16", activation))
+    total, parameters = meta(TOKENS, C, dtype=fp32), norm(fp32)
+    norm_forward = lambda: norms.add_layer_norm_with_statistics(x, total, *parameters, DROPOUT)  # noqa: E731
+    rows = meta(TOKENS, dtype=fp32)
+    norm_backward = lambda: add_layer_norm_backward(  # noqa: E731
+        total, total, rows, rows, parameters[0], DROPOUT, (True,) * 4, bf16
+    )
+    found.append(Case("add_layer_norm, training bf16 fp32", norm_forward, product=False))
+    found.append(both(Case("add_layer_norm backward bf16 fp32", norm_backward, product=False)))
     return found
+
+
+def attention_backward(dtype: torch.dtype, mask: str, dropout: Dropout, head: int = 64) -> Case:
+    batch, tokens, heads = 64, 512, C // head
+    shape = {"none": None, "by key": (batch, 1, 1, tokens), "any": (batch, 1, tokens, tokens)}[mask]
+    added = None if shape is None else meta(*shape, dtype=dtype)
+    x, statistics = meta(batch, tokens, C, dtype=dtype), meta(batch, heads, tokens, 2, dtype=torch.float32)
+    call = lambda: attentions_back.attention_backward(  # noqa: E731
+        x, x, x, x, added, x, statistics, heads, dropout, (True,) * 3
+    )
+    name = f"attention backward {short(dtype)}, mask {mask}"
+    name += (", dropout" if dropout.p else "") + (f", heads of {head}" if head != 64 else "")
+    tiles = attentions_back.tiles_for(x, head, mask, dropout)
+    rows = min(tiles[0].queries, tiles[1].keys)
+    return Case(name, call, dtype is not torch.float32, rows)
+
+
+def weight_gradient(i: int, o: int, groups: int, dtype: torch.dtype) -> Case:
+    x, grad = meta(TOKENS, i, dtype=dtype), meta(TOKENS, o, dtype=dtype)
+    call = lambda: weights.weight_gradient(grad, x, groups, bias=True)  # noqa: E731
+    name = f"weight gradient {i} -> {o}, {groups} groups, {short(dtype)}"
+    return Case(name, call, dtype is not torch.float32, 64)
+
+
+def input_gradient(i: int, o: int, groups: int, dtype: torch.dtype) -> Case:
+    grad, weight = meta(TOKENS, o, dtype=dtype), meta(o, i // groups, 1, dtype=dtype)
+    call = lambda: products.grouped_pointwise_conv(grad, weight, None, groups, transposed=True)  # noqa: E731
+    name = f"input gradient {i} -> {o}, {groups} groups, {short(dtype)}"
+    return Case(name, call, dtype is not torch.float32)
+
+
+def hidden_gradient(tile: posts.Tile, dtype: torch.dtype) -> Case:
+    x, weight_in, bias_in, groups = conv_arguments(C, HIDDEN, 4, dtype)
+    weight_out = meta(C, HIDDEN // 4, 1, dtype=dtype)
+    call = lambda: blocks_back.hidden_gradient(  # noqa: E731
+        x, x, weight_in, bias_in, weight_out, groups, "gelu", keep_hidden=True, tile=tile
+    )
+    name = f"hidden gradient {tile.rows}x{tile.out} {short(dtype)}"
+    return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
 
 
 def failures(use: dict[str, int], case: Case, warps: int, arch: int) -> list[str]:

@@ -234,11 +234,16 @@ def attention_key_gradient_kernel(
     tl.store(of_v + at, v_sums.to(of_v.dtype.element_ty), mask=stored)
 
 
-def tiles_for(q: Tensor, head: int) -> tuple[Tile, Tile]:
-    """The tiles of the two kernels."""
+def tiles_for(q: Tensor, head: int, mask: str, dropout: Dropout) -> tuple[Tile, Tile]:
+    """The tiles of the two kernels. mask: its kind, as `mask_arguments` has it."""
     if q.dtype is torch.float32:
         return FLOAT32_TILE, FLOAT32_TILE
-    return (QUERY_TILE, KEY_TILE) if head <= 64 else (WIDE_QUERY_TILE, WIDE_KEY_TILE)
+    by_queries, by_keys = (QUERY_TILE, KEY_TILE) if head <= 64 else (WIDE_QUERY_TILE, WIDE_KEY_TILE)
+    # dropout's generator and a mask's addresses need registers of their own
+    if dropout.p > 0.0 or mask == "any":
+        by_queries = by_queries._replace(keys=32)
+        by_keys = by_keys._replace(queries=16 if mask == "any" else 32)
+    return by_queries, by_keys
 
 
 def attention_backward(
@@ -272,8 +277,8 @@ def attention_backward(
         of_q, of_k, of_v = (t.zero_() for t in (of_q, of_k, of_v))
         return tuple(t if wanted else None for t, wanted in zip((of_q, of_k, of_v), needs, strict=True))
     d = torch.empty((batch, num_heads, queries), dtype=torch.float32, device=q.device)
-    by_queries, by_keys = tiles or tiles_for(q, head)
     kind, mask_strides = mask_arguments(mask, (batch, num_heads, queries, keys))
+    by_queries, by_keys = tiles or tiles_for(q, head, kind, dropout)
     added = q if mask is None else mask
     strides = [stride for t in (q, k, v, grad) for stride in (t.stride(0), t.stride(1))]
     scalars = (*strides, *mask_strides, 1.0 / math.sqrt(head), *dropout.arguments)

@@ -24,11 +24,7 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate, derivative
-from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
-    Tile,
-    grouped_pointwise_conv,
-    grouped_product,
-)
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
@@ -38,9 +34,15 @@ from squeezebert_fast.triton_kernels.launching import (
     precision,
     rows_of,
 )
+from squeezebert_fast.triton_kernels.post_attention import Tile
 from squeezebert_fast.triton_kernels.weight_gradient import column_sums, weight_gradient
 
-TILES = (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 3), Tile(32, 64, 64, 4, 3))
+TILES = (
+    Tile(128, 128, 64, 16, 3, 9),
+    Tile(128, 64, 64, 8, 3),
+    Tile(64, 64, 64, 4, 3),
+    Tile(32, 64, 64, 4, 3),
+)
 """out: hidden channels. Two tiles of sums are in registers at once."""
 TILES_FLOAT32 = (Tile(32, 64, 32, 8, 2),)
 
@@ -87,17 +89,18 @@ def hidden_gradient_kernel(
         z += tl.load(bias_in + group * HIDDEN + channel, mask=channel < HIDDEN, other=0.0).to(tl.float32)[
             None, :
         ]
-    stored = (row < rows)[:, None] & (channel < HIDDEN)[None, :]
-    at = row[:, None] * (GROUPS * HIDDEN) + (group * HIDDEN + channel)[None, :]
-    if KEEP_HIDDEN:
-        h = activate(z, ACTIVATION, EXACT)
-        tl.store(hidden + at, h.to(hidden.dtype.element_ty), mask=stored)
-    slope = derivative(z, ACTIVATION, EXACT)
+    # the stores come last: their addresses would take the registers of the second product's sums
     d = grouped_product(
         grad + read_row * grad_stride + group * OUT, weight_out + group * OUT * HIDDEN + read_channel,
         OUT, PRECISION, BLOCK_ROWS, BLOCK_HIDDEN, BLOCK_OUT, HIDDEN,
     )  # fmt: skip
-    tl.store(of_z + at, (d * slope).to(of_z.dtype.element_ty), mask=stored)
+    stored = (row < rows)[:, None] & (channel < HIDDEN)[None, :]
+    at = row[:, None] * (GROUPS * HIDDEN) + (group * HIDDEN + channel)[None, :]
+    d *= derivative(z, ACTIVATION, EXACT)
+    tl.store(of_z + at, d.to(of_z.dtype.element_ty), mask=stored)
+    if KEEP_HIDDEN:
+        h = activate(z, ACTIVATION, EXACT)
+        tl.store(hidden + at, h.to(hidden.dtype.element_ty), mask=stored)
 
 
 def tile_for(x: Tensor, rows: int, hidden_per_group: int, groups: int) -> Tile:
@@ -108,8 +111,11 @@ def tile_for(x: Tensor, rows: int, hidden_per_group: int, groups: int) -> Tile:
 
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     device = device_of(x)
-    chosen = choose(tiles, device, programs, lambda tile: tile.shared_memory() <= device.shared_memory)
-    return chosen or tiles[-1]
+
+    def fits(tile: Tile) -> bool:
+        return tile.shared_memory() <= device.shared_memory and tile.capability <= device.capability
+
+    return choose(tiles, device, programs, fits) or tiles[-1]
 
 
 def hidden_gradient(

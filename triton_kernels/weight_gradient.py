@@ -85,9 +85,8 @@ def weight_gradient_kernel(
     channel = (part * GROUPS + group) * OUT + out
     stored = (out < OUT)[:, None] & (k < IN)[None, :]
     tl.store(weight + channel[:, None] * IN + k[None, :], sums, mask=stored)
-    if HAS_BIAS:
-        if in_tile == 0:  # all of them have the sums
-            tl.store(bias + channel, column_sums, mask=out < OUT)
+    if HAS_BIAS and in_tile == 0:  # all of them have the sums
+        tl.store(bias + channel, column_sums, mask=out < OUT)
 
 
 def parts_of(x: Tensor, rows: int, programs: int) -> int:
