@@ -1,4 +1,5 @@
-"""The Triton backend as if a GPU were there: CPU tensors, and PyTorch in the place of every kernel.
+"""The Triton backend as if a GPU were there: CPU tensors, and PyTorch in the place of every kernel of the fused passes,
+the CPU's kernels in that of the operations.
 
 What is around the kernels (which of them run, on what, and when not) is tested on every machine this way, at PyTorch's
 speed; the kernels themselves are tested in tests/triton.
@@ -15,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import triton
+from squeezebert_fast.backends import cpu_training, triton
 from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.gradients import routes
 
 
 def _self_attention(
@@ -112,10 +114,9 @@ def _int8_feed_forward(
 
 KERNELS: dict[str, dict[str, Any]] = {
     "grouped_pointwise_conv": {"grouped_pointwise_conv": reference.grouped_pointwise_conv},
-    "attention": {"attention": reference.attention, "self_attention": _self_attention},
-    "add_layer_norm": {"add_layer_norm": reference.add_layer_norm},
+    "attention": {"self_attention": _self_attention},
     "post_attention": {"conv_add_layer_norm": _conv_add_layer_norm},
-    "feed_forward": {"feed_forward": _feed_forward, "grouped_mlp": reference.grouped_mlp},
+    "feed_forward": {"feed_forward": _feed_forward},
     "embeddings": {"embeddings": _embeddings},
     "int8_passes": {
         "Int8Conv": _Int8Conv,
@@ -124,19 +125,20 @@ KERNELS: dict[str, dict[str, Any]] = {
         "feed_forward": _int8_feed_forward,
     },
 }
-"""By file of triton_kernels/, its host functions."""
+"""By file of triton_kernels/, its host functions that the engine calls."""
+OPERATIONS = ("grouped_pointwise_conv", "grouped_mlp", "attention", "add_layer_norm")
 
 
 @contextmanager
 def fake_triton() -> Iterator[list[str]]:
-    """Within the block `backend="triton"` serves CPU tensors; the names of the host functions called are listed."""
+    """Within the block `backend="triton"` serves CPU tensors; what was called is listed by name."""
     calls: list[str] = []
 
     def recorded(name: str, run: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Tensor:
-            assert not torch.is_grad_enabled()
             calls.append(name)
-            return run(*args, **kwargs)
+            with torch.no_grad():
+                return run(*args, **kwargs)
 
         return call
 
@@ -146,7 +148,10 @@ def fake_triton() -> Iterator[list[str]]:
             **{name: run if isinstance(run, type) else recorded(name, run) for name, run in names}
         )
 
+    both = [name for operation in OPERATIONS for name in (operation, operation + "_backward")]
+    operations = {name: recorded(name, getattr(cpu_training, name)) for name in both}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(routes.KERNELS, "triton", SimpleNamespace(**operations))
         patch.setattr(triton, "unavailable", lambda device: None)
         patch.setattr(triton, "kernels", kernels)
         yield calls

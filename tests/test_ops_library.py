@@ -71,7 +71,10 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
                 LIBRARY.attention_backward,
                 (x, x, x, x, None, x, torch.ones(2, 2, 5, 2), 2, 0.5, torch.tensor(3), needs[:3]),
             ),
-            (LIBRARY.add_layer_norm_backward, (x, x, rows, rows, gamma, 0.5, torch.tensor(3), needs[:4])),
+            (
+                LIBRARY.add_layer_norm_backward,
+                (x, x, rows, rows, gamma, 0.5, torch.tensor(3), torch.float32, needs[:4]),
+            ),
         ]
     for operation, arguments in cases:
         torch.library.opcheck(operation, arguments)

@@ -53,6 +53,8 @@ def refusal(request: Request) -> str | None:
             return "torch.compile or torch.export is tracing"
         if request.autocast is not None:
             return "autocast is active"
+    elif request.traced and interpreting():
+        return "torch.compile or torch.export is tracing, and Triton's interpreter can't be in a graph"
     elif request.autocast not in (None, *DTYPES):
         return f"autocast to {request.autocast} is active, the kernels take {', '.join(map(str, DTYPES))}"
     if request.sizes and (reason := limit(request.operation, **request.sizes)):
@@ -89,6 +91,10 @@ def unavailable(device: torch.device) -> str | None:
     if reason := _triton_refusal():
         return reason
     return _device_refusal(torch.cuda.current_device() if device.index is None else device.index)
+
+
+# What torch.compiler.assume_constant_result does, without importing torch._dynamo, which takes a second.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

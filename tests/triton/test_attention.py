@@ -10,7 +10,15 @@ from torch import Tensor
 
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels import attention as module
-from squeezebert_fast.triton_kernels.attention import TILES, Tile, attention, recomputing_pays, self_attention
+from squeezebert_fast.triton_kernels.attention import (
+    TILES,
+    Tile,
+    attention,
+    attention_with_statistics,
+    recomputing_pays,
+    self_attention,
+)
+from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT
 from tests.helpers import assert_within_rule, to_double
 from tests.triton.helpers import DTYPES, Random, hold
 
@@ -194,25 +202,25 @@ def test_packed_queries_keys_and_values(device: str) -> None:
     sequences, parts = packed(device)
     random = Random(device, torch.float32)
     q, k, v = (random(sum(LENGTHS), 24) for _ in range(3))
-    actual, logs = attention(q, k, v, None, 3, sequences=sequences, keep_statistics=True, tile=TINY)
+    actual = attention(q, k, v, None, 3, sequences=sequences, tile=TINY)
     for part in parts:
         if part.stop > part.start:
-            alone, log = attention(
-                q[None, part], k[None, part], v[None, part], None, 3, keep_statistics=True, tile=TINY
-            )
+            alone = attention(q[None, part], k[None, part], v[None, part], None, 3, tile=TINY)
             torch.testing.assert_close(actual[part], alone[0])
-            torch.testing.assert_close(logs[:, part], log[0])
 
 
 @pytest.mark.parametrize("mask", ["padding", "soft", "none"])
-def test_statistics_are_the_logarithms_of_the_totals(mask: str, device: str) -> None:
-    x, weights, biases = arguments_for(Random(device, torch.float32), (2, 19, 24), 2)
-    added = None if mask == "none" else masks_for(2, 4, 19, 19, torch.float32, device)[mask]
-    q, k, _ = projected(x, weights, biases, 2)
-    expected = reference.attention_scores(q, k, added, 4).logsumexp(-1)
+def test_statistics_are_each_rows_largest_score_and_total(mask: str, device: str) -> None:
+    random = Random(device, torch.float32)
+    q, k, v = random(2, 19, 24), random(2, 21, 24), random(2, 21, 24)
+    added = None if mask == "none" else masks_for(2, 4, 19, 21, torch.float32, device)[mask]
+    scores = reference.attention_scores(q, k, added, 4)
+    largest = scores.amax(-1)
+    totals = (scores - largest[..., None]).exp().sum(-1)
     for tile in (TINY, None):
-        _, logs = self_attention(x, weights, biases, 2, 4, added, keep_statistics=True, tile=tile)
-        torch.testing.assert_close(logs, expected)
+        context, statistics = attention_with_statistics(q, k, v, added, 4, NO_DROPOUT, tile=tile)
+        assert torch.equal(context, attention(q, k, v, added, 4, tile=tile))
+        torch.testing.assert_close(statistics, torch.stack([largest, 1 / totals], -1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -63,15 +63,3 @@ def test_an_id_out_of_range_makes_its_row_nan_and_no_other(wrong: int, device: s
     good = ids.clamp(0, 10)
     expected = definition(*arguments[:3], good, *arguments[4:])
     torch.testing.assert_close(y[0, ::2], expected[0, ::2])
-
-
-def test_statistics(device: str) -> None:
-    random = Random(device, torch.float32)
-    ids = torch.tensor([[1, 2, 3]], device=device)
-    word, position, kind = tables(random, 8)
-    _, mean, reciprocal = embeddings(
-        word, position, kind, ids, ids, ids % 2, random(8), random(8), 1e-5, keep_statistics=True
-    )
-    z = word[ids] + position[ids] + kind[ids % 2]
-    torch.testing.assert_close(mean, z.mean(-1))
-    torch.testing.assert_close(reciprocal, 1.0 / (z.var(-1, correction=0) + 1e-5).sqrt())

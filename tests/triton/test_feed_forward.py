@@ -93,17 +93,12 @@ def test_every_activation_without_biases(activation: str, device: str) -> None:
     hold(grouped_mlp(*arguments, tile=TINY), reference.grouped_mlp, arguments)
 
 
-def test_statistics_and_strides(device: str) -> None:
+def test_strides(device: str) -> None:
     random = Random(device, torch.float32)
     arguments = arguments_for(random, (2, 9, 24), 48, 24, 2)
     arguments = (random(4, 18, 30)[::2, ::2, 6:], *arguments[1:])
-    z = reference.grouped_mlp(*arguments) + arguments[0]
     for tile in (TINY, None):
-        y, mean, reciprocal = feed_forward(
-            *arguments, *(n := norm(random, 24)), keep_statistics=True, tile=tile
-        )
-        torch.testing.assert_close(mean, z.mean(-1))
-        torch.testing.assert_close(reciprocal, 1.0 / z.std(-1, correction=0))
+        y = feed_forward(*arguments, *(n := norm(random, 24)), tile=tile)
         hold(y, definition, (*arguments, *n))
 
 
