@@ -110,7 +110,7 @@ class MaskedLanguageModel(Task):
 
     def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
         kept = batch["labels"] != IGNORED_LABEL
-        losses = torch.zeros(kept.shape)
+        losses = torch.zeros(kept.shape, device=kept.device)
         losses[kept] = F.cross_entropy(
             output["logits"][kept].float(), batch["labels"][kept], reduction="none"
         )
