@@ -383,7 +383,7 @@ def test_a_gpu_trains_as_the_cpu_does(precision: str, folder: Path) -> None:
     for output, device, used in zip(outputs, ("cpu", "cuda"), ("float32", precision), strict=True):
         trains(*command(folder, output, "-m", base, "--device", device, "--precision", used))
     ours, theirs = ([line["loss"] for line in log_of(folder / each) if "loss" in line] for each in outputs)
-    assert theirs[0] == pytest.approx(ours[0], rel=1e-4 if precision == "float32" else 0.02)
+    assert theirs[0] == pytest.approx(ours[0], rel=2e-3 if precision == "float32" else 0.02)
     assert theirs[-1] == pytest.approx(ours[-1], rel=0.2)
     summary = summary_of(folder / f"cuda-{precision}")
     assert summary["device"].startswith("cuda:")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_steps import STEPS
+from benchmarks.gpu_plan import STEPS
 
 
 @pytest.mark.slow
