@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from squeezebert_fast import SqueezeBertModel, SqueezeBertTokenizerFast
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.training import devices, loop, runs
 from squeezebert_fast.training.distillation import COUNTS, Distilled, hidden_distance
 from squeezebert_fast.training.optimizing import SMALLEST_SCALE
+from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.settings import Softness
 from squeezebert_fast.training.tasks.base import Task
 from squeezebert_fast.training.tasks.choices import ChoiceColumns, MultipleChoice, Question
@@ -136,6 +138,19 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     ):
         devices.choose("auto")
     assert devices.choose("cpu") == devices.CPU
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "cpu:gloo,cuda:nccl")])
+def test_gradients_on_gpus_are_summed_by_nccl_and_all_else_by_gloo(
+    device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(2, monkeypatch, RANK=1, WORLD_SIZE=2, LOCAL_RANK=1)
+    begun: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", begun.append)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with Processes.joined(torch.device(device)) as processes:
+        assert (processes.rank, processes.world, processes.local_rank) == (1, 2, 1)
+    assert begun == [backend]
 
 
 @pytest.mark.parametrize("name", ["finetune", "distill", "pretrain", "evaluate"])
@@ -412,6 +427,18 @@ def test_a_checkpoint_goes_on_on_the_other_device(first: str, then: str, folder:
     resumed = command(folder, output, "--device", then, "--save-every", 1, "--resume")
     assert f"after step 3 of 6, on {then}" in trains(*resumed)
     assert state_of(folder / output)["step"] == 6
+
+
+@needs_gpu
+def test_a_gpu_measures_each_precision(folder: Path) -> None:
+    trains(*command(folder, "to-measure", "--device", "cpu"))
+    measure = ["evaluate", folder / "dev.tsv", "-m", folder / "to-measure", "--json", "--precision"]
+    cpu = json.loads(succeeds(*measure, "float32", "--device", "cpu"))
+    gpu = json.loads(succeeds(*measure, "bfloat16,float32,int8", "--device", "cuda"))
+    assert list(gpu) == ["bfloat16", "float32", "int8"]
+    assert gpu["float32"]["loss"] == pytest.approx(cpu["float32"]["loss"], rel=2e-3)
+    assert gpu["bfloat16"]["loss"] == pytest.approx(cpu["float32"]["loss"], rel=0.05)
+    assert gpu["int8"]["loss"] == pytest.approx(cpu["float32"]["loss"], rel=0.1)
 
 
 @needs_gpu
