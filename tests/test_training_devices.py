@@ -373,7 +373,7 @@ def test_too_little_memory_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(SequenceClassification, "loss", loss)
     result = run(*command(folder, "full", "--device", "cpu"))
     assert result.exit_code == 2
-    assert "cpu has not enough memory for step 1; a larger --accumulate needs less" in result.stderr
+    assert "cpu has not enough memory after step 0: a larger --accumulate or a smaller" in result.stderr
 
 
 def test_a_run_of_another_device_goes_on_and_says_so(folder: Path) -> None:

@@ -90,22 +90,31 @@ class Trainer:
         last checkpoint kept, for a loss or gradient that isn't finite and a GPU without enough memory.
         """
         self._resume()
-        with (
-            StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
-            self.reporter.bar(self.total_steps, self.progress.step),
-        ):
-            while True:
-                try:
-                    if self._evaluation_is_due():
-                        self._evaluate(stop)
-                except _Stopped:
-                    self._save_and_stop()
-                step, finished = self.progress.step, self._finished()
-                if finished or (step and (step % self.settings.save_every == 0 or self._epoch_ends(step))):
-                    self._save()
-                if finished:
-                    return self._finish()
-                self._step(stop)
+        try:
+            with (
+                StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
+                self.reporter.bar(self.total_steps, self.progress.step),
+            ):
+                return self._go_on(stop)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.device} has not enough memory after step {self.progress.step}: a larger --accumulate or a "
+                f"smaller --batch-size needs less; {self._what_is_kept()}"
+            ) from error
+
+    def _go_on(self, stop: StopRequest) -> dict[str, Any]:
+        while True:
+            try:
+                if self._evaluation_is_due():
+                    self._evaluate(stop)
+            except _Stopped:
+                self._save_and_stop()
+            step, finished = self.progress.step, self._finished()
+            if finished or (step and (step % self.settings.save_every == 0 or self._epoch_ends(step))):
+                self._save()
+            if finished:
+                return self._finish()
+            self._step(stop)
 
     def _finished(self) -> bool:
         patience = self.settings.patience
@@ -133,13 +142,7 @@ class Trainer:
             self._save_and_stop()
         torch.manual_seed(seed_of(self.settings.seed, "dropout", self.progress.step, self.processes.rank))
         number = self.progress.step + 1
-        try:
-            loss, norm = self._gradients(parts, max(total, 1.0))
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{self.device} has not enough memory for step {number}; a larger --accumulate needs less. "
-                f"{self._what_is_kept()}"
-            ) from error
+        loss, norm = self._gradients(parts, max(total, 1.0))
         if not math.isfinite(loss):
             self._diverged(f"the loss is {loss} at step {number}")
         if not math.isfinite(norm):

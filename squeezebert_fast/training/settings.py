@@ -42,7 +42,7 @@ class Settings:
     max_length: int | None = setting(
         None, "Tokens at which an input is cut; by default 128, or as many as the model takes if less.", 3
     )
-    seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine.", 0)
+    seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine's CPU.", 0)
     metric: str | None = setting(None, "What the best model is chosen by; by default the task's usual one.")
     patience: int | None = setting(None, "Stop after this many evaluations without a better one.", 1)
     evaluate_every: int | None = setting(None, "Evaluate every N steps too, not only after each epoch.", 1)
