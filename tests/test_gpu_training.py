@@ -13,7 +13,7 @@ from benchmarks.gpu_check import SANITIZED
 from benchmarks.gpu_curves import RUNS, apart, data
 from benchmarks.gpu_plan import SECTIONS, STEPS
 from benchmarks.gpu_report import report, unmet
-from benchmarks.gpu_steps import EAGER, PATCHED, PRODUCT, Context, row
+from benchmarks.gpu_steps import EAGER, PATCHED, PRODUCT, TINY, Context, row
 from benchmarks.gpu_training import (
     COMPILED_EAGER,
     COMPILED_PATCHED,
@@ -23,7 +23,7 @@ from benchmarks.gpu_training import (
     training,
     without_dropout,
 )
-from squeezebert_fast import patch
+from squeezebert_fast import SqueezeBertConfig, patch
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +58,53 @@ def test_torch_compile_stands_beside_eager_and_patched() -> None:
     names = [row["candidate"] for row in compiled_training((64, 512))(context)["rows"]]
     assert context.errors == {}
     assert names == [EAGER, PATCHED, COMPILED_EAGER, COMPILED_PATCHED, PRODUCT]
+
+
+class Event:
+    """In place of CUDA's: each is recorded a millisecond after the one before."""
+
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        Event.clock += 1.0
+        self.at = Event.clock
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at - self.at
+
+
+class OnCpu(Context):
+    """As a GPU is measured, on the CPU, tiny."""
+
+    device = property(lambda self: "cpu")  # type: ignore[assignment]
+    config = property(lambda self: SqueezeBertConfig(**TINY))  # type: ignore[assignment]
+
+    def shape(self, shape: Any) -> Any:
+        return 2, 6
+
+
+def test_figures_follow_from_times_and_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(gpu_training, "square_product", lambda _: (lambda number: None, 1e9))
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1234)
+    context = OnCpu(dry=False, rounds=3)
+    result = training((32, 128))(context)
+    assert context.errors == {}
+    *steps, product = result["rows"]
+    assert len(steps) == 4
+    for each in steps:
+        assert each["ms"] == [1.0] * 3
+        assert each["step_bytes"] == 234
+        assert each["tokens_per_second"] == 12 * 1000
+        assert each["tflops"] == pytest.approx(result["flops"] / 1e9)
+    assert product["tflops"] == pytest.approx(1.0)
+    assert "step_bytes" not in product
 
 
 def test_a_candidate_with_wrong_gradients_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
