@@ -1,6 +1,7 @@
 """Everything about the Triton kernels that needs a GPU: tests, memory checker, measurements. Under nine minutes.
 
     python -m benchmarks.gpu_check --out DIR        # make gpu-check
+    python -m benchmarks.gpu_check --out DIR --section training    # all of that, nothing of inference
     python -m benchmarks.gpu_check --out DIR --dry-run
 
 needs python with torch, triton, transformers, pytest and what the package itself imports; no installation, no compiler
@@ -8,8 +9,8 @@ but Triton's, no network. It writes results.json (all), results.md (tables) and,
 
 Measurements run in a process of their own, step by step in the order of their importance. Each step's result is
 written when it is done; a step that fails, hangs or kills the GPU's context costs itself only: the next ones get a new
-process. A dry run does every step on the CPU, in Triton's interpreter, on a tiny model, to show that the steps work;
-nothing is timed.
+process. What no time was left for is told; a section alone should fit. A dry run does every step on the CPU, in
+Triton's interpreter, on a tiny model, to show that the steps work; nothing is timed.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TESTS = ("tests/triton",)
+TESTS = ("tests/triton", "tests/test_training_devices.py")
 TESTS_SECONDS = 170.0
-SANITIZED = (
-    "tests/triton/test_patch_kernels.py",
-    "-k",
-    "padding_mask or whole_model or operations or strided",
-)
+SANITIZED = {
+    "sanitizer": (
+        "tests/triton/test_patch_kernels.py",
+        "-k",
+        "padding_mask or whole_model or operations or strided",
+    ),
+    "sanitizer_training": ("tests/triton/test_training_step.py",),
+}
+"""By step, what runs under the memory checker: forwards, and backwards."""
 SANITIZER_SECONDS = 60.0
 DRY_TESTS = ("tests/triton/test_patch_kernels.py", "-k", "probe")
 
@@ -106,12 +111,12 @@ def tests(out: Path, dry: bool, seconds: float) -> dict[str, Any]:
     return pytest_result(log, run_logged(command, log, seconds, environment(dry)))
 
 
-def sanitizer(out: Path, dry: bool, seconds: float) -> dict[str, Any]:
+def sanitizer(name: str, out: Path, dry: bool, seconds: float) -> dict[str, Any]:
     """A few tests under compute-sanitizer's memcheck, where it is installed."""
     tool = shutil.which("compute-sanitizer", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
     if tool is None or dry:
         return {"skipped": "a dry run has no GPU" if dry else "compute-sanitizer is not installed"}
-    log = out / "sanitizer.log"
+    log = out / f"{name}.log"
     # without PyTorch's cache of memory, a read past a tensor is a read past an allocation
     env = environment(dry) | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [
@@ -124,7 +129,7 @@ def sanitizer(out: Path, dry: bool, seconds: float) -> dict[str, Any]:
         "-m",
         "pytest",
         "-q",
-        *SANITIZED,
+        *SANITIZED[name],
     ]
     status = run_logged([*command, "-p", "no:cacheprovider"], log, seconds, env)
     text = log.read_text(encoding="utf-8", errors="replace")
@@ -199,7 +204,8 @@ def watch(
 
 def child(names: list[str], out: Path, dry: bool) -> None:
     """Run steps, each result written whole when it is there."""
-    from benchmarks.gpu_steps import one_line, run_step
+    from benchmarks.gpu_plan import run_step
+    from benchmarks.gpu_steps import one_line
 
     for name in names:
         print(f"== {name}", flush=True)
@@ -229,9 +235,8 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="every step on the CPU, tiny and untimed")
     parser.add_argument("--seconds", type=float, default=520.0, help="for all of it; %(default)s by default")
-    parser.add_argument(
-        "--steps", nargs="+", metavar="NAME", help="only these; tests and sanitizer are steps too"
-    )
+    parser.add_argument("--section", choices=("inference", "training"), help="only the steps of this subject")
+    parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these; tests are a step too")
     parser.add_argument("--child", nargs="+", metavar="NAME", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
@@ -248,11 +253,11 @@ def main() -> None:
     if not chosen.dry_run and not torch.cuda.is_available():
         parser.error("torch finds no CUDA GPU here (--dry-run shows that the steps work)")
 
+    from benchmarks.gpu_plan import SECTIONS, STEPS
     from benchmarks.gpu_report import report, unmet
-    from benchmarks.gpu_steps import STEPS
 
-    known = ["tests", "sanitizer", *STEPS]
-    wanted = chosen.steps or known
+    known = ["tests", *SANITIZED, *STEPS]
+    wanted = chosen.steps or (list(SECTIONS[chosen.section]) if chosen.section else known)
     if unknown := sorted(set(wanted) - set(known)):
         parser.error(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
     until = started + chosen.seconds
@@ -263,7 +268,9 @@ def main() -> None:
             results[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         write(chosen.out / "results.json", results)
 
-    for name, run, seconds in (("tests", tests, TESTS_SECONDS), ("sanitizer", sanitizer, SANITIZER_SECONDS)):
+    before = {"tests": (tests, TESTS_SECONDS)}
+    before |= {name: (partial(sanitizer, name), SANITIZER_SECONDS) for name in SANITIZED}
+    for name, (run, seconds) in before.items():
         if name in wanted:
             say(started, name)
             try:

@@ -6,7 +6,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_steps import EAGER, GRAPHS, OURS, PRODUCT, STEPS
+from benchmarks.gpu_plan import STEPS, TRAINED
+from benchmarks.gpu_steps import EAGER, GRAPHS, OURS, PATCHED, PRODUCT
+from benchmarks.gpu_training import COMPILED_EAGER
+from benchmarks.gpu_training_report import curve_lines, draw_curves, memory_lines
+from benchmarks.report import shape_name
 
 Rows = list[dict[str, Any]]
 
@@ -58,7 +62,7 @@ def _head(results: dict[str, Any]) -> str:
             f"{about['date']}, commit {about['git_commit']}, Python {about['python']}, torch {versions['torch']}, "
             f"triton {about['triton']}, transformers {versions['transformers']}"
         )
-    for name in ("tests", "sanitizer"):
+    for name in ("tests", "sanitizer", "sanitizer_training"):
         if name in results:
             lines.append(f"{name}: {_outcome(results[name])}")
     return "\n\n".join(lines)
@@ -110,6 +114,7 @@ def _goals(results: dict[str, Any]) -> str:
     )
     unpad = ratio(results, "ragged", OURS, f"{OURS}, unpad")
     found.append(("lengths 5 to 128: padding-free over padded", unpad, 1.7, ""))
+    found += _training_goals(results)
     lines = ["## Goals", "| | measured | goal | |", "| --- | --- | --- | --- |"]
     for what, value, goal, most in found:
         verdict = (
@@ -123,10 +128,26 @@ def _goals(results: dict[str, Any]) -> str:
     return "\n".join(["\n".join(lines[:1]) + "\n", *lines[1:]])
 
 
+def _training_goals(results: dict[str, Any]) -> list[tuple[str, float | None, float, str]]:
+    found: list[tuple[str, float | None, float, str]] = []
+    for shape in map(shape_name, TRAINED):
+        step, name = f"training_{shape}", f"training step, {shape}"
+        compiled = ratio(results, f"training_compile_{shape}", COMPILED_EAGER, PATCHED)
+        memory = ratio(results, step, PATCHED, EAGER, "step_bytes")
+        found.append((f"{name}: times as fast as eager", ratio(results, step, EAGER, PATCHED), 3.0, ""))
+        found.append((f"{name}: times as fast as torch.compile", compiled, 1.7, ""))
+        found.append((f"{name}: of eager's memory", memory, 0.5, "at most "))
+    share = ratio(results, "training_64x512", PATCHED, PRODUCT, "tflops")
+    found.append(("training step, 64x512: of the square product's rate", share, 0.45, ""))
+    return found
+
+
 def _step(name: str, result: dict[str, Any]) -> str:
     lines = [f"## {name}" + (f": {result['case']}" if "case" in result else ""), ""]
     if "error" in result:
         return f"{lines[0]}\n\n{result['error']}"
+    if "runs" in result:
+        return "\n".join([*lines, *curve_lines(result)])
     rows: Rows = result.get("rows", [])
     ceilings = {row["candidate"]: row for row in rows}
     product = ceilings.get(PRODUCT, {}).get("tflops")
@@ -148,6 +169,7 @@ def _step(name: str, result: dict[str, Any]) -> str:
             _share(row["gbytes_per_second"], copy),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += memory_lines(rows)
     if "real_tokens" in result:
         lines += ["", f"Real tokens: {result['real_tokens']:.0%} of the padded batch; TFLOP/s count theirs."]
     for reason in result.get("graphs_not_used", []):
@@ -200,7 +222,8 @@ def _plots(results: dict[str, Any], out: Path) -> list[Path]:
             axes.set_title(step.removeprefix("passes_"), fontsize=9)
         axes.legend(fontsize=7)
         made.append(_save(figure, out / "gpu_passes.svg"))
-    return made
+    curves = results.get("training_curves", {}).get("runs")
+    return [*made, draw_curves(curves, out / "gpu_training_curves.png")] if curves else made
 
 
 def _save(figure: Any, path: Path) -> Path:

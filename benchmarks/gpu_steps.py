@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu_check` measures, step by step. A step returns JSON values; gpu_check.py runs it and keeps them.
+"""What `benchmarks.gpu_check` measures of inference. A step returns JSON values; gpu_plan.py has all in their order.
 
 Times are CUDA events around each call, in milliseconds, candidates taking turns (A B C A B C ...), medians; ratios hold
 within one step. In a dry run every candidate runs once, on the CPU in Triton's interpreter, on a tiny model, untimed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import platform
 import statistics
 import time
@@ -551,34 +550,3 @@ def tiles(name: str, shape: Shape) -> Callable[[Context], dict[str, Any]]:
         }
 
     return run
-
-
-LARGE: tuple[Shape, ...] = ((256, 128), (64, 512))
-SMALL: tuple[Shape, ...] = ((1, 128), (32, 128))
-
-STEPS: dict[str, tuple[Callable[[Context], dict[str, Any]], float]] = {
-    "about": (about, 40.0),
-    "ceilings": (ceilings, 20.0),
-    **{f"model_{shape_name(s)}": (model(s), 35.0) for s in (*LARGE, *SMALL)},
-    "ragged": (ragged, 25.0),
-    "latency": (latency, 25.0),
-    **{f"passes_{shape_name(s)}": (passes(s), 30.0) for s in (*LARGE, SMALL[0])},
-    "compile_256x128": (compiled((256, 128), SDPA), 75.0),
-    "compile_1x128": (compiled((1, 128), SDPA), 75.0),
-    **{f"tiles_{TILED[name]}": (tiles(name, (256, 128)), 30.0) for name in TILED},
-    "compile_64x512": (compiled((64, 512), SDPA), 75.0),
-    "compile_256x128_own_attention": (compiled((256, 128), EAGER), 75.0),
-    **{f"tiles_small_{TILED[name]}": (tiles(name, (1, 128)), 30.0) for name in TILED},
-    "compile_32x128": (compiled((32, 128), SDPA), 75.0),
-}
-"""By name, in the order of their importance: what to do, and the most seconds that it may take, start-up included."""
-
-
-def run_step(name: str, dry: bool) -> dict[str, Any]:
-    """One step's result; what it left out is under `errors`."""
-    if dry:
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    run, limit = STEPS[name]
-    context = Context(dry, seconds=min(8.0, limit / 3))
-    result = run(context)
-    return {**result, "errors": context.errors}

@@ -20,7 +20,7 @@ from squeezebert_fast import SqueezeBertConfig, patch
 EAGER, COMPILED, PATCHED = "transformers eager", "torch.compile", "transformers patched"
 ENGINES = (EAGER, COMPILED, PATCHED)
 PRECISIONS = ("float32", "bfloat16")
-"""The model's own, and `torch.autocast("cpu", torch.bfloat16)`."""
+"""The model's own, and autocast to bfloat16."""
 
 BACKWARD = 2
 """Products of the backward for each one of the forward: a gradient for either operand."""
@@ -74,7 +74,7 @@ class Candidate:
 
     def step(self, batch: Batch) -> None:
         """The forward and backward; gradients are added to those that are there."""
-        with autocast(self.precision):
+        with autocast(self.precision, batch.input_ids.device.type):
             loss = self.forward(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels
             ).loss
@@ -92,8 +92,10 @@ class Candidate:
                     parameter.grad.zero_()
 
 
-def autocast(precision: str) -> contextlib.AbstractContextManager[object]:
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+def autocast(precision: str, device_type: str) -> contextlib.AbstractContextManager[object]:
+    return (
+        torch.autocast(device_type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+    )
 
 
 def candidate(engine: str, precision: str, base: nn.Module) -> Candidate:

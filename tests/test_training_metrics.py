@@ -8,7 +8,7 @@ import pytest
 
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.batches import epoch_batches, share, sorted_batches
-from squeezebert_fast.training.loop import linear_schedule
+from squeezebert_fast.training.optimizing import linear_schedule
 from squeezebert_fast.training.seeds import seed_of
 
 

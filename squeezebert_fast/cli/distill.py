@@ -64,6 +64,7 @@ def distill(
     task: TaskName = "classification",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    device: options.Device = "auto",
 ) -> None:
     """Train a small model to answer as a fine-tuned larger one does.
 
@@ -86,14 +87,15 @@ def distill(
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-    from squeezebert_fast.training import distillation, fitting, inheritance, models, runs, teachers
+    from squeezebert_fast.training import devices, distillation, fitting, inheritance, models, runs, teachers
 
     use_threads(threads)
+    chosen_device = devices.choose(device)
     chosen = make_task(task, data)
 
     def build(examples: list[Any]) -> Built:
         fields = chosen.label_fields(examples)
-        known = teachers.load_teacher(teacher, chosen)
+        known = teachers.load_teacher(teacher, chosen, chosen_device)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
         length = settings.max_length or runs.DEFAULT_LENGTH
         if vocab_size is not None:
@@ -107,6 +109,7 @@ def distill(
         student, tokenizer = models.start(
             chosen.model_class, model, sizes, fields, settings.seed, vocab=vocab
         )
+        student.to(chosen_device)
         words = inheritance.shared_words(tokenizer, known.tokenizer)
         if init_from_teacher:
             copied = inheritance.copy_from_teacher(student, known.model, words)
@@ -115,7 +118,7 @@ def distill(
         if fit_to_teacher:
             rows = chosen.encode(examples, tokenizer, student.config, length)
             batch = chosen.collate(fitting.texts_to_fit(rows, settings.seed), tokenizer.pad_token_id or 0, 0)
-            fitting.fit_to_teacher(student, known.model, batch, words)
+            fitting.fit_to_teacher(student, known.model, devices.moved(batch, chosen_device), words)
         return student, tokenizer, distillation.Distilled(chosen, known, softness)
 
     runs.train(
@@ -139,4 +142,5 @@ def distill(
             backend=backend,
         ),
         backend=backend,
+        device=chosen_device,
     )

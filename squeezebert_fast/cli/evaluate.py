@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from squeezebert_fast.cli import options
 from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
+
+if TYPE_CHECKING:
+    from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -30,6 +34,7 @@ def evaluate(
     batch_size: options.BatchSize = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     threads: options.Threads = None,
+    device: options.Device = "auto",
 ) -> None:
     """Measure how good a model is on labelled examples, in each of several precisions.
 
@@ -44,12 +49,13 @@ def evaluate(
             raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
 
     from squeezebert_fast.cli.running import check_head, use_threads
-    from squeezebert_fast.patching import patch
+    from squeezebert_fast.training import devices
     from squeezebert_fast.training.evaluation import evaluate as measure
     from squeezebert_fast.training.models import load_tokenizer
     from squeezebert_fast.training.tasks.base import DataSet
 
     use_threads(threads)
+    where = devices.choose(device)
     task = task_of(model, data)
     check_head(task.model_class.__name__, model)
     examples = task.read(source)
@@ -62,13 +68,17 @@ def evaluate(
     length = max_length or min(limit, tokenizer.model_max_length)
     rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     is_int8 = any(parameter.is_meta for parameter in loaded.parameters())
-    if is_int8 and wanted and wanted != ["int8"]:
-        loaded, is_int8 = task.model_class.from_pretrained(model, dequantize=True), False
+    wanted = list(dict.fromkeys(wanted)) or ["int8" if is_int8 else "float32"]
+    as_loaded = is_int8 and wanted == ["int8"] and where.type == "cpu"
+    if is_int8 and not as_loaded:
+        loaded = task.model_class.from_pretrained(model, dequantize=True)
+    if not as_loaded:
+        loaded.to(where)
     results: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(wanted or ["int8" if is_int8 else "float32"]):
-        if not is_int8:  # else patched as it was loaded
-            patch(loaded, precision=name, unpad=True, strict=name != "float32")
-        results[name] = measure(loaded, task, rows, loaded.config.pad_token_id or 0, batch_size)
+    for name in wanted:
+        measured = loaded if as_loaded else _in_precision(loaded, name)
+        pad = measured.config.pad_token_id or 0
+        results[name] = measure(measured, task, rows, pad, batch_size, device=where)
     if as_json:
         typer.echo(json.dumps(results))
         return
@@ -81,3 +91,12 @@ def evaluate(
         table.add_row(metric, *(f"{values[metric]:.4f}" for values in results.values()))
     typer.echo(f"{task.name}, {len(examples)} examples of {source}")
     Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def _in_precision(model: SqueezeBertPreTrainedModel, precision: str) -> SqueezeBertPreTrainedModel:
+    """The float model, or on a GPU perhaps a copy of it, patched for a precision."""
+    from squeezebert_fast.patching import patch
+
+    if precision == "bfloat16" and model.device.type == "cuda":  # where products run in the model's own dtype
+        return patch(copy.deepcopy(model).bfloat16(), unpad=True, strict=True)
+    return patch(model, precision=precision, unpad=True, strict=precision != "float32")

@@ -35,11 +35,12 @@ def finetune(
     task: TaskName = "classification",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    device: options.Device = "auto",
 ) -> None:
     """Train a model for a task, and leave the best one in a folder that every command takes as --model.
 
     Ctrl-C leaves a checkpoint; the same command with --resume goes on, to the same result. torchrun starts it on
-    several processes.
+    several processes, each with a GPU of its own if there are GPUs.
 
     Example: squeezebert-fast finetune train.tsv --dev dev.tsv -m ./squeezebert -o ./sentiment
     """
@@ -47,9 +48,10 @@ def finetune(
     sizes.check_start(model)
 
     from squeezebert_fast.cli.running import use_threads
-    from squeezebert_fast.training import models, runs
+    from squeezebert_fast.training import devices, models, runs
 
     use_threads(threads)
+    chosen_device = devices.choose(device)
     chosen = make_task(task, data)
 
     def build(examples: list[Any]) -> Built:
@@ -66,4 +68,5 @@ def finetune(
         run.to_output(),
         origin=origin(command="finetune", model=model, task=task, data=data, sizes=sizes, backend=backend),
         backend=backend,
+        device=chosen_device,
     )

@@ -15,6 +15,9 @@ Backend = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads to compute with; by default as many as torch takes.")
 ]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:N, or auto, which is cuda where torch finds a GPU, else cpu.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts that run through the model at once.")]
 MaxLength = Annotated[
     int | None,

@@ -31,6 +31,7 @@ def pretrain(
     ] = 0.15,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    device: options.Device = "auto",
 ) -> None:
     """Train a model to fill in masked words of plain text, to be fine-tuned from; each epoch masks anew.
 
@@ -39,10 +40,11 @@ def pretrain(
     sizes.check_start(model)
 
     from squeezebert_fast.cli.running import use_threads
-    from squeezebert_fast.training import models, runs
+    from squeezebert_fast.training import devices, models, runs
     from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
 
     use_threads(threads)
+    chosen_device = devices.choose(device)
     task = MaskedLanguageModel(settings.seed, mask_probability)
 
     def build(_: list[Any]) -> Built:
@@ -60,4 +62,5 @@ def pretrain(
             command="pretrain", model=model, mask_probability=mask_probability, sizes=sizes, backend=backend
         ),
         backend=backend,
+        device=chosen_device,
     )

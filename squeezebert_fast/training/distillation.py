@@ -29,6 +29,7 @@ from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, DataSet, F
 from squeezebert_fast.training.teachers import Teacher
 
 SOFT = "soft_targets"
+COUNTS = "counts"
 UNKNOWN_TO_TEACHER = -1
 NOT_A_CLASS = -1e4
 """A logit that softmax makes 0, for the places that a shorter row of answers doesn't have."""
@@ -112,9 +113,10 @@ class Distilled(Task):
 
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
         batch = self.task.collate(rows, pad, epoch)
+        counts = self._counts(batch)
         if SOFT in rows[0]:
             batch[SOFT] = joined([row[SOFT] for row in rows])
-        return batch
+        return {**batch, COUNTS: counts}
 
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         hard = self.task.loss(output, batch)
@@ -122,7 +124,6 @@ class Distilled(Task):
         if states is None and SOFT not in batch:  # an evaluation
             return hard
         student = joined(self.task.soft_rows(output, batch))
-        count = self.task.count(batch)
         if states is None:
             teacher, apart = batch[SOFT], hard.new_zeros(())
         else:
@@ -130,10 +131,10 @@ class Distilled(Task):
             teacher = joined(self.task.soft_rows(said, batch))
             teacher = teacher if self.columns is None else teacher[:, self.columns]
             distances = hidden_distance(states, said["hidden_states"], batch["attention_mask"])
-            apart = distances @ self._counts(batch)
+            apart = distances @ batch[COUNTS]
         soft = soft_loss(student, teacher, self.softness.temperature)
         # The mean over distributions, times what the task counts: a question has two of them.
-        soft = soft * (count / max(len(student), 1))
+        soft = soft * (batch[COUNTS].sum() / max(len(student), 1))
         alpha = self.softness.alpha
         return alpha * soft + (1 - alpha) * hard + self.softness.hidden * apart
 
@@ -146,6 +147,7 @@ class Distilled(Task):
     @torch.no_grad()
     def _said(self, batch: Batch) -> ModelOutput:
         inputs = {name: batch[name] for name in MODEL_INPUTS}
+        self.words = self.words.to(inputs["input_ids"].device)
         inputs["input_ids"] = self.words[inputs["input_ids"]]
         return self.teacher.model(**inputs, output_hidden_states=True, return_dict=True)
 
@@ -182,7 +184,7 @@ def hidden_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: 
     """
     layers, depth = len(student) - 1, len(teacher) - 1
     weights = mask.flatten(1) / mask.flatten(1).sum(1, keepdim=True)
-    total = torch.zeros(len(mask))
+    total = torch.zeros(len(mask), device=mask.device)
     for layer in range(1, layers + 1):
         ours, theirs = student[layer].float(), teacher[layer * depth // layers].float()
         apart = (ours - theirs).square().sum(-1) / theirs.square().sum(-1).clamp_min(1e-12)

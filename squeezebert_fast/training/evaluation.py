@@ -10,6 +10,7 @@ import torch
 
 from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.tasks.base import MODEL_INPUTS, DataSet, Task
@@ -25,10 +26,13 @@ def evaluate(
     batch_size: int,
     processes: Processes | None = None,
     each_batch: Callable[[], None] = lambda: None,
+    *,
+    device: torch.device = devices.CPU,
 ) -> dict[str, float]:
     """The mean loss and the task's metrics, in float32 or whatever `model` is patched for.
 
     pad: the padding token's id. processes: share the work; all get the result. each_batch: called before each.
+    device: where `model` is, which one with given-up weights can't tell.
     Leaves the model in eval mode. Raises TrainingError for a loss that isn't finite.
     """
     processes = processes or Processes()
@@ -39,10 +43,11 @@ def evaluate(
     with torch.inference_mode():
         for indices in batches[processes.rank :: processes.world]:
             each_batch()
-            batch = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
+            on_cpu = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
+            batch = devices.moved(on_cpu, device)
             output = forward(model, batch)
             loss += float(task.loss(output, batch))
-            count += task.count(batch)
+            count += task.count(on_cpu)
             answers.update(zip(indices, task.answers(output, batch), strict=True))
     loss, total = processes.total([loss, count])
     if not math.isfinite(loss):

@@ -50,9 +50,10 @@ def fit_to_teacher(
 ) -> None:
     """Fit all convolutions of `student`, whose embeddings and LayerNorms are the teacher's already.
 
-    batch: `input_ids` and `attention_mask` [..., tokens], at least some thousand real tokens. words: from the ids
-    that occur to the teacher's. A student's layers are fitted to the teacher's at even distances, the last to the
-    last. Raises TrainingError for a teacher of another kind, other sizes, without words that occur, or in int8.
+    batch: `input_ids` and `attention_mask` [..., tokens], at least some thousand real tokens, on the models' device.
+    words: from the ids that occur to the teacher's. A student's layers are fitted to the teacher's at even distances,
+    the last to the last. Raises TrainingError for a teacher of another kind, other sizes, without words that occur, or
+    in int8.
     """
     config = getattr(teacher, "config", None)
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads")
@@ -67,7 +68,7 @@ def fit_to_teacher(
     ids = batch["input_ids"].flatten(0, -2)
     if unknown := set(ids.unique().tolist()) - words.keys():
         raise TrainingError(f"a student can't be fitted: the teacher has no token for its id {min(unknown)}")
-    their_ids = torch.tensor([words[index] for index in ids.flatten().tolist()]).view_as(ids)
+    their_ids = torch.tensor([words[index] for index in ids.flatten().tolist()]).view_as(ids).to(ids.device)
     mask = batch["attention_mask"].flatten(0, -2)
     real = mask.bool()
     theirs, ours = teacher.base_model.encoder.layers, student.base_model.encoder.layers

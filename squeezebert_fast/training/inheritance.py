@@ -69,7 +69,7 @@ def copy_from_teacher(
 
     Its layers get the teacher's at even distances, the last one the last. words: from a token's id to the
     teacher's; tokens that the teacher lacks stay random. Heads stay as they are: their labels may be in another
-    order. Both models with their own weights: not int8, of which only what has a float form is copied.
+    order. Both models on one device, with their own weights: not int8, of which only what has a float form is copied.
     """
     theirs = {name: p for name, p in teacher.named_parameters() if not p.is_meta}
     depth = len({match[2] for name, _ in teacher.named_parameters() if (match := LAYER.match(name))})

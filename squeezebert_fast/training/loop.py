@@ -1,8 +1,8 @@
 """The training loop.
 
     step:  batch -> this process's share -> accumulate passes -> sum of losses / what they count -> gradient
-                                                                                      |
-           summed over processes -> checked, clipped -> AdamW -> learning rate ------+
+                                                                                                      |
+           AdamW, learning rate <- checked <- clipped <- summed over processes <----------------------+
 
 The loss of a step is the sum over everything in its batch that has a label, divided by how much that is, counted
 over all passes and processes. So how a batch is cut changes the result by rounding alone, also where rows have
@@ -14,19 +14,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from squeezebert_fast.errors import ArgumentError, TrainingError, TrainingInterrupted
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
-from squeezebert_fast.training import metrics
+from squeezebert_fast.training import devices, metrics
 from squeezebert_fast.training.batches import epoch_batches, share
 from squeezebert_fast.training.evaluation import evaluate, forward
+from squeezebert_fast.training.optimizing import Optimizer
 from squeezebert_fast.training.processes import Processes
+from squeezebert_fast.training.progress import Progress
 from squeezebert_fast.training.reporting import Reporter, draw_curves, in_words
 from squeezebert_fast.training.run_folder import RunFolder
 from squeezebert_fast.training.seeds import seed_of
@@ -38,20 +37,6 @@ SECONDS_BETWEEN_DRAWINGS = 60.0
 """A picture takes half a second, which may be more than what it is of."""
 
 
-@dataclass
-class Progress:
-    """Where a run is: with the parameters and the optimizer's state, all that a resumed run needs."""
-
-    step: int = 0
-    evaluated: int = 0  # the step of the last evaluation
-    best: dict[str, Any] | None = None
-    evaluations_since_best: int = 0
-    seconds: float = 0.0
-    recent: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("loss", "tokens", "steps", "seconds"), 0.0)
-    )
-
-
 class _Stopped(Exception):
     """A request to stop came during an evaluation."""
 
@@ -60,7 +45,8 @@ class Trainer:
     """Trains `model` in place.
 
     pad: the padding token's id. dev: None for no evaluation; the last model is then the best.
-    folder: its `begin` must have been called. Raises ArgumentError for a metric that the task doesn't have.
+    folder: its `begin` must have been called. device: where `model` is.
+    Raises ArgumentError for a metric that the task doesn't have.
     """
 
     def __init__(
@@ -75,10 +61,11 @@ class Trainer:
         folder: RunFolder,
         processes: Processes,
         reporter: Reporter,
+        device: torch.device = devices.CPU,
     ) -> None:
         self.model, self.task, self.train, self.dev = model, task, train, dev
         self.pad, self.settings, self.folder = pad, settings, folder
-        self.processes, self.reporter = processes, reporter
+        self.processes, self.reporter, self.device = processes, reporter, device
         self.metric = settings.metric or task.metrics[0]
         if self.metric not in ("loss", *task.metrics):
             expected = ", ".join(["loss", *task.metrics])
@@ -89,12 +76,7 @@ class Trainer:
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.parameters, settings.weight_decay), lr=settings.learning_rate, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, linear_schedule(self.total_steps, settings.warmup)
-        )
+        self.optimizer = Optimizer(self.parameters, settings, self.total_steps, device)
         self.progress = Progress()
         self._drawn = time.monotonic()
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
@@ -105,25 +87,34 @@ class Trainer:
         """Train from where the folder's checkpoint stands, or from the start, to the end; returns the summary.
 
         Raises TrainingInterrupted, with everything saved, after a Ctrl-C or SIGTERM; TrainingError, with the
-        last checkpoint kept, for a loss or gradient that isn't finite.
+        last checkpoint kept, for a loss or gradient that isn't finite and a GPU without enough memory.
         """
         self._resume()
-        with (
-            StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
-            self.reporter.bar(self.total_steps, self.progress.step),
-        ):
-            while True:
-                try:
-                    if self._evaluation_is_due():
-                        self._evaluate(stop)
-                except _Stopped:
-                    self._save_and_stop()
-                step, finished = self.progress.step, self._finished()
-                if finished or (step and (step % self.settings.save_every == 0 or self._epoch_ends(step))):
-                    self._save()
-                if finished:
-                    return self._finish()
-                self._step(stop)
+        try:
+            with (
+                StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
+                self.reporter.bar(self.total_steps, self.progress.step),
+            ):
+                return self._go_on(stop)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.device} has not enough memory after step {self.progress.step}: a larger --accumulate or a "
+                f"smaller --batch-size needs less; {self._what_is_kept()}"
+            ) from error
+
+    def _go_on(self, stop: StopRequest) -> dict[str, Any]:
+        while True:
+            try:
+                if self._evaluation_is_due():
+                    self._evaluate(stop)
+            except _Stopped:
+                self._save_and_stop()
+            step, finished = self.progress.step, self._finished()
+            if finished or (step and (step % self.settings.save_every == 0 or self._epoch_ends(step))):
+                self._save()
+            if finished:
+                return self._finish()
+            self._step(stop)
 
     def _finished(self) -> bool:
         patience = self.settings.patience
@@ -150,18 +141,17 @@ class Trainer:
         if asked_to_stop:
             self._save_and_stop()
         torch.manual_seed(seed_of(self.settings.seed, "dropout", self.progress.step, self.processes.rank))
-        loss = self._gradients(parts, max(total, 1.0))
         number = self.progress.step + 1
+        loss, norm = self._gradients(parts, max(total, 1.0))
         if not math.isfinite(loss):
             self._diverged(f"the loss is {loss} at step {number}")
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm or math.inf)
-        )
         if not math.isfinite(norm):
-            self._diverged(f"the gradient is not finite at step {number}")
-        rate = float(self.schedule.get_last_lr()[0])
+            if not self.optimizer.may_skip:
+                scaled = f", with a loss scale of {self.optimizer.scale:.1e}" if self.optimizer.scales else ""
+                self._diverged(f"the gradient is not finite at step {number}{scaled}")
+            self.progress.skipped += 1
+        rate = self.optimizer.rate
         self.optimizer.step()
-        self.schedule.step()
         self.progress.step = number
         self._report(loss, norm, rate, all_tokens, time.perf_counter() - started)
 
@@ -180,26 +170,31 @@ class Trainer:
         rows = [[self.train.rows[index] for index in part] for part in own or [indices[:1]]]
         return [(self.task.collate(part, self.pad, epoch), 1 if own else 0) for part in rows]
 
-    def _gradients(self, parts: list[tuple[Batch, int]], total: float) -> float:
-        """Fill the gradients of the step's mean loss, and return that loss."""
+    def _gradients(self, parts: list[tuple[Batch, int]], total: float) -> tuple[float, float]:
+        """Fill the gradients of the step's mean loss; returns that loss, and their norm before they were clipped."""
         self.model.train()
         self.optimizer.zero_grad()
-        summed = 0.0
-        for batch, weight in parts:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+        summed = torch.zeros((), dtype=torch.float64, device=self.device)
+        for on_cpu, weight in parts:
+            batch = devices.moved(on_cpu, self.device)
+            with self.optimizer.autocast():
                 output = forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
             loss = self.task.loss(output, batch) * (weight / total)
-            loss.backward()
-            summed += loss.item()
+            self.optimizer.backward(loss)
+            summed += loss.detach()
         self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
-        return self.processes.total([summed])[0]
+        # The one time that the host waits for a GPU in a step.
+        loss_here, norm = torch.stack([summed, self.optimizer.clip()]).tolist()
+        return self.processes.total([loss_here])[0], norm
 
     def _diverged(self, what: str) -> None:
-        kept = "the last checkpoint is kept" if self.folder.has_state else "there is no checkpoint yet"
         raise TrainingError(
-            f"{what}: stopped before it reached the parameters; {kept} in {self.folder.path}. "
-            "A lower learning rate may help"
+            f"{what}: stopped before it reached the parameters; {self._what_is_kept()}. A lower learning rate may help"
         )
+
+    def _what_is_kept(self) -> str:
+        kept = "the last checkpoint is kept" if self.folder.has_state else "there is no checkpoint yet"
+        return f"{kept} in {self.folder.path}"
 
     # What is kept
 
@@ -213,7 +208,14 @@ class Trainer:
         started = time.perf_counter()
         step = self.progress.step
         dev = evaluate(
-            self.model, self.task, self.dev, self.pad, self.settings.batch_size, self.processes, check
+            self.model,
+            self.task,
+            self.dev,
+            self.pad,
+            self.settings.batch_size,
+            self.processes,
+            check,
+            device=self.device,
         )
         self.progress.evaluated = step
         previous = None if self.progress.best is None else self.progress.best["dev"][self.metric]
@@ -246,8 +248,8 @@ class Trainer:
                 {
                     **dataclasses.asdict(self.progress),
                     "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "schedule": self.schedule.state_dict(),
+                    **self.optimizer.state(),
+                    "device": self.device.type,
                     "log_bytes": self.folder.log_bytes,
                 }
             )
@@ -268,8 +270,8 @@ class Trainer:
             return
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.optimizer.load(state)
+            before = state["device"]
             names = [each.name for each in dataclasses.fields(Progress)]
             self.progress = Progress(**{name: state[name] for name in names})
             if self.processes.first:
@@ -279,7 +281,12 @@ class Trainer:
             raise TrainingError(
                 f"the checkpoint in {self.folder.path} doesn't fit this model: {reason}"
             ) from error
-        self.reporter.say(f"resumed after step {self.progress.step} of {self.total_steps}")
+        moved = (
+            ""
+            if before == self.device.type
+            else f", on {self.device} after {before}: results differ by rounding"
+        )
+        self.reporter.say(f"resumed after step {self.progress.step} of {self.total_steps}{moved}")
 
     def _report(self, loss: float, norm: float, rate: float, tokens: float, seconds: float) -> None:
         progress, recent = self.progress, self.progress.recent
@@ -296,13 +303,24 @@ class Trainer:
                         "step": progress.step,
                         "epoch": progress.step / self.steps_per_epoch,
                         "loss": mean,
-                        "gradient_norm": norm,
+                        "gradient_norm": norm if math.isfinite(norm) else None,
                         "learning_rate": rate,
                         "tokens_per_second": speed,
                         "seconds": progress.seconds,
+                        **self._of_the_device(),
                     }
                 )
             progress.recent = dict.fromkeys(recent, 0.0)
+
+    def _of_the_device(self) -> dict[str, Any]:
+        """What only some devices and precisions have to tell."""
+        told: dict[str, Any] = {}
+        if (peak := devices.peak_memory(self.device)) is not None:
+            self.progress.peak_memory = max(self.progress.peak_memory, peak)
+            told["peak_memory_bytes"] = self.progress.peak_memory
+        if self.optimizer.scales:
+            told |= {"skipped_steps": self.progress.skipped, "loss_scale": self.optimizer.scale}
+        return told
 
     def _finish(self) -> dict[str, Any]:
         if self.dev is None:
@@ -319,28 +337,10 @@ class Trainer:
             "seconds": self.progress.seconds,
             "processes": self.processes.world,
             "threads": torch.get_num_threads(),
+            "device": devices.describe(self.device),
+            **self._of_the_device(),
         }
         self._draw()
         if self.processes.first:
             self.folder.write_summary(summary)
         return summary
-
-
-def parameter_groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: weight decay for matrices, none for biases and LayerNorms, which alone have one axis."""
-    decayed: list[Tensor] = [p for p in parameters if p.dim() > 1]
-    others: list[Tensor] = [p for p in parameters if p.dim() <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def linear_schedule(total: int, warmup: float) -> Callable[[int], float]:
-    """From the number of steps done to the next one's learning rate, as a fraction of the highest.
-
-    Rises over the first `warmup` of `total` steps, then falls, so that the step after the last would have 0.
-    """
-    rising = round(warmup * total)
-
-    def rate(done: int) -> float:
-        return (done + 1) / rising if done < rising else (total - done) / max(total - rising, 1)
-
-    return rate

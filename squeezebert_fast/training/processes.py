@@ -19,29 +19,36 @@ Value = TypeVar("Value")
 class Processes:
     """The group of processes; alone, every operation is the identity.
 
-    `rank` counts from 0, which alone writes files and prints; `world` is how many there are.
+    `rank` counts from 0, which alone writes files and prints; `world` is how many there are; `local_rank` counts
+    those of one machine.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
-        self.rank, self.world = rank, world
+    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.world, self.local_rank = rank, world, local_rank
 
     @classmethod
     def of_environment(cls) -> Processes:
         """The processes that torchrun's environment variables tell of, not connected."""
         if "RANK" not in os.environ:
             return cls()
-        return cls(int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", "1")))
+        world, local_rank = (
+            int(os.environ.get(*each)) for each in (("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+        return cls(int(os.environ["RANK"]), world, local_rank)
 
     @classmethod
     @contextmanager
-    def joined(cls) -> Iterator[Processes]:
-        """`of_environment`, connected by gloo while the block runs. Raises TrainingError if they can't connect."""
+    def joined(cls, device: torch.device) -> Iterator[Processes]:
+        """`of_environment`, connected while the block runs: by gloo, and what is on GPUs by NCCL.
+
+        device: the process's own. Raises TrainingError if they can't connect.
+        """
         processes = cls.of_environment()
         if processes.world == 1:
             yield processes
             return
         try:
-            dist.init_process_group("gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         except Exception as error:  # a store's, a socket's or a plain RuntimeError
             reason = str(error).partition("\n")[0]
             raise TrainingError(f"the {processes.world} processes can't connect: {reason}") from error

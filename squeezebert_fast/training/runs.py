@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from squeezebert_fast.cli.dataset_directory import data_files, is_dataset
 from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.reading import STDIN
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.patching import patch
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training import devices
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
+from squeezebert_fast.training.optimizing import check_precision
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.reporting import Reporter
 from squeezebert_fast.training.run_folder import RunFolder
@@ -46,16 +50,19 @@ def train(
     *,
     origin: Mapping[str, Any],
     backend: str = "auto",
+    device: torch.device = devices.CPU,
 ) -> None:
     """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
     build: from the training examples to the model, its tokenizer and the task to train, which may be `task` with
-        soft targets. origin: what else a resumed run must share, by the name of its option.
+        soft targets. origin: what else a resumed run must share, by the name of its option. device: what
+        `devices.choose` gave; `build` may leave the model on another.
     Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
     """
+    check_precision(settings.precision, device)
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
-    with Processes.joined() as processes:
+    with Processes.joined(device) as processes:
         digests = {"train": _digest(train_file), "dev": None if dev_file is None else _digest(dev_file)}
         binding = {**origin, **digests, **settings.binding()}
         processes.from_first(lambda: folder.check(binding, **flags))
@@ -71,7 +78,7 @@ def train(
 
             dev = None if dev_examples is None else encoded(dev_examples)
             data = encoded(examples)
-            patch(model, backend=backend)
+            patch(model.to(device), backend=backend)
             reporter = Reporter(quiet=not processes.first)
             trainer = Trainer(
                 model,
@@ -83,6 +90,7 @@ def train(
                 folder=folder,
                 processes=processes,
                 reporter=reporter,
+                device=device,
             )
 
         def begin() -> None:
@@ -102,7 +110,9 @@ def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> Non
         if best is None
         else f"best dev {metric} {best['dev'][metric]:.4f} at step {best['step']}"
     )
-    reporter.say(f"{path}: {result}")
+    peak = summary.get("peak_memory_bytes")
+    memory = "" if peak is None else f"; at most {peak / 1e9:.2f} GB of {summary['device']}"
+    reporter.say(f"{path}: {result}{memory}")
 
 
 def _digest(file: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from squeezebert_fast.errors import ArgumentError
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def setting(default: Any, help: str, at_least: float | None = None, *, free: bool = False) -> Any:
@@ -35,11 +35,14 @@ class Settings:
     warmup: float = setting(0.1, "Fraction of all steps that the learning rate rises in; then it falls.", 0)
     weight_decay: float = setting(0.01, "AdamW's, of all weights but biases and LayerNorms.", 0)
     max_gradient_norm: float = setting(1.0, "The gradient is clipped to this norm; 0 for any.", 0)
-    precision: str = setting("float32", "float32, or bfloat16 for mixed precision by autocast.")
+    precision: str = setting(
+        "float32",
+        "float32, or mixed precision by autocast: bfloat16, or float16, which is for CUDA GPUs alone.",
+    )
     max_length: int | None = setting(
         None, "Tokens at which an input is cut; by default 128, or as many as the model takes if less.", 3
     )
-    seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine.", 0)
+    seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine's CPU.", 0)
     metric: str | None = setting(None, "What the best model is chosen by; by default the task's usual one.")
     patience: int | None = setting(None, "Stop after this many evaluations without a better one.", 1)
     evaluate_every: int | None = setting(None, "Evaluate every N steps too, not only after each epoch.", 1)
@@ -56,7 +59,7 @@ class Settings:
         if self.learning_rate == 0:
             raise ArgumentError("learning_rate is 0, expected a positive number")
         if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision is {self.precision!r}, expected {' or '.join(PRECISIONS)}")
+            raise ArgumentError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""

@@ -20,6 +20,7 @@ from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
 from squeezebert_fast.patching import patch
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Task, length_of
@@ -29,13 +30,17 @@ TEACHER_BATCH = 32
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model in eval mode with a tokenizer of its own. `pad` is its padding token's id, `length` its limit."""
+    """A model in eval mode with a tokenizer of its own. `pad` is its padding token's id, `length` its limit.
+
+    `device` is where it is, and where it is asked.
+    """
 
     model: nn.Module
     tokenizer: Any
     labels: Mapping[int, str]
     pad: int
     length: int
+    device: torch.device
 
     def soft_targets(
         self,
@@ -45,7 +50,7 @@ class Teacher:
         length: int,
         processes: Processes,
     ) -> list[Tensor]:
-        """For each row that `task` makes of the examples the teacher's logits, as `Task.soft_rows` has them.
+        """For each row that `task` makes of the examples the teacher's logits on the CPU, as `Task.soft_rows` has them.
 
         config: the student's, whose classes the result has. length: tokens at which the student's inputs are cut.
         """
@@ -56,12 +61,13 @@ class Teacher:
         batches = sorted_batches([length_of(row) for row in rows], TEACHER_BATCH)
         with torch.inference_mode():
             for indices in batches[processes.rank :: processes.world]:
-                batch = task.collate([rows[index] for index in indices], self.pad, 0)
+                batch = devices.moved(
+                    task.collate([rows[index] for index in indices], self.pad, 0), self.device
+                )
                 inputs = {name: batch[name] for name in MODEL_INPUTS if name in wanted}
-                for index, logits in zip(
-                    indices, task.soft_rows(self.model(**inputs, return_dict=True), batch), strict=True
-                ):
-                    said[index] = logits if columns is None else logits[:, columns]
+                answers = task.soft_rows(self.model(**inputs, return_dict=True), batch)
+                for index, logits in zip(indices, answers, strict=True):
+                    said[index] = (logits if columns is None else logits[:, columns]).cpu()
         everyones: dict[int, Tensor] = {}
         for part in processes.gather(said):
             everyones |= part
@@ -70,32 +76,34 @@ class Teacher:
         return [everyones[index].clone() for index in range(len(rows))]  # no longer inference tensors
 
 
-def load_teacher(name_or_path: str, task: Task) -> Teacher:
+def load_teacher(name_or_path: str, task: Task, device: torch.device = devices.CPU) -> Teacher:
     """A teacher for `task`: a SqueezeBERT, a BERT, or, for texts with a label, whatever transformers loads.
 
-    The first two run on this package's kernels. Raises what loading raises, and TrainingError for a checkpoint
-    that wasn't fine-tuned for the task, or that needs transformers where that isn't installed.
+    The first two run on this package's kernels; an int8 one's weights become float on a GPU.
+    Raises what loading raises, and TrainingError for a checkpoint that wasn't fine-tuned for the task, or that needs
+    transformers where that isn't installed.
     """
     config = read_json_object(ModelFiles(name_or_path).required(CONFIG_NAME))
     kind = config.get("model_type", MODEL_TYPE)
     if kind == MODEL_TYPE:
         check_head(task.model_class.__name__, name_or_path)
-        model = task.model_class.from_pretrained(name_or_path)
+        model = task.model_class.from_pretrained(name_or_path, dequantize=device.type != "cpu")
     elif kind == "bert":
         stored = (config.get("architectures") or ["model of no class"])[0]
         if COUNTERPARTS.get(stored) is not task.model_class:
             raise TrainingError(f"the teacher {name_or_path} is a {stored}, not fine-tuned for {task.name}")
         model = convert_bert(name_or_path, model_class=task.model_class)
     else:
-        return _foreign(name_or_path, kind, task)
+        return _foreign(name_or_path, kind, task, device)
     if not any(parameter.is_meta for parameter in model.parameters()):  # else int8, patched as it was loaded
-        patch(model, unpad=True)
+        patch(model.to(device), unpad=True)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
     labels, length = model.config.id2label or {}, model.config.max_position_embeddings
-    return Teacher(model.requires_grad_(False), tokenizer, labels, model.config.pad_token_id or 0, length)
+    pad = model.config.pad_token_id or 0
+    return Teacher(model.requires_grad_(False), tokenizer, labels, pad, length, device)
 
 
-def _foreign(name_or_path: str, kind: str, task: Task) -> Teacher:
+def _foreign(name_or_path: str, kind: str, task: Task, device: torch.device) -> Teacher:
     if task.model_class is not SqueezeBertForSequenceClassification:
         raise TrainingError(f"a teacher of model_type {kind!r} can teach classification and regression only")
     try:
@@ -127,7 +135,8 @@ def _foreign(name_or_path: str, kind: str, task: Task) -> Teacher:
     length = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     labels = {int(index): label for index, label in model.config.id2label.items()}
     pad = tokenizer.pad_token_id or 0
-    return Teacher(model.eval().requires_grad_(False), _WithTypes(tokenizer), labels, pad, length)
+    model = model.to(device).eval().requires_grad_(False)
+    return Teacher(model, _WithTypes(tokenizer), labels, pad, length, device)
 
 
 class _WithTypes:

@@ -78,10 +78,10 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        """The sum, not the mean, of the float32 losses of everything that `count` counts."""
+        """The sum, not the mean, of the float32 losses of everything that `count` counts, on the batch's device."""
 
     def count(self, batch: Batch) -> int:
-        """What the loss of a step is the mean over: examples, or labelled tokens."""
+        """What the loss of a step is the mean over: examples, or labelled tokens. Asked of batches on the CPU."""
         return len(batch["input_ids"])
 
     @abstractmethod

@@ -27,6 +27,8 @@ from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
 
 MASKED, RANDOM = 0.8, 0.1
 LINES_AT_ONCE = 1000
+PLACES = "places"
+"""What a batch has, beside its labels: the indices of the tokens to predict, over all rows."""
 
 
 class MaskedLanguageModel(Task):
@@ -97,20 +99,21 @@ class MaskedLanguageModel(Task):
                     "labels": torch.where(chosen, ids, IGNORED_LABEL).tolist(),
                 }
             )
-        return pad_rows(masked, pad, {"labels": IGNORED_LABEL})
+        batch = pad_rows(masked, pad, {"labels": IGNORED_LABEL})
+        # Found here, on the CPU: a GPU would have to be waited for, to know how many they are.
+        return {**batch, PLACES: (batch["labels"].flatten() != IGNORED_LABEL).nonzero().flatten()}
 
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        kept = (
-            batch["labels"] != IGNORED_LABEL
-        )  # most are not, and float32 logits of all would take much memory
-        return F.cross_entropy(output["logits"][kept].float(), batch["labels"][kept], reduction="sum")
+        places = batch[PLACES]  # float32 logits of all tokens would take much memory
+        logits, labels = output["logits"].flatten(0, 1)[places], batch["labels"].flatten()[places]
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
 
     def count(self, batch: Batch) -> int:
-        return int((batch["labels"] != IGNORED_LABEL).sum())
+        return len(batch[PLACES])
 
     def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
         kept = batch["labels"] != IGNORED_LABEL
-        losses = torch.zeros(kept.shape)
+        losses = torch.zeros(kept.shape, device=kept.device)
         losses[kept] = F.cross_entropy(
             output["logits"][kept].float(), batch["labels"][kept], reduction="none"
         )

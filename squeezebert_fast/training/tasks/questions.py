@@ -142,7 +142,9 @@ class QuestionAnswering(Task):
         start, end = _logits(output, batch)
         tokens = start.shape[1]
         # Every span at once: [rows, starts, ends], those that end before they start or are too long left out.
-        allowed = torch.ones(tokens, tokens, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)
+        allowed = (
+            torch.ones(tokens, tokens, dtype=torch.bool, device=start.device).triu().tril(LONGEST_ANSWER - 1)
+        )
         inside = batch["inside"].bool()
         allowed = allowed & inside[:, :, None] & inside[:, None, :]
         scores = torch.where(allowed, start[:, :, None] + end[:, None, :], -torch.inf).flatten(1)
@@ -220,7 +222,7 @@ def _tokens_of(
 def _logits(output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
     """Start and end logits, float32 [rows, tokens], of the paragraph's tokens and [CLS] alone."""
     possible = batch["inside"].bool()
-    possible = possible | (torch.arange(possible.shape[1]) == 0)
+    possible = possible | (torch.arange(possible.shape[1], device=possible.device) == 0)
     start, end = (
         torch.where(possible, output[f"{name}_logits"].float(), HIDDEN) for name in ("start", "end")
     )

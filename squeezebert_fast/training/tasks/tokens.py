@@ -121,8 +121,8 @@ class TokenClassification(Task):
         return int((batch["labels"] != IGNORED_LABEL).sum())
 
     def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
-        best = output["logits"].argmax(-1)
-        return [ids[kept].tolist() for ids, kept in zip(best, batch["labels"] != IGNORED_LABEL, strict=True)]
+        best, labels = output["logits"].argmax(-1).cpu(), batch["labels"].cpu()
+        return [ids[kept].tolist() for ids, kept in zip(best, labels != IGNORED_LABEL, strict=True)]
 
     def score(
         self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
@@ -136,8 +136,8 @@ class TokenClassification(Task):
         return metrics.tagging(predicted, [sentence.tags for sentence in examples])
 
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
-        logits = output["logits"].float()
-        return [row[kept] for row, kept in zip(logits, batch["labels"] != IGNORED_LABEL, strict=True)]
+        kept = batch["labels"] != IGNORED_LABEL
+        return list(output["logits"].float()[kept].split(kept.sum(1).tolist()))
 
     def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
         return matching_labels(teacher_labels, config)

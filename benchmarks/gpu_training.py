@@ -1,0 +1,154 @@
+"""What a training step of the base classifier costs on a GPU: time, memory and the share of dropout.
+
+Steps of `benchmarks.gpu_check`: the forward and backward in bfloat16 autocast with float32 parameters, timed as in
+gpu_steps.py. Memory is what was allocated at most during one step less what was before it, with gradients there
+already: activations, what is kept for the backward, and gradients until they are added up.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from benchmarks.agreement import check_gradients
+from benchmarks.gpu_steps import (
+    EAGER,
+    INPUT_SETS,
+    PATCHED,
+    PRODUCT,
+    Call,
+    Context,
+    interleaved,
+    one_line,
+    row,
+    square_product,
+)
+from benchmarks.report import Shape, shape_name
+from benchmarks.subjects import spread_scores
+from benchmarks.training_step import Batch, Candidate, gradients, step_flops
+from squeezebert_fast import patch
+
+COMPILED_EAGER, COMPILED_PATCHED = f"torch.compile of {EAGER}", f"torch.compile of {PATCHED}"
+NO_DROPOUT = ", no dropout"
+
+
+def precision_of(context: Context) -> str:
+    return "float32" if context.dry else "bfloat16"
+
+
+def classifier(context: Context) -> nn.Module:
+    """transformers' sequence classifier in train mode with random weights, its parameters float32."""
+    torch.manual_seed(0)
+    config = transformers.SqueezeBertConfig.from_dict(context.config.to_dict())
+    model = transformers.SqueezeBertForSequenceClassification(config).train()
+    spread_scores(model, 6.0)
+    return model.to(context.device)
+
+
+def batches(context: Context, shape: Shape, count: int = INPUT_SETS) -> list[Batch]:
+    """Random ids and labels, and masks of ones."""
+    generator = torch.Generator().manual_seed(shape[0] * shape[1])
+    made = []
+    for _ in range(count):
+        ids = torch.randint(0, context.config.vocab_size, shape, generator=generator)
+        labels = torch.randint(0, 2, shape[:1], generator=generator)
+        made.append(Batch(*(each.to(context.device) for each in (ids, torch.ones_like(ids), labels))))
+    return made
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """`model`, in which nothing is dropped any more."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def candidate(context: Context, name: str, base: nn.Module) -> Candidate:
+    """A copy of `base`, as `name` says. A patched one runs on kernels in all it does, or fails."""
+    model = copy.deepcopy(base)
+    if PATCHED in name:
+        patch(model, backend="triton", strict=True)
+    if name.endswith(NO_DROPOUT):
+        without_dropout(model)
+    forward = model
+    if name in (COMPILED_EAGER, COMPILED_PATCHED):
+        backend = {"backend": "eager"} if context.dry else {}
+        forward = torch.compile(model, dynamic=False, fullgraph=name == COMPILED_PATCHED, **backend)
+    return Candidate(name, precision_of(context), model, forward)
+
+
+def checked(context: Context, names: Sequence[str], base: nn.Module) -> dict[str, Candidate]:
+    """Those whose gradients on a padded batch are what eager's are in float32; the others' errors are kept.
+
+    torch.compile would compile the check's shape too, for a minute: what it made is checked for finite gradients.
+    """
+    (batch,) = batches(context, context.shape((4, 48)), 1)
+    batch.attention_mask[-1, batch.attention_mask.shape[1] // 2 :] = 0
+    expected = gradients(Candidate(EAGER, "float32", *[copy.deepcopy(base)] * 2), batch)
+    agreeing = {}
+    for name in names:
+        try:
+            one = candidate(context, name, base)
+            if one.forward is one.model:
+                check_gradients(name, one.precision, gradients(one, batch), expected)
+            agreeing[name] = one
+        except Exception as error:
+            context.errors[name] = one_line(error)
+    return agreeing
+
+
+def step_bytes(one: Candidate, batch: Batch) -> int:
+    """The memory of one step on the GPU. The candidate must have gradients."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    one.step(batch)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measured(context: Context, shape: Shape, names: Sequence[str]) -> dict[str, Any]:
+    """A row for each candidate: times, then memory. Times are of steps that start without gradients."""
+    at = context.shape(shape)
+    candidates, inputs = checked(context, names, classifier(context)), batches(context, at)
+
+    def step(one: Candidate, number: int) -> None:
+        one.model.zero_grad(set_to_none=True)
+        one.step(inputs[number % len(inputs)])
+
+    product, product_flops = square_product(context)
+    calls: Mapping[str, Call] = {name: partial(step, one) for name, one in candidates.items()}
+    times = interleaved({**calls, PRODUCT: product}, context)
+    flops, rows = step_flops(context.config, at), []
+    for name, ms in times.items():
+        if name == PRODUCT:
+            rows.append(row(name, ms, product_flops))
+            continue
+        one, found = candidates[name], row(name, ms, flops)
+        if not all(p.grad.isfinite().all() for p in one.model.parameters() if p.grad is not None):
+            context.errors[name] = "a gradient is not finite"
+            continue
+        middle = found["median_ms"]
+        found["tokens_per_second"] = 1e3 * at[0] * at[1] / middle if middle else None
+        found["step_bytes"] = None if context.dry else step_bytes(one, inputs[0])
+        rows.append(found)
+    case = f"{shape_name(shape)}, forward and backward, bfloat16 autocast"
+    return {"case": case, "flops": flops, "rows": rows}
+
+
+def training(shape: Shape) -> Callable[[Context], dict[str, Any]]:
+    """Eager and patched, with dropout and without."""
+    names = [f"{name}{dropout}" for name in (EAGER, PATCHED) for dropout in ("", NO_DROPOUT)]
+    return partial(measured, shape=shape, names=names)
+
+
+def compiled_training(shape: Shape) -> Callable[[Context], dict[str, Any]]:
+    """torch.compile of both beside them; of the patched model as one whole graph."""
+    return partial(measured, shape=shape, names=(EAGER, PATCHED, COMPILED_EAGER, COMPILED_PATCHED))
