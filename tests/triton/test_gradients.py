@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_fast
 from squeezebert_fast import ops
+from squeezebert_fast.backends import triton_training
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels import attention_backward as attentions
 from squeezebert_fast.triton_kernels import feed_forward_backward as blocks
@@ -338,6 +340,39 @@ def test_strided_inputs_and_gradients(device: str) -> None:
             assert (actual is None) == (expected is None)
             if actual is not None:
                 torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_expects_what_the_kernels_make(dtype: torch.dtype, device: str) -> None:
+    """Shapes, dtypes, strides and devices, also of bfloat16 inputs beside float32 parameters and residuals."""
+    random, single = Random(device, dtype), Random(device, torch.float32)
+    x, weight, bias = random(2, 5, 8), single(12, 4, 1), single(12)
+    out, gamma, residual = single(6, 6, 1), single(8), single(2, 5, 8)
+    seed, needs = torch.tensor(3), (True, True, False, True, True)
+    norm = (x, residual, gamma, gamma, 1e-5, 0.5, seed)
+    attended = (x, x, x, None, 2, 0.5, seed)
+    _, total, mean, reciprocal = triton_training.add_layer_norm(*norm)
+    context, statistics = triton_training.attention(*attended)
+    cases = {
+        "grouped_pointwise_conv": (x, weight, bias, 2, "gelu"),
+        "grouped_pointwise_conv_backward": (random(2, 5, 12), x, weight, bias, 2, "gelu", needs[:3]),
+        "grouped_mlp": (x, weight, bias, out, None, 2, "relu"),
+        "grouped_mlp_backward": (random(2, 5, 6), x, weight, bias, out, None, 2, "relu", (*needs[:4], False)),
+        "attention": attended,
+        "attention_backward": (context, *attended[:4], context, statistics, *attended[4:], needs[:3]),
+        "add_layer_norm": norm,
+        "add_layer_norm_backward": (total, total, mean, reciprocal, gamma, 0.5, seed, dtype, needs[:4]),
+    }
+
+    def told(results: Any) -> list[tuple[Any, ...]]:
+        results = [results] if isinstance(results, Tensor) else results
+        return [(t.shape, t.dtype, t.stride(), t.device) for t in results if t is not None]
+
+    for name, arguments in cases.items():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes = [mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments]
+            expected = told(getattr(torch.ops.squeezebert_fast, name)(*fakes))
+        assert told(getattr(triton_training, name)(*arguments)) == expected, name
 
 
 def test_a_second_derivative_is_right(device: str) -> None:
