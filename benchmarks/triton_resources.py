@@ -154,7 +154,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 C, HIDDEN, HEADS, TOKENS = 768, 3072, 12, 32768
-DROPOUT = Dropout(0.1, 1 << 40)
+DROPOUT = Dropout(0.1, meta(dtype=torch.int64))
 
 
 def conv_arguments(i: int, o: int, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -81,6 +81,6 @@ def attention_kept(seed: Tensor | None, batch: int, heads: int, queries: int, ke
 def seed_after(number: int, p: float = 0.5) -> Tensor | None:
     """The seed that the first dropout after `torch.manual_seed(number)` draws. Leaves PyTorch in that state."""
     torch.manual_seed(number)
-    seed = draw_seed(p)
+    seed = draw_seed(p, torch.device("cpu"))
     torch.manual_seed(number)
     return seed

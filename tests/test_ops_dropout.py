@@ -91,7 +91,7 @@ def test_pytorchs_seed_governs_it() -> None:
 
 def test_nothing_is_drawn_where_nothing_is_dropped() -> None:
     before = torch.random.get_rng_state()
-    assert draw_seed(0.0) is None
+    assert draw_seed(0.0, torch.device("cpu")) is None
     layer(Random(2)(2, 9, 8), 0.0).sum().backward()
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -83,11 +83,11 @@ def finish_rows(
     for start in range(0, ROWS, ROWS_AT_ONCE):
         add_layer_norm_rows(
             y, CHANNELS, residual, residual_stride, y, first_row + start + tl.arange(0, ROWS_AT_ONCE), rows,
-            gamma, beta, eps, None, None, None, 0, 1.0, 0, CHANNELS, BLOCK_CHANNELS, False, False,
+            gamma, beta, eps, None, None, None, 0, 1.0, None, CHANNELS, BLOCK_CHANNELS, False, False,
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "threshold", "dropout_scale", "seed"])
+@triton.jit(do_not_specialize=["rows", "threshold", "dropout_scale"])
 def add_layer_norm_kernel(
     x,
     residual,
@@ -103,7 +103,7 @@ def add_layer_norm_kernel(
     eps,
     threshold: tl.uint32,
     dropout_scale,
-    seed: tl.int64,
+    seed,
     CHANNELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,

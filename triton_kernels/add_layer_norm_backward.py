@@ -30,7 +30,7 @@ from squeezebert_fast.triton_kernels.launching import (
 PROGRAMS_PER_MULTIPROCESSOR = 4
 
 
-@triton.jit(do_not_specialize=["rows", "rows_per_program", "threshold", "dropout_scale", "seed"])
+@triton.jit(do_not_specialize=["rows", "rows_per_program", "threshold", "dropout_scale"])
 def add_layer_norm_backward_kernel(
     grad,
     total,
@@ -47,7 +47,7 @@ def add_layer_norm_backward_kernel(
     total_stride,
     threshold: tl.uint32,
     dropout_scale,
-    seed: tl.int64,
+    seed,
     CHANNELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,

@@ -153,7 +153,7 @@ def stretch_of(sequences, sequence, tokens, PACKED: tl.constexpr):
     return sequence.to(tl.int64) * tokens, tokens
 
 
-@triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale", "seed"])
+@triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale"])
 def attention_kernel(
     q,
     k,
@@ -178,7 +178,7 @@ def attention_kernel(
     scale,
     threshold: tl.uint32,
     dropout_scale,
-    seed: tl.int64,
+    seed,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK_HEAD: tl.constexpr,
@@ -337,7 +337,7 @@ def self_attention_kernel(
             sums, largest, total = attend(
                 q_tile, k_tile.to(q_tile.dtype), v_tile.to(q_tile.dtype), sums, largest, total, keys_from, tokens,
                 mask, mask_query_stride, mask_key_stride, read_query, scale,
-                0, 1.0, 0, read_query, MASK, False, PRECISION, BLOCK_KEYS,
+                0, 1.0, None, read_query, MASK, False, PRECISION, BLOCK_KEYS,
             )  # fmt: skip
         store_context(
             sums, total, context, first + query, query < tokens, head * HEAD, HEADS * HEAD, HEAD, BLOCK_HEAD

@@ -56,7 +56,7 @@ def head_rows(x, row, rows, stride, channel, HEAD: tl.constexpr):
     return tl.load(x + row[:, None] * stride + channel[None, :], mask=inside, other=0.0)
 
 
-@triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale", "seed"])
+@triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale"])
 def attention_query_gradient_kernel(
     q,
     k,
@@ -85,7 +85,7 @@ def attention_query_gradient_kernel(
     scale,
     threshold: tl.uint32,
     dropout_scale,
-    seed: tl.int64,
+    seed,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK_HEAD: tl.constexpr,
@@ -141,7 +141,7 @@ def attention_query_gradient_kernel(
     tl.store(at, (sums * scale).to(of_q.dtype.element_ty), mask=stored)
 
 
-@triton.jit(do_not_specialize=["queries", "keys", "key_tiles", "threshold", "dropout_scale", "seed"])
+@triton.jit(do_not_specialize=["queries", "keys", "key_tiles", "threshold", "dropout_scale"])
 def attention_key_gradient_kernel(
     q,
     k,
@@ -170,7 +170,7 @@ def attention_key_gradient_kernel(
     scale,
     threshold: tl.uint32,
     dropout_scale,
-    seed: tl.int64,
+    seed,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK_HEAD: tl.constexpr,

@@ -14,27 +14,29 @@ from dataclasses import dataclass
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Dropout:
     """Zero each element with probability p, in [0, 1], and multiply the rest by 1 / (1 - p).
 
-    seed: 64 bits. An element is named by its row and column: of a hidden row, the token and the channel; of an
-    attention matrix, row (sequence * heads + head) * queries + query, and the key's place in its sequence.
+    seed: int64 [] on the device of the kernel's tensors, so that nothing waits for it and a CUDA graph may draw it
+    anew; None where p is 0. An element is named by its row and column: of a hidden row, the token and the channel;
+    of an attention matrix, row (sequence * heads + head) * queries + query, and the key's place in its sequence.
     """
 
     p: float
-    seed: int
+    seed: Tensor | None
 
     @property
-    def arguments(self) -> tuple[int, float, int]:
+    def arguments(self) -> tuple[int, float, Tensor | None]:
         """What a kernel takes: the smallest number that keeps an element, what that is multiplied by, the seed."""
         threshold = min(max(round(self.p * 2**32), 1), 2**32 - 1)
         return threshold, 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0, self.seed
 
 
-NO_DROPOUT = Dropout(0.0, 0)
+NO_DROPOUT = Dropout(0.0, None)
 
 
 @triton.jit
@@ -43,7 +45,7 @@ def keep_factors(
 ):
     """What dropout multiplies elements by, float32 [rows, COLUMNS] or [COLUMNS, rows]: 0 or the scale.
 
-    rows: int64 [rows]. first_column: the first of the COLUMNS, both multiples of 4.
+    rows: int64 [rows]. seed: a pointer to it. first_column: the first of the COLUMNS, both multiples of 4.
     """
     quads = first_column // 4 + tl.arange(0, COLUMNS // 4)
     low = (rows & 0xFFFFFFFF).to(tl.uint32)
@@ -53,7 +55,7 @@ def keep_factors(
     else:
         quad, low, high = quads.to(tl.uint32)[None, :], low[:, None], high[:, None]
     zero = (quad ^ quad) + (low ^ low)
-    a, b, c, d = tl.philox(seed, quad + zero, low + zero, high + zero, zero)
+    a, b, c, d = tl.philox(tl.load(seed), quad + zero, low + zero, high + zero, zero)
     bits = tl.join(
         tl.join(a, c), tl.join(b, d)
     )  # the last two axes: which half of four columns, and which of that

@@ -170,4 +170,4 @@ def _operand(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _dropout(p: float, seed: Tensor | None) -> Any:
-    return kernels("dropout").Dropout(p, 0 if seed is None else int(seed))
+    return kernels("dropout").Dropout(p, seed)

@@ -32,7 +32,7 @@ def add_layer_norm(
         weight, bias: [channels].
         eps: added to the variance. SqueezeBERT's layers use 1e-12 whatever their configuration says.
         dropout_p: probability in [0, 1] of dropping an element of x. The others grow by 1 / (1 - dropout_p).
-            Seeded by PyTorch's default CPU generator.
+            Seeded by PyTorch's default generator of the device.
         backend, strict: as in `grouped_pointwise_conv`.
 
     Returns:
@@ -82,6 +82,6 @@ def add_layer_norm(
     )
     chosen = backends.choose(request, backend, strict).backend
     if chosen in KERNELS:
-        y, *_ = on_kernels(chosen, x, residual, weight, bias, eps, dropout_p, draw_seed(dropout_p))
+        y, *_ = on_kernels(chosen, x, residual, weight, bias, eps, dropout_p, draw_seed(dropout_p, x.device))
         return y
     return reference.add_layer_norm(x, residual, weight, bias, eps, dropout_p)

@@ -34,7 +34,7 @@ def attention(
         mask: added to the scores, of q's dtype, broadcastable to [batch, num_heads, queries, keys], or None.
         num_heads: a divisor of channels.
         dropout_p: probability in [0, 1] of dropping an attention weight. The others grow by 1 / (1 - dropout_p).
-            Seeded by PyTorch's default CPU generator.
+            Seeded by PyTorch's default generator of the device.
         backend, strict: as in `grouped_pointwise_conv`. The reference serves for a mask that needs a gradient.
 
     Returns:
@@ -93,7 +93,7 @@ def attention(
     chosen = backends.choose(request, backend, strict).backend
     if chosen in KERNELS:
         q, k, v = (autocast_to(request.autocast, t) for t in (q, k, v))
-        result, _ = on_kernels(chosen, q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p))
+        result, _ = on_kernels(chosen, q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p, q.device))
         return result
     if request.obstacle or request.traced or request.autocast or not scores_may_go(q, mask):
         return reference.attention(q, k, v, mask, num_heads, dropout_p)

@@ -16,6 +16,10 @@ from tests.triton.helpers import Random
 SEEDS = [0, 1, 5, 1 << 40, (1 << 63) - 1]
 
 
+def seeded(p: float, seed: int, device: str) -> Dropout:
+    return Dropout(p, torch.tensor(seed, device=device))
+
+
 def row_mask(rows: int, channels: int, drop: Dropout, device: str) -> Tensor:
     """What dropout multiplies each element of [rows, channels] by: the sum before the norm, of ones and zeros."""
     ones, zeros = torch.ones(rows, channels, device=device), torch.zeros(rows, channels, device=device)
@@ -35,7 +39,7 @@ def attention_mask(
 
 
 def test_every_seed_has_a_mask_of_its_own(device: str) -> None:
-    masks = [attention_mask(1, 1, 16, 16, Dropout(0.5, seed), device) for seed in SEEDS]
+    masks = [attention_mask(1, 1, 16, 16, seeded(0.5, seed, device), device) for seed in SEEDS]
     for i, one in enumerate(masks):
         for other in masks[:i]:
             agree = (one == other).float().mean()
@@ -45,7 +49,7 @@ def test_every_seed_has_a_mask_of_its_own(device: str) -> None:
 @pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_mask_is_the_cpus(seed: int, device: str) -> None:
-    drop, number = Dropout(0.3, seed), torch.tensor(seed)
+    drop, number = seeded(0.3, seed, device), torch.tensor(seed)
     ones, zeros = torch.ones(5, 24), torch.zeros(5, 24)
     _, total, _, _ = cpu_training.add_layer_norm(ones, zeros, ones[0], zeros[0], 1.0, 0.3, number)
     assert torch.equal(row_mask(5, 24, drop, device).cpu(), total)
@@ -58,7 +62,7 @@ def test_the_mask_is_the_cpus(seed: int, device: str) -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
 def test_elements_are_dropped_at_the_rate_and_the_rest_scaled(p: float, device: str) -> None:
-    factors = attention_mask(2, 2, 48, 48, Dropout(p, 7), device)
+    factors = attention_mask(2, 2, 48, 48, seeded(p, 7, device), device)
     kept = factors != 0.0
     expected = 1.0 - p
     count = factors.numel()
@@ -69,7 +73,7 @@ def test_elements_are_dropped_at_the_rate_and_the_rest_scaled(p: float, device: 
 
 
 def test_no_row_column_head_or_sequence_repeats_another(device: str) -> None:
-    kept = attention_mask(2, 2, 48, 48, Dropout(0.5, 7), device) != 0.0
+    kept = attention_mask(2, 2, 48, 48, seeded(0.5, 7, device), device) != 0.0
     for a, b in (
         (kept[:, :, 1:], kept[:, :, :-1]),
         (kept[..., 1:], kept[..., :-1]),
@@ -81,7 +85,7 @@ def test_no_row_column_head_or_sequence_repeats_another(device: str) -> None:
 
 
 def test_attention_is_the_definition_with_one_mask_in_any_tile(device: str) -> None:
-    drop, heads, tokens = Dropout(0.3, 5), 2, 19
+    drop, heads, tokens = seeded(0.3, 5, device), 2, 19
     random = Random(device, torch.float32)
     q, k, v = (random(2, tokens, 24) for _ in range(3))
     factors = attention_mask(2, heads, tokens, tokens, drop, device)

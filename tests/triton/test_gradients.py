@@ -208,7 +208,7 @@ def test_only_what_is_wanted_of_attention_comes(needs: tuple[bool, bool, bool], 
 def test_dropped_probabilities_stay_dropped_in_the_backward(dtype: torch.dtype, device: str) -> None:
     random, p, heads = Random(device, dtype), 0.4, 2
     q, k, v, grad = random(1, 19, 16), random(1, 37, 16), random(1, 37, 16), random(1, 19, 16)
-    drop = Dropout(p, 11)
+    drop = Dropout(p, torch.tensor(11, device=device))
     ones = torch.eye(37, device=device).repeat(1, heads).expand(1, 37, heads * 37).contiguous()
     kept, _ = attention_with_statistics(
         torch.zeros(1, 19, heads * 37, device=device), ones * 0, ones, None, heads, drop
