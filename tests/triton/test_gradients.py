@@ -20,6 +20,7 @@ from squeezebert_fast.triton_kernels import weight_gradient as weights
 from squeezebert_fast.triton_kernels.attention import attention_with_statistics
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import Tile as ProductTile
+from squeezebert_fast.triton_kernels.launching import Device
 from squeezebert_fast.triton_kernels.post_attention import Tile as HiddenTile
 from tests.gradient_helpers import Operation, doubled
 from tests.helpers import assert_within_rule
@@ -126,6 +127,14 @@ def test_the_weights_gradient_in_parts_is_that_of_one(dtype: torch.dtype, device
         torch.testing.assert_close(bias_cut, bias, rtol=1e-4, atol=1e-4)
         again, _ = weights.weight_gradient(grad, x, 2, bias=False, parts=parts, tile=tile)
         assert torch.equal(again, cut), "the order of sums is fixed"
+
+
+def test_rows_are_cut_so_that_waves_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "device_of", lambda _: Device(132, 227 * 1024))
+    x = torch.empty(1)
+    assert [weights.parts_of(x, 1 << 15, programs) for programs in (36, 100, 132, 1000)] == [7, 5, 1, 1]
+    assert weights.parts_of(x, 511, 36) == weights.parts_of(x, 0, 36) == 1, "too few rows to cut"
+    assert weights.parts_of(x, 1024, 36) == 2
 
 
 def test_the_hidden_tensor_and_its_gradient_in_any_tile(device: str) -> None:
@@ -248,7 +257,6 @@ def test_the_norm(dtype: torch.dtype, device: str) -> None:
 
 def test_many_rows_make_many_partial_sums(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     from squeezebert_fast.triton_kernels import add_layer_norm_backward
-    from squeezebert_fast.triton_kernels.launching import Device
 
     tensors = leaves(Random(device, torch.float32), (203, 24), (203, 24), (24,), (24,))
     expected = results(lambda *t: reference.add_layer_norm(*t, 1e-5), tensors)
