@@ -32,6 +32,6 @@ squeezebert-fast convert "$minilm" "$out/minilm"
 python examples/clinc150.py "$data/clinc150/data_full.json" "$out/clinc150"
 mkdir -p "$out/wnut17"
 cp "$data"/wnut17/{train,dev,test}.conll "$out/wnut17"
-learn "$out/clinc150" classification jsonl 5
-learn "$out/wnut17" token-classification conll 6
+learn "$out/clinc150" classification jsonl 4
+learn "$out/wnut17" token-classification conll 5
 python -m benchmarks.trained_tasks --runs "$out" --out "$out"
