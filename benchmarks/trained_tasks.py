@@ -115,15 +115,14 @@ def measured(folder: Path, repeats: int | None) -> list[dict[str, Any]]:
 def markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
     """The rows of a task as a Markdown table."""
     metric = {"f1": "F1"}.get(rows[0]["metric"], rows[0]["metric"])
-    columns = [title, f"{metric}, dev", f"{metric}, test", "million parameters", "MB"]
-    speed = "sentences_per_second" in rows[0]
-    lines = [columns + ["sentences a second"] * speed, ["---"] * (len(columns) + speed)]
+    lines = [[title, *(f"{metric}, {split}" for split in SPLITS), "million parameters", "MB"]]
     for row in rows:
         scores = [f"{row[split][row['metric']]:.4f}" for split in SPLITS]
-        sizes = [f"{row['parameters'] / 1e6:.1f}", f"{row['megabytes']:.1f}"]
-        lines.append(
-            [row["name"], *scores, *sizes, *([f"{row['sentences_per_second']:.0f}"] if speed else [])]
-        )
+        lines.append([row["name"], *scores, f"{row['parameters'] / 1e6:.1f}", f"{row['megabytes']:.1f}"])
+    if "sentences_per_second" in rows[0]:
+        speeds = [f"{row['sentences_per_second']:.0f}" for row in rows]
+        lines = [[*line, last] for line, last in zip(lines, ["sentences a second", *speeds], strict=True)]
+    lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
