@@ -9,7 +9,6 @@ batches of 32 sentences as they come, as many as --batches says, all rows interl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,55 +17,27 @@ from rich.table import Table
 from benchmarks.command import DataMissing, about, console, exit_with, parser_for, positive, prepare
 from benchmarks.report import write_json
 from benchmarks.sst2 import BATCH, PATH, batches, read_sentences
+from benchmarks.stored import Stored
 from squeezebert_fast import (
     SENTIMENT_MODEL,
     SqueezeBertForSequenceClassification,
     SqueezeBertTokenizerFast,
-    patch,
 )
 from squeezebert_fast.benchmark import measure
 
 
-@dataclass(frozen=True)
-class Row:
-    """One model in one precision. folder: what is loaded; precision: None for the model as PyTorch runs it."""
-
-    name: str
-    folder: Path
-    precision: str | None = "float32"
-    dequantize: bool = False
-
-    @property
-    def model(self) -> SqueezeBertForSequenceClassification:
-        model = SqueezeBertForSequenceClassification.from_pretrained(self.folder, dequantize=self.dequantize)
-        is_patched = any(parameter.is_meta for parameter in model.parameters())
-        if self.precision is None or is_patched:
-            return model
-        return patch(model, precision=self.precision, unpad=True, strict=True)
-
-    @property
-    def megabytes(self) -> float | None:
-        """What is on disk: weights, configuration and tokenizer; None for a form that is never stored."""
-        if self.dequantize or (self.precision == "int8" and (self.folder / "model.safetensors").exists()):
-            return None
-        names = ("config.json", "model.safetensors", "model_int8.safetensors", "vocab.txt", "tokenizer.json")
-        return (
-            sum((self.folder / name).stat().st_size for name in names if (self.folder / name).exists()) / 1e6
-        )
-
-
-def wanted_rows(teacher: Path | None, student: Path | None) -> list[Row]:
+def wanted_rows(teacher: Path | None, student: Path | None) -> list[Stored]:
     rows = []
     if teacher is not None:
-        rows += [Row("teacher, unpatched", teacher, None), Row("teacher, float32", teacher)]
-        rows += [Row("teacher, int8", teacher, "int8")]
+        rows += [Stored("teacher, unpatched", teacher, None), Stored("teacher, float32", teacher)]
+        rows += [Stored("teacher, int8", teacher, "int8")]
     if student is not None:
-        rows += [Row("student, float32", student)]
+        rows += [Stored("student, float32", student)]
     return [
         *rows,
-        Row("shipped, dequantized, unpatched", SENTIMENT_MODEL, None, dequantize=True),
-        Row("shipped, dequantized, float32", SENTIMENT_MODEL, dequantize=True),
-        Row("shipped, int8", SENTIMENT_MODEL, "int8"),
+        Stored("shipped, dequantized, unpatched", SENTIMENT_MODEL, None, dequantize=True),
+        Stored("shipped, dequantized, float32", SENTIMENT_MODEL, dequantize=True),
+        Stored("shipped, int8", SENTIMENT_MODEL, "int8"),
     ]
 
 
@@ -94,7 +65,7 @@ def main() -> None:
     rows = wanted_rows(chosen.teacher, chosen.student)
     figures, forwards = [], {}
     for row in rows:
-        model, tokenizer = row.model, SqueezeBertTokenizerFast.from_pretrained(row.folder)
+        model, tokenizer = row.load(), SqueezeBertTokenizerFast.from_pretrained(row.folder)
         inputs = batches(tokenizer, sentences)
 
         def forward(

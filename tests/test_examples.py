@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertTokenizerFast
 from squeezebert_fast.backends import cpu
+from squeezebert_fast.training.tasks.sequences import SequenceClassification, TableColumns
 from tests.loading_helpers import make
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,6 +67,17 @@ def test_patching_transformers_prints_the_difference_and_both_times() -> None:
     assert re.fullmatch(r"\d+\.\d ms unpatched, \d+\.\d ms patched", times)
 
 
-@pytest.mark.parametrize("name", ["classify.py", "patch_transformers.py"])
+def test_clinc150_becomes_tables_that_training_reads_without_what_is_out_of_scope(tmp_path: Path) -> None:
+    texts = {"train": 'say "hi"\tin french', "val": "où?", "test": "a\nb"}
+    splits: dict[str, list[list[str]]] = {name: [[text, "translate"]] for name, text in texts.items()}
+    splits |= {f"oos_{name}": [["why", "oos"]] for name in texts}
+    (tmp_path / "data_full.json").write_text(json.dumps(splits))
+    run(str(EXAMPLES / "clinc150.py"), str(tmp_path / "data_full.json"), str(tmp_path / "out"))
+    for theirs, ours in (("train", "train"), ("val", "dev"), ("test", "test")):
+        (example,) = SequenceClassification(TableColumns()).read(str(tmp_path / "out" / f"{ours}.jsonl"))
+        assert (example.text, example.label) == (texts[theirs], "translate")
+
+
+@pytest.mark.parametrize("name", ["classify.py", "clinc150.py", "patch_transformers.py"])
 def test_a_short_example_has_less_than_40_lines(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
