@@ -32,9 +32,13 @@ double rate_of(const Work& work, int64_t operations, int threads, double seconds
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   run();  // starts the threads
-  const double trial = std::min(run(), run());
-  context.iterations = std::max<int64_t>(1000, static_cast<int64_t>(1000 * seconds / trial));
-  const double elapsed = run();
+  // A thread that waits for its turn makes a short run as long as a long one: so go on until work takes the time.
+  double elapsed = run(), before = 0;
+  do {
+    before = elapsed;
+    context.iterations *= 4;
+    elapsed = run();
+  } while (elapsed < seconds || elapsed < 2 * before);
   return static_cast<double>(operations) * static_cast<double>(context.iterations) * threads / elapsed;
 }
 
