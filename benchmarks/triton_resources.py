@@ -194,7 +194,7 @@ def norm(dtype: torch.dtype, channels: int = C) -> tuple[Tensor, Tensor, float]:
     return meta(channels, dtype=dtype), meta(channels, dtype=dtype), 1e-12
 
 
-def post_attention(tile: posts.Tile, dtype: torch.dtype) -> Case:
+def post_attention(tile: products.Tile, dtype: torch.dtype) -> Case:
     name = f"B {tile.rows}x{tile.out} {short(dtype)}"
     x, weight, bias, groups = conv_arguments(C, C, 1, dtype)
     call = lambda: posts.conv_add_layer_norm(  # noqa: E731
@@ -372,7 +372,7 @@ def input_gradient(i: int, o: int, groups: int, dtype: torch.dtype) -> Case:
     return Case(name, call, dtype is not torch.float32)
 
 
-def hidden_gradient(tile: posts.Tile, dtype: torch.dtype) -> Case:
+def hidden_gradient(tile: products.Tile, dtype: torch.dtype) -> Case:
     x, weight_in, bias_in, groups = conv_arguments(C, HIDDEN, 4, dtype)
     weight_out = meta(C, HIDDEN // 4, 1, dtype=dtype)
     call = lambda: blocks_back.hidden_gradient(  # noqa: E731

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 # Models here are tiny: on a busy machine a second thread costs them many times what it brings. Tests of
 # threads set their own number.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training draws no picture, which is most of so short a run's time."""
+    from squeezebert_fast.training import loop
+
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: True)

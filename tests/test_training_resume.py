@@ -38,9 +38,7 @@ class Killed(Exception):
     """Stands for SIGKILL, of which one test has a real one: no code here catches it."""
 
 
-@pytest.fixture(autouse=True)
-def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "draw_curves", lambda *_: True)  # most of so short a run's time
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,13 @@ twice; three gradients).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.attention import mask_arguments, mask_values
+from squeezebert_fast.triton_kernels.attention import Tile, mask_arguments, mask_values
 from squeezebert_fast.triton_kernels.dropout import Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import (
     channels_contiguous,
@@ -32,16 +31,6 @@ from squeezebert_fast.triton_kernels.launching import (
     power_of_two,
     precision,
 )
-
-
-class Tile(NamedTuple):
-    """How a kernel is cut, and what runs a program."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
 
 QUERY_TILE, KEY_TILE = Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)
 """Of the kernels that make q's gradient, and k's and v's, for heads of up to 64 channels."""

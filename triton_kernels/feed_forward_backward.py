@@ -24,17 +24,19 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate, derivative
-from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
+    Tile,
+    grouped_pointwise_conv,
+    grouped_product,
+    tile_for,
+)
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
-    choose,
-    device_of,
     on_device_of,
     precision,
     rows_of,
 )
-from squeezebert_fast.triton_kernels.post_attention import Tile
 from squeezebert_fast.triton_kernels.weight_gradient import column_sums, weight_gradient
 
 TILES = (
@@ -103,21 +105,6 @@ def hidden_gradient_kernel(
         tl.store(hidden + at, h.to(hidden.dtype.element_ty), mask=stored)
 
 
-def tile_for(x: Tensor, rows: int, hidden_per_group: int, groups: int) -> Tile:
-    """The tile that the hidden tensor is made in, as `choose` says."""
-
-    def programs(tile: Tile) -> int:
-        return -(-rows // tile.rows) * groups * -(-hidden_per_group // block_for(hidden_per_group, tile.out))
-
-    tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
-    device = device_of(x)
-
-    def fits(tile: Tile) -> bool:
-        return tile.shared_memory() <= device.shared_memory and tile.capability <= device.capability
-
-    return choose(tiles, device, programs, fits) or tiles[-1]
-
-
 def hidden_gradient(
     grad: Tensor,
     x: Tensor,
@@ -136,7 +123,8 @@ def hidden_gradient(
     rows, hidden_channels = x_rows.shape[0], weight_in.shape[0]
     in_per_group, out_per_group = weight_in.shape[1], weight_out.shape[0] // groups
     hidden_per_group = hidden_channels // groups
-    tile = tile or tile_for(x, rows, hidden_per_group, groups)
+    tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
+    tile = tile or tile_for(tiles, x, rows, hidden_per_group, groups)
     block_hidden = block_for(hidden_per_group, tile.out)
     depth = tile.depth * 2 // x.element_size()
     of_z = torch.empty((rows, hidden_channels), dtype=x.dtype, device=x.device)

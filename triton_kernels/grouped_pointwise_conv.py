@@ -26,6 +26,7 @@ memory, which is why passes A and C fuse.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
 from squeezebert_fast.triton_kernels.activations import derivative as activation_derivative
 from squeezebert_fast.triton_kernels.launching import (
+    Device,
     block_for,
     check_contiguous,
     choose,
@@ -58,9 +60,12 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     """Steps whose operands are in shared memory or on their way to it."""
+    capability: int = 8
+    """The least major compute capability that it is for: on the others it spills registers."""
 
-    def shared_memory(self) -> int:
-        return (self.rows + self.out) * self.depth * 2 * self.stages
+    def fits(self, device: Device) -> bool:
+        shared_memory = (self.rows + self.out) * self.depth * 2 * self.stages
+        return shared_memory <= device.shared_memory and self.capability <= device.capability
 
 
 TILES = (
@@ -158,16 +163,14 @@ def grouped_product(
     return sums
 
 
-def tile_for(x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile:
-    """The tile that a product of `rows` rows is cut into, as `choose` says."""
+def tile_for(tiles: Sequence[Tile], x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile:
+    """The tile of a table that a product of `rows` rows is cut into, as `choose` says."""
 
     def programs(tile: Tile) -> int:
         return -(-rows // tile.rows) * groups * -(-out_per_group // block_for(out_per_group, tile.out))
 
-    tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     device = device_of(x)
-    chosen = choose(tiles, device, programs, lambda tile: tile.shared_memory() <= device.shared_memory)
-    return chosen or tiles[-1]
+    return choose(tiles, device, programs, lambda tile: tile.fits(device)) or tiles[-1]
 
 
 def grouped_pointwise_conv(
@@ -229,7 +232,8 @@ def _launch(
     rows = x_rows.shape[0]
     if y.numel() == 0:
         return y
-    tile = tile or tile_for(x, rows, out_per_group, groups)
+    tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
+    tile = tile or tile_for(tiles, x, rows, out_per_group, groups)
     block_out = block_for(out_per_group, tile.out)
     grid = (triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out),)
     with on_device_of(x):

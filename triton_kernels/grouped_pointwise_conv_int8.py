@@ -24,12 +24,10 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
-from squeezebert_fast.triton_kernels.grouped_pointwise_conv import Tile
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import Tile, tile_for
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
-    choose,
-    device_of,
     on_device_of,
     rows_of,
 )
@@ -120,13 +118,7 @@ def grouped_pointwise_conv_int8(
     rows, out_per_group, size = x_rows.shape[0], out_channels // groups, in_per_group // blocks
     if y.numel() == 0:
         return y
-
-    def programs(tile: Tile) -> int:
-        return -(-rows // tile.rows) * groups * -(-out_per_group // block_for(out_per_group, tile.out))
-
-    device = device_of(x)
-    tile = tile or choose(TILES, device, programs, lambda tile: tile.shared_memory() <= device.shared_memory)
-    tile = tile or TILES[-1]
+    tile = tile or tile_for(TILES, x, rows, out_per_group, groups)
     block_out = block_for(out_per_group, tile.out)
     grid = (triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out),)
     with on_device_of(x):

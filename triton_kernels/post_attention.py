@@ -21,15 +21,17 @@ FLOP per byte, so bound by arithmetic, just. A tile of 128 x 256 needs 85 FLOP p
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
-from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
+    Tile,
+    grouped_pointwise_conv,
+    grouped_product,
+)
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
@@ -41,23 +43,8 @@ from squeezebert_fast.triton_kernels.launching import (
     rows_of,
 )
 
-
-class Tile(NamedTuple):
-    """As `grouped_pointwise_conv.Tile`; one program makes all column tiles of its rows."""
-
-    rows: int
-    out: int
-    depth: int
-    warps: int
-    stages: int
-    capability: int = 8
-    """The least major compute capability that it is for: on the others it spills registers."""
-
-    def shared_memory(self) -> int:
-        return (self.rows + self.out) * self.depth * 2 * self.stages
-
-
 TILES = (Tile(128, 256, 32, 8, 4, 9), Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3))
+"""One program makes all column tiles of its rows."""
 TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2),)
 
 
@@ -119,10 +106,7 @@ def fused_tile(x: Tensor, rows: int) -> Tile | None:
     def programs(tile: Tile) -> int:
         return -(-rows // tile.rows)
 
-    def fits(tile: Tile) -> bool:
-        return tile.shared_memory() <= device.shared_memory and tile.capability <= device.capability
-
-    tile = choose(tiles, device, programs, fits)
+    tile = choose(tiles, device, programs, lambda tile: tile.fits(device))
     return tile if tile and programs(tile) >= device.multiprocessors else None
 
 
@@ -141,8 +125,7 @@ def conv_add_layer_norm(
     """`layer_norm(conv(x) + residual) * gamma + beta`, conv as in `grouped_pointwise_conv`.
 
     x: [..., in_channels]; residual: [..., out_channels] of x's dtype; gamma, beta: [out_channels],
-    contiguous. tile: run the one kernel with this tile, whatever the
-    number of rows.
+    contiguous. tile: run the one kernel with this tile, whatever the number of rows.
 
     Returns [..., out_channels] in x's dtype, contiguous.
     """

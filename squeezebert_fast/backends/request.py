@@ -21,8 +21,6 @@ class Request:
     """Why no kernel may take this call, whatever the backend (see `obstacle`)."""
     needs_grad: bool = False
     """Whether the result must be differentiable (see `gradients_are_recorded`)."""
-    dropout: bool = False
-    """Whether something is dropped."""
     autocast: torch.dtype | None = None
     """What autocast rounds the operands of products to, or None (see `autocast_dtype`)."""
     traced: bool = False
@@ -34,7 +32,6 @@ class Request:
 def request_for(
     operation: str,
     *tensors: Tensor | None,
-    dropout: bool = False,
     sizes: Mapping[str, int] | None = None,
     obstacle: str | None = None,
 ) -> Request:
@@ -57,7 +54,7 @@ def request_for(
             None,
         )
     needs_grad = gradients_are_recorded(*tensors)
-    return Request(operation, x.device, x.dtype, obstacle, needs_grad, dropout, autocast, traced, sizes or {})
+    return Request(operation, x.device, x.dtype, obstacle, needs_grad, autocast, traced, sizes or {})
 
 
 _ROUNDED = {

@@ -77,7 +77,6 @@ def add_layer_norm(
         residual,
         weight,
         bias,
-        dropout=dropout_p > 0.0,
         sizes={"channels": x.shape[-1]},
     )
     chosen = backends.choose(request, backend, strict).backend

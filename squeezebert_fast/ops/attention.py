@@ -86,7 +86,6 @@ def attention(
         k,
         v,
         mask,
-        dropout=dropout_p > 0.0,
         sizes={"channels": channels, "num_heads": num_heads},
         obstacle="the mask needs a gradient" if learns else None,
     )

@@ -21,7 +21,6 @@ from squeezebert_fast.triton_kernels.attention import attention_with_statistics
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import Tile as ProductTile
 from squeezebert_fast.triton_kernels.launching import Device
-from squeezebert_fast.triton_kernels.post_attention import Tile as HiddenTile
 from tests.gradient_helpers import Operation, doubled
 from tests.helpers import assert_within_rule
 from tests.model_pairs import inputs_for, labels_for, pair, tiny_config
@@ -141,7 +140,7 @@ def test_the_hidden_tensor_and_its_gradient_in_any_tile(device: str) -> None:
     random = Random(device, torch.float32)
     x, grad, bias = random(37, 24), random(37, 20), random(72)
     into, out = random(72, 12, 1, scale=0.3), random(20, 36, 1, scale=0.3)
-    for tile in (HiddenTile(16, 16, 16, 1, 2), HiddenTile(32, 64, 16, 2, 2), None):
+    for tile in (ProductTile(16, 16, 16, 1, 2), ProductTile(32, 64, 16, 2, 2), None):
         hidden, of_z = blocks.hidden_gradient(
             grad, x, into, bias, out, 2, "silu", keep_hidden=True, tile=tile
         )
