@@ -77,10 +77,11 @@ def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(oper
 
 @needs_native
 @pytest.mark.parametrize("operation", ["attention", "add_layer_norm", "grouped_mlp"])
-def test_the_cpu_serves_single_operations_with_gradients_dropout_autocast_and_in_graphs(
+def test_the_cpu_serves_single_operations_with_gradients_autocast_and_in_graphs(
     operation: str,
 ) -> None:
-    request = Request(operation, torch.device("cpu"), torch.bfloat16, None, True, True, torch.bfloat16, True)
+    how = {"needs_grad": True, "autocast": torch.bfloat16, "traced": True}
+    request = Request(operation, torch.device("cpu"), torch.bfloat16, **how)
     assert backends.choose(request, "cpu", strict=True) == backends.Choice("cpu", "chosen by name")
 
 
