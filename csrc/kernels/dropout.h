@@ -11,47 +11,46 @@ namespace {
 
 using squeezebert::Dropout;
 
-// Counters of one loop below, which GCC makes vectors of.
-constexpr int kCounters = 16;
-constexpr int64_t kColumnsAtOnce = 4 * kCounters;
+constexpr int64_t kColumnsAtOnce = 4 * kLanes;  // of as many counters as a vector has lanes
 
 // What kColumnsAtOnce columns from `first`, a multiple of 4, are multiplied by: 0 or the scale.
 inline void keep_factors(const Dropout& dropout, int64_t row, int64_t first, float* factors) {
-  uint32_t a[kCounters], b[kCounters], c[kCounters], d[kCounters];
-  for (int i = 0; i < kCounters; ++i) {
-    a[i] = static_cast<uint32_t>(first / 4 + i);
-    b[i] = static_cast<uint32_t>(row);
-    c[i] = static_cast<uint32_t>(row >> 32);
-    d[i] = 0;
-  }
+  IntVec a = words_from(static_cast<uint32_t>(first / 4)), b = words(static_cast<uint32_t>(row));
+  IntVec c = words(static_cast<uint32_t>(row >> 32)), d = words(0);
   auto key0 = static_cast<uint32_t>(dropout.seed), key1 = static_cast<uint32_t>(dropout.seed >> 32);
+#pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kCounters; ++i) {
-      const uint64_t first_product = 0xD2511F53ull * a[i], second_product = 0xCD9E8D57ull * c[i];
-      const uint32_t next_a = static_cast<uint32_t>(second_product >> 32) ^ b[i] ^ key0;
-      const uint32_t next_c = static_cast<uint32_t>(first_product >> 32) ^ d[i] ^ key1;
-      b[i] = static_cast<uint32_t>(second_product);
-      d[i] = static_cast<uint32_t>(first_product);
-      a[i] = next_a;
-      c[i] = next_c;
-    }
+    IntVec first_high, first_low, second_high, second_low;
+    multiply_words(a, 0xD2511F53u, first_high, first_low);
+    multiply_words(c, 0xCD9E8D57u, second_high, second_low);
+    a = exclusive_or(second_high, b, words(key0));
+    c = exclusive_or(first_high, d, words(key1));
+    b = second_low;
+    d = first_low;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
-  const uint32_t threshold = dropout.threshold;
-  const float scale = dropout.scale;
-  for (int i = 0; i < kCounters; ++i) {
-    factors[4 * i] = a[i] < threshold ? 0.0f : scale;
-    factors[4 * i + 1] = b[i] < threshold ? 0.0f : scale;
-    factors[4 * i + 2] = c[i] < threshold ? 0.0f : scale;
-    factors[4 * i + 3] = d[i] < threshold ? 0.0f : scale;
+  const Vec scale = broadcast(dropout.scale);
+  const auto factor = [&](IntVec numbers) { return where_at_least(numbers, dropout.threshold, scale); };
+  const Vec of_a = factor(a), of_b = factor(b), of_c = factor(c), of_d = factor(d);
+  if (kLanes == 1) {  // nothing to zip
+    store(factors, of_a);
+    store(factors + 1, of_b);
+    store(factors + 2, of_c);
+    store(factors + 3, of_d);
+    return;
   }
+  const Vec ac = zip_first(of_a, of_c), bd = zip_first(of_b, of_d);
+  store(factors, zip_first(ac, bd));
+  store(factors + kLanes, zip_second(ac, bd));
+  const Vec last_ac = zip_second(of_a, of_c), last_bd = zip_second(of_b, of_d);
+  store(factors + 2 * kLanes, zip_first(last_ac, last_bd));
+  store(factors + 3 * kLanes, zip_second(last_ac, last_bd));
 }
 
 // Calls visit(i, lanes, factors) for the vectors of `count` columns from `first`, a multiple of 4.
 template <class Visit>
 inline void for_each_kept(const Dropout& dropout, int64_t row, int64_t first, int64_t count, Visit visit) {
-  static_assert(kColumnsAtOnce % kLanes == 0, "whole vectors");
   float factors[kColumnsAtOnce];
   for (int64_t i = 0; i < count; i += kColumnsAtOnce) {
     keep_factors(dropout, row, first + i, factors);

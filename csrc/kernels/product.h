@@ -224,8 +224,7 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
   const RowTiles tiles(rows, kTileRows);
   const char* ahead = next ? static_cast<const char*>(next->weight) : nullptr;
   const char* const ahead_end = next ? ahead + packed_bytes<Format>(next->columns, next->depth) : nullptr;
-  const auto run_tile = [&](int64_t t, int64_t n) {
-    const Rows tile_rows = tiles[t];
+  const auto run_tile = [&](Rows tile_rows, int64_t n) {
     const int64_t count = tile_rows.end - tile_rows.begin;
     const int64_t width = least(kPanelColumns, segment.columns - n);
     const int64_t vectors = divide_up(width, static_cast<int64_t>(kLanes));
@@ -265,11 +264,12 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
   const bool panels_stay = steps * Format::kStep * kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
   if (panels_stay) {
     for (int64_t n = 0; n < segment.columns; n += kPanelColumns) {
-      for (int64_t t = 0; t < tiles.tiles; ++t) run_tile(t, n);
+      for (int64_t t = 0; t < tiles.tiles; ++t) run_tile(tiles[t], n);
     }
   } else {
     for (int64_t t = 0; t < tiles.tiles; ++t) {
-      for (int64_t n = 0; n < segment.columns; n += kPanelColumns) run_tile(t, n);
+      const Rows tile_rows = tiles[t];
+      for (int64_t n = 0; n < segment.columns; n += kPanelColumns) run_tile(tile_rows, n);
     }
   }
 }

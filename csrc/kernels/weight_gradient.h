@@ -14,11 +14,12 @@ using squeezebert::WeightGradient;
 constexpr int64_t kGradientRows = 256;  // whole vectors of every build
 
 inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
-  return (out + padded_columns(in)) * kGradientRows * static_cast<int64_t>(sizeof(float));
+  return (out * (kGradientRows + kLanes) + padded_columns(in) * kGradientRows) * static_cast<int64_t>(sizeof(float));
 }
 
 inline void weight_gradient(const WeightGradient& g, char* scratch) {
-  const int64_t stride = round_up(least(kGradientRows, g.rows), kLanes);
+  // One vector more than the rows: a power of two would put all channels of a block into the same few cache lines.
+  const int64_t stride = round_up(least(kGradientRows, g.rows), kLanes) + kLanes;
   float* grads = reinterpret_cast<float*>(scratch);  // [out, stride]
   float* panels = grads + g.out * stride;
   bool accumulate = g.accumulate;

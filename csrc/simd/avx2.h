@@ -110,4 +110,24 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 
+// ---- random numbers: lanes are words, unsigned numbers of 32 bits
+
+inline IntVec words(uint32_t value) { return _mm256_set1_epi32(static_cast<int>(value)); }
+inline IntVec words_from(uint32_t first) {
+  return _mm256_add_epi32(words(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+// The halves of the 64-bit products. The multiplication takes even lanes alone.
+inline void multiply_words(IntVec v, uint32_t factor, IntVec& high, IntVec& low) {
+  const IntVec even = _mm256_mul_epu32(v, words(factor));
+  const IntVec odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), words(factor));
+  high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+}
+inline IntVec exclusive_or(IntVec a, IntVec b, IntVec c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+// value where the word is `least` or more, else 0
+inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
+  const __m256i reached = _mm256_cmpeq_epi32(_mm256_max_epu32(v, words(least)), v);
+  return _mm256_and_ps(_mm256_castsi256_ps(reached), value);
+}
+
 }  // namespace

@@ -136,4 +136,23 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
 }
 #endif
 
+// ---- random numbers: lanes are words, unsigned numbers of 32 bits
+
+inline IntVec words(uint32_t value) { return _mm512_set1_epi32(static_cast<int>(value)); }
+inline IntVec words_from(uint32_t first) {
+  return _mm512_add_epi32(words(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+// The halves of the 64-bit products. The multiplication takes even lanes alone.
+inline void multiply_words(IntVec v, uint32_t factor, IntVec& high, IntVec& low) {
+  const IntVec even = _mm512_mul_epu32(v, words(factor));
+  const IntVec odd = _mm512_mul_epu32(_mm512_srli_epi64(v, 32), words(factor));
+  high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+  low = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
+}
+inline IntVec exclusive_or(IntVec a, IntVec b, IntVec c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
+// value where the word is `least` or more, else 0
+inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
+  return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(v, words(least)), value);
+}
+
 }  // namespace

@@ -118,4 +118,26 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 
+// ---- random numbers: lanes are words, unsigned numbers of 32 bits
+
+inline IntVec words(uint32_t value) { return vreinterpretq_s32_u32(vdupq_n_u32(value)); }
+inline IntVec words_from(uint32_t first) {
+  const int32_t lanes[kLanes] = {0, 1, 2, 3};
+  return vaddq_s32(words(first), vld1q_s32(lanes));
+}
+// The halves of the 64-bit products.
+inline void multiply_words(IntVec v, uint32_t factor, IntVec& high, IntVec& low) {
+  const uint32x4_t word = vreinterpretq_u32_s32(v), by = vdupq_n_u32(factor);
+  const int32x4_t first = vreinterpretq_s32_u64(vmull_u32(vget_low_u32(word), vget_low_u32(by)));
+  const int32x4_t second = vreinterpretq_s32_u64(vmull_high_u32(word, by));
+  high = vuzp2q_s32(first, second);
+  low = vuzp1q_s32(first, second);
+}
+inline IntVec exclusive_or(IntVec a, IntVec b, IntVec c) { return veorq_s32(veorq_s32(a, b), c); }
+// value where the word is `least` or more, else 0
+inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
+  const uint32x4_t reached = vcgeq_u32(vreinterpretq_u32_s32(v), vdupq_n_u32(least));
+  return vreinterpretq_f32_u32(vandq_u32(reached, vreinterpretq_u32_f32(value)));
+}
+
 }  // namespace

@@ -82,4 +82,20 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 
+// ---- random numbers: lanes are words, unsigned numbers of 32 bits
+
+inline IntVec words(uint32_t value) { return {static_cast<int32_t>(value)}; }
+inline IntVec words_from(uint32_t first) { return words(first); }
+// The halves of the 64-bit product.
+inline void multiply_words(IntVec v, uint32_t factor, IntVec& high, IntVec& low) {
+  const uint64_t product = static_cast<uint64_t>(factor) * static_cast<uint32_t>(v.value);
+  high = words(static_cast<uint32_t>(product >> 32));
+  low = words(static_cast<uint32_t>(product));
+}
+inline IntVec exclusive_or(IntVec a, IntVec b, IntVec c) { return {a.value ^ b.value ^ c.value}; }
+// value where the word is `least` or more, else 0
+inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
+  return {static_cast<uint32_t>(v.value) < least ? 0.0f : value.value};
+}
+
 }  // namespace

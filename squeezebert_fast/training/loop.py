@@ -21,6 +21,7 @@ import torch
 from squeezebert_fast.errors import ArgumentError, TrainingError, TrainingInterrupted
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.training import devices, metrics
+from squeezebert_fast.training.averaging import moving_average
 from squeezebert_fast.training.batches import epoch_batches, share
 from squeezebert_fast.training.evaluation import evaluate, forward
 from squeezebert_fast.training.optimizing import Optimizer
@@ -77,6 +78,7 @@ class Trainer:
             self.total_steps = min(self.total_steps, settings.max_steps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = Optimizer(self.parameters, settings, self.total_steps, device)
+        self.average = moving_average(model, settings.average) if settings.average else None
         self.progress = Progress()
         self._drawn = time.monotonic()
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
@@ -152,6 +154,8 @@ class Trainer:
             self.progress.skipped += 1
         rate = self.optimizer.rate
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.progress.step = number
         self._report(loss, norm, rate, all_tokens, time.perf_counter() - started)
 
@@ -198,6 +202,11 @@ class Trainer:
 
     # What is kept
 
+    @property
+    def result(self) -> SqueezeBertPreTrainedModel:
+        """The model that is evaluated and kept: the average, or else the one that is trained."""
+        return self.model if self.average is None else self.average.module
+
     def _evaluate(self, stop: StopRequest) -> None:
         assert self.dev is not None  # _evaluation_is_due
 
@@ -208,7 +217,7 @@ class Trainer:
         started = time.perf_counter()
         step = self.progress.step
         dev = evaluate(
-            self.model,
+            self.result,
             self.task,
             self.dev,
             self.pad,
@@ -240,7 +249,7 @@ class Trainer:
 
     def _save_model(self) -> None:
         if self.processes.first:
-            self.folder.save_model(self.model)
+            self.folder.save_model(self.result)
 
     def _save(self) -> None:
         if self.processes.first:
@@ -248,6 +257,7 @@ class Trainer:
                 {
                     **dataclasses.asdict(self.progress),
                     "model": self.model.state_dict(),
+                    "average": None if self.average is None else self.average.state_dict(),
                     **self.optimizer.state(),
                     "device": self.device.type,
                     "log_bytes": self.folder.log_bytes,
@@ -270,6 +280,8 @@ class Trainer:
             return
         try:
             self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.optimizer.load(state)
             before = state["device"]
             names = [each.name for each in dataclasses.fields(Progress)]

@@ -35,6 +35,11 @@ class Settings:
     warmup: float = setting(0.1, "Fraction of all steps that the learning rate rises in; then it falls.", 0)
     weight_decay: float = setting(0.01, "AdamW's, of all weights but biases and LayerNorms.", 0)
     max_gradient_norm: float = setting(1.0, "The gradient is clipped to this norm; 0 for any.", 0)
+    average: float = setting(
+        0.0,
+        "Evaluate and keep a moving average of the parameters with this decay, as 0.999 over some 1000 steps; 0 for none.",
+        0,
+    )
     precision: str = setting(
         "float32",
         "float32, or mixed precision by autocast: bfloat16, or float16, which is for CUDA GPUs alone.",
@@ -56,6 +61,8 @@ class Settings:
                 raise ArgumentError(f"{field.name} is {value!r}, expected a number of at least {least}")
         if self.warmup > 1:
             raise ArgumentError(f"warmup is {self.warmup!r}, expected a fraction from 0 to 1")
+        if self.average >= 1:
+            raise ArgumentError(f"average is {self.average!r}, expected a decay from 0 to below 1")
         if self.learning_rate == 0:
             raise ArgumentError("learning_rate is 0, expected a positive number")
         if self.precision not in PRECISIONS:
