@@ -52,7 +52,7 @@ def memory_of_a_step(engine: str, precision: str, shape: Shape, layers: int) -> 
     batch = random_batch(shape)
     subject = candidate(engine, precision, base_classifier(layers))
     loaded = resident_now()
-    warm_up(subject, batch)
+    warm_up(subject, batch, keep_gradients=True)
     before, peak = peak_during(lambda: subject.step(batch))
     gradients = sum(p.grad.nbytes for p in subject.model.parameters() if p.grad is not None)
     return {

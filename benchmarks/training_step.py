@@ -73,23 +73,23 @@ class Candidate:
         return self.engine if self.precision == "float32" else f"{self.engine} {self.precision}"
 
     def step(self, batch: Batch) -> None:
-        """The forward and backward; gradients are added to those that are there."""
+        """The forward and backward."""
         with autocast(self.precision, batch.input_ids.device.type):
             loss = self.forward(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels
             ).loss
         loss.backward()
 
-    def prepare(self) -> None:
-        """What lies between two steps: gradients become 0 in place, and parameters are written, as an optimizer does.
+    def prepare(self, *, keep_gradients: bool = False) -> None:
+        """What lies between two steps: `zero_grad` drops the gradients, and an optimizer writes the parameters.
 
         Their values stay. But what was made of them, packed weights say, has to be made again in the next step.
+        keep_gradients: as zeros, which the next step adds to.
         """
+        self.model.zero_grad(set_to_none=not keep_gradients)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.mul_(1.0)
-                if parameter.grad is not None:
-                    parameter.grad.zero_()
 
 
 def autocast(precision: str, device_type: str) -> contextlib.AbstractContextManager[object]:
@@ -107,15 +107,15 @@ def candidate(engine: str, precision: str, base: nn.Module) -> Candidate:
     return Candidate(engine, precision, model, forward)
 
 
-def warm_up(candidate: Candidate, batch: Batch) -> None:
-    """A step, after which gradients exist. Raises EngineUnavailable where torch.compile fails."""
+def warm_up(candidate: Candidate, batch: Batch, *, keep_gradients: bool = False) -> None:
+    """A step, and `prepare`. Raises EngineUnavailable where torch.compile fails."""
     try:
         candidate.step(batch)
     except RuntimeError as error:
         if candidate.engine != COMPILED:
             raise
         raise EngineUnavailable(f"it fails: {str(error).strip().splitlines()[0]}") from error
-    candidate.prepare()
+    candidate.prepare(keep_gradients=keep_gradients)
 
 
 def gradients(candidate: Candidate, batch: Batch) -> dict[str, Tensor]:

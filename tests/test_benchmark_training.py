@@ -81,20 +81,20 @@ def test_the_operations_of_a_forward_are_those_of_the_encoder() -> None:
     assert work.keys() <= training_profile.OPERATIONS.keys()
 
 
-def test_between_steps_gradients_are_zeroed_in_place_and_weights_are_as_if_updated() -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_between_steps_gradients_are_gone_or_zeros_and_weights_are_as_if_updated(keep: bool) -> None:
     built = warm(EAGER, "float32", batch := random_batch((2, 5)))
     built.step(batch)
     weights = dict(built.model.named_parameters())
     before = {name: (w.detach().clone(), w._version, w.grad) for name, w in weights.items()}
     assert any(bool(gradient.any()) for _, _, gradient in before.values() if gradient is not None)
-    built.prepare()
+    built.prepare(keep_gradients=keep)
     for name, weight in weights.items():
         value, version, gradient = before[name]
         assert torch.equal(weight, value)
         assert weight._version > version
-        assert weight.grad is gradient
-        assert gradient is not None
-        assert not gradient.any()
+        assert weight.grad is (gradient if keep else None)
+        assert not keep or (gradient is not None and not gradient.any())
 
 
 @needs_native

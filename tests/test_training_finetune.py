@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from squeezebert_fast import (
     SqueezeBertConfig,
@@ -17,6 +18,7 @@ from squeezebert_fast import (
     SqueezeBertTokenizerFast,
     save_quantized,
 )
+from squeezebert_fast.training.averaging import moving_average
 from squeezebert_fast.training.run_folder import MODEL_FILES
 from tests.cli_helpers import refuses, run, succeeds
 from tests.training_helpers import (
@@ -198,6 +200,31 @@ def test_the_best_model_is_kept_not_the_last(base: Path, data: tuple[Path, Path]
     )
 
 
+def test_an_average_is_what_is_kept(base: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trains("finetune", data[0], "-m", base, "-o", out, "--average", 0.9, "--max-steps", 5, *QUICK)
+    state, kept = state_of(out), load_file(out / "model.safetensors")
+    averaged = {name.removeprefix("module."): tensor for name, tensor in state["average"].items()}
+    assert int(averaged.pop("n_averaged")) == 5
+    assert kept.keys() <= averaged.keys()
+    assert all(torch.equal(kept[name], averaged[name]) for name in kept)
+    assert not any(torch.equal(kept[name], state["model"][name]) for name in kept if "bias" in name)
+
+
+def test_a_moving_average_forgets_the_first_steps_soon(base: Path) -> None:
+    model = SqueezeBertModel.from_pretrained(base)
+    weight = model.pooler.dense.weight
+    average = moving_average(model, 0.5)
+    expected = None
+    for step in range(8):
+        with torch.no_grad():
+            weight.fill_(float(step**2))
+        average.update_parameters(model)
+        decay = 0.0 if expected is None else min(0.5, (1 + step) / (5 + step))
+        expected = decay * (expected or 0.0) + (1 - decay) * step**2
+        torch.testing.assert_close(average.module.pooler.dense.weight, torch.full_like(weight, expected))
+
+
 def test_labels_that_a_checkpoint_knows_keep_their_ids_and_other_labels_get_a_new_head(
     data: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -232,6 +259,7 @@ def test_labels_that_a_checkpoint_knows_keep_their_ids_and_other_labels_get_a_ne
         ("text\tlabel\na\tx\nb\ty\n", ["--learning-rate", "inf"], "learning_rate is inf"),
         ("text\tlabel\na\tx\nb\ty\n", ["--learning-rate", 0], "learning_rate is 0"),
         ("text\tlabel\na\tx\nb\ty\n", ["--warmup", 2], "warmup is 2.0"),
+        ("text\tlabel\na\tx\nb\ty\n", ["--average", 1], "average is 1.0, expected a decay from 0 to below 1"),
         ("text\tlabel\na\tx\nb\ty\n", ["--precision", "int8"], "precision is 'int8'"),
         (
             "text\tlabel\na\tx\nb\ty\n",

@@ -52,11 +52,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, output: str, *more: object) -> list[object]:
-    """Two epochs of four steps, evaluated every three steps and after each epoch, saved every two."""
+    """Two epochs of four steps, averaged, evaluated every three steps and after each epoch, saved every two."""
     files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
-    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--max-length", 16, "--threads", 1]
+    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--average", 0.9]
+    size = ["--max-length", 16, "--threads", 1]
     when = ["--evaluate-every", 3, "--save-every", 2, "--log-every", 3]
-    return [*files, "-o", folder / output, *how, *when, *more]
+    return [*files, "-o", folder / output, *how, *size, *when, *more]
 
 
 def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

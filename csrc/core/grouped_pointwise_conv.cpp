@@ -15,6 +15,8 @@ namespace {
 // 1.25 MB of second-level cache a core.
 constexpr int64_t kCachedWeights = 640 * 1024;  // bytes
 constexpr int64_t kTokensByPiece = 128, kTokensByRow = 32;
+// Tensors that may be found in a second-level cache.
+constexpr int64_t kNearBytes = 1024 * 1024;
 // Tasks a thread should get, so that one that the machine holds up doesn't hold up the rest.
 constexpr int64_t kTasksPerThread = 4;
 // Below this many multiply-adds a second thread costs more than it brings.
@@ -101,6 +103,7 @@ void PackedGroupedPointwiseConv::run(const float* x, int64_t x_row_stride, int64
   run.product.y = y;
   run.product.y_row_stride = y_row_stride;
   run.product.activation = activation;
+  run.product.far_x = run.product.far_y = tokens * (in_channels_ + out_channels_) * 4 > kNearBytes;
   std::vector<Segment> segments(segments_.data(), segments_.data() + segments_.size());
   if (bias) {
     auto* padded = reinterpret_cast<float*>(memory + aligned(operands) + aligned(scales));

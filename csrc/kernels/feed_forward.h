@@ -50,7 +50,8 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
       const FeedForward::Chunk& chunk = block.chunks[c];
       // Hidden row 0 stands for row `first`, hidden column 0 for the chunk's first channel.
       const Product in{block.x, chunk.in,         chunk.in_count, hidden - first * width - chunk.hidden_begin,
-                       width,   block.activation, chunk.out};
+                       width,   block.activation, chunk.out,      c == 0,
+                       false};
       product<Format>(in, stretch);
       Operands operands{hidden, width, nullptr, 1, chunk.hidden};
       if constexpr (!Format::kInPlace) {
@@ -63,9 +64,15 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
       operands.data = static_cast<typename Format::Operand*>(operands.data) - chunk.hidden_begin;
       const bool last = c + 1 == block.chunk_count;
       const Segment* next = !last ? block.chunks[c + 1].in : stretch.end < rows.end ? block.chunks[0].in : block.next;
-      const Product out{
-          operands,         chunk.out, chunk.out_count, block.y + first * block.y_row_stride, block.y_row_stride,
-          Activation::none, next};
+      const Product out{operands,
+                        chunk.out,
+                        chunk.out_count,
+                        block.y + first * block.y_row_stride,
+                        block.y_row_stride,
+                        Activation::none,
+                        next,
+                        false,
+                        c == 0};
       product<Format>(out, local);
     }
   }

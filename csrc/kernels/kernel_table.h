@@ -47,6 +47,8 @@ struct Product {
   int64_t y_row_stride;
   Activation activation;
   const Segment* next;  // whose weights to fetch meanwhile, or null
+  // Whether the rows of x and y are in main memory, which then are fetched some time before they are needed.
+  bool far_x = false, far_y = false;
 };
 
 // y = layer_norm(y + residual), and its operands for the product that follows.

@@ -60,15 +60,41 @@ inline __attribute__((always_inline)) void store_tile(const typename Format::Sum
 
 constexpr int64_t kCacheLine = 64;  // bytes, on every CPU that these builds run on
 
+// Cache lines that a tile fetches in passing, one a step of K: rows of memory, of whole lines each.
+struct Lines {
+  const char* at;
+  int64_t count;
+  int64_t row, rest;  // lines of a row, and of this one still to come
+  int64_t skip;       // bytes from the end of a row's lines to the next row
+  int64_t most;       // for one tile
+
+  void fetch() {
+    __builtin_prefetch(at, 0, 2);
+    at += kCacheLine;
+    --count;
+    if (--rest == 0) {
+      rest = row;
+      at += skip;
+    }
+  }
+};
+
+inline Lines lines_of(const void* first, int64_t rows, int64_t row_bytes, int64_t row_stride) {
+  const int64_t row = divide_up(row_bytes, kCacheLine);
+  return {static_cast<const char*>(first), rows * row, row, row, row_stride - row * kCacheLine, rows * row};
+}
+
+constexpr int kFetched = 4;  // lists of lines
+
 // One tile: kRows rows x kVectors vectors over `steps` steps of K, added to what y holds when `accumulate`, plus the
-// bias unless it is null. With kFetch, each step fetches a cache line of the memory at `ahead`. Every segment is summed
-// on its own and the bias comes last: small sums stay small, which is what keeps the rounding error that of PyTorch's
-// own products. The last vector has `last_lanes` real columns.
+// bias unless it is null. With kFetch, some of `fetched` on the way. Every segment is summed on its own and the bias
+// comes last: small sums stay small, which is what keeps the rounding error that of PyTorch's own products. The last
+// vector has `last_lanes` real columns.
 template <class Format, int kRows, int kVectors, bool kFetch>
 __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x_row_stride,
                                     const typename Format::Weight* weight, int64_t weight_stride, int64_t steps,
                                     const Columns& columns, bool accumulate, float* y, int64_t y_row_stride,
-                                    int last_lanes, const char* ahead) {
+                                    int last_lanes, Lines* fetched) {
   typename Format::Sum sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -76,8 +102,7 @@ __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x
     for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::start(columns, j * kLanes);
   }
 
-  for (int64_t k = 0; k < steps; ++k, weight += weight_stride, x += Format::kStep) {
-    if (kFetch) __builtin_prefetch(ahead + k * kCacheLine, 0, 2);
+  const auto step = [&] {
     typename Format::Weights w[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) w[j] = Format::load_weights(weight + j * kLanes * Format::kStep);
@@ -86,7 +111,22 @@ __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::multiply_add(x + r * x_row_stride, w[j], sum[r][j]);
     }
+    weight += weight_stride;
+    x += Format::kStep;
+  };
+  if (kFetch) {
+    for (int list = 0; list < kFetched; ++list) {
+      Lines lines = fetched[list];
+      const int64_t count = least(least(lines.count, lines.most), steps);
+      steps -= count;
+      for (int64_t k = 0; k < count; ++k) {
+        lines.fetch();
+        step();
+      }
+      fetched[list] = lines;
+    }
   }
+  for (int64_t k = 0; k < steps; ++k) step();
 
   if (accumulate) {
     store_tile<Format, kRows, kVectors, true>(sum, columns, y, y_row_stride, last_lanes);
@@ -97,7 +137,7 @@ __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x
 
 template <class Format>
 using Tile = void (*)(const typename Format::Operand*, int64_t, const typename Format::Weight*, int64_t, int64_t,
-                      const Columns&, bool, float*, int64_t, int, const char*);
+                      const Columns&, bool, float*, int64_t, int, Lines*);
 
 // Four vectors are for the 64 columns of a head, where a tile of them is lower: as many sums, fewer loads a sum.
 constexpr int kMostVectors = kTileRows == 8 ? 4 : 3;
@@ -210,9 +250,10 @@ inline void pack(const void* weight, int64_t column_stride, int64_t depth_stride
 // ones, a tile's operands stay, and the weights stream past.
 constexpr int64_t kCachedPanel = 16 * 1024;  // bytes
 
+// far_x, far_y: as in Product. ahead: two lists of lines that are needed after this segment.
 template <class Format>
 inline void run_segment(const Operands& x, const Segment& segment, Activation activation, float* y,
-                        int64_t y_row_stride, Rows rows, const Segment* next) {
+                        int64_t y_row_stride, Rows rows, bool far_x, bool far_y, const Lines (&ahead)[2]) {
   using Operand = typename Format::Operand;
   using Weight = typename Format::Weight;
   const auto* operands = static_cast<const Operand*>(x.data) + segment.in_begin;
@@ -222,8 +263,8 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
   // are NaN when they are infinite or NaN, so a last step that is not whole gets operands of its own.
   const int64_t rest = Format::kScaled ? 0 : segment.depth % Format::kStep;
   const RowTiles tiles(rows, kTileRows);
-  const char* ahead = next ? static_cast<const char*>(next->weight) : nullptr;
-  const char* const ahead_end = next ? ahead + packed_bytes<Format>(next->columns, next->depth) : nullptr;
+  constexpr int64_t kOperandBytes = static_cast<int64_t>(sizeof(Operand)), kFloatBytes = 4;
+  Lines fetched[kFetched] = {{}, {}, ahead[0], ahead[1]};
   const auto run_tile = [&](Rows tile_rows, int64_t n) {
     const int64_t count = tile_rows.end - tile_rows.begin;
     const int64_t width = least(kPanelColumns, segment.columns - n);
@@ -242,10 +283,12 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
     const Weight* panel = weight + n * steps * Format::kStep;
     const int64_t stride = vectors * kLanes * Format::kStep;
     const int last_lanes = static_cast<int>(width - (vectors - 1) * kLanes);
-    const bool fetch = ahead < ahead_end;
+    if (far_y) fetched[0] = lines_of(out, count, width * kFloatBytes, y_row_stride * kFloatBytes);
+    const bool fetch = fetched[0].count + fetched[1].count + fetched[2].count + fetched[3].count > 0;
     const Tile<Format> run = fetch ? tile_of<Format, true>(count, vectors) : tile_of<Format, false>(count, vectors);
     if (rest == 0) {
-      run(first, x.row_stride, panel, stride, steps, columns, segment.accumulate, out, y_row_stride, last_lanes, ahead);
+      run(first, x.row_stride, panel, stride, steps, columns, segment.accumulate, out, y_row_stride, last_lanes,
+          fetched);
     } else {
       Operand last[kTileRows * Format::kStep] = {};
       for (int64_t r = 0; r < count; ++r) {
@@ -254,21 +297,33 @@ inline void run_segment(const Operands& x, const Segment& segment, Activation ac
         }
       }
       run(first, x.row_stride, panel, stride, steps - 1, Columns{}, segment.accumulate, out, y_row_stride, last_lanes,
-          ahead);
+          fetched);
       run(last, Format::kStep, panel + (steps - 1) * stride, stride, 1, columns, true, out, y_row_stride, last_lanes,
-          ahead);
+          fetched);
     }
-    if (fetch) ahead += steps * kCacheLine;
     activate<Format>(activation, out, y_row_stride, count, width);
+  };
+  // The rows of the tiles after this one's, spread over the panels that meet this one's.
+  const auto fetch_rows = [&](int64_t t, int64_t panels) {
+    if (!far_x || t + 1 >= tiles.tiles) return;
+    const Rows following = tiles[t + 1];
+    fetched[1] = lines_of(operands + following.begin * x.row_stride, following.end - following.begin,
+                          segment.depth * kOperandBytes, x.row_stride * kOperandBytes);
+    fetched[1].most = divide_up(fetched[1].count, panels);
   };
   const bool panels_stay = steps * Format::kStep * kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
   if (panels_stay) {
     for (int64_t n = 0; n < segment.columns; n += kPanelColumns) {
-      for (int64_t t = 0; t < tiles.tiles; ++t) run_tile(tiles[t], n);
+      for (int64_t t = 0; t < tiles.tiles; ++t) {
+        if (n == 0) fetch_rows(t, 1);
+        run_tile(tiles[t], n);
+      }
     }
   } else {
+    const int64_t panels = divide_up(segment.columns, kPanelColumns);
     for (int64_t t = 0; t < tiles.tiles; ++t) {
       const Rows tile_rows = tiles[t];
+      fetch_rows(t, panels);
       for (int64_t n = 0; n < segment.columns; n += kPanelColumns) run_tile(tile_rows, n);
     }
   }
@@ -281,7 +336,10 @@ inline void product(const Product& p, Rows rows) {
     // The activation follows a column's last block, the one before the next column's first.
     const bool last = s + 1 == p.segment_count || !p.segments[s + 1].accumulate;
     const Segment* next = s + 1 < p.segment_count ? &segment + 1 : p.next;
-    run_segment<Format>(p.x, segment, last ? p.activation : Activation::none, p.y, p.y_row_stride, rows, next);
+    const bool first = s == 0 || p.segments[s - 1].out_begin != segment.out_begin;
+    const int64_t ahead = next ? packed_bytes<Format>(next->columns, next->depth) : 0;
+    run_segment<Format>(p.x, segment, last ? p.activation : Activation::none, p.y, p.y_row_stride, rows, p.far_x,
+                        p.far_y && first, {lines_of(next ? next->weight : nullptr, 1, ahead, 0), {}});
   }
 }
 

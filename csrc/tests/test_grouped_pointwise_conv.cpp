@@ -104,8 +104,9 @@ std::vector<Shape> odd_shapes() {
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// The table's own function, one segment a group, every buffer against a page that faults.
-void run_guarded(const Convolution& conv, const KernelTable& table, Precision precision, Edge edge,
+// The table's own function, one segment a group, every buffer against a page that faults. fetch: what is far, and the
+// weights of a next product.
+void run_guarded(const Convolution& conv, const KernelTable& table, Precision precision, Edge edge, bool fetch,
                  const GuardedFloats& y) {
   const Shape& shape = conv.shape;
   const PrecisionKernels& kernels = kernels_in(table, precision);
@@ -140,7 +141,9 @@ void run_guarded(const Convolution& conv, const KernelTable& table, Precision pr
     const Segment segment{group * depth, depth,        group * columns,
                           columns,       false,        packed.data(),
                           bias.data(),   scale.data(), reinterpret_cast<const int32_t*>(start.data())};
-    kernels.product({x, &segment, 1, y.data(), shape.y_row_stride(), Activation::gelu, nullptr}, {0, shape.tokens});
+    kernels.product(
+        {x, &segment, 1, y.data(), shape.y_row_stride(), Activation::gelu, fetch ? &segment : nullptr, fetch, fetch},
+        {0, shape.tokens});
   }
 }
 
@@ -242,7 +245,11 @@ TEST_CASE("a product touches its operands alone") {
           CAPTURE(shape.text());
           const GuardedFloats y(shape.y_size(), edge);
           y.fill(canary);
-          run_guarded(conv, *kernels, precision, edge, y);
+          run_guarded(conv, *kernels, precision, edge, false, y);
+          const GuardedFloats fetched(shape.y_size(), edge);
+          fetched.fill(canary);
+          run_guarded(conv, *kernels, precision, edge, true, fetched);
+          CHECK(same_bits(y.data(), fetched.data(), y.size()));
           bool padding_kept = true, all_written = true;
           for (int64_t i = 0; i < y.size(); ++i) {
             const bool is_padding = i % shape.y_row_stride() >= shape.out_channels();

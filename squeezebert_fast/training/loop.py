@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -205,7 +205,7 @@ class Trainer:
     @property
     def result(self) -> SqueezeBertPreTrainedModel:
         """The model that is evaluated and kept: the average, or else the one that is trained."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(SqueezeBertPreTrainedModel, self.average.module)
 
     def _evaluate(self, stop: StopRequest) -> None:
         assert self.dev is not None  # _evaluation_is_due

@@ -37,7 +37,7 @@ class Settings:
     max_gradient_norm: float = setting(1.0, "The gradient is clipped to this norm; 0 for any.", 0)
     average: float = setting(
         0.0,
-        "Evaluate and keep a moving average of the parameters with this decay, as 0.999 over some 1000 steps; 0 for none.",
+        "Evaluate and keep a moving average of the parameters, with this decay: 0.999 is some 1000 steps; 0 for none.",
         0,
     )
     precision: str = setting(
