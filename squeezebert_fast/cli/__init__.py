@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from squeezebert_fast.cli import (
+    average,
     bench,
     convert,
     distill,
@@ -36,6 +37,7 @@ for command in (
     distill.distill,
     pretrain.pretrain,
     evaluate.evaluate,
+    average.average,
     quantize.quantize,
     bench.bench,
     convert.convert,

@@ -23,28 +23,21 @@ def quantize(
 
     Example: squeezebert-fast quantize ./sentiment ./sentiment-int8
     """
-    if target.is_dir() and not force and any(target.iterdir()):
-        raise InputError(f"the target {target} holds files already; --force writes into it all the same")
-
-    from squeezebert_fast import modeling
-    from squeezebert_fast.configuration import SqueezeBertConfig
-    from squeezebert_fast.loading.checkpoint import CONFIG_NAME, WEIGHTS_NAME
-    from squeezebert_fast.loading.hub import ModelFiles
+    from squeezebert_fast.cli.stored import check_empty, model_class
+    from squeezebert_fast.loading.checkpoint import WEIGHTS_NAME
     from squeezebert_fast.loading.quantized import INT8_NAME, save_quantized
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
+    check_empty(target, force)
     if (target / WEIGHTS_NAME).exists():  # it would be read in place of the int8 file
         raise InputError(f"the target {target} holds a float model, {WEIGHTS_NAME}; give another folder")
-    config = SqueezeBertConfig.from_json_file(ModelFiles(source).required(CONFIG_NAME))
-    name = (config.architectures or ["SqueezeBertModel"])[0]
-    if name not in modeling.__all__ or not issubclass(
-        getattr(modeling, name), modeling.SqueezeBertPreTrainedModel
-    ):
-        raise InputError(f"{source} is a {name}, which is no model of this package")
+    cls = model_class(source)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(source)
     with held_warnings():
-        model = getattr(modeling, name).from_pretrained(source)
+        model = cls.from_pretrained(source)
     save_quantized(model, target)
     tokenizer.save_pretrained(target)
     megabytes = (target / INT8_NAME).stat().st_size / 1e6
-    typer.echo(f"{target}: {name}, {model.num_parameters() / 1e6:.1f} M parameters, {megabytes:.1f} MB")
+    typer.echo(
+        f"{target}: {cls.__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {megabytes:.1f} MB"
+    )

@@ -1,7 +1,7 @@
-"""The average of a model's parameters over the last steps of a run, which is often better than any one of them.
+"""Averages of parameters, which are often better than any of those that they are made of.
 
-Polyak and Juditsky 1992; for deep networks Izmailov et al. 2018, arXiv 1803.05407; as a moving average Tarvainen and
-Valpola 2017, arXiv 1703.01780.
+Over the last steps of a run: Polyak and Juditsky 1992; for deep networks Izmailov et al. 2018, arXiv 1803.05407; as a
+moving average Tarvainen and Valpola 2017, arXiv 1703.01780. Over several runs: Wortsman et al. 2022, arXiv 2203.05482.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 
 
@@ -29,3 +30,26 @@ def moving_average(model: SqueezeBertPreTrainedModel, decay: float) -> AveragedM
 
     average = AveragedModel(model, multi_avg_fn=move)
     return average
+
+
+def average_parameters(
+    models: Sequence[SqueezeBertPreTrainedModel], names: Sequence[str]
+) -> SqueezeBertPreTrainedModel:
+    """The first of `models`, of one class, with the mean of everybody's parameters, summed in float64.
+
+    Raises ArgumentError, by the models' `names`, for an int8 model and for one with another configuration.
+    """
+    first = models[0]
+    fields = first.config.to_dict()
+    for name, model in zip(names, models, strict=True):
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise ArgumentError(f"{name} is an int8 checkpoint, which can't be averaged; give the float one")
+        for field, value in model.config.to_dict().items():
+            if value != fields.get(field):
+                raise ArgumentError(
+                    f"{field} of {name} is {value!r}, but {fields.get(field)!r} of {names[0]}"
+                )
+    with torch.no_grad():
+        for each in zip(*(model.parameters() for model in models), strict=True):
+            each[0].copy_(torch.stack([parameter.double() for parameter in each]).mean(0))
+    return first

@@ -1,0 +1,50 @@
+"""`squeezebert-fast average`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from squeezebert_fast.cli.group import InputError, held_warnings
+
+
+def average(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Two models or more: directories, or ids on the hub."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a directory that holds files already.")
+    ] = False,
+) -> None:
+    """Average the parameters of several fine-tunings of one model into one that is often better than each.
+
+    Source: model soups, arXiv 2203.05482. It takes runs from the same checkpoint on the same data, with different
+    seeds, rates or teachers; models from different checkpoints have an average too, but that is noise.
+
+    Example: squeezebert-fast average ./run-1 ./run-2 ./run-3 -o ./sentiment
+    """
+    if len(sources) < 2:
+        raise InputError(f"{len(sources)} model is given, expected two or more")
+
+    from squeezebert_fast.cli.stored import check_empty, model_class
+    from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+    from squeezebert_fast.training.averaging import average_parameters
+
+    check_empty(output, force)
+    classes = [model_class(source) for source in sources]
+    tokenizers = [SqueezeBertTokenizerFast.from_pretrained(source) for source in sources]
+    for source, cls, tokenizer in zip(sources, classes, tokenizers, strict=True):
+        if cls is not classes[0]:
+            raise InputError(f"{source} is a {cls.__name__}, but {sources[0]} is a {classes[0].__name__}")
+        if tokenizer.get_vocab() != tokenizers[0].get_vocab():
+            raise InputError(f"{source} and {sources[0]} have different vocabularies")
+    with held_warnings():
+        models = [cls.from_pretrained(source) for cls, source in zip(classes, sources, strict=True)]
+    model = average_parameters(models, sources)
+    model.save_pretrained(output)
+    tokenizers[0].save_pretrained(output)
+    typer.echo(f"{output}: the average of {len(models)} {classes[0].__name__}")
