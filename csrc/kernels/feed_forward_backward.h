@@ -16,7 +16,7 @@ namespace {
 
 using squeezebert::FeedForwardBackward;
 
-constexpr int64_t kFeedForwardBackwardRows = 96;  // whole vectors and tiles of every build
+constexpr int64_t kFeedForwardBackwardRows = 128;  // whole vectors and tiles of every build
 
 inline int64_t feed_forward_backward_scratch(int64_t in, int64_t hidden, int64_t out) {
   const int64_t hidden_rows = 2 * kFeedForwardBackwardRows * hidden * static_cast<int64_t>(sizeof(float));
