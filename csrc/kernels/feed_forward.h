@@ -50,8 +50,7 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
       const FeedForward::Chunk& chunk = block.chunks[c];
       // Hidden row 0 stands for row `first`, hidden column 0 for the chunk's first channel.
       const Product in{block.x, chunk.in,         chunk.in_count, hidden - first * width - chunk.hidden_begin,
-                       width,   block.activation, chunk.out,      c == 0,
-                       false};
+                       width,   block.activation, chunk.out,      c == 0};
       product<Format>(in, stretch);
       Operands operands{hidden, width, nullptr, 1, chunk.hidden};
       if constexpr (!Format::kInPlace) {
