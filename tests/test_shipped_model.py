@@ -85,7 +85,7 @@ def test_in_pytorch_alone_it_says_the_same_of_obvious_sentences(
 
 def test_its_card_tells_what_the_files_are() -> None:
     card = (SENTIMENT_MODEL / "README.md").read_text(encoding="utf-8")
-    for said in ("Apache-2.0", "all-MiniLM-L6-v2", "SST-2", "--seed 0", "int8", "Limits"):
+    for said in ("Apache-2.0", "all-MiniLM-L6-v2", "SST-2", "seed 0", "int8", "Limits", "train_sentiment.sh"):
         assert said in card
     config = json.loads((SENTIMENT_MODEL / "config.json").read_text())
     assert re.search(rf"{config['num_hidden_layers']} layers", card)

@@ -188,9 +188,13 @@ def test_training_stops_early_when_nothing_gets_better(
     assert len(evaluations) == best + 2 == summary_of(out)["steps"] < 50
 
 
-def test_the_best_model_is_kept_not_the_last(base: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_the_best_model_is_kept_not_the_last(
+    average: float, base: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     options = ["--epochs", 3, "--metric", "loss", *QUICK, "--learning-rate", 0.5, "--max-gradient-norm", 0]
+    options += ["--average", average]
     trains("finetune", data[0], "--dev", data[1], "-m", base, "-o", out, *options)
     by_step = {line["step"]: line["dev"]["loss"] for line in log_of(out) if "dev" in line}
     best = summary_of(out)["best"]

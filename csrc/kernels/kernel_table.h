@@ -47,7 +47,7 @@ struct Product {
   int64_t y_row_stride;
   Activation activation;
   const Segment* next;  // whose weights to fetch meanwhile, or null
-  // Whether the rows of x and y are in main memory, which then are fetched some time before they are needed.
+  // Whether the rows of x and y may be beyond the caches: then they are fetched some time before they are needed.
   bool far_x = false, far_y = false;
 };
 

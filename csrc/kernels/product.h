@@ -336,6 +336,7 @@ inline void product(const Product& p, Rows rows) {
     // The activation follows a column's last block, the one before the next column's first.
     const bool last = s + 1 == p.segment_count || !p.segments[s + 1].accumulate;
     const Segment* next = s + 1 < p.segment_count ? &segment + 1 : p.next;
+    // The later blocks of the same columns find these in the cache.
     const bool first = s == 0 || p.segments[s - 1].out_begin != segment.out_begin;
     const int64_t ahead = next ? packed_bytes<Format>(next->columns, next->depth) : 0;
     run_segment<Format>(p.x, segment, last ? p.activation : Activation::none, p.y, p.y_row_stride, rows, p.far_x,
