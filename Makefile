@@ -62,7 +62,7 @@ demo: $(VENV)/setup.stamp
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/test.stamp test-native
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-native: $(VENV)/test.stamp
 	$(BIN)/python csrc/tests/run_tests.py
@@ -85,7 +85,7 @@ sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --valgrind
 
 test-compat: $(VENV)/compat.stamp
-	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py
+	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py
 
 $(VENV)/compat.stamp: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet --target $(VENV)/transformers-4 'transformers>=4.57,<5'
