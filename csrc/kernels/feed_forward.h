@@ -48,8 +48,8 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
     const Rows local{0, stretch.end - stretch.begin};
     for (int64_t c = 0; c < block.chunk_count; ++c) {
       const FeedForward::Chunk& chunk = block.chunks[c];
-      // Hidden row 0 stands for row `first`, hidden column 0 for the chunk's first channel. The first chunk brings the rows
-      // of x and y near for the others.
+      // Hidden row 0 stands for row `first`, hidden column 0 for the chunk's first channel. The first chunk brings the
+      // rows of x and y near for the others.
       const Product in{block.x, chunk.in,         chunk.in_count, hidden - first * width - chunk.hidden_begin,
                        width,   block.activation, chunk.out,      c == 0};
       product<Format>(in, stretch);
