@@ -17,9 +17,9 @@ from squeezebert_fast.benchmark import MultiplyAddPeaks
 
 OPERATIONS = {
     name: (name, f"{name}Backward")
-    for name in ("grouped_pointwise_conv", "grouped_mlp", "attention", "add_layer_norm")
+    for name in ("qkv_projection", "grouped_pointwise_conv", "grouped_mlp", "attention", "add_layer_norm")
 }
-OPERATIONS["embedding lookups"] = "aten::embedding", "aten::embedding_dense_backward"
+OPERATIONS["word embeddings"] = "_Rows", "_RowsBackward"
 """By operation, the profiler's names of its forward and its backward. No name lies within another."""
 
 

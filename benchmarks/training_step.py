@@ -140,9 +140,9 @@ def check_patched(precision: str, base: nn.Module) -> None:
 def forward_work(config: SqueezeBertConfig, shape: Shape) -> dict[str, PassWork]:
     """The forward's operations by the names of `squeezebert_fast.ops`; together they are `encoder_flops`."""
     passes = pass_work(config, shape)
-    convolutions = passes["attention"].products + passes["post_attention"].products
     return {
-        "grouped_pointwise_conv": PassWork(convolutions),
+        "qkv_projection": PassWork(passes["attention"].products),
+        "grouped_pointwise_conv": PassWork(passes["post_attention"].products),
         "attention": PassWork(0, passes["attention"].scores),
         "grouped_mlp": passes["feed_forward"],
     }

@@ -46,6 +46,19 @@ class PackedGroupedPointwiseConv:
         activation: Activation,
         threads: int,
     ) -> None: ...
+    @staticmethod
+    def run_side_by_side(
+        convs: Sequence[PackedGroupedPointwiseConv],
+        x: int,
+        tokens: int,
+        biases: Sequence[int],
+        ys: Sequence[int],
+        threads: int,
+    ) -> None: ...
+    @staticmethod
+    def run_sum(
+        convs: Sequence[PackedGroupedPointwiseConv], xs: Sequence[int], tokens: int, y: int, threads: int
+    ) -> None: ...
 
 class PackedGroupedMlp:
     bytes: int

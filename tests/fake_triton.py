@@ -126,7 +126,7 @@ KERNELS: dict[str, dict[str, Any]] = {
     },
 }
 """By file of triton_kernels/, its host functions that the engine calls."""
-OPERATIONS = ("grouped_pointwise_conv", "grouped_mlp", "attention", "add_layer_norm")
+OPERATIONS = ("grouped_pointwise_conv", "qkv_projection", "grouped_mlp", "attention", "add_layer_norm")
 
 
 @contextmanager

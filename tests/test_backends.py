@@ -76,7 +76,7 @@ def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(oper
 
 
 @needs_native
-@pytest.mark.parametrize("operation", ["attention", "add_layer_norm", "grouped_mlp"])
+@pytest.mark.parametrize("operation", ["qkv_projection", "attention", "add_layer_norm", "grouped_mlp"])
 def test_the_cpu_serves_single_operations_with_gradients_autocast_and_in_graphs(
     operation: str,
 ) -> None:

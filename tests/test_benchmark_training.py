@@ -156,7 +156,7 @@ def test_every_operation_of_ours_has_its_time_and_they_make_up_the_step(precisio
 
 def test_a_step_without_our_operations_is_not_profiled_as_ours() -> None:
     batch = random_batch((2, 5))
-    with pytest.raises(WrongEngine, match="no grouped_pointwise_conv ran"):
+    with pytest.raises(WrongEngine, match="no qkv_projection ran"):
         training_profile.profiled(warm(EAGER, "float32", batch), batch)
 
 

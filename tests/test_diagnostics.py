@@ -31,7 +31,13 @@ def test_every_operation_has_a_backend_and_a_reason() -> None:
     sections = squeezebert_fast.doctor().sections
     for dtype in ("float32", "bfloat16"):
         rows = dict(sections[f"operations on cpu, {dtype}"])
-        assert set(rows) == {"grouped_pointwise_conv", "grouped_mlp", "attention", "add_layer_norm"}
+        assert set(rows) == {
+            "grouped_pointwise_conv",
+            "qkv_projection",
+            "grouped_mlp",
+            "attention",
+            "add_layer_norm",
+        }
         assert all("(" in value for value in rows.values())
         assert rows["grouped_mlp"] == rows["grouped_pointwise_conv"]
         assert len(set(rows.values())) == 1  # they come together

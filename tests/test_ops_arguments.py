@@ -61,6 +61,7 @@ def test_an_unknown_backend_is_refused_by_every_operation() -> None:
     refused(message, ops.attention, x, x, x, backend="gpu")
     refused(message, ops.add_layer_norm, x, x, ONES(4), ONES(4), backend="gpu")
     refused(message, ops.grouped_mlp, x, ONES(4, 4, 1), None, ONES(4, 4, 1), None, backend="gpu")
+    refused(message, ops.qkv_projection, x, *[ONES(4, 4, 1), None] * 3, backend="gpu")
 
 
 Q = ONES(2, 3, 8)
@@ -141,3 +142,26 @@ MLP = {
 @pytest.mark.parametrize("message", MLP)
 def test_a_bad_feed_forward_block_is_refused(message: str) -> None:
     refused(message, ops.grouped_mlp, *MLP[message])
+
+
+W = ONES(8, 4, 1)
+PROJECTION = {
+    "weight_q has shape [8, 4], expected": (ONES(3, 8), ONES(8, 4), None, W, None, W, None, 2),
+    "bias_k has shape [4], expected [8]": (ONES(3, 8), W, None, W, ONES(4), W, None, 2),
+    "weight_v has shape [4, 4, 1], expected weight_q's, [8, 4, 1]": (
+        *(ONES(3, 8), W, None, W, None, ONES(4, 4, 1), None, 2),
+    ),
+    "x has shape [3, 6], expected [..., 8] for a weight_q of shape [8, 4, 1]": (
+        *(ONES(3, 6), W, None, W, None, W, None, 2),
+    ),
+    "bias_v is torch.float64, but x is torch.float32": (
+        *(ONES(3, 8), W, None, W, None, W, ONES(8).double(), 2),
+    ),
+    "weight_k is a NoneType, expected a tensor": (ONES(3, 8), W, None, None, None, W, None, 2),
+    "groups is 3, expected a positive divisor of the 8": (ONES(3, 8), W, None, W, None, W, None, 3),
+}
+
+
+@pytest.mark.parametrize("message", PROJECTION)
+def test_a_bad_projection_is_refused(message: str) -> None:
+    refused(message, ops.qkv_projection, *PROJECTION[message])

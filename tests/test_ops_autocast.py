@@ -22,6 +22,10 @@ def arguments(operation: str, dtype: torch.dtype) -> list[Tensor]:
     random = Random(1, dtype)
     return {
         "conv": [random(2, 33, 48), random(96, 12, 1, scale=0.3), random(96)],
+        "projection": [
+            random(2, 33, 48),
+            *(random(*shape, scale=0.3) for _ in range(3) for shape in ((96, 12, 1), (96,))),
+        ],
         "mlp": [
             random(2, 33, 48),
             random(96, 12, 1, scale=0.3),
@@ -39,6 +43,8 @@ def run(module: object, operation: str, *tensors: Tensor) -> Tensor:
     if operation == "conv":
         f = module.grouped_pointwise_conv  # type: ignore[attr-defined]
         return f(*tensors, 4, "gelu")
+    if operation == "projection":
+        return torch.stack(module.qkv_projection(*tensors, 4))  # type: ignore[attr-defined]
     if operation == "mlp":
         f = module.grouped_mlp  # type: ignore[attr-defined]
         return f(*tensors, 4, "gelu")
@@ -49,7 +55,7 @@ def run(module: object, operation: str, *tensors: Tensor) -> Tensor:
     return module.add_layer_norm(*tensors)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("operation", ["conv", "mlp", "attention", "norm"])
+@pytest.mark.parametrize("operation", ["conv", "projection", "mlp", "attention", "norm"])
 @pytest.mark.parametrize("kind", ["autocast", "bfloat16"])
 def test_result_and_gradients_keep_the_rule(kind: str, operation: str) -> None:
     tensors = arguments(operation, torch.bfloat16 if kind == "bfloat16" else torch.float32)
@@ -61,7 +67,7 @@ def test_result_and_gradients_keep_the_rule(kind: str, operation: str) -> None:
     )
 
 
-@pytest.mark.parametrize("operation", ["conv", "mlp", "attention", "norm"])
+@pytest.mark.parametrize("operation", ["conv", "projection", "mlp", "attention", "norm"])
 def test_dtypes_are_autocasts(operation: str) -> None:
     tensors = arguments(operation, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

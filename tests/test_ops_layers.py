@@ -170,7 +170,15 @@ def test_embeddings_are_their_definition_and_refuse_what_does_not_fit() -> None:
 def test_the_examples_in_the_docstrings_hold() -> None:
     import doctest
 
-    for name in ("grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp", "embeddings"):
+    names = (
+        "grouped_pointwise_conv",
+        "qkv_projection",
+        "attention",
+        "add_layer_norm",
+        "grouped_mlp",
+        "embeddings",
+    )
+    for name in names:
         operation = getattr(ops, name)
         found = doctest.DocTestFinder().find(operation, name, globs={"torch": torch, name: operation})
         runner = doctest.DocTestRunner()

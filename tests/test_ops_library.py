@@ -12,7 +12,13 @@ from torch import Tensor
 
 from squeezebert_fast import ops
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.ops.gradients import add_layer_norm, attention, grouped_mlp, grouped_pointwise_conv
+from squeezebert_fast.ops.gradients import (
+    add_layer_norm,
+    attention,
+    grouped_mlp,
+    grouped_pointwise_conv,
+    qkv_projection,
+)
 from tests.gradient_helpers import Random
 
 pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
@@ -33,6 +39,14 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             f"conv {name}": (LIBRARY.grouped_pointwise_conv, (x, weight, bias, 2, "gelu")),
             f"plain conv {name}": (LIBRARY.grouped_pointwise_conv, (x, weight, None, 2, None)),
             f"frozen conv {name}": (LIBRARY.grouped_pointwise_conv, (x.detach(), weight, None, 2, None)),
+            f"projection {name}": (
+                LIBRARY.qkv_projection,
+                (x, weight, bias, parameter(12, 4, 1), None, parameter(12, 4, 1), bias, 2),
+            ),
+            f"frozen projection {name}": (
+                LIBRARY.qkv_projection,
+                (x, weight.detach(), bias, *[weight.detach(), None] * 2, 2),
+            ),
             f"mlp {name}": (LIBRARY.grouped_mlp, (x, weight, bias, out, None, 2, "silu")),
             f"attention {name}": (LIBRARY.attention, (x, x, x, mask, 2, 0.0, None)),
             f"dropped attention {name}": (LIBRARY.attention, (x, x, x.detach(), None, 2, 0.5, seed)),
@@ -64,6 +78,10 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
                 (torch.ones(2, 5, 12), x, weight, bias, 2, "gelu", needs[:3]),
             ),
             (
+                LIBRARY.qkv_projection_backward,
+                (*[torch.ones(2, 5, 12)] * 2, None, x, *[weight] * 3, 2, [*needs, False, False]),
+            ),
+            (
                 LIBRARY.grouped_mlp_backward,
                 (torch.ones(2, 5, 6), x, weight, bias, out, None, 2, "relu", [*needs[:4], False]),
             ),
@@ -83,8 +101,9 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
 def block(
     x: Tensor, weight: Tensor, bias: Tensor, into: Tensor, out: Tensor, gamma: Tensor, p: float = 0.0
 ) -> Tensor:
-    y = ops.grouped_pointwise_conv(x, weight, bias, 2, strict=True)
-    y = ops.attention(y, y, x, None, 4, p, strict=True)
+    q, k, v = ops.qkv_projection(x, weight, bias, weight.neg(), None, weight, bias, 2, strict=True)
+    y = ops.attention(q, k, v, None, 4, p, strict=True)
+    y = ops.grouped_pointwise_conv(y, weight, bias, 2, strict=True)
     y = ops.add_layer_norm(y, x, gamma, gamma, 1e-12, p, strict=True)
     return ops.grouped_mlp(y, into, None, out, bias, 2, strict=True)
 
@@ -121,7 +140,7 @@ def test_a_graph_has_the_kernels_of_forward_and_backward(autocast: bool, p: floa
         results.append((y, *torch.autograd.grad(y.float().square().sum(), tensors)))
     tolerance = {"rtol": 0.05, "atol": 0.5} if autocast else {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(results[1], results[0], **tolerance)
-    for name in ("grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp"):
+    for name in ("grouped_pointwise_conv", "qkv_projection", "attention", "add_layer_norm", "grouped_mlp"):
         assert f"squeezebert_fast.{name}.default" in seen
         assert f"squeezebert_fast.{name}_backward.default" in seen
 
@@ -170,7 +189,7 @@ def test_an_exported_program_has_the_operations(strict: bool) -> None:
     batch = torch.export.Dim("batch", min=2, max=64)
     shapes = (({0: batch}, *[None] * len(parameters)),)
     exported = torch.export.export(Block(), (x, *parameters), dynamic_shapes=shapes, strict=strict)
-    assert sum("squeezebert_fast" in str(node.target) for node in exported.graph.nodes) == 4
+    assert sum("squeezebert_fast" in str(node.target) for node in exported.graph.nodes) == 5
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)
@@ -185,5 +204,5 @@ def test_the_eager_routes_do_not_go_through_the_dispatcher() -> None:
         with torch.no_grad():
             block(x, *parameters)
     assert not [event.name for event in profile.events() if event.name.startswith("squeezebert_fast::")]
-    for module in (grouped_pointwise_conv, grouped_mlp, attention, add_layer_norm):
+    for module in (grouped_pointwise_conv, qkv_projection, grouped_mlp, attention, add_layer_norm):
         assert module.__name__.startswith("squeezebert_fast.ops.gradients.")

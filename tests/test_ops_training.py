@@ -12,6 +12,7 @@ from torch import Tensor
 from squeezebert_fast import UnsupportedError, ops
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.embeddings import gather_rows
 from tests.gradient_helpers import (
     Operation,
     Random,
@@ -50,6 +51,51 @@ def test_convolution(groups: int, activation: str | None) -> None:
         bind(reference.grouped_pointwise_conv, *rest),
         [*tensors[:2], None],
     )
+
+
+def projected(module: object, groups: int, **options: object) -> Operation:
+    return lambda *tensors: torch.stack(module.qkv_projection(*tensors, groups, **options))  # type: ignore
+
+
+def projection_arguments(random: Random, biased: bool = True, groups: int = 2) -> list[Tensor | None]:
+    shapes = [(10, 8 // groups, 1), (10,)] * 3
+    return [random(3, 5, 8), *(random(*s) if biased or len(s) > 1 else None for s in shapes)]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_projection(groups: int, biased: bool) -> None:
+    tensors = projection_arguments(Random(groups), biased, groups)
+    assert_gradients_within_rule(projected(ops, groups, **STRICT), projected(reference, groups), tensors)
+
+
+@pytest.mark.parametrize("needed", [n for n in itertools.product([False, True], repeat=7) if any(n)])
+def test_any_parts_of_a_projection_may_be_frozen(needed: tuple[bool, ...]) -> None:
+    tensors = projection_arguments(Random(2))
+    tensors = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]  # type: ignore
+    assert_gradients_within_rule(projected(ops, 2, **STRICT), projected(reference, 2), tensors)
+
+
+@pytest.mark.parametrize("used", [u for u in itertools.product([False, True], repeat=3) if any(u)])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_projection_of_which_a_part_is_used(again: bool, used: tuple[bool, ...]) -> None:
+    tensors: list[Tensor] = projection_arguments(Random(3))  # type: ignore[assignment]
+
+    def found(module: object, options: dict[str, object]) -> tuple[Tensor | None, ...]:
+        results = module.qkv_projection(*tensors, 2, **options)  # type: ignore[attr-defined]
+        total = sum(y.square().sum() for y, use in zip(results, used, strict=True) if use)
+        first = torch.autograd.grad(total, tensors, allow_unused=True, create_graph=again)
+        if not again:
+            return first
+        second = sum(g.square().sum() for g in first if g is not None)
+        return torch.autograd.grad(second, tensors, allow_unused=True)
+
+    for actual, expected in zip(found(ops, STRICT), found(reference, {}), strict=True):
+        if actual is None or expected is None:  # zeros, for PyTorch's convolution of a part that isn't used
+            other = expected if actual is None else actual
+            assert other is None or not other.any()
+        else:
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -206,6 +252,44 @@ def test_embeddings_add_up_the_gradients_of_equal_ids(padding_idx: int | None) -
     assert_gradients_within_rule(ours, by_rows, tensors)
 
 
+@pytest.mark.parametrize("padding_idx", [None, 1, -4])
+@pytest.mark.parametrize("ids_dtype", [torch.int64, torch.int32])
+def test_the_gradient_of_a_large_table_has_pytorchs_bits(
+    ids_dtype: torch.dtype, padding_idx: int | None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(5000, 96, generator=generator).requires_grad_()
+    ids = torch.randint(0, 5000, (7, 40), generator=generator).to(ids_dtype)
+    ids[0], ids[1] = 1, 4996
+    weights = torch.randn(7, 40, 96, generator=generator)
+    channels = torch.ones(96)
+
+    def gradient(rows: Tensor, create_graph: bool = False) -> Tensor:
+        y = reference.add_layer_norm(rows, torch.zeros_like(rows), channels, channels)
+        return torch.autograd.grad((y * weights).sum(), table, create_graph=create_graph)[0]
+
+    ours = gather_rows(ids, table, padding_idx)
+    theirs = torch.nn.functional.embedding(ids, table, padding_idx)
+    assert torch.equal(ours, theirs)
+    assert ours.grad_fn.name() == "_RowsBackward"
+    assert torch.equal(gradient(ours), gradient(theirs))
+    again = [
+        torch.autograd.grad(gradient(rows, create_graph=True).square().sum(), table)[0]
+        for rows in (
+            gather_rows(ids, table, padding_idx),
+            torch.nn.functional.embedding(ids, table, padding_idx),
+        )
+    ]
+    assert torch.equal(*again)
+
+
+def test_tables_of_other_dtypes_and_without_gradients_are_pytorchs() -> None:
+    ids = torch.tensor([[1, 2]])
+    for table in (torch.randn(4, 8).double().requires_grad_(), torch.randn(4, 8).bfloat16().requires_grad_()):
+        assert gather_rows(ids, table, None).grad_fn.name() == "EmbeddingBackward0"
+    assert gather_rows(ids, torch.randn(4, 8), None).grad_fn is None
+
+
 NON_CONTIGUOUS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda t: t.mT.contiguous().mT,
     "of every other": lambda t: torch.stack([t, t.neg()], -1).flatten(-2)[..., ::2],
@@ -222,7 +306,9 @@ def test_inputs_that_are_not_contiguous(layout: str) -> None:
     def layer(operations: object, *tensors: Tensor) -> Tensor:
         x, weight, bias, out, gamma, beta = tensors
         f = operations
-        y = f.attention(change(x), change(x), change(x), None, 2)  # type: ignore[attr-defined]
+        first, other, last = weight[:8], weight[4:], weight[2:10]
+        qkv = f.qkv_projection(change(x), first, gamma, other, None, last, beta, 2)  # type: ignore[attr-defined]
+        y = f.attention(*map(change, qkv), None, 2)  # type: ignore[attr-defined]
         y = f.add_layer_norm(change(y), change(x), gamma, beta)  # type: ignore[attr-defined]
         h = f.grouped_pointwise_conv(change(y), weight, bias, 2, "gelu")  # type: ignore[attr-defined]
         y = f.grouped_pointwise_conv(change(h), out, None, 2)  # type: ignore[attr-defined]
@@ -240,7 +326,7 @@ def test_inputs_that_are_not_contiguous(layout: str) -> None:
 def test_gradients_without_tokens_are_zero(shape: tuple[int, ...]) -> None:
     random = Random(11)
     x, weight, gamma = random(*shape), random(8, 4, 1), random(8)
-    y = ops.attention(x, x, x, None, 2, 0.5)
+    y = ops.attention(*ops.qkv_projection(x, *[weight, gamma] * 3, 2), None, 2, 0.5)
     y = ops.add_layer_norm(y, x, gamma, gamma, dropout_p=0.5)
     y = ops.grouped_mlp(ops.grouped_pointwise_conv(y, weight, gamma, 2), weight, gamma, weight, None, 2)
     assert y.shape == shape
@@ -269,6 +355,8 @@ def test_only_what_the_backward_reads_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         for run, most in (
             (lambda: ops.grouped_pointwise_conv(x, weight, bias, 2, "gelu"), x.numel()),
+            (lambda: ops.qkv_projection(x, *[weight, bias] * 3, 2), x.numel()),
+            (lambda: ops.qkv_projection(x.detach(), *[weight.detach(), bias] * 3, 2), 0),
             (lambda: ops.grouped_mlp(x, weight, bias, out, None, 2), x.numel()),
             # the result, two numbers a row of scores, and no scores
             (
@@ -284,7 +372,7 @@ def test_only_what_the_backward_reads_is_kept() -> None:
             assert sum(storages.values()) <= most
 
 
-@pytest.mark.parametrize("operation", ["conv", "mlp", "attention", "norm"])
+@pytest.mark.parametrize("operation", ["conv", "projection", "mlp", "attention", "norm"])
 def test_second_derivatives_equal_the_references(operation: str) -> None:
     random = Random(13)
     tensors: list[Tensor | None]
@@ -292,6 +380,9 @@ def test_second_derivatives_equal_the_references(operation: str) -> None:
     if operation == "conv":
         tensors = [random(5, 8), random(6, 4, 1), random(6)]
         ours, theirs = (bind(f.grouped_pointwise_conv, 2, "gelu") for f in (ops, reference))
+    elif operation == "projection":
+        tensors = projection_arguments(random)
+        ours, theirs = projected(ops, 2), projected(reference, 2)
     elif operation == "mlp":
         tensors = [random(5, 8), random(12, 4, 1), random(12), random(6, 6, 1), random(6)]
         ours, theirs = (bind(f.grouped_mlp, 2, "silu") for f in (ops, reference))

@@ -114,14 +114,15 @@ def test_every_operation_of_a_training_step_is_the_kernels(
 
         return call
 
-    for name in ("grouped_pointwise_conv", "grouped_mlp", "attention", "add_layer_norm"):
+    for name in ("grouped_pointwise_conv", "qkv_projection", "grouped_mlp", "attention", "add_layer_norm"):
         for kernel in (name, name + "_backward"):
             monkeypatch.setattr(cpu_training, kernel, counted(kernel, getattr(cpu_training, kernel)))
     gradients(model, batch_of(), autocast)
     layers = len(model.transformer.encoder.layers)
     assert calls.count("attention") == calls.count("attention_backward") == layers
     assert calls.count("grouped_mlp_backward") == layers
-    assert calls.count("grouped_pointwise_conv_backward") == 4 * layers
+    assert calls.count("qkv_projection") == calls.count("qkv_projection_backward") == layers
+    assert calls.count("grouped_pointwise_conv_backward") == layers
     # and that of the embeddings
     assert calls.count("add_layer_norm") == calls.count("add_layer_norm_backward") == 2 * layers + 1
 

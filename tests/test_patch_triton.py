@@ -37,7 +37,7 @@ from tests.model_pairs import CLASSES, inputs_for, pair, tiny_config
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYER = ["self_attention", "conv_add_layer_norm", "feed_forward"]
 OPERATIONS = [
-    *("grouped_pointwise_conv",) * 3,
+    "qkv_projection",
     "attention",
     "grouped_pointwise_conv",
     "add_layer_norm",
@@ -302,7 +302,7 @@ def test_wrong_hidden_states_or_masks_raise_what_they_raised(calls: list[str]) -
     del calls[:]
     with pytest.raises(ArgumentError, match=r"x has shape \[2, 5, 7\]"):
         run(fast, x[..., :7])
-    with pytest.raises(ArgumentError, match=r"weight is torch\.float32, but x is torch\.bfloat16"):
+    with pytest.raises(ArgumentError, match=r"weight_q is torch\.float32, but x is torch\.bfloat16"):
         run(fast, x.bfloat16())
     with pytest.raises(ArgumentError, match=r"mask has shape .* whose 3 heads the layers don't have"):
         run(fast, x, torch.zeros(2, 3, 5, 5))

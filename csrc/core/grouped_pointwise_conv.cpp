@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "thread_team.h"
 
@@ -47,13 +48,17 @@ PackedGroupedPointwiseConv::PackedGroupedPointwiseConv(const KernelTable& kernel
   segments_.pack(threads);
 }
 
+// A piece is some output channels of a group: in a sum, of all terms, whose products follow each other; else of one
+// term, and those of the same channels follow each other.
 struct PackedGroupedPointwiseConv::Run {
-  Product product;
   const PrecisionKernels* kernels;
-  const float* x;
-  int64_t x_row_stride, tokens, token_blocks, pieces;
-  const std::vector<int64_t>* piece_begin;
-  const std::vector<Segment>* segments;
+  const float* x;  // the rows that products take as `operands`
+  int64_t x_row_stride;
+  Operands operands;
+  std::vector<Segment> segments;
+  std::vector<Product> products;
+  int64_t products_of_piece;
+  int64_t tokens, token_blocks, pieces;
   bool by_row;
   int threads;
 
@@ -61,71 +66,116 @@ struct PackedGroupedPointwiseConv::Run {
 
   void member(Team& team, int id) {
     if (kernels->operand_bytes > 0) {
-      team.run(id, token_blocks, [&](int64_t t, int) { kernels->prepare(x, x_row_stride, rows(t), product.x); });
+      team.run(id, token_blocks, [&](int64_t t, int) { kernels->prepare(x, x_row_stride, rows(t), operands); });
     }
     team.run(id, token_blocks * pieces, [&](int64_t task, int) {
       const int64_t t = by_row ? task / pieces : task % token_blocks;
       const int64_t piece = by_row ? task % pieces : task / token_blocks;
-      const int64_t begin = (*piece_begin)[static_cast<std::size_t>(piece)];
-      Product part = product;
-      part.segments = segments->data() + begin;
-      part.segment_count = (*piece_begin)[static_cast<std::size_t>(piece) + 1] - begin;
+      const Product* const first = products.data() + piece * products_of_piece;
       const int64_t next = (task + threads) / token_blocks;  // the piece of the task this thread most likely takes
-      if (!by_row && next > piece && next < pieces) {
-        part.next = segments->data() + (*piece_begin)[static_cast<std::size_t>(next)];
+      for (int64_t i = 0; i < products_of_piece; ++i) {
+        Product part = first[i];
+        if (!by_row && next > piece && next < pieces) part.next = products[next * products_of_piece + i].segments;
+        kernels->product(part, rows(t));
       }
-      kernels->product(part, rows(t));
     });
   }
 };
 
+void PackedGroupedPointwiseConv::check_same_form(const PackedGroupedPointwiseConv& other) const {
+  if (&kernels() != &other.kernels() || precision() != other.precision() || groups_ != other.groups_ ||
+      in_channels_ != other.in_channels_ || out_channels_ != other.out_channels_ || scales_ != other.scales_) {
+    throw std::invalid_argument("convolutions of one call differ in build, precision or shape");
+  }
+}
+
 void PackedGroupedPointwiseConv::run(const float* x, int64_t x_row_stride, int64_t tokens, const float* bias, float* y,
                                      int64_t y_row_stride, Activation activation, int threads) const {
-  if (tokens <= 0 || out_channels_ <= 0) return;
-  const PrecisionKernels& kernels = segments_.precision_kernels();
-  const int64_t operands = tokens * in_channels_ * kernels.operand_bytes + 64;
-  const int64_t scales = kernels.operand_bytes > 0 ? tokens * scales_ * 4 : 0;
-  // Kernels read whole vectors of the bias.
-  const int64_t bias_bytes = bias ? (out_channels_ + 64) * 4 : 0;
-  const Workspace workspace(aligned(operands) + aligned(scales) + bias_bytes);
+  run_terms({{this, x, bias, y}}, false, x_row_stride, tokens, y_row_stride, activation, threads);
+}
+
+void PackedGroupedPointwiseConv::run_side_by_side(const std::vector<Term>& terms, int64_t tokens, int threads) {
+  const PackedGroupedPointwiseConv& first = *terms.at(0).conv;
+  run_terms(terms, false, first.in_channels_, tokens, first.out_channels_, Activation::none, threads);
+}
+
+void PackedGroupedPointwiseConv::run_sum(const std::vector<Term>& terms, int64_t tokens, int threads) {
+  const PackedGroupedPointwiseConv& first = *terms.at(0).conv;
+  if (first.precision() != Precision::float32) throw std::invalid_argument("a sum of convolutions is in float32");
+  run_terms(terms, true, first.in_channels_, tokens, first.out_channels_, Activation::none, threads);
+}
+
+void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool sum, int64_t x_row_stride,
+                                           int64_t tokens, int64_t y_row_stride, Activation activation, int threads) {
+  const PackedGroupedPointwiseConv& conv = *terms.front().conv;
+  for (const Term& term : terms) conv.check_same_form(*term.conv);
+  if (tokens <= 0 || conv.out_channels_ <= 0) return;
+  const auto count = static_cast<int64_t>(terms.size()), inputs = sum ? count : 1, outputs = sum ? 1 : count;
+  const PrecisionKernels& kernels = conv.segments_.precision_kernels();
+  const int64_t operand_bytes = aligned(tokens * conv.in_channels_ * kernels.operand_bytes + 64);
+  const int64_t scale_bytes = aligned(kernels.operand_bytes > 0 ? tokens * conv.scales_ * 4 : 0);
+  const int64_t bias_floats = conv.out_channels_ + 64;  // kernels read whole vectors
+  const Workspace workspace(operand_bytes + scale_bytes + count * bias_floats * 4);
   char* memory = workspace.data();
+  auto* biases = reinterpret_cast<float*>(memory + operand_bytes + scale_bytes);
 
   Run run{};
   run.kernels = &kernels;
-  run.x = x;
+  run.x = terms.front().x;
   run.x_row_stride = x_row_stride;
-  run.product.x = {const_cast<float*>(x), x_row_stride, nullptr, scales_, in_channels_};
+  run.operands = {const_cast<float*>(run.x), x_row_stride, nullptr, conv.scales_, conv.in_channels_};
   if (kernels.operand_bytes > 0) {
-    run.product.x.data = memory;
-    run.product.x.row_stride = in_channels_;
-    run.product.x.scale = reinterpret_cast<float*>(memory + aligned(operands));
+    run.operands = {memory, conv.in_channels_, reinterpret_cast<float*>(memory + operand_bytes), conv.scales_,
+                    conv.in_channels_};
   }
-  run.product.y = y;
-  run.product.y_row_stride = y_row_stride;
-  run.product.activation = activation;
-  run.product.far_x = run.product.far_y = tokens * (in_channels_ + out_channels_) * 4 > kNearBytes;
-  std::vector<Segment> segments(segments_.data(), segments_.data() + segments_.size());
-  if (bias) {
-    auto* padded = reinterpret_cast<float*>(memory + aligned(operands) + aligned(scales));
-    std::memcpy(padded, bias, static_cast<std::size_t>(out_channels_) * sizeof(float));
-    std::memset(padded + out_channels_, 0, 64 * sizeof(float));
-    for (Segment& segment : segments) {
-      if (segment.bias) segment.bias = padded + segment.out_begin;
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Term& term = terms[static_cast<std::size_t>(i)];
+    const PackedSegments& packed = term.conv->segments_;
+    bytes += packed.bytes();
+    float* bias = biases + i * bias_floats;
+    if (term.bias) {
+      std::memcpy(bias, term.bias, static_cast<std::size_t>(conv.out_channels_) * sizeof(float));
+      std::memset(bias + conv.out_channels_, 0, 64 * sizeof(float));
     }
-  } else {
-    for (Segment& segment : segments) segment.bias = nullptr;
+    for (int64_t s = 0; s < packed.size(); ++s) {
+      Segment segment = packed[s];
+      segment.bias = segment.bias && term.bias ? bias + segment.out_begin : nullptr;
+      segment.accumulate = segment.accumulate || (sum && i > 0);
+      run.segments.push_back(segment);
+    }
   }
-  run.segments = &segments;
-  run.piece_begin = &pieces_;
-  run.pieces = static_cast<int64_t>(pieces_.size()) - 1;
+  const bool far = tokens * (inputs * conv.in_channels_ + outputs * conv.out_channels_) * 4 > kNearBytes;
+  const auto pieces = static_cast<int64_t>(conv.pieces_.size()) - 1;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t begin = conv.pieces_[static_cast<std::size_t>(piece)];
+    const int64_t end = conv.pieces_[static_cast<std::size_t>(piece) + 1];
+    for (int64_t i = 0; i < count; ++i) {
+      const Term& term = terms[static_cast<std::size_t>(i)];
+      Product product{};
+      product.x = run.operands;
+      if (sum) product.x.data = const_cast<float*>(term.x);
+      product.segments = run.segments.data() + i * conv.segments_.size() + begin;
+      product.segment_count = end - begin;
+      product.y = sum ? terms.front().y : term.y;
+      product.y_row_stride = y_row_stride;
+      product.activation = activation;
+      product.far_x = far && (sum || i == 0);
+      product.far_y = far && (!sum || i == 0);
+      run.products.push_back(product);
+    }
+  }
+  run.products_of_piece = inputs;
+  run.pieces = pieces * outputs;
   run.tokens = tokens;
-  run.by_row = bytes() <= kCachedWeights;
+  run.by_row = bytes <= kCachedWeights;
   run.token_blocks = divide_up(tokens, run.by_row ? kTokensByRow : kTokensByPiece);
-  if (tokens * out_channels_ * (in_channels_ / groups_) < kSerialWork) threads = 1;
+  const int64_t work = tokens * conv.out_channels_ * (conv.in_channels_ / conv.groups_) * count;
+  if (work < kSerialWork) threads = 1;
   // Columns are split before tokens: two threads that share rows but not weights read each weight once.
   if (threads > 1 && run.token_blocks * run.pieces < kTasksPerThread * threads) {
-    run.token_blocks =
-        std::clamp(divide_up(threads, run.pieces), run.token_blocks, divide_up(tokens, segments_.kernels().tile_rows));
+    run.token_blocks = std::clamp(divide_up(threads, run.pieces), run.token_blocks,
+                                  divide_up(tokens, conv.segments_.kernels().tile_rows));
   }
   run.threads = threads;
   run_team(threads, [](void* r, Team& team, int id) { static_cast<Run*>(r)->member(team, id); }, &run);

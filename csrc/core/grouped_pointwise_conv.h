@@ -18,6 +18,17 @@ class PackedGroupedPointwiseConv {
   void run(const float* x, int64_t x_row_stride, int64_t tokens, const float* bias, float* y, int64_t y_row_stride,
            Activation activation, int threads) const;
 
+  struct Term {
+    const PackedGroupedPointwiseConv* conv;
+    const float* x;
+    const float* bias;  // or null
+    float* y;
+  };
+  // Several convolutions of one build, precision and shape, where nothing stands between rows. Side by side: on the x
+  // of the first, whose rows all of them read while they are near. As a sum: into the y of the first, in float32.
+  static void run_side_by_side(const std::vector<Term>& terms, int64_t tokens, int threads);
+  static void run_sum(const std::vector<Term>& terms, int64_t tokens, int threads);
+
   const KernelTable& kernels() const { return segments_.kernels(); }
   Precision precision() const { return segments_.precision(); }
   int64_t groups() const { return groups_; }
@@ -27,6 +38,10 @@ class PackedGroupedPointwiseConv {
 
  private:
   struct Run;
+  static void run_terms(const std::vector<Term>& terms, bool sum, int64_t x_row_stride, int64_t tokens,
+                        int64_t y_row_stride, Activation activation, int threads);
+  void check_same_form(const PackedGroupedPointwiseConv& other) const;
+
   PackedSegments segments_;
   int64_t groups_, scales_, in_channels_, out_channels_;
   std::vector<int64_t> pieces_;  // where the segments of the same columns begin, and the end

@@ -74,7 +74,7 @@ void PackedSegments::pack(int threads) {
     bytes +=
         aligned(precision_kernels().packed_bytes(segment.columns, segment.depth)) + 3 * array_bytes(segment.columns);
   }
-  memory_ = AlignedMemory(bytes + kSlack);
+  memory_ = RecycledMemory(bytes + kSlack);
   run_tasks(
       size(), threads,
       [](const void* self, int64_t i) {

@@ -73,7 +73,7 @@ class PackedSegments {
   Precision precision_;
   std::vector<Segment> segments_;
   std::vector<Source> sources_;
-  AlignedMemory memory_;
+  RecycledMemory memory_;
 };
 
 // How many segments follow each other along a group's inputs: int8 has one for each block with a scale of its own;

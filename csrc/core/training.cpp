@@ -119,37 +119,36 @@ void add_layer_norm_backward(const KernelTable& kernels, const AddLayerNormBackw
   }
 }
 
-void weight_gradient(const KernelTable& kernels, const GroupedGradient& g, int threads) {
+void weight_gradient(const KernelTable& kernels, const GroupedGradients& g, int threads) {
   const int64_t in = g.in_channels / g.groups, out = g.out_channels / g.groups;
-  struct Piece {
-    int64_t group, row, rows, column, columns;
-  };
-  std::vector<Piece> pieces;
-  const int64_t large = g.groups * divide_up(out, kWeightPiece) * divide_up(in, kWeightPiece);
+  std::vector<WeightGradient> pieces;
+  const int64_t large =
+      static_cast<int64_t>(g.all.size()) * g.groups * divide_up(out, kWeightPiece) * divide_up(in, kWeightPiece);
   const int64_t size = large >= kTasksPerThread * threads ? kWeightPiece : kSmallWeightPiece;
   for (int64_t group = 0; group < g.groups; ++group) {
-    cut(0, out, size, [&](int64_t row, int64_t row_end) {
-      cut(0, in, size, [&](int64_t column, int64_t column_end) {
-        pieces.push_back({group, row, row_end - row, column, column_end - column});
+    for (const GroupedGradients::Of& of : g.all) {
+      cut(0, out, size, [&](int64_t first_row, int64_t row_end) {
+        cut(0, in, size, [&](int64_t column, int64_t column_end) {
+          const int64_t row = group * out + first_row;
+          WeightGradient piece{};
+          piece.grad = of.grad + row;
+          piece.grad_row_stride = g.out_channels;
+          piece.x = g.x + group * in + column;
+          piece.x_row_stride = g.in_channels;
+          piece.rows = g.rows;
+          piece.out = row_end - first_row;
+          piece.in = column_end - column;
+          piece.y = of.weight + row * in + column;
+          piece.y_row_stride = in;
+          piece.bias = of.bias && column == 0 ? of.bias + row : nullptr;
+          pieces.push_back(piece);
+        });
       });
-    });
+    }
   }
   const int64_t scratch_bytes = kernels.training.weight_gradient_scratch(std::min(out, size), std::min(in, size));
   run_with_scratch(static_cast<int64_t>(pieces.size()), threads, scratch_bytes, [&](int64_t task, char* scratch) {
-    const Piece& p = pieces[static_cast<std::size_t>(task)];
-    const int64_t row = p.group * out + p.row;
-    WeightGradient part{};
-    part.grad = g.grad + row;
-    part.grad_row_stride = g.out_channels;
-    part.x = g.x + p.group * in + p.column;
-    part.x_row_stride = g.in_channels;
-    part.rows = g.rows;
-    part.out = p.rows;
-    part.in = p.columns;
-    part.y = g.weight + row * in + p.column;
-    part.y_row_stride = in;
-    part.bias = g.bias && p.column == 0 ? g.bias + row : nullptr;
-    kernels.training.weight_gradient(part, scratch);
+    kernels.training.weight_gradient(pieces[static_cast<std::size_t>(task)], scratch);
   });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "../kernels/kernel_table.h"
 
@@ -31,15 +32,19 @@ void attention_backward(const KernelTable& kernels, const AttentionTensors& tens
 void add_layer_norm_forward(const KernelTable& kernels, const AddLayerNormForward& norm, int64_t rows, int threads);
 void add_layer_norm_backward(const KernelTable& kernels, const AddLayerNormBackward& norm, int64_t rows, int threads);
 
-// The gradient of a grouped product's weights, weight = grad^T x group by group, and of its bias, or null.
-struct GroupedGradient {
-  const float* grad;  // [rows, out_channels]
-  const float* x;     // [rows, in_channels]
+// The gradients of the weights of grouped products of one shape on the same rows, weight = grad^T x group by group, and
+// of their biases.
+struct GroupedGradients {
+  struct Of {
+    const float* grad;  // [rows, out_channels]
+    float* weight;      // [out_channels, in_channels / groups]
+    float* bias;        // [out_channels] or null
+  };
+  std::vector<Of> all;
+  const float* x;  // [rows, in_channels]
   int64_t rows, groups, in_channels, out_channels;
-  float* weight;  // [out_channels, in_channels / groups]
-  float* bias;    // [out_channels] or null
 };
-void weight_gradient(const KernelTable& kernels, const GroupedGradient& gradient, int threads);
+void weight_gradient(const KernelTable& kernels, const GroupedGradients& gradients, int threads);
 
 // grad to grad * activation'(z), in place.
 void activation_backward(const KernelTable& kernels, Activation activation, float* z, float* grad, int64_t count,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -15,10 +16,17 @@ namespace {
 constexpr std::size_t kCacheLine = 64, kHugePage = 2 << 20;
 constexpr std::size_t kKept = 4;            // workspaces, for as many callers at once
 constexpr int64_t kLargestKept = 64 << 20;  // bytes
+// Of weights packed for a training step, a layer's feed-forward block has the most: 7 MB in the base model.
+constexpr int64_t kLargestRecycled = 16 << 20, kRecycledBytes = 32 << 20;
 
-std::mutex kept_mutex;
+std::mutex kept_mutex, recycled_mutex;
+// Never destroyed: calls may outlive static objects.
 std::vector<AlignedMemory>& kept() {
-  static auto* memory = new std::vector<AlignedMemory>;  // never destroyed: calls may outlive static objects
+  static auto* memory = new std::vector<AlignedMemory>;
+  return *memory;
+}
+std::vector<AlignedMemory>& recycled() {  // the longest there first
+  static auto* memory = new std::vector<AlignedMemory>;
   return *memory;
 }
 
@@ -67,6 +75,45 @@ Workspace::~Workspace() {
   const auto smallest = std::min_element(
       all.begin(), all.end(), [](const AlignedMemory& a, const AlignedMemory& b) { return a.bytes() < b.bytes(); });
   if (smallest->bytes() < memory_.bytes()) std::swap(*smallest, memory_);
+}
+
+RecycledMemory::RecycledMemory(int64_t bytes) {
+  std::unique_lock<std::mutex> lock(recycled_mutex, std::try_to_lock);
+  if (lock.owns_lock()) {
+    std::vector<AlignedMemory>& all = recycled();
+    const auto same =
+        std::find_if(all.rbegin(), all.rend(), [&](const AlignedMemory& memory) { return memory.bytes() == bytes; });
+    if (same != all.rend()) {
+      memory_ = std::move(*same);
+      all.erase(std::next(same).base());
+      return;
+    }
+    lock.unlock();
+  }
+  memory_ = AlignedMemory(bytes);
+}
+
+RecycledMemory::~RecycledMemory() { give_up(); }
+
+RecycledMemory& RecycledMemory::operator=(RecycledMemory&& other) noexcept {
+  if (this != &other) {
+    give_up();
+    memory_ = std::move(other.memory_);
+  }
+  return *this;
+}
+
+void RecycledMemory::give_up() {
+  if (!memory_.data() || memory_.bytes() > kLargestRecycled) return;
+  std::unique_lock<std::mutex> lock(recycled_mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  std::vector<AlignedMemory>& all = recycled();
+  int64_t bytes = memory_.bytes();
+  for (const AlignedMemory& memory : all) bytes += memory.bytes();
+  auto first = all.begin();
+  for (; bytes > kRecycledBytes; ++first) bytes -= first->bytes();
+  all.erase(all.begin(), first);
+  all.push_back(std::move(memory_));
 }
 
 }  // namespace squeezebert

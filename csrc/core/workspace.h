@@ -1,4 +1,5 @@
-// Memory that calls work in: aligned, reused by the calls that follow, and given back when it is large.
+// Memory that calls work in or pack weights into: aligned, reused by the calls that follow, and given back when it is
+// large.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +33,23 @@ class Workspace {
   char* data() const { return memory_.data(); }
 
  private:
+  AlignedMemory memory_;
+};
+
+// Memory that is kept for the next one of the same size when it is given up: training packs the same shapes at every
+// step, and to the pages of new memory the kernel must write zeros first, which takes longer than packing.
+class RecycledMemory {
+ public:
+  RecycledMemory() = default;
+  explicit RecycledMemory(int64_t bytes);
+  ~RecycledMemory();
+  RecycledMemory(RecycledMemory&&) = default;
+  RecycledMemory& operator=(RecycledMemory&& other) noexcept;
+  char* data() const { return memory_.data(); }
+  int64_t bytes() const { return memory_.bytes(); }
+
+ private:
+  void give_up();
   AlignedMemory memory_;
 };
 

@@ -147,20 +147,21 @@ constexpr int kRowsOf = kVectors == 4 ? 6 : kTileRows;
 template <class Format, int kVectors, bool kFetch>
 inline Tile<Format> tile_of(int64_t rows) {
   static_assert(kTileRows == 4 || kTileRows == 8, "the tables below have one entry a row count");
+  // static: GCC would write a local one to the stack in every call
   if constexpr (kRowsOf<kVectors> == 8) {
-    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
-                                      tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
-                                      tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>,
-                                      tile<Format, 7, kVectors, kFetch>, tile<Format, 8, kVectors, kFetch>};
+    static constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
+                                             tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
+                                             tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>,
+                                             tile<Format, 7, kVectors, kFetch>, tile<Format, 8, kVectors, kFetch>};
     return tiles[rows - 1];
   } else if constexpr (kRowsOf<kVectors> == 6) {
-    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
-                                      tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
-                                      tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>};
+    static constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
+                                             tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
+                                             tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>};
     return tiles[rows - 1];
   } else {
-    constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
-                                      tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>};
+    static constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
+                                             tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>};
     return tiles[rows - 1];
   }
 }

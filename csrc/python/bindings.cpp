@@ -31,6 +31,7 @@ namespace {
 // A convolution as Python hands it over: addresses of weight, quantized weight, scale and bias, groups, in and out
 // channels, blocks. Of weight and quantized one is 0, as are scale and bias where there is none.
 using ConvTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
+using PackedConvs = std::vector<const PackedGroupedPointwiseConv*>;
 using NormTuple = std::tuple<uintptr_t, uintptr_t, float>;  // weight, bias, eps
 
 ConvWeights conv_of(const ConvTuple& t) {
@@ -158,6 +159,29 @@ PYBIND11_MODULE(_native, m) {
           },
           py::arg("x"), py::arg("x_row_stride"), py::arg("tokens"), py::arg("bias"), py::arg("y"),
           py::arg("y_row_stride"), py::arg("activation"), py::arg("threads"), py::call_guard<py::gil_scoped_release>())
+      .def_static(
+          "run_side_by_side",
+          [](const PackedConvs& convs, uintptr_t x, int64_t tokens, const std::vector<uintptr_t>& biases,
+             const std::vector<uintptr_t>& ys, int threads) {
+            std::vector<PackedGroupedPointwiseConv::Term> terms;
+            for (std::size_t i = 0; i < convs.size(); ++i) {
+              terms.push_back({convs[i], at<const float>(x), at<const float>(biases.at(i)), at<float>(ys.at(i))});
+            }
+            PackedGroupedPointwiseConv::run_side_by_side(terms, tokens, threads);
+          },
+          py::arg("convs"), py::arg("x"), py::arg("tokens"), py::arg("biases"), py::arg("ys"), py::arg("threads"),
+          py::call_guard<py::gil_scoped_release>())
+      .def_static(
+          "run_sum",
+          [](const PackedConvs& convs, const std::vector<uintptr_t>& xs, int64_t tokens, uintptr_t y, int threads) {
+            std::vector<PackedGroupedPointwiseConv::Term> terms;
+            for (std::size_t i = 0; i < convs.size(); ++i) {
+              terms.push_back({convs[i], at<const float>(xs.at(i)), nullptr, at<float>(y)});
+            }
+            PackedGroupedPointwiseConv::run_sum(terms, tokens, threads);
+          },
+          py::arg("convs"), py::arg("xs"), py::arg("tokens"), py::arg("y"), py::arg("threads"),
+          py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("instruction_set",
                              [](const PackedGroupedPointwiseConv& self) { return self.kernels().name; })
       .def_property_readonly("precision", &PackedGroupedPointwiseConv::precision)

@@ -5,6 +5,7 @@
 #include <array>
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include "../core/grouped_mlp.h"
 #include "../core/training.h"
@@ -117,16 +118,18 @@ void bind_training(py::module_& m) {
       py::arg("moments"), py::arg("weight"), py::arg("dropout"), py::arg("gradients"), py::arg("threads"), Release());
   m.def(
       "weight_gradient",
-      [](const std::string& instruction_set, uintptr_t grad, uintptr_t x, const std::array<int64_t, 4>& sizes,
-         uintptr_t weight, uintptr_t bias, int threads) {
+      [](const std::string& instruction_set, const std::vector<uintptr_t>& grads, uintptr_t x,
+         const std::array<int64_t, 4>& sizes, const std::vector<uintptr_t>& weights,
+         const std::vector<uintptr_t>& biases, int threads) {
         const auto& [rows, groups, in_channels, out_channels] = sizes;
-        weight_gradient(kernels_named(instruction_set),
-                        {at<const float>(grad), at<const float>(x), rows, groups, in_channels, out_channels,
-                         at<float>(weight), at<float>(bias)},
-                        threads);
+        GroupedGradients gradients{{}, at<const float>(x), rows, groups, in_channels, out_channels};
+        for (std::size_t i = 0; i < grads.size(); ++i) {
+          gradients.all.push_back({at<const float>(grads[i]), at<float>(weights.at(i)), at<float>(biases.at(i))});
+        }
+        weight_gradient(kernels_named(instruction_set), gradients, threads);
       },
-      py::arg("instruction_set"), py::arg("grad"), py::arg("x"), py::arg("sizes"), py::arg("weight"), py::arg("bias"),
-      py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("grads"), py::arg("x"), py::arg("sizes"), py::arg("weights"),
+      py::arg("biases"), py::arg("threads"), Release());
   m.def(
       "grouped_mlp_backward",
       [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, Activation activation,

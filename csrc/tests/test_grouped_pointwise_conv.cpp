@@ -1,7 +1,10 @@
+#include <deque>
 #include <memory>
 #include <sstream>
+#include <stdexcept>
 
 #include "../core/grouped_pointwise_conv.h"
+#include "../core/workspace.h"
 #include "support.h"
 #include "third_party/doctest.h"
 
@@ -398,4 +401,87 @@ TEST_CASE("packed weights say what they are, and take the memory of their precis
       CHECK(kernels_in(*kernels, precision).packed_bytes(96, 64) == 96 * 64 * bytes);
     }
   }
+}
+
+TEST_CASE("convolutions side by side have the bits of each alone") {
+  const Shape small{9, 3, 20, 17}, few{1, 1, 7, 5}, none{0, 2, 4, 4}, large{300, 2, 385, 200};
+  for (const Shape& shape : {small, few, none, large}) {
+    const Convolution first(shape);
+    std::deque<GuardedFloats> weights, biases;
+    for (uint32_t i = 0; i < 3; ++i) {
+      weights.emplace_back(first.weight.size(), Edge::end);
+      biases.emplace_back(first.bias.size(), Edge::end);
+      fill_random(weights[i].data(), weights[i].size(), 70 + i);
+      fill_random(biases[i].data(), biases[i].size(), 80 + i);
+    }
+    for (const KernelTable* kernels : tested_builds()) {
+      for (Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8}) {
+        CAPTURE(name_of(*kernels));
+        CAPTURE(shape.text());
+        std::vector<PackedGroupedPointwiseConv> packed;
+        std::deque<GuardedFloats> ys;
+        for (std::size_t i = 0; i < 3; ++i) {
+          ConvWeights own = first.weights();
+          own.weight = weights[i].data();
+          packed.emplace_back(*kernels, precision, own, 1);
+          ys.emplace_back(shape.y_size(), Edge::end);
+        }
+        for (int threads : {1, 3}) {
+          std::vector<PackedGroupedPointwiseConv::Term> terms;
+          for (std::size_t i = 0; i < 3; ++i) {
+            terms.push_back({&packed[i], first.x.data(), i == 1 ? nullptr : biases[i].data(), ys[i].data()});
+          }
+          PackedGroupedPointwiseConv::run_side_by_side(terms, shape.tokens, threads);
+          for (std::size_t i = 0; i < 3; ++i) {
+            const GuardedFloats alone(shape.y_size(), Edge::end);
+            packed[i].run(first.x.data(), shape.in_channels(), shape.tokens, terms[i].bias, alone.data(),
+                          shape.out_channels(), Activation::none, 1);
+            CHECK(same_bits(ys[i].data(), alone.data(), alone.size()));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("convolutions that differ in shape or precision are refused together") {
+  const KernelTable& kernels = *tested_builds().front();
+  const Convolution conv({3, 1, 8, 8}), other({3, 2, 4, 4});
+  const PackedGroupedPointwiseConv a(kernels, Precision::float32, conv.weights(), 1);
+  const PackedGroupedPointwiseConv shape(kernels, Precision::float32, other.weights(), 1);
+  const PackedGroupedPointwiseConv precision(kernels, Precision::bfloat16, conv.weights(), 1);
+  std::vector<float> y(24);
+  const auto together = [&](const PackedGroupedPointwiseConv& b) {
+    PackedGroupedPointwiseConv::run_side_by_side(
+        {{&a, conv.x.data(), nullptr, y.data()}, {&b, conv.x.data(), nullptr, y.data()}}, 3, 1);
+  };
+  CHECK_THROWS_AS(together(shape), std::invalid_argument);
+  CHECK_THROWS_AS(together(precision), std::invalid_argument);
+  CHECK_THROWS_AS(PackedGroupedPointwiseConv::run_sum({{&precision, conv.x.data(), nullptr, y.data()}}, 3, 1),
+                  std::invalid_argument);
+}
+
+TEST_CASE("memory of a size that was given up is taken again") {
+  const int64_t size = 3 << 20, other = size + 64, large = 17 << 20;
+  const auto address_of = [](int64_t bytes) { return RecycledMemory(bytes).data(); };
+  const char* const first = address_of(size);
+  {
+    const RecycledMemory held(size);
+    CHECK(held.data() == first);
+    CHECK(held.bytes() == size);
+    CHECK(address_of(size) != first);  // in use
+    CHECK(address_of(other) != first);
+  }
+  RecycledMemory moved(other);
+  moved = RecycledMemory(size);
+  CHECK(moved.bytes() == size);
+  const RecycledMemory huge(large), nothing;
+  CHECK(huge.data() != nullptr);
+  CHECK(nothing.data() == nullptr);
+  // The oldest make way: these are more than is kept.
+  std::vector<RecycledMemory> many;
+  for (int64_t i = 0; i < 12; ++i) many.emplace_back((4 << 20) + i * 64);
+  many.clear();
+  const RecycledMemory last((4 << 20) + 11 * 64);
+  CHECK(last.bytes() == (4 << 20) + 11 * 64);
 }

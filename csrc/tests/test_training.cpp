@@ -1,4 +1,6 @@
 // The training kernels against plain loops in double, through the tables.
+#include <deque>
+
 #include "../core/grouped_mlp.h"
 #include "../core/grouped_pointwise_conv.h"
 #include "../core/training.h"
@@ -153,22 +155,56 @@ TEST_CASE("the gradient of weights and bias is that of a plain loop, and touches
   }
 }
 
-TEST_CASE("transposed weights take a gradient back to the input") {
+TEST_CASE("gradients of several weights at once have the bits of each alone, on any number of threads") {
+  const int64_t rows = 300, groups = 2, in = 50, out = 400;  // more than a piece
+  const std::vector<float> x = random_floats(rows * groups * in, 1);
+  std::vector<std::vector<float>> grads;
+  for (uint32_t i = 0; i < 3; ++i) grads.push_back(random_floats(rows * groups * out, 2 + i));
+  for (const KernelTable* kernels : tested_builds()) {
+    CAPTURE(name_of(*kernels));
+    const auto run = [&](std::size_t first, std::size_t count, int threads) {
+      std::deque<GuardedFloats> weights, biases;
+      GroupedGradients g{{}, x.data(), rows, groups, groups * in, groups * out};
+      for (std::size_t i = 0; i < count; ++i) {
+        weights.emplace_back(groups * out * in, Edge::end);
+        biases.emplace_back(groups * out, Edge::end);
+        g.all.push_back({grads[first + i].data(), weights[i].data(), first + i == 1 ? nullptr : biases[i].data()});
+      }
+      weight_gradient(*kernels, g, threads);
+      return std::pair{std::move(weights), std::move(biases)};
+    };
+    for (int threads : {1, 3}) {
+      const auto together = run(0, 3, threads);
+      for (std::size_t i = 0; i < 3; ++i) {
+        const auto alone = run(i, 1, 1);
+        CHECK(same_bits(together.first[i].data(), alone.first[0].data(), groups * out * in));
+        if (i != 1) CHECK(same_bits(together.second[i].data(), alone.second[0].data(), groups * out));
+      }
+    }
+  }
+}
+
+TEST_CASE("transposed weights take a gradient back to the input, or a sum of several") {
   for (int64_t groups : {1, 3}) {
     for (int64_t in : {1, 7, 70, 200}) {
       for (int64_t out : {1, 9, 210, 500}) {
         const int64_t rows = 13;
-        const std::vector<float> grad = random_floats(rows * out * groups, 1);
-        const std::vector<float> weight = random_floats(out * groups * in, 2);
-        const auto plain = [&](auto zero) {
+        std::vector<std::vector<float>> grads, weights;
+        for (uint32_t i = 0; i < 3; ++i) {
+          grads.push_back(random_floats(rows * out * groups, 1 + i));
+          weights.push_back(random_floats(out * groups * in, 5 + i));
+        }
+        const auto plain = [&](auto zero, std::size_t count) {
           std::vector<decltype(zero)> x(static_cast<std::size_t>(rows * in * groups));
           for (int64_t r = 0; r < rows; ++r) {
             for (int64_t g = 0; g < groups; ++g) {
               for (int64_t i = 0; i < in; ++i) {
                 decltype(zero) sum = 0;
-                for (int64_t o = 0; o < out; ++o) {
-                  sum += static_cast<decltype(zero)>(grad[static_cast<std::size_t>((r * groups + g) * out + o)]) *
-                         static_cast<decltype(zero)>(weight[static_cast<std::size_t>((g * out + o) * in + i)]);
+                for (std::size_t n = 0; n < count; ++n) {
+                  for (int64_t o = 0; o < out; ++o) {
+                    sum += static_cast<decltype(zero)>(grads[n][static_cast<std::size_t>((r * groups + g) * out + o)]) *
+                           static_cast<decltype(zero)>(weights[n][static_cast<std::size_t>((g * out + o) * in + i)]);
+                  }
                 }
                 x[static_cast<std::size_t>((r * groups + g) * in + i)] = sum;
               }
@@ -176,17 +212,30 @@ TEST_CASE("transposed weights take a gradient back to the input") {
           }
           return x;
         };
-        ConvWeights conv{weight.data(), nullptr, nullptr, nullptr, groups, out * groups, in * groups};
+        ConvWeights conv{nullptr, nullptr, nullptr, nullptr, groups, out * groups, in * groups};
         conv.transposed = true;
         for (const KernelTable* kernels : tested_builds()) {
           CAPTURE(name_of(*kernels));
           CAPTURE(groups);
           CAPTURE(in);
           CAPTURE(out);
-          const PackedGroupedPointwiseConv packed(*kernels, Precision::float32, conv, 2);
-          const GuardedFloats x(rows * in * groups);
-          packed.run(grad.data(), out * groups, rows, nullptr, x.data(), in * groups, Activation::none, 2);
-          check_errors(plain(0.0), plain(0.0f), x);
+          std::vector<PackedGroupedPointwiseConv> packed;
+          for (const std::vector<float>& weight : weights) {
+            conv.weight = weight.data();
+            packed.emplace_back(*kernels, Precision::float32, conv, 2);
+          }
+          const GuardedFloats x(rows * in * groups), sum(rows * in * groups), again(rows * in * groups);
+          packed[0].run(grads[0].data(), out * groups, rows, nullptr, x.data(), in * groups, Activation::none, 2);
+          check_errors(plain(0.0, 1), plain(0.0f, 1), x);
+          const auto add_up = [&](const GuardedFloats& y, int threads) {
+            std::vector<PackedGroupedPointwiseConv::Term> terms;
+            for (std::size_t i = 0; i < 3; ++i) terms.push_back({&packed[i], grads[i].data(), nullptr, y.data()});
+            PackedGroupedPointwiseConv::run_sum(terms, rows, threads);
+          };
+          add_up(sum, 1);
+          add_up(again, 3);
+          check_errors(plain(0.0, 3), plain(0.0f, 3), sum);
+          CHECK(same_bits(sum.data(), again.data(), sum.size()));
         }
       }
     }

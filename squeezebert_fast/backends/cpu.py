@@ -31,7 +31,15 @@ except ImportError as error:  # installed without a compiler
 
 NAME = "cpu"
 OPERATIONS = frozenset(
-    {"grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp", "embeddings", "encoder"}
+    {
+        "grouped_pointwise_conv",
+        "qkv_projection",
+        "attention",
+        "add_layer_norm",
+        "grouped_mlp",
+        "embeddings",
+        "encoder",
+    }
 )
 SINGLE = ("embeddings", "encoder")
 """Those that take float32 alone, and no product of autocast. The others convert bfloat16 on the way in and out."""

@@ -14,6 +14,7 @@ product's operand, as autocast does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,18 +55,75 @@ def grouped_pointwise_conv_backward(
         z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
         grad = grad.clone()
         _activation_backward(activation, z, grad)
-    grad_x = grad_weight = grad_bias = None
+    grad_x = None
     if needs[0]:
         assert weight is not None
-        grad_x = cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None).to(dtype)
-    if needs[1]:
-        assert x is not None
-        grad_weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
-        grad_bias = grad.new_empty(grad.shape[-1]) if needs[2] else None
-        _weight_gradient(grad, x, groups, grad_weight, grad_bias)
-    elif needs[2]:
-        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
-    return grad_x, grad_weight, grad_bias
+        grad_x = _as(dtype, cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None))
+    return grad_x, *_weight_gradients([grad], x, groups, needs[1:2], needs[2:])
+
+
+def qkv_projection(
+    x: Tensor,
+    weight_q: Tensor,
+    bias_q: Tensor | None,
+    weight_k: Tensor,
+    bias_k: Tensor | None,
+    weight_v: Tensor,
+    bias_v: Tensor | None,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `squeezebert_fast.ops.qkv_projection`."""
+    dtype, precision = x.dtype, "bfloat16" if x.dtype is torch.bfloat16 else "float32"
+    weights = [_packable(weight) for weight in (weight_q, weight_k, weight_v)]
+    packed = [cpu.packed_weight(weight, groups, precision) for weight in weights]
+    biases = [_single_or_none(bias) for bias in (bias_q, bias_k, bias_v)]
+    x = _single(x)
+    q, k, v = (x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights)
+    packed[0].run_side_by_side(
+        packed,
+        x.data_ptr(),
+        x.numel() // x.shape[-1],
+        addresses(*biases),
+        addresses(q, k, v),
+        torch.get_num_threads(),
+    )
+    return _as(dtype, q), _as(dtype, k), _as(dtype, v)
+
+
+def qkv_projection_backward(
+    grad_q: Tensor | None,
+    grad_k: Tensor | None,
+    grad_v: Tensor | None,
+    x: Tensor | None,
+    weight_q: Tensor | None,
+    weight_k: Tensor | None,
+    weight_v: Tensor | None,
+    groups: int,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """Gradients of x, and of weight and bias of q, k and v.
+
+    A gradient that is None stands for zeros, and its parameters' are not among the needed ones. x may be None where no
+    weight's gradient needs it, and the weights where x's doesn't.
+    """
+    given = [grad for grad in (grad_q, grad_k, grad_v) if grad is not None]
+    dtype, threads = given[0].dtype, torch.get_num_threads()
+    grads = [_single_or_none(grad) for grad in (grad_q, grad_k, grad_v)]
+    rows = given[0].numel() // given[0].shape[-1]
+    for_x, for_weights, for_biases = needs[0], needs[1::2], needs[2::2]
+    grad_x = None
+    if for_x:
+        terms = [
+            (grad, cpu.pack_transposed(_operand(weight, given[0]), groups))
+            for grad, weight in zip(grads, (weight_q, weight_k, weight_v), strict=True)
+            if grad is not None and weight is not None
+        ]
+        packed = [each for _, each in terms]
+        grad_x = terms[0][0].new_empty((*given[0].shape[:-1], packed[0].out_channels))
+        packed[0].run_sum(packed, addresses(*(grad for grad, _ in terms)), rows, grad_x.data_ptr(), threads)
+        grad_x = _as(dtype, grad_x)
+    of_weights = _weight_gradients(grads, _single_or_none(x), groups, for_weights, for_biases)
+    return grad_x, *of_weights
 
 
 def grouped_mlp(
@@ -128,7 +186,7 @@ def grouped_mlp_backward(
         torch.get_num_threads(),
     )
     of_x, *of_parameters = (g if needed else None for g, needed in zip(gradients, needs, strict=True))
-    return None if of_x is None else of_x.to(dtype), *of_parameters
+    return None if of_x is None else _as(dtype, of_x), *of_parameters
 
 
 def attention(
@@ -161,7 +219,7 @@ def attention(
         result.data_ptr(),
         torch.get_num_threads(),
     )
-    return result.to(dtype), statistics
+    return _as(dtype, result), statistics
 
 
 def attention_backward(
@@ -198,7 +256,7 @@ def attention_backward(
             addresses(*gradients),
             torch.get_num_threads(),
         )
-    return tuple(g.to(t) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
+    return tuple(_as(t, g) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
 
 
 def add_layer_norm(
@@ -235,7 +293,7 @@ def add_layer_norm(
         addresses(mean, reciprocal),
         torch.get_num_threads(),
     )
-    return y.to(dtype), total.to(dtype), mean, reciprocal
+    return _as(dtype, y), _as(dtype, total), mean, reciprocal
 
 
 def add_layer_norm_backward(
@@ -268,11 +326,18 @@ def add_layer_norm_backward(
         addresses(*gradients),
         torch.get_num_threads(),
     )
-    return tuple(None if g is None else g.to(t) for g, t in zip(gradients, dtypes, strict=True))
+    return tuple(None if g is None else _as(t, g) for g, t in zip(gradients, dtypes, strict=True))
 
 
 def _single(tensor: Tensor) -> Tensor:
+    # Between kernels, whose data has pushed PyTorch out of the caches, a call that does nothing takes microseconds.
+    if tensor.dtype is torch.float32 and tensor.is_contiguous():
+        return tensor
     return tensor.detach().to(torch.float32).contiguous()
+
+
+def _as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)
 
 
 def _single_or_none(tensor: Tensor | None) -> Tensor | None:
@@ -313,16 +378,43 @@ def _activation_backward(activation: str, z: Tensor, grad: Tensor) -> None:
     )
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, groups: int, weight: Tensor, bias: Tensor | None) -> None:
-    """Fill the gradients of a grouped product's weight and bias."""
+def _weight_gradients(
+    grads: Sequence[Tensor | None],
+    x: Tensor | None,
+    groups: int,
+    for_weights: Sequence[bool],
+    for_biases: Sequence[bool],
+) -> Gradients:
+    """Gradients of the weight and the bias of grouped products of x, one after the other, those of `grads`."""
     native: Any = cpu._native
-    native.weight_gradient(
-        cpu.instruction_set(),
-        *addresses(grad, x),
-        (grad.numel() // grad.shape[-1], groups, x.shape[-1], grad.shape[-1]),
-        *addresses(weight, bias),
-        torch.get_num_threads(),
-    )
+    found: list[Tensor | None] = []
+    # the sums that are a bias's gradient are found on the way to its weight's
+    together = []
+    for grad, for_weight, for_bias in zip(grads, for_weights, for_biases, strict=True):
+        weight = bias = None
+        if for_weight:
+            assert grad is not None
+            assert x is not None
+            weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
+            bias = grad.new_empty(grad.shape[-1]) if for_bias else None
+            together.append((grad, weight, bias))
+        elif for_bias:
+            assert grad is not None
+            bias = grad.reshape(-1, grad.shape[-1]).sum(0)
+        found += [weight, bias]
+    if together:
+        assert x is not None
+        products, weights, biases = zip(*together, strict=True)
+        native.weight_gradient(
+            cpu.instruction_set(),
+            addresses(*products),
+            x.data_ptr(),
+            (x.numel() // x.shape[-1], groups, x.shape[-1], products[0].shape[-1]),
+            addresses(*weights),
+            addresses(*biases),
+            torch.get_num_threads(),
+        )
+    return tuple(found)
 
 
 def _attention_sizes(q: Tensor, k: Tensor, num_heads: int) -> tuple[int, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from squeezebert_fast.backends.request import Request
 
 NAME = "reference"
-OPERATIONS = frozenset({"grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp"})
+OPERATIONS = frozenset(
+    {"grouped_pointwise_conv", "qkv_projection", "attention", "add_layer_norm", "grouped_mlp"}
+)
 
 
 def refusal(request: Request) -> str | None:

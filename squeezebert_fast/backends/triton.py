@@ -27,7 +27,15 @@ from squeezebert_fast.triton_kernels import MAX_CHANNELS, MAX_HEAD_SIZE
 
 NAME = "triton"
 OPERATIONS = frozenset(
-    {"grouped_pointwise_conv", "attention", "add_layer_norm", "grouped_mlp", "embeddings", "encoder"}
+    {
+        "grouped_pointwise_conv",
+        "qkv_projection",
+        "attention",
+        "add_layer_norm",
+        "grouped_mlp",
+        "embeddings",
+        "encoder",
+    }
 )
 INFERENCE_ONLY = ("embeddings", "encoder")
 """The others have a backward, are `torch.library` operations, and follow autocast."""

@@ -54,6 +54,52 @@ def grouped_pointwise_conv_backward(
         return grad_x, grad_weight, grad_bias
 
 
+def qkv_projection(
+    x: Tensor,
+    weight_q: Tensor,
+    bias_q: Tensor | None,
+    weight_k: Tensor,
+    bias_k: Tensor | None,
+    weight_v: Tensor,
+    bias_v: Tensor | None,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `squeezebert_fast.ops.qkv_projection`: three products."""
+    x = dense(x)
+    return (
+        grouped_pointwise_conv(x, weight_q, bias_q, groups, None),
+        grouped_pointwise_conv(x, weight_k, bias_k, groups, None),
+        grouped_pointwise_conv(x, weight_v, bias_v, groups, None),
+    )
+
+
+def qkv_projection_backward(
+    grad_q: Tensor | None,
+    grad_k: Tensor | None,
+    grad_v: Tensor | None,
+    x: Tensor | None,
+    weight_q: Tensor | None,
+    weight_k: Tensor | None,
+    weight_v: Tensor | None,
+    groups: int,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    """Gradients of x, and of weight and bias of q, k and v; what may be None is as in `cpu_training`'s."""
+    with torch.no_grad():
+        x, grad_x, found = None if x is None else dense(x), None, []
+        projections = zip((grad_q, grad_k, grad_v), (weight_q, weight_k, weight_v), strict=True)
+        for index, (grad, weight) in enumerate(projections):
+            wanted = needs[0], needs[1 + 2 * index], needs[2 + 2 * index]
+            of_x = of_weight = of_bias = None
+            if grad is not None:
+                of_x, of_weight, of_bias = grouped_pointwise_conv_backward(
+                    grad, x, weight, None, groups, None, wanted
+                )
+            grad_x = of_x if grad_x is None else grad_x if of_x is None else grad_x.add_(of_x)
+            found += [of_weight, of_bias]
+        return grad_x, *found
+
+
 def grouped_mlp(
     x: Tensor,
     weight_in: Tensor,

@@ -11,6 +11,7 @@ from squeezebert_fast.ops.attention import attention
 from squeezebert_fast.ops.embeddings import embeddings
 from squeezebert_fast.ops.grouped_mlp import grouped_mlp
 from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
+from squeezebert_fast.ops.qkv_projection import qkv_projection
 
 __all__ = [
     "add_layer_norm",
@@ -18,5 +19,6 @@ __all__ = [
     "embeddings",
     "grouped_mlp",
     "grouped_pointwise_conv",
+    "qkv_projection",
     "reference",
 ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from squeezebert_fast.backends.request import gradients_are_recorded, obstacle
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops.add_layer_norm import add_layer_norm
 
@@ -56,6 +61,46 @@ def embeddings(
             raise ArgumentError(f"{name} is {came}, expected [rows, channels] with the channels of words")
     if padding_idx is not None and not -words.shape[0] <= padding_idx < words.shape[0]:
         raise ArgumentError(f"padding_idx is {padding_idx}, but words has {words.shape[0]} rows")
-    rows = F.embedding(input_ids, words, padding_idx)
+    rows = gather_rows(input_ids, words, padding_idx)
     others = F.embedding(position_ids, positions) + F.embedding(token_type_ids, token_types)
     return add_layer_norm(rows, others.expand_as(rows), weight, bias, eps, backend=backend, strict=strict)
+
+
+def gather_rows(ids: Tensor, table: Tensor, padding_idx: int | None) -> Tensor:
+    """`F.embedding`, with a gradient that costs less where ours may stand for PyTorch's."""
+    if (
+        table.device.type == "cpu"
+        and table.dtype is torch.float32
+        and gradients_are_recorded(table)
+        and obstacle(ids, table) is None
+    ):
+        return _Rows.apply(ids, table, padding_idx)
+    return F.embedding(ids, table, padding_idx)
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a float32 table. Its gradient has zeros in nearly every row, and never writes those.
+
+    It is memory as calloc gives it, of which the operating system makes zeros page by page as they are touched, and
+    large pages where it may, since it is numpy's: a third of the time of PyTorch's, which writes 94 MB of zeros in
+    the base model.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor, padding_idx: int | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.padding_idx = table.shape, padding_idx
+        return F.embedding(ids, table, padding_idx)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        (ids,), (rows, channels) = ctx.saved_tensors, ctx.shape
+        padding = None if ctx.padding_idx is None else ctx.padding_idx % rows
+        if torch.is_grad_enabled() or obstacle(grad):
+            nowhere = -1 if padding is None else padding
+            return None, torch.ops.aten.embedding_dense_backward(grad, ids, rows, nowhere, False), None
+        gradient = torch.from_numpy(np.zeros((rows, channels), np.float32))
+        gradient.index_add_(0, ids.reshape(-1), grad.reshape(-1, channels))
+        if padding is not None:
+            gradient[padding] = 0.0
+        return None, gradient, None

@@ -34,6 +34,24 @@ def grouped_pointwise_conv(
     return apply_activation(activation, y)
 
 
+def qkv_projection(
+    x: Tensor,
+    weight_q: Tensor,
+    bias_q: Tensor | None,
+    weight_k: Tensor,
+    bias_k: Tensor | None,
+    weight_v: Tensor,
+    bias_v: Tensor | None,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three grouped pointwise convolutions of one input: a layer's queries, keys and values."""
+    return (
+        grouped_pointwise_conv(x, weight_q, bias_q, groups),
+        grouped_pointwise_conv(x, weight_k, bias_k, groups),
+        grouped_pointwise_conv(x, weight_v, bias_v, groups),
+    )
+
+
 def attention_scores(q: Tensor, k: Tensor, mask: Tensor | None, num_heads: int) -> Tensor:
     """Masked scores before softmax, [batch, heads, queries, keys]: what transformers returns as `attentions`.
 

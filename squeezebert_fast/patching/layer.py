@@ -20,6 +20,7 @@ from squeezebert_fast.ops.add_layer_norm import add_layer_norm
 from squeezebert_fast.ops.attention import attention as ops_attention
 from squeezebert_fast.ops.grouped_mlp import grouped_mlp
 from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
+from squeezebert_fast.ops.qkv_projection import qkv_projection
 from squeezebert_fast.patching.library import Library
 from squeezebert_fast.patching.swapping import Settings
 
@@ -133,14 +134,20 @@ def run(layer: Any, x: Tensor, mask: Tensor | None, settings: Settings, library:
     def conv(module: Any, x: Tensor, activation: str | None = None) -> Tensor:
         return grouped_pointwise_conv(x, module.weight, module.bias, module.groups, activation, **choice)
 
+    def project(query: Any, key: Any, value: Any) -> Any:
+        modules = query, key, value
+        if all(m.groups == query.groups and m.weight.shape == query.weight.shape for m in modules):
+            of_q, of_k, of_v = ((m.weight, m.bias) for m in modules)
+            return qkv_projection(x, *of_q, *of_k, *of_v, query.groups, **choice)
+        rounded = autocast_to(autocast_dtype(x.device), x)  # once for the three of them, and kept once
+        return (conv(m, rounded) for m in modules)
+
     def dropout_norm(block: dict[str, Any], x: Tensor, residual: Tensor) -> Tensor:
         norm = block["layernorm"]
         dropout_p = _dropout_p(block["dropout"])
         return add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, dropout_p, **choice)
 
-    # rounded once for the three of them, and kept once
-    projected = autocast_to(autocast_dtype(x.device), x)
-    q, k, v = (conv(attention[name], projected) for name in ("query", "key", "value"))
+    q, k, v = project(attention["query"], attention["key"], attention["value"])
     heads = blocks["attention"].num_attention_heads
     context = ops_attention(q, k, v, mask, heads, _dropout_p(attention["dropout"]), **choice)
     attended = dropout_norm(post_attention, conv(post_attention["conv1d"], context), x)

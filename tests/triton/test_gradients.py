@@ -91,6 +91,20 @@ def test_a_feed_forward_block(activation: str | None, dtype: torch.dtype, device
         )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_projection(dtype: torch.dtype, device: str) -> None:
+    def stacked(module: Any, groups: int, **options: Any) -> Operation:
+        return lambda *t: torch.stack(module.qkv_projection(*t, groups, **options))
+
+    for groups, shape in ((1, (2, 9, 24)), (4, (37, 24))):
+        shapes = (shape, *[(36, 24 // groups, 1), (36,)] * 3)
+        hold_gradients(
+            stacked(ops, groups, **OPTIONS),
+            stacked(reference, groups),
+            leaves(Random(device, dtype), *shapes),
+        )
+
+
 @pytest.mark.parametrize("needed", [n for n in itertools.product([False, True], repeat=5) if any(n)])
 def test_any_subset_of_a_blocks_arguments_may_want_a_gradient(needed: tuple[bool, ...], device: str) -> None:
     shapes = ((19, 12), (24, 6, 1), (24,), (12, 12, 1), (12,))
@@ -363,6 +377,11 @@ def test_a_graph_expects_what_the_kernels_make(dtype: torch.dtype, device: str) 
     cases = {
         "grouped_pointwise_conv": (x, weight, bias, 2, "gelu"),
         "grouped_pointwise_conv_backward": (random(2, 5, 12), x, weight, bias, 2, "gelu", needs[:3]),
+        "qkv_projection": (x, *[weight, bias] * 3, 2),
+        "qkv_projection_backward": (
+            *(random(2, 5, 12), None, random(2, 5, 12)),
+            *(x, weight, weight, weight, 2, (*needs[:3], False, False, True, True)),
+        ),
         "grouped_mlp": (x, weight, bias, out, None, 2, "relu"),
         "grouped_mlp_backward": (random(2, 5, 6), x, weight, bias, out, None, 2, "relu", (*needs[:4], False)),
         "attention": attended,
@@ -388,7 +407,8 @@ def test_a_second_derivative_is_right(device: str) -> None:
     def penalty(module: Any, options: dict[str, Any]) -> tuple[Tensor, ...]:
         x, weight, into, out, gamma = tensors
         y = module.grouped_pointwise_conv(x, weight, None, 2, **options)
-        y = module.attention(y, y, y, None, 2, **options)
+        qkv = module.qkv_projection(y, weight, None, weight, None, weight, None, 2, **options)
+        y = module.attention(*qkv, None, 2, **options)
         y = module.add_layer_norm(y, x, gamma, gamma, 1e-5, **options)
         y = module.grouped_mlp(y, into, None, out, None, 2, "gelu", **options)
         first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)

@@ -83,7 +83,9 @@ class Differentiable:
 
         def complete(ctx: Any, found: Gradients) -> Gradients:
             """In the dtypes of the arguments, and for all of them."""
-            cast = (None if g is None else g.to(t) for g, t in zip(found, ctx.dtypes, strict=False))
+            cast = (
+                g if g is None or g.dtype is t else g.to(t) for g, t in zip(found, ctx.dtypes, strict=False)
+            )
             return (*cast, *[None] * (len(ctx.dtypes) - len(found)))
 
         self.name = name
