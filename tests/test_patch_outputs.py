@@ -334,7 +334,7 @@ def test_the_kernels_really_run(monkeypatch: pytest.MonkeyPatch) -> None:
             encoder.layers[1].output.register_forward_hook(lambda *_: None)
             with torch.no_grad():
                 encoder(x, mask)
-            assert calls[8:] == 4 * [None]  # of the other layer
+            assert calls[2:] == [None]  # of the other layer
             assert runs == ["float32"]
         calls.clear()
     assert set(BACKENDS) < set(backends.NAMES)
