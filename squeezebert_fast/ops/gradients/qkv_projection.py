@@ -77,7 +77,7 @@ def _definition(ctx: Any, *grads: Tensor | None) -> Gradients:
     given = [grad for grad in grads if grad is not None]
     if not any(needs):
         return (None,) * GRADIENTS
-    # what wasn't kept has no say in the gradients that are needed, and a bias has none at all
+    # What wasn't kept has no say in the gradients that are needed, and no bias has any.
     shapes = ctx.shapes[0], *[ctx.shapes[1]] * 3
     x, *weights = (
         given[0].new_zeros(shape) if tensor is None else tensor
