@@ -33,14 +33,15 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-# One stamp for each set of extras: $(call install,EXTRAS)
-define install
-$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
-endef
-
 $(VENV)/setup.stamp: $(BIN)/pip $(NATIVE_SOURCES)
-	$(call install,plot)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[plot]'
 	@touch $@
+
+# One stamp for each extra, whose packages come to the package that is installed: $(call install,EXTRA)
+define install
+$(BIN)/python .ci/requirements_of.py $(1) > $(VENV)/$(1).txt
+$(BIN)/pip install --quiet --constraint constraints.txt --requirement $(VENV)/$(1).txt
+endef
 
 $(VENV)/test.stamp: $(VENV)/setup.stamp
 	$(call install,test)
