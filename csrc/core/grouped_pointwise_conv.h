@@ -24,8 +24,9 @@ class PackedGroupedPointwiseConv {
     const float* bias;  // or null
     float* y;
   };
-  // Several convolutions of one build, precision and shape, where nothing stands between rows. Side by side: on the x
-  // of the first, whose rows all of them read while they are near. As a sum: into the y of the first, in float32.
+  // Several convolutions of one build, precision and shape, where nothing stands between rows: `qkv_projection`. Side
+  // by side, its forward: on the x of the first, whose rows all of them read while they are near. As a sum, x's
+  // gradient: into the y of the first, in float32.
   static void run_side_by_side(const std::vector<Term>& terms, int64_t tokens, int threads);
   static void run_sum(const std::vector<Term>& terms, int64_t tokens, int threads);
 

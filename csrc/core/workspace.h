@@ -37,7 +37,7 @@ class Workspace {
 };
 
 // Memory that is kept for the next one of the same size when it is given up: training packs the same shapes at every
-// step, and to the pages of new memory the kernel must write zeros first, which takes longer than packing.
+// step, and to the pages of new memory the kernel must write zeros first. Of `PackedSegments`, encoders' too.
 class RecycledMemory {
  public:
   RecycledMemory() = default;

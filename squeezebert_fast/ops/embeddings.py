@@ -82,8 +82,7 @@ class _Rows(torch.autograd.Function):
     """Rows of a float32 table. Its gradient has zeros in nearly every row, and never writes those.
 
     It is memory as calloc gives it, of which the operating system makes zeros page by page as they are touched, and
-    large pages where it may, since it is numpy's: a third of the time of PyTorch's, which writes 94 MB of zeros in
-    the base model.
+    large pages where it may, since it is numpy's. PyTorch's writes all of them, 94 MB in the base model.
     """
 
     @staticmethod
