@@ -30,7 +30,9 @@ def assert_within_rule(
     actual: what is tested; same_precision: PyTorch's own ops in the tested precision; exact: the same in float64.
     Errors are the largest absolute difference from `exact`, or its root mean square for a `whole_model`, where a
     LayerNorm may blow up the rounding of one token, and the largest error is luck. An ulp is that of the tested
-    precision at the largest magnitude in `exact`. Infinities and NaNs must be where PyTorch's own ops put them.
+    precision at the largest magnitude in `exact`. Infinities and NaNs must be where `exact`, rounded to that
+    precision, has them. PyTorch's own ops can't say: on CPUs with AMX their bfloat16 products let a NaN of one row
+    into the row before where the depth is not a multiple of 32; such elements don't count as their error.
     """
     assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
     assert actual.dtype == same_precision.dtype, (
@@ -38,14 +40,14 @@ def assert_within_rule(
     )
     if actual.numel() == 0:
         return
-    finite = torch.isfinite(same_precision)
+    finite = torch.isfinite(exact.to(actual.dtype))
     assert torch.equal(torch.isfinite(actual), finite), (
-        f"{what}: not finite where PyTorch's ops are, or reversed"
+        f"{what}: not finite where the exact result is, or reversed"
     )
     exact = torch.where(finite, exact, 0.0)
 
     def error(tensor: Tensor) -> float:
-        difference = torch.where(finite, tensor.double() - exact, 0.0)
+        difference = torch.where(finite & tensor.isfinite(), tensor.double() - exact, 0.0)
         return float(difference.square().mean().sqrt() if whole_model else difference.abs().max())
 
     ours, theirs = error(actual), error(same_precision)
