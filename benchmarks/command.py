@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.agreement import WrongEngine
 from benchmarks.report import surroundings
-from squeezebert_fast.backends.cpu_encoder import PRECISIONS
+from squeezebert_fast.backends.cpu import PRECISIONS
 from squeezebert_fast.errors import SqueezeBertFastError
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.command import about, add_shapes, console, exit_with, parser_for, prepare
 from benchmarks.report import Shape, shape_name, write_json
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel, patch
-from squeezebert_fast.backends.cpu_encoder import PRECISIONS
+from squeezebert_fast.backends.cpu import PRECISIONS
 
 EAGER, UNPATCHED = "transformers eager", "squeezebert_fast unpatched"
 OURS = {f"squeezebert_fast {precision}": precision for precision in PRECISIONS}

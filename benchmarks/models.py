@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.peers import BERT_ENGINES, EAGER, Engine, build, forget_compiled, run
 from benchmarks.report import Row, Shape, shape_name
 from benchmarks.subjects import Subject, bert_base, random_inputs, squeezebert_base
-from squeezebert_fast.backends.cpu_encoder import PRECISIONS
+from squeezebert_fast.backends.cpu import PRECISIONS
 from squeezebert_fast.benchmark import MultiplyAddPeaks, Timing, encoder_flops, measure
 
 SHAPES: tuple[Shape, ...] = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import squeezebert_fast
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.backends.cpu_encoder import PRECISIONS as ALL_PRECISIONS
+from squeezebert_fast.backends.cpu import PRECISIONS as ALL_PRECISIONS
 from squeezebert_fast.backends.cpu_encoder import CpuEncoder
 from tests.model_pairs import pair, random_config, tiny_config
 

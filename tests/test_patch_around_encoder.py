@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezebert_fast
-from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends import cpu, quantized
 from squeezebert_fast.patching.embeddings import AcceleratedEmbeddings
 from squeezebert_fast.patching.linear import AcceleratedLinear
 from tests.helpers import assert_within_rule
@@ -52,7 +52,7 @@ def test_int8_embeddings_are_the_quantized_rows() -> None:
     model, _ = pair("SqueezeBertModel", CONFIG)
     ids = torch.arange(19)[None]
     table = model.embeddings.word_embeddings.weight
-    ints, scale = cpu.quantized_table(table)
+    ints, scale = quantized.quantize(table)
     squeezebert_fast.patch(model, precision="int8")
     with torch.inference_mode():
         actual = model.embeddings(ids)

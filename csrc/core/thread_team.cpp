@@ -31,6 +31,7 @@ struct OpenMp {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel: libgomp, libomp, libiomp5
   int (*in_parallel)() = nullptr;
   int (*threads)() = nullptr;
+  int (*release_threads)(int) = nullptr;  // omp_pause_resource_all, where the runtime needs it before a fork
   std::string description = "own pool";
 };
 
@@ -67,6 +68,7 @@ OpenMp borrow_openmp() {
   openmp.in_parallel = reinterpret_cast<decltype(openmp.in_parallel)>(dlsym(library, "omp_in_parallel"));
   openmp.threads = reinterpret_cast<decltype(openmp.threads)>(dlsym(library, "omp_get_num_threads"));
   if (!openmp.parallel || !openmp.in_parallel || !openmp.threads) return OpenMp{};
+  openmp.release_threads = reinterpret_cast<decltype(openmp.release_threads)>(dlsym(library, "omp_pause_resource_all"));
   openmp.description = "openmp: " + best.path;
   return openmp;
 }
@@ -147,20 +149,33 @@ class Pool {
 
 // Never destroyed: threads may still sleep in it when the process ends, and a forked child leaves its parent's behind.
 std::atomic<Pool*> pool{new Pool};
-std::atomic<bool> forked{false};
+
+// ---- fork
+
+std::atomic<bool> openmp_hangs{false};    // in a child whose runtime waits for its parent's threads
+std::atomic<bool> openmp_released{true};  // before the last fork
+
+// A forked child has the forking thread alone, and an OpenMP runtime that remembers its parent's threads waits for them
+// there for ever: in our kernels, and in any operation of PyTorch that wants more than one. So the forking thread gives
+// its threads back before, and parent and child start new ones when they next want some.
+void release_openmp_threads() {
+  constexpr int kHard = 2;               // omp_pause_hard
+  const OpenMp found = borrow_openmp();  // anew: PyTorch may have come since, and used its threads without us
+  openmp_released = !found.parallel || (found.release_threads && found.release_threads(kHard) == 0);
+}
 
 void start_afresh_in_child() {
-  forked = true;
+  if (!openmp_released) openmp_hangs = true;
   pool = new Pool;
   in_pool_task = false;
 }
 
-const int fork_handler = pthread_atfork(nullptr, nullptr, start_afresh_in_child);
+const int fork_handlers = pthread_atfork(release_openmp_threads, nullptr, start_afresh_in_child);
 
 // Runs the region on at most `threads` threads; alone where no others are to be had.
 void run_region(const Region& region, int threads) {
   if (threads > 1 && !in_pool_task) {
-    if (!forked && openmp().parallel) {
+    if (!openmp_hangs && openmp().parallel) {
       if (!openmp().in_parallel()) {
         openmp().parallel(
             [](void* r) {
@@ -243,6 +258,6 @@ void run_team(int threads, TeamBody body, void* context) {
   run_region(region, threads);
 }
 
-const char* thread_runtime() { return !forked && openmp().parallel ? openmp().description.c_str() : "own pool"; }
+const char* thread_runtime() { return !openmp_hangs && openmp().parallel ? openmp().description.c_str() : "own pool"; }
 
 }  // namespace squeezebert

@@ -1,9 +1,9 @@
 // Runs the tasks of one kernel call, or of one pass of a whole forward, on several threads.
 //
 // Where an OpenMP runtime is already loaded into the process (PyTorch brings one), its threads are borrowed: a second
-// runtime, or a pool that spins, fights with PyTorch's own for the cores. Elsewhere, and in a forked child, where a
-// borrowed runtime would hang, a pool of our own serves: its threads sleep between calls, a fork starts it afresh, and
-// it is never joined, so that it can't hold up the end of the process.
+// runtime, or a pool that spins, fights with PyTorch's own for the cores. Before a fork they are given back, so that
+// the child, PyTorch's operations in it too, starts threads of its own. Elsewhere a pool of our own serves: its threads
+// sleep between calls, a fork starts it afresh, and it is never joined, so that it can't hold up the end of the process.
 #pragma once
 #include <atomic>
 #include <cstdint>

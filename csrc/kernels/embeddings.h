@@ -9,6 +9,8 @@ using squeezebert::Embeddings;
 
 // A row of a table, added to y or, for the first table, written there.
 inline void add_table_row(const Embeddings::Table& table, int64_t id, int64_t channels, bool first, float* y) {
+  const float* row = table.quantized ? nullptr : table.rows + id * channels;
+  const Int8Scale rounding = table.rounded ? int8_scale(row, channels) : Int8Scale{};
   for_each_vector(channels, [&](int64_t i, int lanes) {
     Vec v;
     if (table.quantized) {
@@ -22,7 +24,8 @@ inline void add_table_row(const Embeddings::Table& table, int64_t id, int64_t ch
       }
       v = v * broadcast(table.scale[id]);
     } else {
-      v = load_lanes(table.rows + id * channels + i, lanes);
+      v = load_lanes(row + i, lanes);
+      if (table.rounded) v = round_nearest(v * broadcast(rounding.inverse)) * broadcast(rounding.scale);
     }
     store_lanes(y + i, first ? v : load_lanes(y + i, lanes) + v, lanes);
   });

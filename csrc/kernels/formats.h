@@ -81,6 +81,19 @@ struct Bfloat16 {
   }
 };
 
+// How `size` values become int8 and back: int = round(value * inverse), value = int * scale.
+struct Int8Scale {
+  float inverse, scale;
+};
+inline Int8Scale int8_scale(const float* values, int64_t size) {
+  Vec magnitude = broadcast(0.0f);
+  for_each_vector(
+      size, [&](int64_t i, int lanes) { magnitude = larger_magnitude(magnitude, load_lanes(values + i, lanes)); });
+  const float bound = largest_magnitude(magnitude);
+  // The quotient of a tiny bound would be infinite. The scale is NaN where an infinity or a NaN is among the values.
+  return {bound > 1e-36f ? 127.0f / bound : 0.0f, bound / 127.0f + bound * 0.0f};
+}
+
 // Symmetric, dynamic: value = int * scale, |int| <= 127, one scale per row and group. The ints, and so the sums, are
 // the same on every build: each operation here rounds as IEEE says.
 struct Int8 {
@@ -109,16 +122,12 @@ struct Int8 {
       Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
       float* scales = operands.scale + r * operands.groups;
       for (int64_t g = 0; g < operands.groups; ++g, from += size, to += size) {
-        Vec magnitude = broadcast(0.0f);
+        const Int8Scale scale = int8_scale(from, size);
+        scales[g] = scale.scale;
+        const Vec inverse = broadcast(scale.inverse);
         int64_t i = 0;
-        for (; i + kLanes <= size; i += kLanes) magnitude = larger_magnitude(magnitude, load(from + i));
+        for (; i + kLanes <= size; i += kLanes) store(to + i, to_int(load(from + i) * inverse));
         const int rest = static_cast<int>(size - i);
-        if (rest > 0) magnitude = larger_magnitude(magnitude, load_first(from + i, rest));
-        const float bound = largest_magnitude(magnitude);
-        scales[g] = bound / 127.0f + bound * 0.0f;  // NaN where an infinity or a NaN is among the values
-        // The quotient of a tiny bound would be infinite.
-        const Vec inverse = broadcast(bound > 1e-36f ? 127.0f / bound : 0.0f);
-        for (i = 0; i + kLanes <= size; i += kLanes) store(to + i, to_int(load(from + i) * inverse));
         if (rest > 0) store_first(to + i, to_int(load_first(from + i, rest) * inverse), rest);
       }
     }

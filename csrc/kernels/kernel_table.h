@@ -103,6 +103,7 @@ struct Embeddings {
   // float32, or int8 with a scale per row
   struct Table {
     const float* rows;
+    bool rounded;  // of float32: each row is taken to int8 and back, as if the table were int8
     const int8_t* quantized;
     const float* scale;
     int64_t size;

@@ -16,10 +16,10 @@
 #include "../core/cpu_features.h"
 #include "../core/embeddings.h"
 #include "../core/encoder.h"
+#include "../core/fingerprint.h"
 #include "../core/grouped_pointwise_conv.h"
 #include "../core/instruction_sets.h"
 #include "../core/rates.h"
-#include "../core/samples.h"
 #include "../core/thread_team.h"
 #include "arguments.h"
 
@@ -101,7 +101,8 @@ PYBIND11_MODULE(_native, m) {
       py::arg("instruction_set"), py::arg("precision"),
       "Whether the build multiplies in this precision by an instruction made for it, not by wider ones.");
 
-  using TableTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t>;  // rows, quantized, scale, size
+  // rows, whether they are taken to int8 and back, quantized, scale, size
+  using TableTuple = std::tuple<uintptr_t, bool, uintptr_t, uintptr_t, int64_t>;
   m.def(
       "embeddings",
       [](const std::string& instruction_set, const std::array<TableTuple, 3>& tables,
@@ -109,8 +110,8 @@ PYBIND11_MODULE(_native, m) {
          uintptr_t y, int threads) {
         Embeddings e{};
         for (std::size_t t = 0; t < 3; ++t) {
-          const auto& [floats, quantized, scale, size] = tables[t];
-          e.tables[t] = {at<const float>(floats), at<const int8_t>(quantized), at<const float>(scale), size};
+          const auto& [floats, rounded, quantized, scale, size] = tables[t];
+          e.tables[t] = {at<const float>(floats), rounded, at<const int8_t>(quantized), at<const float>(scale), size};
           e.ids[t] = at<const int64_t>(ids[t]);
         }
         const NormWeights weights = norm_of(norm);
@@ -129,15 +130,23 @@ PYBIND11_MODULE(_native, m) {
 
   bind_training(m);
 
-  py::class_<Samples>(m, "Samples")
-      .def(py::init<>())
+  using PiecesTuple = std::tuple<uintptr_t, int64_t, int64_t>;  // values, size, elements of a piece
+  py::class_<Fingerprint>(m, "Fingerprint")
+      .def(py::init([](const std::vector<PiecesTuple>& tensors, int64_t samples, int threads) {
+             std::vector<Fingerprint::Tensor> all;
+             for (const auto& [values, size, piece] : tensors) all.push_back({at<const float>(values), size, piece});
+             py::gil_scoped_release release;
+             return std::make_unique<Fingerprint>(all, samples, threads);
+           }),
+           py::arg("tensors"), py::arg("samples"), py::arg("threads"))
+      .def("match", &Fingerprint::match, py::arg("rows"), py::arg("threads"), py::call_guard<py::gil_scoped_release>())
       .def(
-          "add",
-          [](Samples& self, uintptr_t values, int64_t size, int64_t count) {
-            self.add(at<const float>(values), size, count);
+          "pieces_match",
+          [](const Fingerprint& self, uintptr_t indices, int64_t count) {
+            return self.pieces_match(at<const int64_t>(indices), count);
           },
-          py::arg("values"), py::arg("size"), py::arg("count"))
-      .def("match", &Samples::match);
+          py::arg("indices"), py::arg("count"), py::call_guard<py::gil_scoped_release>())
+      .def_readonly_static("rows_for_all", &Fingerprint::kRowsForAll);
 
   py::class_<PackedGroupedPointwiseConv>(m, "PackedGroupedPointwiseConv")
       .def(py::init([](const std::string& instruction_set, Precision precision, const ConvTuple& conv, int threads,

@@ -37,9 +37,9 @@ TEST_SOURCES = [
     "csrc/tests/test_attention.cpp",
     "csrc/tests/test_encoder.cpp",
     "csrc/tests/test_feed_forward.cpp",
+    "csrc/tests/test_fingerprint.cpp",
     "csrc/tests/test_grouped_pointwise_conv.cpp",
     "csrc/tests/test_instruction_sets.cpp",
-    "csrc/tests/test_samples.cpp",
     "csrc/tests/test_thread_team.cpp",
     "csrc/tests/test_training.cpp",
 ]

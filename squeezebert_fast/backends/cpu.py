@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import quantized
-from squeezebert_fast.backends.quantized import quantize
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 
@@ -30,6 +29,7 @@ except ImportError as error:  # installed without a compiler
     _import_error = str(error)
 
 NAME = "cpu"
+PRECISIONS = ("float32", "bfloat16", "int8")
 OPERATIONS = frozenset(
     {
         "grouped_pointwise_conv",
@@ -171,37 +171,54 @@ class _Entry:
     address: int
     groups: int
     instruction_set: str
-    samples: Any
+    fingerprint: Any
     made: Any
 
 
 SAMPLES = 64
-"""Elements of a weight that tell whether its packed form still stands for it."""
+"""Elements of a weight that every call compares, to tell whether its packed form still stands for it."""
+
+ROWS_FOR_ALL: int = 0 if _native is None else _native.Fingerprint.rows_for_all
+"""Rows of input, tokens, of however many calls, after which all elements of a weight have been compared."""
+
+_PIECE = 4096
+"""Elements that share a checksum where rows don't have one each."""
 
 _made: dict[tuple[int, str], _Entry] = {}
 """What was made of weights, packed or quantized, by the identity of the weight tensor and the form's name."""
 
 
-def packed_weight(weight: Tensor, groups: int, precision: str = "float32") -> Any:
+def packed_weight(weight: Tensor, groups: int, precision: str = "float32", rows: int = 1) -> Any:
     """`weight`, [out_channels, in_channels / groups, ...], in the kernel's layout, packed once per version.
 
-    A weight is packed again when its version, its address, the groups or the instruction set changed, or a
-    sample of its elements did: writes through `.data` or another tensor's view leave the version as it is. Of
-    those, a write that misses all sampled elements goes unseen; `forget`, `patch` and `unpatch` drop what is
-    packed.
+    rows: of the input that this call multiplies. A weight is packed again when its version, its address, the groups
+    or the instruction set changed. Writes through `.data` or another tensor's view leave the version as it is, so
+    values are compared too: some at every call, all of them by the time that calls add up to ROWS_FOR_ALL rows.
+    `forget`, `patch` and `unpatch` drop what is packed.
     """
-    return _once(weight, groups, precision, lambda: _pack(weight, groups, precision))
+    return _once(weight, groups, precision, rows, lambda: _pack(weight, groups, precision))
 
 
-def quantized_table(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """An embedding table, [rows, channels], as int8 and a scale per row, made once per version (`packed_weight`)."""
-    return _once(weight, 1, "table", lambda: quantize(weight))
+def kept_table(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The int8 form and scales of an embedding table, [rows, channels], whose values were given up (`keep`)."""
+    return _made[id(weight), "table"].made
 
 
-def _once(weight: Tensor, groups: int, form: str, make: Callable[[], Any]) -> Any:
+def compare_rows(table: Tensor, rows: Tensor) -> None:
+    """Drop what is packed of `table`, a weight that is tied to it, if one of these rows changed.
+
+    table: contiguous float32 [rows, channels], read in place. rows: contiguous int64 indices within it.
+    """
+    for precision in PRECISIONS:
+        key = id(table), precision
+        entry = _made.get(key)
+        if entry is not None and not entry.fingerprint.pieces_match(rows.data_ptr(), rows.numel()):
+            _made.pop(key, None)
+
+
+def _once(weight: Tensor, groups: int, form: str, rows: int, make: Callable[[], Any]) -> Any:
     if weight.is_inference() or not weight.is_contiguous():
-        # Without a version, or without elements at the sample's fixed places, nothing tells that it is still
-        # the same.
+        # Without a version, or without elements at fixed places, nothing tells that it is still the same.
         return make()
     key, version, address = (id(weight), form), weight._version, weight.data_ptr()
     entry = _made.get(key)
@@ -212,7 +229,7 @@ def _once(weight: Tensor, groups: int, form: str, make: Callable[[], Any]) -> An
         and entry.address == address
         and entry.groups == groups
         and entry.instruction_set == instruction_set()
-        and entry.samples.match()
+        and entry.fingerprint.match(rows, torch.get_num_threads())
     ):
         return entry.made
     made = make()
@@ -229,13 +246,13 @@ def keep(weight: Tensor, groups: int, form: str, made: Any) -> None:
         0 if weight.is_meta else weight.data_ptr(),
         groups,
         instruction_set(),
-        samples([] if weight.is_meta else [weight], SAMPLES),
+        fingerprint([] if weight.is_meta else [weight], SAMPLES, by_row=True),
         made,
     )
 
 
-def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int) -> Any:
-    """Both weights of a feed-forward block as one kernel takes them, packed once per version of either."""
+def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int, rows: int) -> Any:
+    """Both weights of a feed-forward block as one kernel takes them, packed once as `packed_weight` is."""
 
     def pack() -> Any:
         native: Any = _native
@@ -243,8 +260,8 @@ def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int) -> Any:
         sizes = (groups, weight_in.shape[1] * groups, weight_in.shape[0], weight_out.shape[0])
         return native.PackedGroupedMlp(instruction_set(), addresses(*floats), sizes, torch.get_num_threads())
 
-    made = _once(weight_in, groups, "mlp", pack)
-    if _once(weight_out, groups, "mlp", lambda: made) is not made:  # the second changed, or is another
+    made = _once(weight_in, groups, "mlp", rows, pack)
+    if _once(weight_out, groups, "mlp", rows, lambda: made) is not made:  # the second changed, or is another
         made = pack()
         for weight in (weight_in, weight_out):
             keep(weight, groups, "mlp", made)
@@ -289,15 +306,15 @@ def addresses(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def samples(tensors: Iterable[Tensor], count: int) -> Any:
-    """Remembers `count` elements of each contiguous float32 tensor; `match()` says whether they are the same still.
+def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False) -> Any:
+    """Remembers contiguous float32 tensors; `match(rows, threads)` says whether they are the same still.
 
-    The tensors' memory must be there when `match` is called.
+    A call compares `samples` elements of each, and a share of all of them that grows with the `rows` of its input.
+    by_row: `pieces_match` can be asked for single rows. The tensors' memory must be there when either is called.
     """
-    taken = _native.Samples()
-    for tensor in tensors:
-        taken.add(tensor.data_ptr(), tensor.numel(), count)
-    return taken
+    native: Any = _native
+    pieces = [(t.data_ptr(), t.numel(), max(t[0].numel(), 1) if by_row and len(t) else _PIECE) for t in tensors]
+    return native.Fingerprint(pieces, samples, torch.get_num_threads())
 
 
 def forget(weight: Tensor) -> None:
@@ -324,7 +341,8 @@ def grouped_pointwise_conv(
 
     `activation` is a key of FUSED_ACTIVATIONS. Returns a new contiguous tensor that is not part of any graph.
     """
-    return run_packed(packed_weight(weight, groups, precision), x, bias, activation)
+    rows = x.numel() // max(x.shape[-1], 1)
+    return run_packed(packed_weight(weight, groups, precision, rows), x, bias, activation)
 
 
 def run_packed(
@@ -356,10 +374,12 @@ def embeddings(
     tables: Sequence[Tensor | tuple[Tensor, Tensor]],
     ids: Sequence[Tensor | None],
     norm: tuple[Tensor, Tensor, float],
+    rounded: bool = False,
 ) -> Tensor | None:
     """LayerNorm over the sum of the rows of three tables, or None when an id is out of range.
 
-    tables: contiguous float32 [rows, channels], or int8 with float32 scales per row. ids: contiguous int64
+    tables: contiguous float32 [rows, channels], or int8 with float32 scales per row. rounded: take each row of the
+    first, in float32, to int8 and back, which gives the bits that its int8 form would. ids: contiguous int64
     [batch, tokens] for each; None for positions counts from 0, None for types is 0. norm: contiguous float32 weight
     and bias, and eps. Returns [batch, tokens, channels].
     """
@@ -369,7 +389,8 @@ def embeddings(
         ints, scale = table if isinstance(table, tuple) else (None, None)
         floats = table if isinstance(table, Tensor) else None
         size = ints.shape[0] if ints is not None else table.shape[0]  # type: ignore[union-attr]
-        native_tables.append((*addresses(floats, ints, scale), size))
+        address, *quantized_addresses = addresses(floats, ints, scale)
+        native_tables.append((address, rounded and not native_tables, *quantized_addresses, size))
     weight, bias, eps = norm
     channels = weight.shape[0]
     word_ids = ids[0]

@@ -17,8 +17,6 @@ from squeezebert_fast.backends import cpu, quantized
 from squeezebert_fast.backends.encoder_layer import Conv, Layer
 from squeezebert_fast.errors import ArgumentError
 
-PRECISIONS = ("float32", "bfloat16", "int8")
-
 
 def with_blocks(convs: Sequence[Conv]) -> tuple[Conv, ...]:
     """A layer's convolutions, in `Layer.convs`' order, with the blocks that int8 cuts their inputs into.

@@ -75,14 +75,15 @@ def qkv_projection(
     """See `squeezebert_fast.ops.qkv_projection`."""
     dtype, precision = x.dtype, "bfloat16" if x.dtype is torch.bfloat16 else "float32"
     weights = [_packable(weight) for weight in (weight_q, weight_k, weight_v)]
-    packed = [cpu.packed_weight(weight, groups, precision) for weight in weights]
+    rows = x.numel() // x.shape[-1]
+    packed = [cpu.packed_weight(weight, groups, precision, rows) for weight in weights]
     biases = [_single_or_none(bias) for bias in (bias_q, bias_k, bias_v)]
     x = _single(x)
     q, k, v = (x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights)
     packed[0].run_side_by_side(
         packed,
         x.data_ptr(),
-        x.numel() // x.shape[-1],
+        rows,
         addresses(*biases),
         addresses(q, k, v),
         torch.get_num_threads(),
@@ -141,9 +142,10 @@ def grouped_mlp(
         return _product(hidden, weight_out, bias_out, groups, None, "bfloat16").to(x.dtype)
     x, bias_in, bias_out = _single(x), _single_or_none(bias_in), _single_or_none(bias_out)
     y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
-    cpu.packed_mlp(_packable(weight_in), _packable(weight_out), groups).run(
+    rows = x.numel() // x.shape[-1]
+    cpu.packed_mlp(_packable(weight_in), _packable(weight_out), groups, rows).run(
         x.data_ptr(),
-        x.numel() // x.shape[-1],
+        rows,
         addresses(bias_in, bias_out),
         y.data_ptr(),
         cpu.FUSED_ACTIVATIONS[activation],

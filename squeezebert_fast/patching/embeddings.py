@@ -140,10 +140,15 @@ class AcceleratedEmbeddings(Accelerated):
         if on_gpu:
             return triton.embeddings(weights, of_all, (norm.weight, norm.bias, norm.eps))
         ids = [given if given is None else given.to(torch.int64).contiguous() for given in ids]
-        words = cpu.quantized_table(weights[0]) if settings.precision == "int8" else weights[0].contiguous()
+        words, *others = weights
+        int8 = settings.precision == "int8"
         with torch.no_grad():
-            return cpu.embeddings(
-                [words, *(w.contiguous() for w in weights[1:])],
+            y = cpu.embeddings(
+                [cpu.kept_table(words) if words.is_meta else words.contiguous(), *(w.contiguous() for w in others)],
                 ids,
                 (norm.weight.contiguous(), norm.bias.contiguous(), norm.eps),
+                rounded=int8 and not words.is_meta,
             )
+        if y is not None and not words.is_meta and words.is_contiguous():
+            cpu.compare_rows(words, ids[0])  # what a decoder that is tied to them has packed
+        return y

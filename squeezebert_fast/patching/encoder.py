@@ -158,7 +158,7 @@ class AcceleratedEncoder(Accelerated):
         if (
             snapshot is None
             or not snapshot.is_for(choice.backend, settings.precision)
-            or not snapshot.current()
+            or not snapshot.current(x.shape[0] * x.shape[1])
         ):
             if not settings.keep_original and snapshot is not None:
                 return "something changed in the layers, whose original weights were given up"

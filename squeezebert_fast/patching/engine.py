@@ -30,7 +30,7 @@ CONVS = (
 )
 
 SAMPLES = 8
-"""Elements of each parameter that a snapshot compares: two hundred parameters' are a few tens of microseconds."""
+"""Elements of each parameter that every call compares: two hundred parameters' are a few tens of microseconds."""
 
 
 BACKENDS = ("cpu", "triton")
@@ -113,9 +113,12 @@ class Snapshot(Structure):
         firing = [m for m in modules if not (library.channels_first and type(m) is library.layer)]
         super().__init__(modules, firing, encoder)
 
-    def current(self) -> bool:
-        """Whether nothing has changed since: modules, parameters, hooks, and of values what the engine keeps."""
-        return self.unchanged() and self._same_parameters()
+    def current(self, rows: int) -> bool:
+        """Whether nothing has changed since: modules, parameters, hooks, and of values what the engine keeps.
+
+        rows: tokens of the call that asks.
+        """
+        return self.unchanged() and self._same_parameters(rows)
 
     def is_for(self, backend: str, precision: str) -> bool:
         """Whether this is what `snapshot_of` would make."""
@@ -127,14 +130,15 @@ class Snapshot(Structure):
             return f"hidden_states has {x.shape[2]} channels, the layers have {self.native.channels}"
         return None
 
-    def _same_parameters(self) -> bool:
+    def _same_parameters(self, rows: int) -> bool:
         raise NotImplementedError
 
 
 class PackedSnapshot(Snapshot):
     """A native encoder, which has packed the values of the parameters.
 
-    Of these, writes through `.data` or another tensor's view that miss all sampled elements go unseen.
+    Of these, writes through `.data` or another tensor's view show at once if they hit an element that every call
+    compares, and otherwise by the time that calls add up to `cpu.ROWS_FOR_ALL` tokens.
     """
 
     native: CpuEncoder
@@ -147,18 +151,18 @@ class PackedSnapshot(Snapshot):
             None if any(p.is_inference() for p in parameters) else _state(parameters)
         )
         contiguous = [p for p in parameters if p.is_contiguous() and not p.is_meta]
-        self._samples = cpu.samples(contiguous, SAMPLES)
+        self._fingerprint = cpu.fingerprint(contiguous, SAMPLES)
         self.lasting = self._state is not None and len(contiguous) == len(parameters)
         self.native = CpuEncoder([layer_of(layer) for layer in encoder.layers], precision)  # type: ignore[union-attr]
 
     def is_for(self, backend: str, precision: str) -> bool:
         return backend == "cpu" and precision == self.native.precision
 
-    def _same_parameters(self) -> bool:
+    def _same_parameters(self, rows: int) -> bool:
         return (
             self.native.instruction_set == cpu.instruction_set()
             and _state(self._parameters) == self._state
-            and self._samples.match()
+            and self._fingerprint.match(rows, torch.get_num_threads())
         )
 
     def stand_alone(self) -> None:
@@ -166,7 +170,7 @@ class PackedSnapshot(Snapshot):
         self._values = _values(self._held)
         self._parameters = [p for m in self._modules for p in m._parameters.values() if p is not None]
         self._state = _state(self._parameters)
-        self._samples = cpu.samples([], 0)
+        self._fingerprint = cpu.fingerprint([], 0)
         self.lasting = True
 
 
@@ -196,7 +200,7 @@ class LiveSnapshot(Snapshot):
             return f"hidden_states is {x.dtype} on {x.device}, the layers {self.native.dtype} on {self.native.device}"
         return super().misfit(x)
 
-    def _same_parameters(self) -> bool:
+    def _same_parameters(self, rows: int) -> bool:
         return self._now() == self._places
 
     def _now(self) -> list[tuple[object, ...]]:

@@ -10,7 +10,6 @@ from torch import nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu, quantized
-from squeezebert_fast.backends.cpu_encoder import PRECISIONS
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.patching import engine
@@ -83,8 +82,8 @@ def patch(
     >>> model = squeezebert_fast.patch(model.eval())
     """
     backends.check_name(backend)
-    if precision is not None and precision not in PRECISIONS:
-        raise ArgumentError(f"precision is {precision!r}; it can be {', '.join(PRECISIONS)} or None")
+    if precision is not None and precision not in cpu.PRECISIONS:
+        raise ArgumentError(f"precision is {precision!r}; it can be {', '.join(cpu.PRECISIONS)} or None")
     if not isinstance(unpad, bool):
         raise ArgumentError(f"unpad is {unpad!r}, expected True or False")
     if not isinstance(keep_original, bool):
@@ -179,7 +178,7 @@ def _give_up_originals(model: nn.Module, settings: Settings) -> None:
         elif isinstance(module, AcceleratedEmbeddings):
             words = getattr(module, TABLES[0]).weight
             if settings.precision == "int8":
-                made.append((words, "table", quantized.form_of(words) or cpu.quantized_table(words)))
+                made.append((words, "table", quantized.form_of(words) or quantized.quantize(words)))
             else:
                 in_use.add(id(words))  # read in place, whatever else was packed from it
     given_up = {id(p): p for s in snapshots for p in s.parameters()} | {id(p): p for p, *_ in made}
