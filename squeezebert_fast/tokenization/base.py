@@ -24,7 +24,7 @@ from squeezebert_fast.tokenization.arguments import (
     read_layout,
     read_samples,
 )
-from squeezebert_fast.tokenization.batch_encoding import BatchEncoding, check_tensor_type
+from squeezebert_fast.tokenization.batch_encoding import BatchEncoding
 from squeezebert_fast.tokenization.decoding import Decoder
 from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token, read_vocab
 from squeezebert_fast.tokenization.never_split import NeverSplit
@@ -32,6 +32,7 @@ from squeezebert_fast.tokenization.padding import pad_encoded
 from squeezebert_fast.tokenization.rows import build_rows
 from squeezebert_fast.tokenization.sequences import Row, Template, TokenSequence
 from squeezebert_fast.tokenization.special_tokens import SpecialTokens
+from squeezebert_fast.tokenization.tensors import check_tensor_type
 from squeezebert_fast.tokenization.text import TextNormalizer
 
 Self = TypeVar("Self", bound="TokenizerBase")

@@ -6,11 +6,11 @@ from collections import UserDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.sequences import Row
+from squeezebert_fast.tokenization.tensors import as_tensor, check_tensor_type
 
 
 class CharSpan(NamedTuple):
@@ -64,14 +64,14 @@ class BatchEncoding(UserDict):
         return self
 
     def convert_to_tensors(self, tensor_type: str | None = None) -> BatchEncoding:
-        """Makes every value an int64 tensor (`pt`) or array (`np`), in place; returns self.
+        """Makes every value a tensor (`pt`) or array (`np`), in place, see `as_tensor`; returns self.
 
         Raises `TokenizerError` if the rows are of different lengths.
         """
         check_tensor_type(tensor_type)
         if tensor_type is not None:
             for name, value in self.data.items():
-                self.data[name] = _as_tensor(name, value, tensor_type)
+                self.data[name] = as_tensor(name, value, tensor_type)
         return self
 
     @property
@@ -167,22 +167,3 @@ class BatchEncoding(UserDict):
         if not index >= 0:
             raise TokenizerError(f"the index is {index}; expected at least 0")
         return row, index
-
-
-def check_tensor_type(tensor_type: str | None) -> None:
-    """Raises `TokenizerError` unless `tensor_type` is None, `pt` or `np`."""
-    if tensor_type not in (None, "pt", "np"):
-        raise TokenizerError(f"return_tensors is {tensor_type!r}; expected 'pt', 'np' or None")
-
-
-def _as_tensor(name: str, value: Any, tensor_type: str) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value if tensor_type == "pt" else value.numpy(force=True)
-    try:
-        array = np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TokenizerError(
-            f"{name} can't become one tensor: its rows differ in length (see padding, truncation) "
-            "or hold something other than integers"
-        ) from error
-    return torch.from_numpy(array) if tensor_type == "pt" else array
