@@ -33,21 +33,21 @@ def pad_encoded(
         raise TokenizerError(f"the batch has the keys {sorted(columns)}; expected input_ids among them")
     return_tensors = return_tensors or _tensor_type(columns["input_ids"])
     fillers = {"input_ids": pad_id, "token_type_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
-    ids = _rows("input_ids", columns["input_ids"])
-    single = bool(ids) and not _is_row(ids[0])
-    if single:
-        ids = [_row("input_ids", columns["input_ids"])]
-    lengths = [len(_row("input_ids", row)) for row in ids]
-    if with_attention_mask:
-        columns.setdefault("attention_mask", [1] * lengths[0] if single else [[1] * n for n in lengths])
-    for name in () if single else columns:
-        if not hasattr(columns[name], "__len__") or len(columns[name]) != len(lengths):
+    first = next(iter(_values("input_ids", columns["input_ids"])), None)
+    single = first is not None and not _is_row(first)
+    columns = {name: [column] if single else column for name, column in columns.items()}
+    rows = {name: _rows(name, columns[name]) for name in fillers.keys() & columns.keys()}
+    lengths = [len(row) for row in rows["input_ids"]]
+    for name, column in columns.items():
+        if not hasattr(column, "__len__") or len(column) != len(lengths):
             raise TokenizerError(f"{name} isn't a list of {len(lengths)} rows as input_ids is")
+    if with_attention_mask and "attention_mask" not in rows:
+        rows["attention_mask"] = [[1] * length for length in lengths]
     target = layout.padded_length(max(lengths, default=0)) if layout.padding != "do_not_pad" else 0
-    for name in fillers.keys() & columns.keys():
-        rows = [columns[name]] if single else _rows(name, columns[name])
-        padded = [_padded(name, _row(name, row), target, fillers[name], layout.padding_side) for row in rows]
-        columns[name] = padded[0] if single else padded
+    for name, unpadded in rows.items():
+        columns[name] = [_padded(name, row, target, fillers[name], layout.padding_side) for row in unpadded]
+    if single:
+        columns = {name: column[0] for name, column in columns.items()}
     batch = BatchEncoding(columns).convert_to_tensors(return_tensors)
     batch.data = {name: whole_numbers_as_int64(value) for name, value in batch.data.items()}
     return batch
@@ -84,18 +84,21 @@ def _is_row(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
-def _rows(name: str, column: Any) -> list[Any]:
+def _values(name: str, column: Any) -> Any:
     if not _is_row(column):
         raise TokenizerError(f"{name} is {column!r}; expected a list of ids or of rows")
-    return list(column)
+    return column
 
 
-def _row(name: str, row: Any) -> Any:
-    """A row as a list, a tensor or an array."""
-    if not _is_row(row):
-        raise TokenizerError(f"{name} has the row {row!r}; expected a list")
-    if not isinstance(row, (list, tuple)):
-        return row
+def _rows(name: str, column: Any) -> list[Any]:
+    """The rows as lists, tensors or arrays."""
+    broken = [row for row in _values(name, column) if not _is_row(row)]
+    if broken:
+        raise TokenizerError(f"{name} has the row {broken[0]!r}; expected a list")
+    return [_of_numbers(row) if isinstance(row, (list, tuple)) else row for row in column]
+
+
+def _of_numbers(row: Sequence[Any]) -> list[Any]:
     # A list of tensors without a dimension, as some data sets give it, is a list of numbers.
     return [value.item() for value in row] if row and getattr(row[0], "ndim", None) == 0 else list(row)
 
