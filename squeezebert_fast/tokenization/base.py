@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from squeezebert_fast.tokenization.arguments import (
 )
 from squeezebert_fast.tokenization.batch_encoding import BatchEncoding
 from squeezebert_fast.tokenization.decoding import Decoder
-from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token, read_vocab
+from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token
 from squeezebert_fast.tokenization.never_split import NeverSplit
 from squeezebert_fast.tokenization.padding import pad_encoded
 from squeezebert_fast.tokenization.rows import build_rows
@@ -34,6 +34,8 @@ from squeezebert_fast.tokenization.sequences import Row, Template, TokenSequence
 from squeezebert_fast.tokenization.special_tokens import SpecialTokens
 from squeezebert_fast.tokenization.tensors import check_tensor_type
 from squeezebert_fast.tokenization.text import TextNormalizer
+from squeezebert_fast.tokenization.vocab_file import read_vocab
+from squeezebert_fast.tokenization.writing import write_directory, write_vocab
 
 Self = TypeVar("Self", bound="TokenizerBase")
 Engine = Callable[[Sequence[Text], bool], Sequence[TokenSequence]]
@@ -44,7 +46,7 @@ _CHANGEABLE_OPTIONS = ("model_max_length", "padding_side", "truncation_side", "c
 class TokenizerBase(SpecialTokens, ABC):
     """A BERT tokenizer: `[CLS] text [SEP]`, or `[CLS] text [SEP] second text [SEP]` for a pair.
 
-    vocab: the path of a vocab.txt, or a dict from token to id (0 to n - 1). It must hold the unknown,
+    vocab: the path of a vocab.txt, or a dict from token to id, see `read_vocab`. It must hold the unknown,
         separator, padding, classification and mask token; `pad_token` and `mask_token` may be None instead.
     do_lower_case, strip_accents, tokenize_chinese_chars: as in BERT; `strip_accents=None` follows
         `do_lower_case`.
@@ -159,7 +161,7 @@ class TokenizerBase(SpecialTokens, ABC):
         """Writes a directory that `from_pretrained` reads, in transformers too; returns its files."""
         config = {"tokenizer_class": "SqueezeBertTokenizer", **self._options()}
         config["additional_special_tokens"] = self.extra_special_tokens
-        return files.write_directory(save_directory, self._lexicon, config, self._token("unk_token"))
+        return write_directory(save_directory, self._lexicon, config, self._token("unk_token"), prefix="")
 
     def with_vocab(self: Self, vocab: Mapping[str, int]) -> Self:
         """A tokenizer with the same options and added tokens over another vocabulary, which should hold the latter.
@@ -182,7 +184,7 @@ class TokenizerBase(SpecialTokens, ABC):
     ) -> tuple[str, ...]:
         """Writes `vocab.txt` (`prefix-vocab.txt`), without added tokens; returns its path."""
         name = f"{filename_prefix}-{files.VOCAB_FILE}" if filename_prefix else files.VOCAB_FILE
-        return (files.write_vocab(Path(save_directory) / name, self._lexicon),)
+        return write_vocab(Path(save_directory) / name, self._lexicon)
 
     @abstractmethod
     def _build_engine(self, lexicon: Lexicon) -> Engine:
@@ -233,8 +235,11 @@ class TokenizerBase(SpecialTokens, ABC):
 
     @property
     def vocab_size(self) -> int:
-        """The size of the vocabulary without added tokens; `len(tokenizer)` counts them too."""
-        return len(self._lexicon.vocab)
+        """How many ids the vocabulary has without added tokens; `len(tokenizer)` counts them too.
+
+        The size that an embedding needs: ids without a token, see `read_vocab`, count.
+        """
+        return self._lexicon.vocab_size
 
     @property
     def vocab(self) -> dict[str, int]:
@@ -472,9 +477,11 @@ def _whole(value: Any) -> Any:
 
 
 def _plain(ids: Any) -> Any:
-    """A tensor or array as nested lists; everything else as it is."""
+    """A tensor or array as nested lists, a range or iterator as a list; everything else as it is."""
     if isinstance(ids, Mapping):
         ids = ids["input_ids"]
+    if isinstance(ids, (range, Iterator)):
+        return list(ids)
     return ids.tolist() if hasattr(ids, "tolist") else ids
 
 

@@ -84,7 +84,8 @@ class SqueezeBertTokenizerFast(TokenizerBase):
         return self._engine.tokenizer
 
     def _build_engine(self, lexicon: Lexicon) -> RustEngine:
-        tokenizer = Tokenizer(models.WordPiece(lexicon.vocab, unk_token=self._token("unk_token")))
+        vocab = lexicon.vocab | _unused_ids(lexicon)
+        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=self._token("unk_token")))
         tokenizer.normalizer = normalizers.BertNormalizer(
             clean_text=True,
             handle_chinese_chars=self.tokenize_chinese_chars,
@@ -96,3 +97,14 @@ class SqueezeBertTokenizerFast(TokenizerBase):
         tokenizer.add_tokens(list(lexicon.added.values()))
         tokenizer.encode_special_tokens = self.split_special_tokens
         return RustEngine(tokenizer)
+
+
+def _unused_ids(lexicon: Lexicon) -> dict[str, int]:
+    """Names for ids without a token: the Rust library counts tokens to find the next free id.
+
+    No text has them, since no word holds whitespace.
+    """
+    taken = set(lexicon.vocab.values())
+    unused = [code for code in range(lexicon.vocab_size) if code not in taken]
+    prefix = "\n" * max(map(len, lexicon.vocab)) if unused else ""  # longer than every token
+    return {f"{prefix}{code}": code for code in unused}
