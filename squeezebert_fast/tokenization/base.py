@@ -99,7 +99,7 @@ class TokenizerBase(SpecialTokens, ABC):
         }.items():
             if not isinstance(value, bool) and not (name == "strip_accents" and value is None):
                 raise TokenizerError(f"{name} is {value!r}; expected True or False")
-        self.never_split = _words("never_split", never_split or ())
+        self._never_split = _words("never_split", never_split or ())
         self.model_input_names = list(_words("model_input_names", model_input_names))
         self.model_max_length = as_index("model_max_length", _whole(model_max_length), minimum=0)
         self.padding_side, self.truncation_side = padding_side, truncation_side
@@ -216,6 +216,11 @@ class TokenizerBase(SpecialTokens, ABC):
     def tokenize_chinese_chars(self) -> bool:
         """Whether each CJK character is a word of its own; fixed when the tokenizer is made."""
         return bool(self._fixed["tokenize_chinese_chars"])
+
+    @property
+    def never_split(self) -> tuple[str, ...]:
+        """Words that are kept as they are; fixed when the tokenizer is made."""
+        return self._never_split
 
     @property
     def split_special_tokens(self) -> bool:

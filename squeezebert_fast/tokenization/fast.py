@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.arguments import Text
@@ -94,9 +94,15 @@ class SqueezeBertTokenizerFast(TokenizerBase):
         )
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_tokens(list(lexicon.added.values()))
+        tokenizer.add_tokens([_as_found(token, lexicon) for token in lexicon.added.values()])
         tokenizer.encode_special_tokens = self.split_special_tokens
         return RustEngine(tokenizer)
+
+
+def _as_found(token: AddedToken, lexicon: Lexicon) -> AddedToken:
+    flags = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
+    normalized = lexicon.is_normalized(token)
+    return AddedToken(token.content, special=token.special, normalized=normalized, **flags)
 
 
 def _unused_ids(lexicon: Lexicon) -> dict[str, int]:

@@ -30,6 +30,9 @@ class Lexicon:
         self.vocab = dict(vocab)
         self.normalize = normalize
         self.added = dict(sorted((added or {}).items()))
+        normalized = [token.content for token in self.added.values() if token.normalized]
+        firsts = {normalize(content): content for content in reversed(normalized)}
+        self._exact = frozenset(normalized) - frozenset(firsts.values())
         self._ids = self.vocab | {token.content: code for code, token in self.added.items()}
         self._tokens = {code: token for token, code in self.vocab.items()}
         self._tokens |= {code: self.pattern(token) for code, token in self.added.items()}
@@ -48,6 +51,10 @@ class Lexicon:
         """The token of an id, None if there is no such id."""
         return self._tokens.get(code)
 
+    def content_of(self, code: int) -> str | None:
+        """The token of an id as it was added, not as it is found in a text; None if there is no such id."""
+        return self.added[code].content if code in self.added else self._tokens.get(code)
+
     def get_vocab(self) -> dict[str, int]:
         """Every token with its id."""
         return dict(self._ids)
@@ -65,22 +72,20 @@ class Lexicon:
                 continue
             added[code] = token
             changed += 1
-        self._check_distinct(added.values())
         return Lexicon(self.vocab, self.normalize, added), changed
 
     def pattern(self, token: AddedToken) -> str:
         """What an added token is found as in a text, and decoded to."""
-        return self.normalize(token.content) if token.normalized else token.content
+        return self.normalize(token.content) if self.is_normalized(token) else token.content
 
-    def _check_distinct(self, tokens: Iterable[AddedToken]) -> None:
-        # The Rust library would find one of the two, now this, now that: it iterates over a hash map.
-        seen: dict[str, str] = {}
-        for token in tokens:
-            if token.normalized and seen.setdefault(self.pattern(token), token.content) != token.content:
-                other = seen[self.pattern(token)]
-                raise TokenizerError(
-                    f"the added tokens {other!r} and {token.content!r} are the same once normalized"
-                )
+    def is_normalized(self, token: AddedToken) -> bool:
+        """Whether an added token is searched for in the normalized text.
+
+        Of tokens that are the same once normalized, such as `Foo` and `foo`, that is the one with the lowest id.
+        The others are found where they are spelled exactly so. (The Rust library would find one of them, now
+        this, now that: it iterates over a hash map.)
+        """
+        return token.normalized and token.content not in self._exact
 
 
 def make_added_token(token: str | AddedToken, *, special: bool) -> AddedToken:
