@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.arguments import Text
 from squeezebert_fast.tokenization.base import TokenizerBase
 from squeezebert_fast.tokenization.lexicon import Lexicon
 from squeezebert_fast.tokenization.sequences import Span
+from squeezebert_fast.tokenization.training import bert_pipeline
 
 
 class RustSequence:
@@ -85,14 +86,12 @@ class SqueezeBertTokenizerFast(TokenizerBase):
 
     def _build_engine(self, lexicon: Lexicon) -> RustEngine:
         vocab = lexicon.vocab | _unused_ids(lexicon)
-        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=self._token("unk_token")))
-        tokenizer.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=self.tokenize_chinese_chars,
+        tokenizer = bert_pipeline(
+            models.WordPiece(vocab, unk_token=self._token("unk_token")),
+            lower_case=self.do_lower_case,
             strip_accents=self.strip_accents,
-            lowercase=self.do_lower_case,
+            split_cjk=self.tokenize_chinese_chars,
         )
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
         tokenizer.add_tokens([_as_found(token, lexicon) for token in lexicon.added.values()])
         tokenizer.encode_special_tokens = self.split_special_tokens

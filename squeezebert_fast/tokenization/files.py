@@ -36,15 +36,24 @@ NORMALIZER_OPTIONS = {
     "handle_chinese_chars": "tokenize_chinese_chars",
 }
 
+Find = Callable[[str], "Path | None"]
+"""Gives the path of a file by its name, None where there is none."""
 
-def read_directory(model: ModelFiles) -> dict[str, Any]:
-    """The arguments for a tokenizer's constructor that a directory or hub repository holds.
+# What describes the files that were read, or that the constructor takes in another form.
+_NOT_ARGUMENTS = {
+    *("tokenizer_class", "added_tokens_decoder", "additional_special_tokens", "init_inputs", "auto_map"),
+    *("name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "vocab", "added_tokens"),
+    *("is_local", "local_files_only", "backend", "files_loaded", "transformers_version"),
+}
+
+
+def read_directory(find: Find, where: str) -> dict[str, Any]:
+    """The arguments for a tokenizer's constructor that the files of a directory or hub repository hold.
 
     Options and special tokens come from tokenizer_config.json, what it leaves out from the other files, as in
     transformers 5. Raises `TokenizerError` for a file that is missing, malformed or of another kind of
     tokenizer.
     """
-    find = _finder(model)
     pipeline = _read_pipeline(find(TOKENIZER_FILE))
     config = _read_json(find(CONFIG_FILE))
     absent = object()  # null is a value for these, elsewhere it means the default
@@ -54,20 +63,22 @@ def read_directory(model: ModelFiles) -> dict[str, Any]:
     }
     arguments |= {name: value for name, value in nullable.items() if value is not absent}
     added = _added_tokens(config, pipeline, find, arguments)
+    extra = _extra_special_tokens(arguments)
+    arguments = {name: value for name, value in arguments.items() if name not in _NOT_ARGUMENTS}
     if pipeline:
         arguments["vocab"] = pipeline["model"]["vocab"]
     else:
         vocab_file = find(VOCAB_FILE)
         if vocab_file is None:
-            raise TokenizerError(f"{model.name_or_path} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}")
+            raise TokenizerError(f"{where} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}")
         arguments["vocab"] = read_vocab(vocab_file)
     _check_added_ids(arguments["vocab"], added)
     arguments["added_tokens"] = [added[code] for code in sorted(added)]
-    return _known_special_tokens(arguments, {token.content: token for token in added.values()})
+    return _known_special_tokens(arguments, extra, {token.content: token for token in added.values()})
 
 
-def _finder(model: ModelFiles) -> Callable[[str], Path | None]:
-    """Finds files, all of one commit: that of the first file found."""
+def finder(model: ModelFiles) -> Find:
+    """Finds files of a directory or hub repository, all of one commit: that of the first file found."""
 
     def find(filename: str) -> Path | None:
         nonlocal model
@@ -79,6 +90,11 @@ def _finder(model: ModelFiles) -> Callable[[str], Path | None]:
         return path
 
     return find
+
+
+def only(path: Path, kind: str) -> Find:
+    """Finds this file, which is of this kind whatever its name, and nothing else."""
+    return lambda filename: path if filename == kind else None
 
 
 def _read_json(path: Path | None) -> dict[str, Any]:
@@ -167,17 +183,23 @@ def _extra_special_tokens(arguments: Mapping[str, Any]) -> list[Any]:
     return extra
 
 
-def _known_special_tokens(arguments: dict[str, Any], added: Mapping[str, AddedToken]) -> dict[str, Any]:
+def _known_special_tokens(
+    arguments: dict[str, Any], extra: list[Any], added: Mapping[str, AddedToken]
+) -> dict[str, Any]:
     """Special tokens as the added tokens of that name, which know their flags, else as they are spelled."""
 
     def known(token: Any) -> str | AddedToken:
         content = _content(token)
         return added.get(content) or (_added_token(token) if isinstance(token, dict) else content)
 
-    arguments["extra_special_tokens"] = [known(token) for token in _extra_special_tokens(arguments)]
+    arguments["extra_special_tokens"] = [known(token) for token in extra]
     for name in SPECIAL_TOKENS:
         if arguments.get(name) is not None:
-            arguments[name] = known(arguments[name])
+            arguments[name] = token = known(arguments[name])
+            content = str(token)
+            check_unicode(content)
+            if content not in arguments["vocab"] and content not in added:
+                raise TokenizerError(f"the vocabulary has no {content!r} ({name})")
     return arguments
 
 

@@ -88,19 +88,23 @@ class Lexicon:
         return token.normalized and token.content not in self._exact
 
 
-def make_added_token(token: str | AddedToken, *, special: bool) -> AddedToken:
-    """A copy of an added token with this `special`; `normalized` is its opposite unless given."""
+def make_added_token(token: str | AddedToken, *, special: bool, content: str | None = None) -> AddedToken:
+    """A copy of an added token with this `special`, and another `content` if given.
+
+    `normalized` is the opposite of `special` unless it was given.
+    """
     if isinstance(token, str):
-        check_unicode(token)
-        return AddedToken(token, special=special, normalized=not special)
+        token = AddedToken(token, special=special, normalized=not special)
     if not isinstance(token, AddedToken):
         raise TokenizerError(f"a token is {token!r}; expected a str or tokenizers.AddedToken")
+    content = token.content if content is None else content
+    check_unicode(content)
     was_special = token.special
     # An AddedToken doesn't tell whether `normalized` was given, but answers with the default of the moment.
     token.special = special
     try:
         return AddedToken(
-            token.content,
+            content,
             single_word=token.single_word,
             lstrip=token.lstrip,
             rstrip=token.rstrip,

@@ -14,6 +14,15 @@ from squeezebert_fast.tokenization.files import SPECIAL_TOKENS
 from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token
 from squeezebert_fast.tokenization.sequences import special_token_count
 
+# Where the vocabulary lacks these, it isn't BERT's; other spellings that it lacks are added to it.
+_IN_VOCABULARY = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+
 
 class _Token:
     """`tokenizer.mask_token`; a known token or None can be assigned."""
@@ -214,7 +223,8 @@ class SpecialTokens(ABC):
             name: make_added_token(token, special=True) for name, token in named.items() if token is not None
         }
         for name, token in made.items():
-            if lexicon.token_to_id(token.content) is None:
+            needed = name == "unk_token" or token.content == _IN_VOCABULARY.get(name)
+            if needed and lexicon.token_to_id(token.content) is None:
                 raise TokenizerError(f"the vocabulary has no {token.content!r} ({name})")
         extra_made = [make_added_token(token, special=True) for token in extra]
         self._special = {name: made[name].content if name in made else None for name in SPECIAL_TOKENS}
