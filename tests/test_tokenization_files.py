@@ -145,8 +145,8 @@ def test_overrides_replace_what_the_files_say(kind: Any, tmp_path: Path) -> None
     tokenizer = kind.from_pretrained(tmp_path, do_lower_case=False, model_max_length=16)
     assert not tokenizer.do_lower_case
     assert tokenizer.model_max_length == 16
-    with pytest.raises(TokenizerError, match="'lower'"):
-        kind.from_pretrained(tmp_path, lower=True)
+    with pytest.raises(TokenizerError, match="padding_side is 'up'"):
+        kind.from_pretrained(tmp_path, padding_side="up")
 
 
 def test_tokenizer_json_alone_brings_its_normalizer(tmp_path: Path) -> None:

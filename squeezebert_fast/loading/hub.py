@@ -43,8 +43,8 @@ def resolve_file(
     name_or_path: a directory, or a hub id such as `squeezebert/squeezebert-uncased`. An existing directory is
         never taken for a hub id, nor is a `Path` or what looks like one (`./model`, `~/model`, `a/b/c`).
     revision: branch, tag or commit of a hub repository; a directory has none, so there it is ignored.
-    cache_dir, token, local_files_only, force_download: as in `huggingface_hub.hf_hub_download`; its environment variables
-        (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
+    cache_dir, token, local_files_only, force_download: as in `huggingface_hub.hf_hub_download`; its environment
+        variables (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
     required: False gives None for a file that the directory or repository doesn't have, or, offline, one that
         isn't cached. Every other failure still raises: an unreachable hub is never taken for a missing file.
 

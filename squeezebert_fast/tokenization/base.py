@@ -54,6 +54,7 @@ class TokenizerBase(EncodingTokenizer):
     split_special_tokens: treat special tokens that occur in a text as ordinary text.
     model_max_length: where `truncation` and `padding="max_length"` get their length from by default; a longer
         row that isn't truncated is warned of, once.
+    verbose: does nothing, as there is nothing to log.
     init_kwargs: unknown arguments are kept in `init_kwargs` and saved, as in transformers.
 
     Results are those of transformers 5's `SqueezeBertTokenizer`, with these differences: a changed

@@ -210,10 +210,11 @@ class EncodingTokenizer(PretrainedTokenizer):
             padding=padding,
             truncation=truncation,
             max_length=max_length,
-            stride=stride,
+            stride=0,
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=padding_side,
         )
+        stride = as_index("stride", stride, minimum=0)
         sequences = [self._sequence(ids), *([] if pair_ids is None else [self._sequence(pair_ids)])]
         if return_overflowing_tokens and len(sequences) == 2 and layout.truncation == "longest_first":
             raise TokenizerError(

@@ -44,12 +44,14 @@ def write_directory(
     }
     after = {token.content: code for code, token in lexicon.added.items() if code >= lexicon.vocab_size}
     contents = {
-        TOKENIZER_FILE: _json(_pipeline(lexicon, config, unknown, flagged)),
-        CONFIG_FILE: _json({**config, "added_tokens_decoder": {str(code): t for code, t in flagged.items()}}),
-        SPECIAL_TOKENS_FILE: _json(special),
+        TOKENIZER_FILE: _json(TOKENIZER_FILE, _pipeline(lexicon, config, unknown, flagged)),
+        CONFIG_FILE: _json(
+            CONFIG_FILE, {**config, "added_tokens_decoder": {str(code): t for code, t in flagged.items()}}
+        ),
+        SPECIAL_TOKENS_FILE: _json(SPECIAL_TOKENS_FILE, special),
     }
     if after:
-        contents[ADDED_TOKENS_FILE] = _json(after)
+        contents[ADDED_TOKENS_FILE] = _json(ADDED_TOKENS_FILE, after)
     try:
         contents[VOCAB_FILE] = vocab_lines(lexicon.vocab, VOCAB_FILE)
     except TokenizerError as error:
@@ -85,8 +87,11 @@ def _write(folder: Path, contents: Mapping[str, bytes]) -> tuple[str, ...]:
     return tuple(str(folder / name) for name in contents)
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+def _json(name: str, content: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    except (TypeError, ValueError) as error:  # a value of init_kwargs; a lone surrogate in one
+        raise TokenizerError(f"{name} can't be written: {error}") from error
 
 
 def _flags(token: AddedToken) -> dict[str, Any]:
