@@ -76,12 +76,12 @@ class PretrainedTokenizer(Vocabulary):
         else:
             model = ModelFiles(
                 pretrained_model_name_or_path,
-                revision,
-                cache_dir,
-                local_files_only,
-                token,
-                subfolder,
-                force_download,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                subfolder=subfolder,
             )
             find = files.finder(model)
         arguments = files.read_directory(find, os.fspath(pretrained_model_name_or_path))
