@@ -35,6 +35,7 @@ def resolve_file(
     local_files_only: bool = False,
     token: str | bool | None = None,
     subfolder: str | None = None,
+    force_download: bool = False,
     required: bool = True,
 ) -> Path | None:
     """The path of a model's file on this machine, downloaded first if the model is on the hub.
@@ -42,8 +43,8 @@ def resolve_file(
     name_or_path: a directory, or a hub id such as `squeezebert/squeezebert-uncased`. An existing directory is
         never taken for a hub id, nor is a `Path` or what looks like one (`./model`, `~/model`, `a/b/c`).
     revision: branch, tag or commit of a hub repository; a directory has none, so there it is ignored.
-    cache_dir, token, local_files_only: as in `huggingface_hub.hf_hub_download`; its environment variables
-        (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
+    cache_dir, token, local_files_only, force_download: as in `huggingface_hub.hf_hub_download`; its environment
+        variables (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
     required: False gives None for a file that the directory or repository doesn't have, or, offline, one that
         isn't cached. Every other failure still raises: an unreachable hub is never taken for a missing file.
 
@@ -67,7 +68,14 @@ def resolve_file(
     if _looks_like_a_path(name_or_path):
         raise CheckpointError(f"{os.fspath(name_or_path)!r} is not a directory on this machine, nor a hub id")
     return _from_hub(
-        os.fspath(name_or_path), inside, revision, cache_dir, local_files_only, token, required=required
+        os.fspath(name_or_path),
+        inside,
+        revision,
+        cache_dir,
+        local_files_only,
+        token,
+        force_download=force_download,
+        required=required,
     )
 
 
@@ -81,6 +89,7 @@ class ModelFiles:
     local_files_only: bool = False
     token: str | bool | None = None
     subfolder: str | None = None
+    force_download: bool = False
 
     def optional(self, filename: str) -> Path | None:
         """The file's path on this machine, or None if the model doesn't have it. Raises CheckpointError."""
@@ -120,6 +129,7 @@ def _from_hub(
     local_files_only: bool,
     token: str | bool | None,
     *,
+    force_download: bool,
     required: bool,
 ) -> Path | None:
     cache_path = Path(cache_dir) if cache_dir is not None else None
@@ -137,6 +147,7 @@ def _from_hub(
             cache_dir=cache_path,
             local_files_only=local_files_only,
             token=token,
+            force_download=force_download,
         )
         return Path(path)
     except LocalEntryNotFoundError as error:  # before its base class EntryNotFoundError

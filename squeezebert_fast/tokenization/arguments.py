@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tokenizers import AddedToken
 
 from squeezebert_fast.errors import TokenizerError
 
@@ -19,6 +22,11 @@ UNLIMITED = int(1e30)
 _LARGE = int(1e20)  # transformers' bound above which a model_max_length counts as none
 _PADDINGS = ("longest", "max_length", "do_not_pad")
 _TRUNCATIONS = ("longest_first", "only_first", "only_second", "do_not_truncate")
+_ONLY = {
+    "clean_text": True,
+    "do_basic_tokenize": True,
+    "wordpieces_prefix": "##",
+}  # options of transformers 4
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -144,6 +152,16 @@ def as_index(name: str, value: Any, *, minimum: int) -> int:
     if isinstance(value, bool) or index < minimum:
         raise TokenizerError(f"{name} is {value!r}; expected an integer of at least {minimum}")
     return index
+
+
+def check_unknown(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a constructor's unknown arguments; raises `TokenizerError` for those that would change a result."""
+    for name, value in arguments.items():
+        if name in _ONLY and value != _ONLY[name]:
+            raise TokenizerError(f"{name} is {value!r}; expected {_ONLY[name]!r}")
+        if name.endswith("_token") and isinstance(value, (str, AddedToken)):
+            raise TokenizerError(f"{name} isn't a special token of BERT's; see extra_special_tokens")
+    return copy.deepcopy(dict(arguments))
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

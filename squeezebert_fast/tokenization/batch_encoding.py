@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.sequences import Row
+from squeezebert_fast.tokenization.tensors import as_tensor, check_tensor_type
 
 
 class CharSpan(NamedTuple):
@@ -36,11 +36,23 @@ class BatchEncoding(UserDict):
     5)`). Those about characters and words need `SqueezeBertTokenizerFast`, others raise `TokenizerError`.
 
     data: lists, or with `return_tensors` tensors or arrays of int64 [batch, length].
+    encoding: the rows that it was made of; tensor_type, prepend_batch_axis: see `convert_to_tensors`.
+    is_fast: whether the rows know their characters and words.
     """
 
-    def __init__(self, data: dict[str, Any] | None = None, rows: Sequence[Row] | None = None) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        encoding: Sequence[Row] | None = None,
+        tensor_type: str | None = None,
+        prepend_batch_axis: bool = False,
+        *,
+        is_fast: bool = False,
+    ) -> None:
         super().__init__(data)
-        self.rows = rows
+        self.rows = encoding
+        self.is_fast = is_fast
+        self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -63,15 +75,18 @@ class BatchEncoding(UserDict):
         }
         return self
 
-    def convert_to_tensors(self, tensor_type: str | None = None) -> BatchEncoding:
-        """Makes every value an int64 tensor (`pt`) or array (`np`), in place; returns self.
+    def convert_to_tensors(
+        self, tensor_type: str | None = None, prepend_batch_axis: bool = False
+    ) -> BatchEncoding:
+        """Makes every value a tensor (`pt`) or array (`np`), in place, see `as_tensor`; returns self.
 
+        prepend_batch_axis: of one row, which becomes a batch.
         Raises `TokenizerError` if the rows are of different lengths.
         """
         check_tensor_type(tensor_type)
         if tensor_type is not None:
             for name, value in self.data.items():
-                self.data[name] = _as_tensor(name, value, tensor_type)
+                self.data[name] = as_tensor(name, [value] if prepend_batch_axis else value, tensor_type)
         return self
 
     @property
@@ -95,6 +110,10 @@ class BatchEncoding(UserDict):
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
         """For each token of a row the index of its word in its text; None for special tokens and padding."""
         return self._row(batch_index).word_ids
+
+    def words(self, batch_index: int = 0) -> list[int | None]:
+        """`word_ids` by the name that it had in transformers 4."""
+        return self.word_ids(batch_index)
 
     def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The text, 0 or 1, that a token came from; None for special tokens and padding."""
@@ -167,22 +186,3 @@ class BatchEncoding(UserDict):
         if not index >= 0:
             raise TokenizerError(f"the index is {index}; expected at least 0")
         return row, index
-
-
-def check_tensor_type(tensor_type: str | None) -> None:
-    """Raises `TokenizerError` unless `tensor_type` is None, `pt` or `np`."""
-    if tensor_type not in (None, "pt", "np"):
-        raise TokenizerError(f"return_tensors is {tensor_type!r}; expected 'pt', 'np' or None")
-
-
-def _as_tensor(name: str, value: Any, tensor_type: str) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value if tensor_type == "pt" else value.numpy(force=True)
-    try:
-        array = np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TokenizerError(
-            f"{name} can't become one tensor: its rows differ in length (see padding, truncation) "
-            "or hold something other than integers"
-        ) from error
-    return torch.from_numpy(array) if tensor_type == "pt" else array

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.arguments import Text
 from squeezebert_fast.tokenization.base import TokenizerBase
 from squeezebert_fast.tokenization.lexicon import Lexicon
 from squeezebert_fast.tokenization.sequences import Span
+from squeezebert_fast.tokenization.training import bert_pipeline
 
 
 class RustSequence:
@@ -84,15 +85,31 @@ class SqueezeBertTokenizerFast(TokenizerBase):
         return self._engine.tokenizer
 
     def _build_engine(self, lexicon: Lexicon) -> RustEngine:
-        tokenizer = Tokenizer(models.WordPiece(lexicon.vocab, unk_token=self._token("unk_token")))
-        tokenizer.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=self.tokenize_chinese_chars,
+        vocab = lexicon.vocab | _unused_ids(lexicon)
+        tokenizer = bert_pipeline(
+            models.WordPiece(vocab, unk_token=self._token("unk_token")),
+            lower_case=self.do_lower_case,
             strip_accents=self.strip_accents,
-            lowercase=self.do_lower_case,
+            split_cjk=self.tokenize_chinese_chars,
         )
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_tokens(list(lexicon.added.values()))
+        tokenizer.add_tokens([_as_found(token, lexicon) for token in lexicon.added.values()])
         tokenizer.encode_special_tokens = self.split_special_tokens
         return RustEngine(tokenizer)
+
+
+def _as_found(token: AddedToken, lexicon: Lexicon) -> AddedToken:
+    flags = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
+    normalized = lexicon.is_normalized(token)
+    return AddedToken(token.content, special=token.special, normalized=normalized, **flags)
+
+
+def _unused_ids(lexicon: Lexicon) -> dict[str, int]:
+    """Names for ids without a token: the Rust library counts tokens to find the next free id.
+
+    No text has them, since no word holds whitespace.
+    """
+    taken = set(lexicon.vocab.values())
+    unused = [code for code in range(lexicon.vocab_size) if code not in taken]
+    prefix = "\n" * max(map(len, lexicon.vocab)) if unused else ""  # longer than every token
+    return {f"{prefix}{code}": code for code in unused}

@@ -1,4 +1,4 @@
-"""Tokenizer directories as transformers 4 and 5 write and read them.
+"""Reading tokenizer directories as transformers 4 and 5 write them; `writing` writes them.
 
 tokenizer.json           vocabulary, added tokens and the whole pipeline, for the Rust library
 tokenizer_config.json    options and special tokens
@@ -10,7 +10,6 @@ added_tokens.json        ids of the tokens after the vocabulary, for transformer
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tokenizers import AddedToken
 
 from squeezebert_fast.errors import CheckpointError, TokenizerError
 from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.tokenization.lexicon import Lexicon, check_unicode, read_vocab
+from squeezebert_fast.tokenization.vocab_file import check_unicode, read_vocab
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 TOKENIZER_FILE = "tokenizer.json"
@@ -28,24 +27,33 @@ VOCAB_FILE = "vocab.txt"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 
-_ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _PIPELINE = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
-_MODEL_OPTIONS = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
-_NORMALIZER_OPTIONS = {
+MODEL_OPTIONS = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+NORMALIZER_OPTIONS = {
     "lowercase": "do_lower_case",
     "strip_accents": "strip_accents",
     "handle_chinese_chars": "tokenize_chinese_chars",
 }
 
+Find = Callable[[str], "Path | None"]
+"""Gives the path of a file by its name, None where there is none."""
 
-def read_directory(model: ModelFiles) -> dict[str, Any]:
-    """The arguments for a tokenizer's constructor that a directory or hub repository holds.
+# What describes the files that were read, or that the constructor takes in another form.
+_NOT_ARGUMENTS = {
+    *("tokenizer_class", "added_tokens_decoder", "additional_special_tokens", "init_inputs", "auto_map"),
+    *("name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "vocab", "added_tokens"),
+    *("is_local", "local_files_only", "backend", "files_loaded", "transformers_version"),
+}
+
+
+def read_directory(find: Find, where: str) -> dict[str, Any]:
+    """The arguments for a tokenizer's constructor that the files of a directory or hub repository hold.
 
     Options and special tokens come from tokenizer_config.json, what it leaves out from the other files, as in
     transformers 5. Raises `TokenizerError` for a file that is missing, malformed or of another kind of
     tokenizer.
     """
-    find = _finder(model)
     pipeline = _read_pipeline(find(TOKENIZER_FILE))
     config = _read_json(find(CONFIG_FILE))
     absent = object()  # null is a value for these, elsewhere it means the default
@@ -55,20 +63,22 @@ def read_directory(model: ModelFiles) -> dict[str, Any]:
     }
     arguments |= {name: value for name, value in nullable.items() if value is not absent}
     added = _added_tokens(config, pipeline, find, arguments)
+    extra = _extra_special_tokens(arguments)
+    arguments = {name: value for name, value in arguments.items() if name not in _NOT_ARGUMENTS}
     if pipeline:
         arguments["vocab"] = pipeline["model"]["vocab"]
     else:
         vocab_file = find(VOCAB_FILE)
         if vocab_file is None:
-            raise TokenizerError(f"{model.name_or_path} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}")
+            raise TokenizerError(f"{where} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}")
         arguments["vocab"] = read_vocab(vocab_file)
     _check_added_ids(arguments["vocab"], added)
     arguments["added_tokens"] = [added[code] for code in sorted(added)]
-    return _known_special_tokens(arguments, {token.content: token for token in added.values()})
+    return _known_special_tokens(arguments, extra, {token.content: token for token in added.values()})
 
 
-def _finder(model: ModelFiles) -> Callable[[str], Path | None]:
-    """Finds files, all of one commit: that of the first file found."""
+def finder(model: ModelFiles) -> Find:
+    """Finds files of a directory or hub repository, all of one commit: that of the first file found."""
 
     def find(filename: str) -> Path | None:
         nonlocal model
@@ -80,6 +90,11 @@ def _finder(model: ModelFiles) -> Callable[[str], Path | None]:
         return path
 
     return find
+
+
+def only(path: Path, kind: str) -> Find:
+    """Finds this file, which is of this kind whatever its name, and nothing else."""
+    return lambda filename: path if filename == kind else None
 
 
 def _read_json(path: Path | None) -> dict[str, Any]:
@@ -109,7 +124,7 @@ def _read_pipeline(path: Path | None) -> dict[str, Any]:
         if kind != expected:
             raise TokenizerError(f"{path} has the {part} {kind!r}; expected {expected!r}")
     model = pipeline["model"]
-    for option, value in _MODEL_OPTIONS.items():
+    for option, value in MODEL_OPTIONS.items():
         if model.get(option, value) != value:
             raise TokenizerError(f"{path} has {option}={model[option]!r}; expected {value!r}")
     if pipeline["normalizer"].get("clean_text", True) is not True:
@@ -121,7 +136,7 @@ def _read_pipeline(path: Path | None) -> dict[str, Any]:
 
 def _pipeline_options(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     options = {}
-    for theirs, ours in _NORMALIZER_OPTIONS.items():
+    for theirs, ours in NORMALIZER_OPTIONS.items():
         if theirs in pipeline.get("normalizer", {}):
             options[ours] = pipeline["normalizer"][theirs]
     for part, ours in (("padding", "padding_side"), ("truncation", "truncation_side")):
@@ -168,17 +183,23 @@ def _extra_special_tokens(arguments: Mapping[str, Any]) -> list[Any]:
     return extra
 
 
-def _known_special_tokens(arguments: dict[str, Any], added: Mapping[str, AddedToken]) -> dict[str, Any]:
+def _known_special_tokens(
+    arguments: dict[str, Any], extra: list[Any], added: Mapping[str, AddedToken]
+) -> dict[str, Any]:
     """Special tokens as the added tokens of that name, which know their flags, else as they are spelled."""
 
     def known(token: Any) -> str | AddedToken:
         content = _content(token)
         return added.get(content) or (_added_token(token) if isinstance(token, dict) else content)
 
-    arguments["extra_special_tokens"] = [known(token) for token in _extra_special_tokens(arguments)]
+    arguments["extra_special_tokens"] = [known(token) for token in extra]
     for name in SPECIAL_TOKENS:
         if arguments.get(name) is not None:
-            arguments[name] = known(arguments[name])
+            arguments[name] = token = known(arguments[name])
+            content = str(token)
+            check_unicode(content)
+            if content not in arguments["vocab"] and content not in added:
+                raise TokenizerError(f"the vocabulary has no {content!r} ({name})")
     return arguments
 
 
@@ -193,7 +214,7 @@ def _added_token(token: Any) -> AddedToken:
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):
         raise TokenizerError(f"an added token is {token!r}; expected an object with its content")
     check_unicode(token["content"])
-    flags = {flag: token[flag] for flag in _ADDED_TOKEN_FLAGS if flag in token}
+    flags = {flag: token[flag] for flag in ADDED_TOKEN_FLAGS if flag in token}
     if not all(isinstance(value, bool) for value in flags.values()):
         raise TokenizerError(
             f"the added token {token['content']!r} has flags {flags}; expected true or false"
@@ -209,7 +230,7 @@ def _token_id(code: Any) -> int:
 
 
 def _check_added_ids(vocab: Mapping[str, Any], added: Mapping[int, AddedToken]) -> None:
-    expected = len(vocab)
+    expected = max((code for code in vocab.values() if isinstance(code, int)), default=-1) + 1
     for code in sorted(added):
         content = added[code].content
         if content in vocab:
@@ -223,91 +244,3 @@ def _check_added_ids(vocab: Mapping[str, Any], added: Mapping[int, AddedToken]) 
             )
         else:
             expected += 1
-
-
-def write_directory(
-    directory: str | os.PathLike[str], lexicon: Lexicon, config: Mapping[str, Any], unknown: str
-) -> tuple[str, ...]:
-    """Writes all five files (added_tokens.json if needed); returns their paths."""
-    folder = Path(directory)
-    flagged = {code: _flags(token) for code, token in lexicon.added.items()}
-    special = {
-        name: config[name] for name in (*SPECIAL_TOKENS, "additional_special_tokens") if config.get(name)
-    }
-    after = {token.content: code for code, token in lexicon.added.items() if code >= len(lexicon.vocab)}
-    contents = {
-        TOKENIZER_FILE: _pipeline(lexicon, config, unknown, flagged),
-        CONFIG_FILE: {
-            **config,
-            "added_tokens_decoder": {str(code): token for code, token in flagged.items()},
-        },
-        SPECIAL_TOKENS_FILE: special,
-    }
-    if after:
-        contents[ADDED_TOKENS_FILE] = after
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not after:  # one of an earlier tokenizer would be read again
-            (folder / ADDED_TOKENS_FILE).unlink(missing_ok=True)
-        for name, content in contents.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TokenizerError(
-            f"the tokenizer can't be saved in {folder}: {error.strerror or error}"
-        ) from error
-    return (*(str(folder / name) for name in contents), write_vocab(folder / VOCAB_FILE, lexicon))
-
-
-def write_vocab(path: Path, lexicon: Lexicon) -> str:
-    """Writes the vocabulary without added tokens, one token a line; returns the path."""
-    broken = [token for token in lexicon.vocab if "\n" in token or token != token.rstrip() or not token]
-    if broken:
-        raise TokenizerError(
-            f"the token {broken[0]!r} can't be a line of {path.name}: it ends in whitespace or is empty"
-        )
-    lines = sorted(lexicon.vocab, key=lambda token: lexicon.vocab[token])
-    try:
-        path.write_text("".join(f"{token}\n" for token in lines), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise TokenizerError(f"the vocabulary can't be saved as {path}: {error.strerror or error}") from error
-    return str(path)
-
-
-def _flags(token: AddedToken) -> dict[str, Any]:
-    return {"content": token.content} | {flag: getattr(token, flag) for flag in _ADDED_TOKEN_FLAGS}
-
-
-def _pipeline(
-    lexicon: Lexicon, config: Mapping[str, Any], unknown: str, flagged: Mapping[int, dict[str, Any]]
-) -> dict[str, Any]:
-    cls, sep = config["cls_token"], config["sep_token"]
-
-    def special(token: str, type_id: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": type_id}}
-
-    first, second = ({"Sequence": {"id": name, "type_id": type_id}} for type_id, name in enumerate("AB"))
-    single = [special(cls, 0), first, special(sep, 0)]
-    ids = {token: [lexicon.token_to_id(token)] for token in (cls, sep)}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": code, **token} for code, token in flagged.items()],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            **{theirs: config[ours] for theirs, ours in _NORMALIZER_OPTIONS.items()},
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": [*single, second, special(sep, 1)],
-            "special_tokens": {
-                token: {"id": token, "ids": code, "tokens": [token]} for token, code in ids.items()
-            },
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {"type": "WordPiece", "unk_token": unknown, **_MODEL_OPTIONS, "vocab": lexicon.vocab},
-    }

@@ -10,7 +10,8 @@ import torch
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.arguments import Layout
-from squeezebert_fast.tokenization.batch_encoding import BatchEncoding, check_tensor_type
+from squeezebert_fast.tokenization.batch_encoding import BatchEncoding
+from squeezebert_fast.tokenization.tensors import check_tensor_type, whole_numbers_as_int64
 
 
 def pad_encoded(
@@ -22,37 +23,34 @@ def pad_encoded(
 ) -> BatchEncoding:
     """Pads a dict of rows, of one row, or a list of dicts of one row each; returns them the same way round.
 
+    Only the columns that a tokenizer makes are padded. The others, labels say, are the caller's: they are
+    turned into tensors where those are asked for, and otherwise stay as they are.
     Without `return_tensors` tensors become tensors and arrays arrays again.
     """
     check_tensor_type(return_tensors)
-    batch = _collate(encoded)
-    if "input_ids" not in batch:
-        raise TokenizerError(f"the batch has the keys {sorted(batch)}; expected input_ids among them")
-    return_tensors = return_tensors or _tensor_type(batch["input_ids"])
-    values = {name: _listed(value) for name, value in batch.items()}
-    ids = values["input_ids"]
-    if not isinstance(ids, list):
-        raise TokenizerError(f"input_ids is {ids!r}; expected a list of ids or of rows")
-    single = bool(ids) and not isinstance(ids[0], list)
-    if single:
-        values = {name: [value] for name, value in values.items()}
-    broken = [row for row in values["input_ids"] if not isinstance(row, list)]
-    if broken:
-        raise TokenizerError(f"input_ids has the row {broken[0]!r}; expected a list")
-    lengths = [len(row) for row in values["input_ids"]]
-    for name, value in values.items():
-        if not isinstance(value, list) or len(value) != len(lengths):
+    columns = _collate(encoded)
+    if "input_ids" not in columns:
+        raise TokenizerError(f"the batch has the keys {sorted(columns)}; expected input_ids among them")
+    return_tensors = return_tensors or _tensor_type(columns["input_ids"])
+    fillers = {"input_ids": pad_id, "token_type_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
+    first = next(iter(_values("input_ids", columns["input_ids"])), None)
+    single = first is not None and not _is_row(first)
+    columns = {name: [column] if single else column for name, column in columns.items()}
+    rows = {name: _rows(name, columns[name]) for name in fillers.keys() & columns.keys()}
+    lengths = [len(row) for row in rows["input_ids"]]
+    for name, column in columns.items():
+        if not hasattr(column, "__len__") or len(column) != len(lengths):
             raise TokenizerError(f"{name} isn't a list of {len(lengths)} rows as input_ids is")
-    if with_attention_mask:
-        values.setdefault("attention_mask", [[1] * length for length in lengths])
-    if layout.padding != "do_not_pad":
-        target = layout.padded_length(max(lengths, default=0))
-        fillers = {"input_ids": pad_id, "token_type_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
-        for name in fillers.keys() & values.keys():
-            values[name] = [_padded(name, row, target, fillers[name], layout) for row in values[name]]
+    if with_attention_mask and "attention_mask" not in rows:
+        rows["attention_mask"] = [[1] * length for length in lengths]
+    target = layout.padded_length(max(lengths, default=0)) if layout.padding != "do_not_pad" else 0
+    for name, unpadded in rows.items():
+        columns[name] = [_padded(name, row, target, fillers[name], layout.padding_side) for row in unpadded]
     if single:
-        values = {name: value[0] for name, value in values.items()}
-    return BatchEncoding(values).convert_to_tensors(return_tensors)
+        columns = {name: column[0] for name, column in columns.items()}
+    batch = BatchEncoding(columns).convert_to_tensors(return_tensors)
+    batch.data = {name: whole_numbers_as_int64(value) for name, value in batch.data.items()}
+    return batch
 
 
 def _collate(encoded: Any) -> dict[str, Any]:
@@ -75,26 +73,46 @@ def _collate(encoded: Any) -> dict[str, Any]:
 
 
 def _tensor_type(ids: Any) -> str | None:
-    sample = ids[0] if isinstance(ids, (list, tuple)) and ids else ids
-    if isinstance(sample, torch.Tensor):
+    while isinstance(ids, (list, tuple)) and ids:
+        ids = ids[0]
+    if isinstance(ids, torch.Tensor):
         return "pt"
-    return "np" if isinstance(sample, np.ndarray) else None
+    return "np" if isinstance(ids, np.ndarray) else None
 
 
-def _listed(value: Any) -> Any:
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return (
-            [_listed(part) for part in value]
-            if value and not isinstance(value[0], (int, str))
-            else list(value)
-        )
-    return value
+def _is_row(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
-def _padded(name: str, row: Any, target: int, filler: int, layout: Layout) -> list[int]:
-    if not isinstance(row, list):
-        raise TokenizerError(f"{name} has the row {row!r}; expected a list")
-    padding = [filler] * (target - len(row))
-    return padding + row if layout.padding_side == "left" else row + padding
+def _values(name: str, column: Any) -> Any:
+    if not _is_row(column):
+        raise TokenizerError(f"{name} is {column!r}; expected a list of ids or of rows")
+    return column
+
+
+def _rows(name: str, column: Any) -> list[Any]:
+    """The rows as lists, tensors or arrays."""
+    broken = [row for row in _values(name, column) if not _is_row(row)]
+    if broken:
+        raise TokenizerError(f"{name} has the row {broken[0]!r}; expected a list")
+    return [_of_numbers(row) if isinstance(row, (list, tuple)) else row for row in column]
+
+
+def _of_numbers(row: Sequence[Any]) -> list[Any]:
+    # A list of tensors without a dimension, as some data sets give it, is a list of numbers.
+    return [value.item() for value in row] if row and getattr(row[0], "ndim", None) == 0 else list(row)
+
+
+def _padded(name: str, row: Any, target: int, filler: int, side: str) -> Any:
+    """The row, of its own dtype, at `target` length."""
+    missing = target - len(row)
+    if missing <= 0 or (name == "attention_mask" and getattr(row, "ndim", 1) > 1):
+        return row  # such a mask is [heads, tokens, tokens] and made for this length
+    ends = (missing, 0) if side == "left" else (0, missing)
+    if isinstance(row, torch.Tensor):
+        return torch.nn.functional.pad(row, ends, value=filler)
+    if isinstance(row, np.ndarray):
+        return np.pad(row, ends, constant_values=filler)
+    kind = type(row[0]) if row and isinstance(row[0], (bool, float)) else int
+    padding = [kind(filler)] * missing
+    return padding + row if side == "left" else row + padding

@@ -33,6 +33,24 @@ class TokenSequence(Protocol):
 
 
 @dataclass(frozen=True)
+class PlainSequence:
+    """Token ids and tokens of one text."""
+
+    ids: list[int]
+    tokens: list[str]
+
+    @property
+    def offsets(self) -> list[Span]:
+        """Raises `TokenizerError`: this tokenizer doesn't follow characters through its steps."""
+        raise TokenizerError("SqueezeBertTokenizer has no offsets; SqueezeBertTokenizerFast has")
+
+    @property
+    def word_ids(self) -> list[int]:
+        """Raises `TokenizerError`: this tokenizer doesn't follow words through its steps."""
+        raise TokenizerError("SqueezeBertTokenizer has no word ids; SqueezeBertTokenizerFast has")
+
+
+@dataclass(frozen=True)
 class Template:
     """The special tokens of a row as ids and tokens: `[CLS] A [SEP]`, `[CLS] A [SEP] B [SEP]`, padding."""
 
@@ -127,6 +145,15 @@ class Row:
     def offsets(self) -> list[Span]:
         """`(start, end)` in characters of the text (or pre-split word); `(0, 0)` for special tokens."""
         return self._lay_out(lambda _, part, w: part.offsets[w[0] : w[1]], (0, 0), lambda _: (0, 0), (0, 0))
+
+    def cut_off(self, stride: int) -> list[int]:
+        """The ids that truncation cut off, with `stride` kept ones beside them; of one sequence at most."""
+        for part, (start, stop) in self.parts:
+            if start > 0:
+                return part.ids[: start + stride]
+            if stop < len(part.ids):
+                return part.ids[max(stop - stride, 0) :]
+        return []
 
     @property
     def word_ids(self) -> list[int | None]:

@@ -9,9 +9,19 @@ from typing import Any
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import TokenizerError
+from squeezebert_fast.tokenization.arguments import as_index
 from squeezebert_fast.tokenization.files import SPECIAL_TOKENS
 from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token
 from squeezebert_fast.tokenization.sequences import special_token_count
+
+# Where the vocabulary lacks these, it isn't BERT's; other spellings that it lacks are added to it.
+_IN_VOCABULARY = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 
 
 class _Token:
@@ -34,7 +44,7 @@ class _Token:
 
 
 class _TokenId:
-    """`tokenizer.mask_token_id`, None if there is no such token."""
+    """`tokenizer.mask_token_id`, None if there is no such token; the id of a known token or None can be assigned."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name.removesuffix("_id")
@@ -42,6 +52,10 @@ class _TokenId:
     def __get__(self, owner: SpecialTokens, kind: type | None = None) -> int | None:
         token = owner._special[self.name]
         return None if token is None else owner._lexicon.token_to_id(token)
+
+    def __set__(self, owner: SpecialTokens, code: int | None) -> None:
+        token = None if code is None else owner._token_of_id(f"{self.name}_id", code)
+        setattr(owner, self.name, token)
 
 
 class SpecialTokens(ABC):
@@ -51,7 +65,6 @@ class SpecialTokens(ABC):
     _special: dict[str, str | None]
     _extra: list[str]
     model_max_length: int
-    pad_token_type_id = 0
 
     bos_token, bos_token_id = _Token(), _TokenId()
     eos_token, eos_token_id = _Token(), _TokenId()
@@ -72,13 +85,38 @@ class SpecialTokens(ABC):
 
     @property
     def extra_special_tokens(self) -> list[str]:
-        """The special tokens without a name."""
+        """The special tokens without a name; a list of known tokens can be assigned."""
         return list(self._extra)
 
+    @extra_special_tokens.setter
+    def extra_special_tokens(self, tokens: Sequence[str | AddedToken] | None) -> None:
+        if not isinstance(tokens, (list, tuple, type(None))):
+            raise TokenizerError(f"extra_special_tokens is {tokens!r}; expected a list of tokens")
+        for token in tokens or ():
+            if self._lexicon.token_to_id(str(token)) is None:
+                raise TokenizerError(
+                    f"extra_special_tokens can't hold {str(token)!r}: unknown; use add_special_tokens"
+                )
+        self.add_special_tokens({"extra_special_tokens": list(tokens or ())})
+
     @property
-    def additional_special_tokens(self) -> list[str]:
-        """transformers 4's name for `extra_special_tokens`."""
-        return list(self._extra)
+    def extra_special_tokens_ids(self) -> list[int | None]:
+        """The ids of `extra_special_tokens`; a list of the ids of known tokens can be assigned."""
+        return [self._lexicon.token_to_id(token) for token in self._extra]
+
+    @extra_special_tokens_ids.setter
+    def extra_special_tokens_ids(self, ids: Sequence[int] | None) -> None:
+        self.extra_special_tokens = [
+            self._token_of_id("extra_special_tokens_ids", code) for code in ids or ()
+        ]
+
+    additional_special_tokens = extra_special_tokens  # the names of transformers 4
+    additional_special_tokens_ids = extra_special_tokens_ids
+
+    @property
+    def pad_token_type_id(self) -> int:
+        """The `token_type_ids` of padding."""
+        return 0
 
     @property
     def all_special_tokens(self) -> list[str]:
@@ -185,7 +223,8 @@ class SpecialTokens(ABC):
             name: make_added_token(token, special=True) for name, token in named.items() if token is not None
         }
         for name, token in made.items():
-            if lexicon.token_to_id(token.content) is None:
+            needed = name == "unk_token" or token.content == _IN_VOCABULARY.get(name)
+            if needed and lexicon.token_to_id(token.content) is None:
                 raise TokenizerError(f"the vocabulary has no {token.content!r} ({name})")
         extra_made = [make_added_token(token, special=True) for token in extra]
         self._special = {name: made[name].content if name in made else None for name in SPECIAL_TOKENS}
@@ -200,6 +239,14 @@ class SpecialTokens(ABC):
             or any(isinstance(t, AddedToken) and t.content == token.content for t in given)
         ]
         return lexicon.with_tokens(new)[0]
+
+    def _token_of_id(self, name: str, code: Any) -> str:
+        token = self._lexicon.content_of(as_index(name, code, minimum=0))
+        if token is None:
+            raise TokenizerError(
+                f"{name} can't be {code}: the vocabulary has no such id; expected less than {len(self._lexicon)}"
+            )
+        return token
 
     def _token(self, name: str) -> str:
         token = self._special[name]

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.added_tokens import AddedTokenFinder
 from squeezebert_fast.tokenization.arguments import Text
 from squeezebert_fast.tokenization.base import TokenizerBase
 from squeezebert_fast.tokenization.decoding import CONTINUATION
 from squeezebert_fast.tokenization.lexicon import Lexicon
-from squeezebert_fast.tokenization.sequences import Span
+from squeezebert_fast.tokenization.sequences import PlainSequence
 from squeezebert_fast.tokenization.text import split_words
 
 MAX_CHARACTERS_PER_WORD = 100
 """Longer words become the unknown token."""
-
-
-@dataclass(frozen=True)
-class PlainSequence:
-    """Token ids and tokens of one text."""
-
-    ids: list[int]
-    tokens: list[str]
-
-    @property
-    def offsets(self) -> list[Span]:
-        """Raises `TokenizerError`: this tokenizer doesn't follow characters through its steps."""
-        raise TokenizerError("SqueezeBertTokenizer has no offsets; SqueezeBertTokenizerFast has")
-
-    @property
-    def word_ids(self) -> list[int]:
-        """Raises `TokenizerError`: this tokenizer doesn't follow words through its steps."""
-        raise TokenizerError("SqueezeBertTokenizer has no word ids; SqueezeBertTokenizerFast has")
 
 
 class WordPieceEngine:
