@@ -313,7 +313,9 @@ def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False) -
     by_row: `pieces_match` can be asked for single rows. The tensors' memory must be there when either is called.
     """
     native: Any = _native
-    pieces = [(t.data_ptr(), t.numel(), max(t[0].numel(), 1) if by_row and len(t) else _PIECE) for t in tensors]
+    pieces = [
+        (t.data_ptr(), t.numel(), max(t[0].numel(), 1) if by_row and len(t) else _PIECE) for t in tensors
+    ]
     return native.Fingerprint(pieces, samples, torch.get_num_threads())
 
 
@@ -384,7 +386,7 @@ def embeddings(
     and bias, and eps. Returns [batch, tokens, channels].
     """
     native: Any = _native
-    native_tables = []
+    native_tables: list[tuple[int | bool, ...]] = []
     for table in tables:
         ints, scale = table if isinstance(table, tuple) else (None, None)
         floats = table if isinstance(table, Tensor) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ def request_for(
     assert x is not None
     traced, autocast = torch.compiler.is_compiling(), autocast_dtype(x.device)
     if obstacle is None:
-        obstacle = _transformed() if traced else context_obstacle() or tensor_obstacle(*tensors)
+        obstacle = graph_obstacle() if traced else context_obstacle() or tensor_obstacle(*tensors)
     if obstacle is None and autocast is not None:
         obstacle = next(
             (
@@ -87,16 +88,37 @@ def obstacle(*tensors: Tensor | None) -> str | None:
     return context_obstacle() or tensor_obstacle(*tensors)
 
 
+def tracing() -> str | None:
+    """Who writes down PyTorch's operations instead of running them, or None.
+
+    A module asks this first: reading as much as a shape leaves operations behind, and whoever traces a second time to
+    compare would find others.
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile or torch.export is tracing"
+    if torch.jit.is_tracing():
+        return "torch.jit is tracing"
+    if torch.fx._symbolic_trace.is_fx_tracing():
+        return "torch.fx is tracing"
+    return None
+
+
+def graph_obstacle() -> str | None:
+    """Why a graph that torch.compile or torch.export makes now must not have this package's operations, or None."""
+    onnx = sys.modules.get("torch.onnx")  # imported by whoever exports
+    if onnx is not None and onnx.is_in_onnx_export():
+        return "torch.onnx is exporting, and knows PyTorch's operations alone"
+    return _transformed()
+
+
 def context_obstacle() -> str | None:
     """Why no kernel may run in the present context, or None.
 
     Tracing, compilation, modes and function transforms all work by seeing the PyTorch operations of a call; a
     native kernel has none, so it would be left out of the graph.
     """
-    if torch.compiler.is_compiling():
-        return "torch.compile or torch.export is tracing"
-    if torch.jit.is_tracing():
-        return "torch.jit is tracing"
+    if reason := tracing():
+        return reason
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a torch dispatch mode is active"
     for index in range(torch._C._len_torch_function_stack()):

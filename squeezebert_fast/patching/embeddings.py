@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from squeezebert_fast import backends, ops
 from squeezebert_fast.backends import cpu, triton
-from squeezebert_fast.backends.request import Request, autocast_dtype, context_obstacle, tensor_obstacle
+from squeezebert_fast.backends.request import (
+    Request,
+    autocast_dtype,
+    context_obstacle,
+    tensor_obstacle,
+    tracing,
+)
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching.layer import module_obstacle
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
@@ -21,9 +27,9 @@ class AcceleratedEmbeddings(Accelerated):
     """Mixed into a SqueezeBertEmbeddings' class; `forward` has that class's arguments and results."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return super().forward(*args, **kwargs)
         settings: Settings = self.__dict__[SETTINGS]
+        if tracing() and settings.keep_original:
+            return super().forward(*args, **kwargs)
         names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
         given = {**dict.fromkeys(names), **dict(zip(names, args, strict=False)), **kwargs}
         reason = self._obstacle(settings, **given)
@@ -32,7 +38,7 @@ class AcceleratedEmbeddings(Accelerated):
             if y is not None:
                 return self.__dict__["_modules"]["dropout"](y)
             reason = "an index is out of its table's range"
-        if getattr(self, TABLES[0]).weight.is_meta and given["inputs_embeds"] is None:
+        if self._words_given_up(settings) and given["inputs_embeds"] is None:
             raise UnsupportedError(
                 f"embeddings: {reason} (keep_original=False leaves nothing to fall back to)"
             )
@@ -66,11 +72,12 @@ class AcceleratedEmbeddings(Accelerated):
         parameters = [modules[name].weight for name in TABLES] + [norm.weight, norm.bias]
         words = parameters[0]
         channels = words.shape[1]
-        device = input_ids.device if words.is_meta else words.device  # a table that was given up has none
+        given_up = self._words_given_up(settings)
+        device = input_ids.device if given_up else words.device
         for parameter in parameters:
             if parameter is None or parameter.dtype is not words.dtype or parameter.shape[-1] != channels:
                 return f"a parameter is missing, not {words.dtype}, or of another size"
-            if parameter.is_meta:
+            if given_up and parameter is words:
                 continue
             if reason := tensor_obstacle(parameter):
                 return reason
@@ -83,6 +90,10 @@ class AcceleratedEmbeddings(Accelerated):
             return f"ids are not integers [batch, tokens] on {device}"
         choice = self._choice(settings)
         return None if choice.backend in ("cpu", "triton") else choice.reason
+
+    def _words_given_up(self, settings: Settings) -> bool:
+        """Whether the words have no values, rather than values that are elsewhere for now (accelerate's offloading)."""
+        return not settings.keep_original and self.__dict__["_modules"][TABLES[0]].weight.is_meta
 
     def _needs_grad(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
@@ -141,14 +152,18 @@ class AcceleratedEmbeddings(Accelerated):
             return triton.embeddings(weights, of_all, (norm.weight, norm.bias, norm.eps))
         ids = [given if given is None else given.to(torch.int64).contiguous() for given in ids]
         words, *others = weights
-        int8 = settings.precision == "int8"
+        given_up = self._words_given_up(settings)
         with torch.no_grad():
             y = cpu.embeddings(
-                [cpu.kept_table(words) if words.is_meta else words.contiguous(), *(w.contiguous() for w in others)],
+                [
+                    cpu.kept_table(words) if given_up else words.contiguous(),
+                    *(w.contiguous() for w in others),
+                ],
                 ids,
                 (norm.weight.contiguous(), norm.bias.contiguous(), norm.eps),
-                rounded=int8 and not words.is_meta,
+                rounded=settings.precision == "int8" and not given_up,
             )
-        if y is not None and not words.is_meta and words.is_contiguous():
-            cpu.compare_rows(words, ids[0])  # what a decoder that is tied to them has packed
+        if y is not None and not given_up and words.is_contiguous():
+            assert ids[0] is not None
+            cpu.compare_rows(words, ids[0])  # with what a decoder that is tied to them has packed
         return y

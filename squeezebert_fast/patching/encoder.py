@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import Request, autocast_dtype, context_obstacle, tensor_obstacle
+from squeezebert_fast.backends.request import (
+    Request,
+    autocast_dtype,
+    context_obstacle,
+    graph_obstacle,
+    tensor_obstacle,
+    tracing,
+)
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.ops.attention import broadcasts
 from squeezebert_fast.patching import engine
@@ -48,13 +55,13 @@ class AcceleratedEncoder(Accelerated):
         assert library is not None  # as is_encoder had it
         arguments = library.arguments(self, args, kwargs)
         traced = torch.compiler.is_compiling()
-        reason = tracing_obstacle(self) if traced else lasting_obstacle(self, library)
+        reason = tracing_obstacle(self) if traced else tracing() or lasting_obstacle(self, library)
         reason = reason or self._call_obstacle(**arguments)
         if reason is not None:
             if settings.strict or not settings.keep_original:
                 raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
             output = super().forward(*args, **kwargs)
-            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad and not traced else None
+            keep = _real_tokens(arguments["attention_mask"]) if settings.unpad and not tracing() else None
             return output if keep is None else _zero_padding(output, keep)
         x, hidden_states = self._run_layers(
             arguments["hidden_states"],
@@ -244,7 +251,7 @@ def tracing_obstacle(encoder: nn.Module) -> str | None:
     """Why the layers can't run operation by operation in a graph, or None."""
     library = library_of(type(encoder))
     assert library is not None  # is_encoder
-    reason = lasting_obstacle(encoder, library)
+    reason = graph_obstacle() or lasting_obstacle(encoder, library)
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
         reason = reason or layers.obstacle(layer, library)
         if reason is not None:

@@ -72,7 +72,7 @@ class Structure:
     def unchanged(self) -> bool:
         """Whether modules, their classes, parameters (by identity) and the numbers they keep are the same; no hooks."""
         return (
-            list(map(type, self._modules)) == self._classes
+            _same(list(map(type, self._modules)), self._classes)
             and _same(_values(self._held), self._values)
             and all(own.get(name) == value for own, name, value in self._attributes)
             and self._no_hooks()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.backends.request import Request, autocast_dtype, obstacle
+from squeezebert_fast.backends.request import Request, autocast_dtype, obstacle, tracing
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
@@ -20,23 +21,25 @@ FEW_CHANNELS = 64
 class AcceleratedLinear(Accelerated):
     """Mixed into nn.Linear; `forward` has its arguments and results."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    if TYPE_CHECKING:  # torch.jit.script doesn't understand them
+        weight: nn.Parameter
+        bias: nn.Parameter | None
 
     def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name
-        if torch.compiler.is_compiling():
-            return super().forward(input)
         settings: Settings = self.__dict__[SETTINGS]
-        reason = self._obstacle(input, settings)
+        reason = tracing() or self._obstacle(input, settings)
         if reason is None:
             return cpu.grouped_pointwise_conv(
                 input, self.weight, self.bias, 1, None, precision_of(self, settings)
             )
-        if self.weight.is_meta:
+        if not settings.keep_original:
             raise UnsupportedError(
                 f"a linear layer: {reason} (keep_original=False leaves nothing to fall back to)"
             )
-        return super().forward(input)
+        return F.linear(input, self.weight, self.bias)
+
+    # torch.jit.script compiles the text of what a forward says it wraps, with the F of this module
+    forward.__wrapped__ = nn.Linear.forward  # type: ignore[attr-defined]
 
     def _obstacle(self, x: Tensor, settings: Settings) -> str | None:
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
@@ -45,7 +48,7 @@ class AcceleratedLinear(Accelerated):
             return "autocast is active"
         if x.dim() == 0 or x.shape[-1] != self.weight.shape[1]:
             return f"the input has shape {list(x.shape)}"
-        weight = None if self.weight.is_meta else self.weight
+        weight = self.weight if settings.keep_original else None
         request = Request("grouped_pointwise_conv", x.device, x.dtype, obstacle(x, weight, self.bias))
         choice = backends.choose(request, settings.backend)
         if choice.backend != "cpu":
