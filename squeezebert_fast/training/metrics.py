@@ -106,15 +106,15 @@ def normalized_answer(text: str) -> str:
 
 
 def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """SQuAD's exact_match and f1, each the best over a question's accepted answers; of none "" is right."""
-    exact = sum(
-        max(normalized_answer(answer) == normalized_answer(one) for one in several or ("",))
-        for answer, several in zip(predicted, accepted, strict=True)
-    )
-    overlap = sum(
-        max(_word_f1(answer, one) for one in several or ("",))
-        for answer, several in zip(predicted, accepted, strict=True)
-    )
+    """SQuAD's exact_match and f1, each the best over a question's accepted answers; of none "" is right.
+
+    As in its script for v2.0, an accepted answer of nothing but articles and punctuation is none.
+    """
+    exact = overlap = 0.0
+    for answer, several in zip(predicted, accepted, strict=True):
+        accepting = [one for one in several if normalized_answer(one)] or [""]
+        exact += max(normalized_answer(answer) == normalized_answer(one) for one in accepting)
+        overlap += max(_word_f1(answer, one) for one in accepting)
     return {"f1": overlap / len(predicted), "exact_match": exact / len(predicted)}
 
 
