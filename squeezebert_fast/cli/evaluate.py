@@ -89,7 +89,8 @@ def evaluate(
     table = Table("metric", *results, box=None, pad_edge=False)
     for metric in next(iter(results.values())):
         table.add_row(metric, *(f"{values[metric]:.4f}" for values in results.values()))
-    typer.echo(f"{task.name}, {len(examples)} examples of {source}")
+    reading = f", {task.reading}" if task.reading else ""
+    typer.echo(f"{task.name}, {len(examples)} examples of {source}{reading}")
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 

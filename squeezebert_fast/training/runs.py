@@ -97,6 +97,8 @@ def train(
             folder.begin(binding, **flags)
             folder.save_tokenizer(tokenizer)
 
+        if task.reading:
+            reporter.say(task.reading)
         task.before_training(data, model.config, processes)
         processes.from_first(begin)
         summary = trainer.run()

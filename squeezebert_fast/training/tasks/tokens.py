@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +16,13 @@ from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassifica
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
+from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
-from squeezebert_fast.training.tasks.sequences import label_index, matching_labels
+from squeezebert_fast.training.tasks.sequences import label_index, matching_labels, some_labels
+
+logger = logging.getLogger("squeezebert_fast.training")
 
 DOCUMENT_START = "-DOCSTART-"
-OUTSIDE = "O"
 
 
 class TaggedSentence(NamedTuple):
@@ -31,14 +34,18 @@ class TaggedSentence(NamedTuple):
 
 
 class TokenClassification(Task):
-    """A tag for each word, given by its first token; what is cut off counts as outside of every entity."""
+    """A tag for each word, given by its first token; what has none, or is cut off, counts as outside of every entity.
+
+    The set of labels says in which scheme the tags are written: `tagging.scheme_of`.
+    """
 
     name = "token-classification"
     model_class = SqueezeBertForTokenClassification
-    metrics = ("f1", "precision", "recall", "accuracy")
+    metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
 
     def __init__(self) -> None:
         self.labels: dict[int, str] = {}  # known once there is a configuration
+        self.scheme = Scheme(PLAIN)
 
     def read(self, source: str) -> list[TaggedSentence]:
         sentences = [TaggedSentence([], [], [])]
@@ -78,6 +85,11 @@ class TokenClassification(Task):
         max_length: int,
     ) -> list[Features]:
         self.labels = dict(config.id2label or {})
+        self.scheme = scheme_of(self.labels.values())
+        if self.scheme.is_plain:
+            self.metrics = ("accuracy",)
+        self.reading = f"tags are read as {self.scheme.name}" + (": accuracy" if self.scheme.is_plain else "")
+        self._warn_of_what_is_lost(examples)
         encoded = tokenizer(
             [sentence.words for sentence in examples],
             is_split_into_words=True,
@@ -108,6 +120,19 @@ class TokenClassification(Task):
             )
         return rows
 
+    def _warn_of_what_is_lost(self, examples: Sequence[TaggedSentence]) -> None:
+        if self.scheme.others:
+            others = some_labels(self.scheme.others)
+            logger.warning("the labels %s have no scheme's form and count as outside of every entity", others)
+        if self.scheme.name == MIXED:
+            logger.warning("the labels %s mix several schemes", some_labels(self.labels.values()))
+        stray = 0 if self.scheme.is_plain else sum(self.scheme.stray_words(each.tags) for each in examples)
+        if stray:
+            logger.warning(
+                "%d words of the data have a tag that makes no whole entity in %s, which f1 doesn't count",
+                *(stray, self.scheme.name),
+            )
+
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
         return pad_rows(rows, pad, {"labels": IGNORED_LABEL})
 
@@ -133,7 +158,10 @@ class TokenClassification(Task):
             for word, index in zip(row["words"], ids, strict=True):
                 tags[word] = self.labels[index]
             predicted.append(tags)
-        return metrics.tagging(predicted, [sentence.tags for sentence in examples])
+        return metrics.tagging(predicted, [sentence.tags for sentence in examples], self.scheme)
+
+    def right_answers(self, rows: Sequence[Features]) -> list[Any]:
+        return [[label for label in row["labels"] if label != IGNORED_LABEL] for row in rows]
 
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         kept = batch["labels"] != IGNORED_LABEL
