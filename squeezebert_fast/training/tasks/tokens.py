@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Rows
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassification
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
+from squeezebert_fast.training.conll import TaggedSentence, read_conll
 from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
 from squeezebert_fast.training.tasks.sequences import label_index, matching_labels, some_labels
 
 logger = logging.getLogger("squeezebert_fast.training")
-
-DOCUMENT_START = "-DOCSTART-"
-
-
-class TaggedSentence(NamedTuple):
-    """The words of a sentence, a tag for each, and the place of each."""
-
-    words: list[str]
-    tags: list[str]
-    places: list[str]
 
 
 class TokenClassification(Task):
@@ -48,24 +38,7 @@ class TokenClassification(Task):
         self.scheme = Scheme(PLAIN)
 
     def read(self, source: str) -> list[TaggedSentence]:
-        sentences = [TaggedSentence([], [], [])]
-        for (line,), place in Rows(source, ["line"], "text"):
-            fields = line.split("\t") if "\t" in line else line.split()
-            if not line.strip() or fields[0] == DOCUMENT_START:
-                if sentences[-1].words:
-                    sentences.append(TaggedSentence([], [], []))
-                continue
-            word, tag = fields[0].strip(), fields[-1].strip()
-            if len(fields) < 2 or not word or not tag:
-                raise InputError(f"{place}: {line[:60]!r}, expected a word and its tag, or nothing")
-            sentences[-1].words.append(word)
-            sentences[-1].tags.append(tag)
-            sentences[-1].places.append(place)
-        if not sentences[-1].words:
-            sentences.pop()
-        if not sentences:
-            raise InputError(f"{source} holds no words")
-        return sentences
+        return read_conll(source)
 
     def label_fields(self, examples: Sequence[TaggedSentence]) -> dict[str, Any]:
         tags = sorted(
