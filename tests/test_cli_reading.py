@@ -44,6 +44,31 @@ def test_a_csv_field_may_hold_line_ends(tmp_path: Path) -> None:
     assert read(tmp_path / "table.CSV") == [Record(text) for text in texts]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_field_may_be_as_long_as_it_likes(suffix: str, tmp_path: Path) -> None:
+    """The csv module's own limit is 131,072 characters."""
+    long = "a b" * 100_000
+    (tmp_path / f"t.{suffix}").write_text(f"text\nshort\n{long}\n")
+    assert [record.text for record in read(tmp_path / f"t.{suffix}")] == ["short", long]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "tsv", "jsonl"])
+def test_a_line_ends_at_a_line_feed_and_at_nothing_else(suffix: str, tmp_path: Path) -> None:
+    texts = [f"one{odd}two" for odd in "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e\xa0"] + ["\u2028", "\x0c"]
+    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts] if suffix == "jsonl" else texts
+    header = ["text"] if suffix in ("csv", "tsv") else []
+    for end in ("\n", "\r\n"):
+        (tmp_path / f"t.{suffix}").write_bytes("".join(line + end for line in [*header, *rows]).encode())
+        assert [record.text for record in read(tmp_path / f"t.{suffix}")] == texts
+
+
+def test_a_carriage_return_within_a_line_of_text_or_tsv_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_bytes(b"id\ttext\r\n1\ta\rb\r\n\r\n2\t\r\n")
+    assert [record.text for record in read(tmp_path / "t.tsv")] == ["a\rb", ""]
+    (tmp_path / "t.txt").write_bytes(b"a\rb\nc")
+    assert [record.text for record in read(tmp_path / "t.txt")] == ["a\rb", "c"]
+
+
 def test_quotes_in_a_tsv_are_ordinary(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text('id\tsentence\n1\t"Hello" she said\n2\t"open\n', encoding="utf-8")
     assert [record.text for record in read(tmp_path / "t.tsv", None, "sentence")] == [

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from squeezebert_fast.cli import streams
 from squeezebert_fast.errors import SqueezeBertFastError, TrainingInterrupted
 
 PROGRAM = "squeezebert-fast"
@@ -43,6 +44,7 @@ class Group(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run the command line and leave by SystemExit: 0, 2 for bad input, 130 for Ctrl-C."""
+        streams.open_missing_streams()
         debug = os.environ.get(DEBUG_VARIABLE) == "1"
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
@@ -83,5 +85,8 @@ def held_warnings() -> Iterator[None]:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    except OSError:  # nobody reads it: the exit code must still tell
+        streams.give_up(sys.stderr)
     sys.exit(code)
