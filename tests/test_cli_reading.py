@@ -186,6 +186,24 @@ def test_a_dataset_directory_gives_its_rows_with_the_names_of_classes(tmp_path: 
     assert read(folder) == [Record(text) for text in TEXTS]
 
 
+def test_a_row_without_a_label_has_none_and_not_one_of_its_own(tmp_path: Path) -> None:
+    """Or a classifier would learn a class "-1" or "NaN"."""
+    rows = [{"text": "one", "label": 0}, {"text": "two", "label": -1}]
+    folder = save_dataset(tmp_path / "set", [rows], LABEL)
+    with pytest.raises(InputError, match="row 2: 'label' is null, expected a string"):
+        list(Rows(str(folder), ["text", "label"], scalars={"label"}))
+    assert [record.text for record in read(folder)] == ["one", "two"]
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "label": 1.0}\n{"text": "b", "label": NaN}\n')
+    with pytest.raises(InputError, match="line 2: 'label' is nan, expected a label"):
+        list(Rows(str(tmp_path / "t.jsonl"), ["text", "label"], scalars={"label"}))
+    import pyarrow.parquet
+
+    table = pyarrow.table({"text": ["a", "b"], "label": [float("nan"), 1.0]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="row 1: 'label' is nan, expected a label"):
+        list(Rows(str(tmp_path / "t.parquet"), ["text", "label"], scalars={"label"}))
+
+
 def test_a_dataset_directory_that_cannot_be_read_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -181,6 +182,8 @@ class Rows:
             raise InputError(f"{place}: no {column!r}; it has {', '.join(row)}")
         value = row[column]
         if column in self.scalars and isinstance(value, (bool, int, float)):
+            if isinstance(value, float) and not math.isfinite(value):  # how pandas writes that there is none
+                raise InputError(f"{place}: {column!r} is {value}, expected a label")
             return json.dumps(value)
         if not isinstance(value, str):
             raise InputError(f"{place}: {column!r} is {_kind(value)}, expected a string")
