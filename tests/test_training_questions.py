@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
-from squeezebert_fast.modeling import QuestionAnsweringModelOutput
+from squeezebert_fast.modeling import QuestionAnsweringModelOutput, SqueezeBertForQuestionAnswering
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.tasks.base import Features
 from squeezebert_fast.training.tasks.questions import Question, QuestionAnswering
-from tests.cli_helpers import VOCAB
+from tests.cli_helpers import VOCAB, run
+from tests.training_helpers import save_base
 
 LENGTH = 32
 EDGES = {
@@ -140,6 +141,23 @@ def test_edges_cost_no_training_example(tokenizer: SqueezeBertTokenizerFast, tmp
     task = QuestionAnswering()
     rows = task.encode(task.read(str(tmp_path / "q.json")), tokenizer, SqueezeBertConfig(), LENGTH)
     assert [row["start"] > 0 for row in rows] == [True] * 48
+
+
+def test_a_distillation_says_once_which_answers_train_nothing(tmp_path: Path) -> None:
+    """Teacher and student read the same examples."""
+    base = save_base(SqueezeBertForQuestionAnswering, tmp_path / "base")
+    asked = [("it was a film", "film"), ("it\ufe0f was", "\ufe0f")]
+    answers = [[{"text": answer, "answer_start": context.index(answer)}] for context, answer in asked]
+    paragraphs = [
+        {"context": context, "qas": [{"id": "7", "question": "who", "answers": answer}]}
+        for (context, _), answer in zip(asked, answers, strict=True)
+    ]
+    (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    student = ["--teacher", base, "--layers", 1, "--hidden-size", 16, "--heads", 2]
+    how = ["--task", "question-answering", "--max-length", 16, "--max-steps", 1, "--threads", 1]
+    result = run("distill", tmp_path / "q.json", "-o", tmp_path / "out", *student, *how)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("that no token is part of") == result.stderr.count("\n") == 1
 
 
 def test_accepted_answers_that_normalize_to_nothing_are_none_as_in_squads_script() -> None:

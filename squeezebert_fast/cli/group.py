@@ -70,11 +70,19 @@ class Group(TyperGroup):
 
 @contextmanager
 def held_warnings() -> Iterator[None]:
-    """Print this package's warnings once the block ends well: an error is to be the only line on stderr."""
+    """Print this package's warnings, each once, when the block ends well: an error is to be the only line on stderr."""
     logger = logging.getLogger("squeezebert_fast")
     printer = logging.StreamHandler(sys.stderr)
     printer.setFormatter(logging.Formatter(f"{PROGRAM}: warning: %(message)s"))
     held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, target=printer, flushOnClose=False)
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:  # the same data may be read for teacher and student
+        known = len(said)
+        said.add(record.getMessage())
+        return len(said) > known
+
+    held.addFilter(is_new)
     logger.addHandler(held)
     try:
         yield
