@@ -77,10 +77,12 @@ def test_an_answer_has_the_tokens_that_share_a_character_with_it(
 
 @pytest.mark.parametrize("answer", ["Anna Smith \u200b", "\uac01", "He met", "in Paris"])
 @pytest.mark.parametrize("length", [8, 9, 10, 12, 16])
+@pytest.mark.parametrize("side", ["left", "right"])
 def test_only_a_border_through_an_answer_makes_a_window_point_at_cls(
-    answer: str, length: int, tokenizer: SqueezeBertTokenizerFast
+    answer: str, length: int, side: str
 ) -> None:
     """A Hangul syllable is three tokens with the same place in the text, which a border may part too."""
+    tokenizer = SqueezeBertTokenizerFast(VOCAB, truncation_side=side)
     context = "He met Anna Smith \u200band then \uac01 was there as well in Paris"
     question = asked(context, answer)
     rows = rows_of(question, tokenizer, length)

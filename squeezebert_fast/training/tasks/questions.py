@@ -121,7 +121,10 @@ class QuestionAnswering(Task):
             )
             windows = range(len(encoded["input_ids"]))
             insides = [[sequence == 1 for sequence in encoded.sequence_ids(window)] for window in windows]
-            targets = _targets(example, encoded["offset_mapping"], insides, overlap)
+            onward = 1 if tokenizer.truncation_side == "right" else -1
+            targets = _targets(example, encoded["offset_mapping"][::onward], insides[::onward], overlap)[
+                ::onward
+            ]
             if targets[0][0] == IGNORED_LABEL:
                 unreachable.append(example)
             for window, inside, (start, end) in zip(windows, insides, targets, strict=True):
@@ -233,8 +236,9 @@ def _targets(
 ) -> list[tuple[int, int]]:
     """For each window the first and last token of the answer, or NOTHING where it isn't whole in there.
 
-    offsets, insides: of each token of each window, its characters and whether it is the paragraph's. overlap: tokens
-    that a window shares with the one before. IGNORED_LABEL for both where the answer has no token in any window.
+    offsets, insides: of each token of each window, its characters and whether it is the paragraph's; the windows as
+    they follow one another in it. overlap: tokens that a window shares with the one before.
+    IGNORED_LABEL for both where the answer has no token in any window.
     """
     if not example.answers:
         return [NOTHING] * len(offsets)
