@@ -155,6 +155,22 @@ def test_a_run_outlives_whoever_watches_it(stream: str, tmp_path: Path) -> None:
     assert summary_of(tmp_path / "out")["steps"] == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_work_outlives_the_terminal_that_shows_its_progress(model: Path, tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "texts").write_text("a text\n" * 3000)
+    ours, theirs = pty.openpty()
+    arguments = ["predict", "-m", model, tmp_path / "texts", "-o", tmp_path / "rows.csv"]
+    command = [*PROGRAM, *(str(argument) for argument in arguments)]
+    process = subprocess.Popen(command, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    assert os.read(ours, 1)  # the bar is there
+    os.close(ours)
+    assert process.wait(timeout=PATIENCE) == 0
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 3001
+
+
 def test_an_error_that_nobody_reads_is_in_the_exit_code(tmp_path: Path) -> None:
     process = start("predict", "--model", "m", tmp_path / "none")
     assert process.stderr is not None

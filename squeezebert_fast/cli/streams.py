@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NAMES = ("stdin", "stdout", "stderr")
 
@@ -41,6 +44,36 @@ def is_missing(name: str) -> bool:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether somebody watches: False also for the None that stands for a stream that isn't there."""
     return stream is not None and stream.isatty()
+
+
+def progress_console() -> Console:
+    """What to draw a progress bar on: stderr, which may be closed while the work that it shows goes on."""
+    from rich.console import Console
+
+    return Console(file=cast(TextIO, _Outlived(sys.stderr)))
+
+
+class _Outlived:
+    """A stream that takes what is written to it, whether or not there is still somebody to see it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            give_up(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            give_up(self._stream)
+
+    def __getattr__(self, name: str) -> Any:  # isatty, encoding, fileno
+        return getattr(self._stream, name)
 
 
 def give_up(stream: TextIO | None) -> None:

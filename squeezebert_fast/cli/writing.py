@@ -13,7 +13,7 @@ from typing import TextIO, TypeVar
 
 from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.cli.reading import Input
-from squeezebert_fast.cli.streams import is_missing, is_terminal
+from squeezebert_fast.cli.streams import is_missing, is_terminal, progress_console
 from squeezebert_fast.loading.files import all_or_nothing
 
 Item = TypeVar("Item")
@@ -102,11 +102,10 @@ def tracked(items: Iterable[Item], source: Input, *, to_stdout: bool = False) ->
     if not is_terminal(sys.stderr) or (to_stdout and is_terminal(sys.stdout)):
         yield from items
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), TextColumn("{task.fields[count]} texts"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+    with Progress(*columns, console=progress_console(), transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=source.size, count=0)
         for count, item in enumerate(items, 1):
             progress.update(task, completed=source.done, count=count)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from squeezebert_fast.cli.streams import give_up, is_terminal
+from squeezebert_fast.cli.streams import give_up, is_terminal, progress_console
 from squeezebert_fast.loading.files import all_or_nothing
 
 
@@ -25,7 +25,6 @@ class Reporter:
         if self.quiet or not is_terminal(sys.stderr):
             yield
             return
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -36,7 +35,7 @@ class Reporter:
         )
         # Lines meant for a file on stdout must not be taken along to stderr.
         with Progress(
-            *columns, console=Console(stderr=True), transient=True, redirect_stdout=is_terminal(sys.stdout)
+            *columns, console=progress_console(), transient=True, redirect_stdout=is_terminal(sys.stdout)
         ) as progress:
             task = progress.add_task("", total=total, completed=done, shown="")
             self._update = lambda step, shown: progress.update(task, completed=step, shown=shown)
