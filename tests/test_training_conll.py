@@ -86,6 +86,15 @@ def test_words_without_tokens_have_no_label_and_shift_no_other(tmp_path: Path) -
     assert task.score(sentences, [row], task.right_answers([row]))["recall"] == 3 / 7
 
 
+def test_a_plain_tag_of_a_word_that_was_cut_off_is_wrong_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "t.conll").write_text("anna\tN\nlives\tV\nsmith\tO\n")
+    task = TokenClassification()
+    sentences = task.read(str(tmp_path / "t.conll"))
+    config = SqueezeBertConfig(**task.label_fields(sentences))
+    (row,) = task.encode(sentences, SqueezeBertTokenizerFast(VOCAB), config, 4)
+    assert task.score(sentences, [row], task.right_answers([row])) == {"accuracy": 2 / 3}
+
+
 def test_conll_u_is_refused_since_its_words_are_not_first(tmp_path: Path) -> None:
     content = "# sent_id = 1\n1-2\tdu\t_\t_\n1\tde\tADP\t_\n2\tle\tDET\t_\n\n# sent_id = 2\n1\tParis\tPROPN\tB-LOC\n"
     with pytest.raises(InputError, match="line 2: the first field is the word's number in every line"):

@@ -127,7 +127,8 @@ class TokenClassification(Task):
     ) -> dict[str, float]:
         predicted = []
         for sentence, row, ids in zip(examples, rows, answers, strict=True):
-            tags = [OUTSIDE] * len(sentence.words)
+            # Of plain tags "O" may be one like any other, and what wasn't seen isn't right.
+            tags = ["" if self.scheme.is_plain else OUTSIDE] * len(sentence.words)
             for word, index in zip(row["words"], ids, strict=True):
                 tags[word] = self.labels[index]
             predicted.append(tags)
