@@ -91,7 +91,9 @@ def _comments(lines: Sequence[str]) -> set[int]:
         logger.warning(
             "%d lines that begin with # have other fields than the words and are read as comments, the first is line "
             "%d: %r",
-            *(len(odd), odd[0], lines[odd[0] - 1][:60]),
+            len(odd),
+            odd[0],
+            lines[odd[0] - 1][:60],
         )
     return comments
 

@@ -121,10 +121,9 @@ class QuestionAnswering(Task):
             )
             windows = range(len(encoded["input_ids"]))
             insides = [[sequence == 1 for sequence in encoded.sequence_ids(window)] for window in windows]
+            offsets = encoded["offset_mapping"]
             onward = 1 if tokenizer.truncation_side == "right" else -1
-            targets = _targets(example, encoded["offset_mapping"][::onward], insides[::onward], overlap)[
-                ::onward
-            ]
+            targets = _targets(example, offsets[::onward], insides[::onward], overlap)[::onward]
             if targets[0][0] == IGNORED_LABEL:
                 unreachable.append(example)
             for window, inside, (start, end) in zip(windows, insides, targets, strict=True):
@@ -133,7 +132,7 @@ class QuestionAnswering(Task):
                         "input_ids": encoded["input_ids"][window],
                         "token_type_ids": encoded["token_type_ids"][window],
                         "inside": [int(each) for each in inside],
-                        "offsets": encoded["offset_mapping"][window],
+                        "offsets": offsets[window],
                         "start": start,
                         "end": end,
                         "example": at,
@@ -142,7 +141,9 @@ class QuestionAnswering(Task):
         if unreachable:
             logger.warning(
                 "%d of %d questions have an answer that no token is part of, the first is %s: they don't train",
-                *(len(unreachable), len(examples), unreachable[0].id),
+                len(unreachable),
+                len(examples),
+                unreachable[0].id,
             )
         return rows
 

@@ -103,7 +103,8 @@ class TokenClassification(Task):
         if stray:
             logger.warning(
                 "%d words of the data have a tag that makes no whole entity in %s, which f1 doesn't count",
-                *(stray, self.scheme.name),
+                stray,
+                self.scheme.name,
             )
 
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
