@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from squeezebert_fast import SqueezeBertForSequenceClassification
+from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from tests.cli_helpers import save_model
+from tests.training_helpers import assert_same_end, opinions, save_base, summary_of, trains, write_tsv
 
 PROGRAM = [sys.executable, "-c", "from squeezebert_fast.cli import main; main()"]
 PATIENCE = 120.0  # seconds until a hanging process fails the test
@@ -84,6 +85,97 @@ def test_a_closed_pipe_is_quiet(model: Path, tmp_path: Path) -> None:
     assert process.stderr.read() == ""
     process.wait(timeout=PATIENCE)
     assert process.returncode not in (0, 2)
+
+
+def without(closed: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """The program, started by a shell that closes some of its streams first, as a daemon's may be."""
+    words = [*PROGRAM, *(str(argument) for argument in arguments)]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    return subprocess.run(shell, capture_output=True, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_work_goes_on_without_standard_streams(closed: str, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("a text\nanother\n")
+    output = tmp_path / "rows.jsonl"
+    done = without(closed, "predict", "-m", model, tmp_path / "texts", "-o", output)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert len(output.read_text().splitlines()) == 2
+    doctor = without(closed, "doctor")
+    assert doctor.returncode == 0
+    assert bool(doctor.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    wrong = without(closed, "predict", "-m", model, tmp_path / "none")
+    assert (wrong.returncode, wrong.stdout) == (
+        2,
+        b"",
+    )  # an error is no output, even where there is no stderr
+    assert (b"doesn't exist" in wrong.stderr) == ("2>&-" not in closed)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(
+    ("closed", "source", "said"), [("<&-", "-", b"stdin holds no texts"), (">&-", "texts", b"give --output")]
+)
+def test_what_needs_a_stream_that_is_not_there_is_refused(
+    closed: str, source: str, said: bytes, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").write_text("a text\n")
+    done = without(closed, "predict", "-m", model, source if source == "-" else tmp_path / source)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the streams")
+def test_a_daemon_trains_and_its_files_hold_nothing_else(tmp_path: Path) -> None:
+    """With descriptor 2 free, the next file to be opened would get what libraries write to it."""
+    base = save_base(SqueezeBertModel, tmp_path / "base")
+    train = write_tsv(tmp_path / "train.tsv", opinions(32, 1))
+    how = ["--dev", train, "-m", base, "--epochs", 2, "--max-length", 16, "--threads", 1]
+    done = without("<&- >&- 2>&-", "finetune", train, "-o", tmp_path / "daemon", *how)
+    assert done.returncode == 0
+    trains("finetune", train, "-o", tmp_path / "usual", *how)
+    assert_same_end(tmp_path / "usual", tmp_path / "daemon")
+    again = without("<&- >&- 2>&-", "finetune", train, "-o", tmp_path / "daemon", *how)
+    assert again.returncode == 2  # the folder holds a run already
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_run_outlives_whoever_watches_it(stream: str, tmp_path: Path) -> None:
+    base = save_base(SqueezeBertModel, tmp_path / "base")
+    train = write_tsv(tmp_path / "train.tsv", opinions(32, 1))
+    how = ["--dev", train, "-m", base, "--epochs", 2, "--max-length", 16, "--threads", 1]
+    process = start("finetune", train, "-o", tmp_path / "out", *how)
+    getattr(process, stream).close()
+    kept = process.stderr if stream == "stdout" else process.stdout
+    assert kept is not None
+    said = kept.read()
+    assert process.wait(timeout=PATIENCE) == 0
+    assert "Traceback" not in said
+    assert summary_of(tmp_path / "out")["steps"] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_work_outlives_the_terminal_that_shows_its_progress(model: Path, tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "texts").write_text("a text\n" * 3000)
+    ours, theirs = pty.openpty()
+    arguments = ["predict", "-m", model, tmp_path / "texts", "-o", tmp_path / "rows.csv"]
+    command = [*PROGRAM, *(str(argument) for argument in arguments)]
+    process = subprocess.Popen(command, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    assert os.read(ours, 1)  # the bar is there
+    os.close(ours)
+    assert process.wait(timeout=PATIENCE) == 0
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 3001
+
+
+def test_an_error_that_nobody_reads_is_in_the_exit_code(tmp_path: Path) -> None:
+    process = start("predict", "--model", "m", tmp_path / "none")
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(timeout=PATIENCE) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")

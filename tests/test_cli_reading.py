@@ -44,6 +44,31 @@ def test_a_csv_field_may_hold_line_ends(tmp_path: Path) -> None:
     assert read(tmp_path / "table.CSV") == [Record(text) for text in texts]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_field_may_be_as_long_as_it_likes(suffix: str, tmp_path: Path) -> None:
+    """The csv module's own limit is 131,072 characters."""
+    long = "a b" * 100_000
+    (tmp_path / f"t.{suffix}").write_text(f"text\nshort\n{long}\n")
+    assert [record.text for record in read(tmp_path / f"t.{suffix}")] == ["short", long]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "tsv", "jsonl"])
+def test_a_line_ends_at_a_line_feed_and_at_nothing_else(suffix: str, tmp_path: Path) -> None:
+    texts = [f"one{odd}two" for odd in "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e\xa0"] + ["\u2028", "\x0c"]
+    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts] if suffix == "jsonl" else texts
+    header = ["text"] if suffix in ("csv", "tsv") else []
+    for end in ("\n", "\r\n"):
+        (tmp_path / f"t.{suffix}").write_bytes("".join(line + end for line in [*header, *rows]).encode())
+        assert [record.text for record in read(tmp_path / f"t.{suffix}")] == texts
+
+
+def test_a_carriage_return_within_a_line_of_text_or_tsv_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_bytes(b"id\ttext\r\n1\ta\rb\r\n\r\n2\t\r\n")
+    assert [record.text for record in read(tmp_path / "t.tsv")] == ["a\rb", ""]
+    (tmp_path / "t.txt").write_bytes(b"a\rb\nc")
+    assert [record.text for record in read(tmp_path / "t.txt")] == ["a\rb", "c"]
+
+
 def test_quotes_in_a_tsv_are_ordinary(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text('id\tsentence\n1\t"Hello" she said\n2\t"open\n', encoding="utf-8")
     assert [record.text for record in read(tmp_path / "t.tsv", None, "sentence")] == [
@@ -159,6 +184,24 @@ def test_a_dataset_directory_gives_its_rows_with_the_names_of_classes(tmp_path: 
         (row["text"], ("neg", "pos")[row["label"]]) for row in rows
     ]
     assert read(folder) == [Record(text) for text in TEXTS]
+
+
+def test_a_row_without_a_label_has_none_and_not_one_of_its_own(tmp_path: Path) -> None:
+    """Or a classifier would learn a class "-1" or "NaN"."""
+    rows = [{"text": "one", "label": 0}, {"text": "two", "label": -1}]
+    folder = save_dataset(tmp_path / "set", [rows], LABEL)
+    with pytest.raises(InputError, match="row 2: 'label' is null, expected a string"):
+        list(Rows(str(folder), ["text", "label"], scalars={"label"}))
+    assert [record.text for record in read(folder)] == ["one", "two"]
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "label": 1.0}\n{"text": "b", "label": NaN}\n')
+    with pytest.raises(InputError, match="line 2: 'label' is nan, expected a label"):
+        list(Rows(str(tmp_path / "t.jsonl"), ["text", "label"], scalars={"label"}))
+    import pyarrow.parquet
+
+    table = pyarrow.table({"text": ["a", "b"], "label": [float("nan"), 1.0]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="row 1: 'label' is nan, expected a label"):
+        list(Rows(str(tmp_path / "t.parquet"), ["text", "label"], scalars={"label"}))
 
 
 def test_a_dataset_directory_that_cannot_be_read_says_why(

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from squeezebert_fast import SqueezeBertModel, SqueezeBertTokenizerFast
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.training import devices, loop, runs
+from squeezebert_fast.training.conll import TaggedSentence
 from squeezebert_fast.training.distillation import COUNTS, Distilled, hidden_distance
 from squeezebert_fast.training.optimizing import SMALLEST_SCALE
 from squeezebert_fast.training.processes import Processes
@@ -32,7 +33,7 @@ from squeezebert_fast.training.tasks.sequences import (
     SequenceClassification,
     TableColumns,
 )
-from squeezebert_fast.training.tasks.tokens import TaggedSentence, TokenClassification
+from squeezebert_fast.training.tasks.tokens import TokenClassification
 from squeezebert_fast.training.teachers import Teacher
 from tests.cli_helpers import refuses, run, succeeds
 from tests.training_helpers import (

@@ -10,6 +10,7 @@ from squeezebert_fast.training import metrics
 from squeezebert_fast.training.batches import epoch_batches, share, sorted_batches
 from squeezebert_fast.training.optimizing import linear_schedule
 from squeezebert_fast.training.seeds import seed_of
+from squeezebert_fast.training.tagging import scheme_of
 
 
 def test_two_classes() -> None:
@@ -49,21 +50,15 @@ def test_regression() -> None:
     assert ties["spearman"] == pytest.approx(1.5 / math.sqrt(1.5 * 2))
 
 
-def test_entities_are_read_as_conlleval_reads_them() -> None:
-    assert metrics.entities(["B-A", "I-A", "O", "B-A"]) == {(0, 2, "A"), (3, 4, "A")}
-    assert metrics.entities(["B-A", "B-A", "I-B", "I-B"]) == {(0, 1, "A"), (1, 2, "A"), (2, 4, "B")}
-    assert metrics.entities(["I-A", "O", "I-A", "I-A"]) == {(0, 1, "A"), (2, 4, "A")}
-    assert metrics.entities(["O"]) == set()
-
-
 def test_an_entity_counts_whole_or_not() -> None:
     actual = [["B-A", "I-A", "O", "B-B"], ["O", "B-A"]]
     predicted = [["B-A", "O", "O", "B-B"], ["B-A", "B-A"]]
-    result = metrics.tagging(predicted, actual)
+    bio = scheme_of(["O", "B-A", "I-A", "B-B"])
+    result = metrics.tagging(predicted, actual, bio)
     assert (result["precision"], result["recall"]) == (2 / 4, 2 / 3)
     assert result["f1"] == pytest.approx(2 * 2 / 7)
     assert result["accuracy"] == pytest.approx(4 / 6)
-    assert metrics.tagging([["O"]], [["O"]])["f1"] == 0.0
+    assert metrics.tagging([["O"]], [["O"]], bio)["f1"] == 0.0
 
 
 def test_answers_are_compared_as_squad_does() -> None:
@@ -81,6 +76,15 @@ def test_a_metric_that_is_better_lower() -> None:
     assert not metrics.better("accuracy", 0.5, 0.5)
     assert metrics.better("accuracy", 0.0, None)
     assert not metrics.better("loss", math.nan, None)
+
+
+def test_of_equals_the_one_with_the_lower_loss_is_kept() -> None:
+    first = {"f1": 0.5, "loss": 1.0}
+    assert metrics.beats("f1", first, None)
+    assert metrics.beats("f1", {"f1": 0.5, "loss": 0.9}, first)
+    assert not metrics.beats("f1", {"f1": 0.5, "loss": 1.0}, first)
+    assert not metrics.beats("f1", {"f1": 0.4, "loss": 0.1}, first)
+    assert metrics.beats("f1", {"f1": 0.6, "loss": 9.0}, first)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 4), (10, 4), (1000, 8), (999, 16)])

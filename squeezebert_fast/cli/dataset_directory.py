@@ -78,9 +78,10 @@ def _class_names(folder: Path, column: str) -> list[str] | None:
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    if names is None or not isinstance(value, int) or not 0 <= value < len(names):
-        return value  # -1 marks a row without a label
-    return names[value]
+    """A class's name in place of its number; None for -1, which marks a row without a label."""
+    if names is None or not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -62,11 +62,11 @@ def evaluate(
     tokenizer = load_tokenizer(model)
     with held_warnings():
         loaded = task.model_class.from_pretrained(model)
-    limit = loaded.config.max_position_embeddings
-    if max_length is not None and max_length > limit:
-        raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
-    length = max_length or min(limit, tokenizer.model_max_length)
-    rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
+        limit = loaded.config.max_position_embeddings
+        if max_length is not None and max_length > limit:
+            raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
+        length = max_length or min(limit, tokenizer.model_max_length)
+        rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     is_int8 = any(parameter.is_meta for parameter in loaded.parameters())
     wanted = list(dict.fromkeys(wanted)) or ["int8" if is_int8 else "float32"]
     as_loaded = is_int8 and wanted == ["int8"] and where.type == "cpu"
@@ -89,7 +89,8 @@ def evaluate(
     table = Table("metric", *results, box=None, pad_edge=False)
     for metric in next(iter(results.values())):
         table.add_row(metric, *(f"{values[metric]:.4f}" for values in results.values()))
-    typer.echo(f"{task.name}, {len(examples)} examples of {source}")
+    reading = f", {task.reading}" if task.reading else ""
+    typer.echo(f"{task.name}, {len(examples)} examples of {source}{reading}")
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from squeezebert_fast.cli import streams
 from squeezebert_fast.errors import SqueezeBertFastError, TrainingInterrupted
 
 PROGRAM = "squeezebert-fast"
@@ -43,6 +44,7 @@ class Group(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run the command line and leave by SystemExit: 0, 2 for bad input, 130 for Ctrl-C."""
+        streams.open_missing_streams()
         debug = os.environ.get(DEBUG_VARIABLE) == "1"
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
@@ -68,11 +70,19 @@ class Group(TyperGroup):
 
 @contextmanager
 def held_warnings() -> Iterator[None]:
-    """Print this package's warnings once the block ends well: an error is to be the only line on stderr."""
+    """Print this package's warnings, each once, when the block ends well: an error is to be the only line on stderr."""
     logger = logging.getLogger("squeezebert_fast")
     printer = logging.StreamHandler(sys.stderr)
     printer.setFormatter(logging.Formatter(f"{PROGRAM}: warning: %(message)s"))
     held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, target=printer, flushOnClose=False)
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:  # the same data may be read for teacher and student
+        known = len(said)
+        said.add(record.getMessage())
+        return len(said) > known
+
+    held.addFilter(is_new)
     logger.addHandler(held)
     try:
         yield
@@ -83,5 +93,8 @@ def held_warnings() -> Iterator[None]:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    except OSError:  # nobody reads it: the exit code must still tell
+        streams.give_up(sys.stderr)
     sys.exit(code)

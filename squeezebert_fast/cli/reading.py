@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -28,6 +29,7 @@ FORMATS = ("text", "csv", "tsv", "jsonl", "parquet", "dataset")
 DEFAULT_COLUMN = "text"
 STDIN = "-"
 PARQUET_ROWS = 1024  # read at a time
+LONGEST_FIELD = 2**31 - 1  # characters of a CSV field: the most that the csv module takes on every system
 
 
 def suffix_format(source: str) -> str:
@@ -129,25 +131,32 @@ class Rows:
 
     def _text(self) -> Iterator[Row]:
         for number, line in enumerate(self._lines(), 1):
-            text = line.removesuffix("\n").removesuffix("\r")
-            yield Row((text,), f"{self.name}, line {number}")
+            yield Row((_without_end(line),), f"{self.name}, line {number}")
 
     def _delimited(self) -> Iterator[Row]:
-        if self.format == "csv":
-            rows = csv.reader(self._lines(), strict=True)
-        else:
-            rows = csv.reader(self._lines(), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        rows = self._csv_rows() if self.format == "csv" else self._tsv_rows()
+        header, _ = next(rows, ([], 0))
+        places = [self._place(column, header) for column in self.columns] if header else []
+        for row, number in rows:
+            if len(row) != len(header):
+                fields = f"{len(row)} fields, expected {len(header)} as in the header"
+                raise InputError(f"{self.name}, line {number}: {fields}")
+            yield Row(tuple(row[place] for place in places), f"{self.name}, line {number}")
+
+    def _csv_rows(self) -> Iterator[tuple[list[str], int]]:
+        """Each row's fields, and the line that it ends in. A blank line is no row."""
+        csv.field_size_limit(LONGEST_FIELD)  # of the whole process, and Python's own is 128 KiB
+        rows = csv.reader(self._lines(), strict=True)
         try:
-            header = next(rows, [])
-            places = [self._place(column, header) for column in self.columns] if header else []
-            for row in rows:
-                if len(row) == len(header):
-                    yield Row(tuple(row[place] for place in places), f"{self.name}, line {rows.line_num}")
-                elif row:  # a blank line is no row
-                    fields = f"{len(row)} fields, expected {len(header)} as in the header"
-                    raise InputError(f"{self.name}, line {rows.line_num}: {fields}")
+            yield from ((row, rows.line_num) for row in rows if row)
         except csv.Error as error:
             raise InputError(f"{self.name}, line {rows.line_num}: {error}") from error
+
+    def _tsv_rows(self) -> Iterator[tuple[list[str], int]]:
+        """The same of a file without quoting, where every other character is as it is: a tab is a tab."""
+        for number, line in enumerate(self._lines(), 1):
+            if text := _without_end(line):
+                yield text.split("\t"), number
 
     def _place(self, column: str, header: list[str]) -> int:
         if header.count(column) != 1:
@@ -173,6 +182,8 @@ class Rows:
             raise InputError(f"{place}: no {column!r}; it has {', '.join(row)}")
         value = row[column]
         if column in self.scalars and isinstance(value, (bool, int, float)):
+            if isinstance(value, float) and not math.isfinite(value):  # how pandas writes that there is none
+                raise InputError(f"{place}: {column!r} is {value}, expected a label")
             return json.dumps(value)
         if not isinstance(value, str):
             raise InputError(f"{place}: {column!r} is {_kind(value)}, expected a string")
@@ -237,6 +248,10 @@ class Input(Rows):
 
     def __iter__(self) -> Iterator[Record]:
         return (Record(*row.values) for row in self._rows)
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def _kind(value: Any) -> str:

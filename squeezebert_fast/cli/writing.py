@@ -13,6 +13,7 @@ from typing import TextIO, TypeVar
 
 from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.cli.reading import Input
+from squeezebert_fast.cli.streams import is_missing, is_terminal, progress_console
 from squeezebert_fast.loading.files import all_or_nothing
 
 Item = TypeVar("Item")
@@ -50,6 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def _text_stream(path: Path | None) -> Iterator[TextIO]:
     if path is None:
+        if is_missing("stdout"):
+            raise InputError("there is no stdout to write the results to; give --output")
         yield sys.stdout
     elif path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename onto
         with path.open("w", encoding="utf-8", newline="") as stream:
@@ -96,14 +99,13 @@ def tracked(items: Iterable[Item], source: Input, *, to_stdout: bool = False) ->
 
     to_stdout: whether results go to stdout; where that is a terminal too, they are progress enough.
     """
-    if not sys.stderr.isatty() or (to_stdout and sys.stdout.isatty()):
+    if not is_terminal(sys.stderr) or (to_stdout and is_terminal(sys.stdout)):
         yield from items
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), TextColumn("{task.fields[count]} texts"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+    with Progress(*columns, console=progress_console(), transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=source.size, count=0)
         for count, item in enumerate(items, 1):
             progress.update(task, completed=source.done, count=count)

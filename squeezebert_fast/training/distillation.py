@@ -50,6 +50,10 @@ class Distilled(Task):
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.task.metrics
 
+    @property
+    def reading(self) -> str:  # type: ignore[override]
+        return self.task.reading
+
     def read(self, source: str) -> list[Any]:
         return self.task.read(source)
 
@@ -161,6 +165,9 @@ class Distilled(Task):
         self, examples: Sequence[Any], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
         return self.task.score(examples, rows, answers)
+
+    def right_answers(self, rows: Sequence[Features]) -> list[Any] | None:
+        return self.task.right_answers(rows)
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

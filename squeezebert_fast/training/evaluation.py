@@ -12,6 +12,7 @@ from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
+from squeezebert_fast.training.metrics import LOWER_IS_BETTER
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.tasks.base import MODEL_INPUTS, DataSet, Task
 
@@ -57,6 +58,15 @@ def evaluate(
         everyones |= part
     in_order = [everyones[index] for index in range(len(data.rows))]
     return {"loss": loss / max(total, 1), **task.score(data.examples, data.rows, in_order)}
+
+
+def can_choose(task: Task, data: DataSet, metric: str) -> bool:
+    """Whether the metric can tell models apart on this data: there, right answers score more than nothing.
+
+    They don't where the data has nothing to find: no entity, no example of the second class, one number alone.
+    """
+    right = None if metric in LOWER_IS_BETTER else task.right_answers(data.rows)
+    return right is None or task.score(data.examples, data.rows, right)[metric] > 0
 
 
 def forward(

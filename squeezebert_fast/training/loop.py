@@ -12,6 +12,7 @@ different numbers of labels, and that is why this isn't DistributedDataParallel,
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from typing import Any, cast
@@ -23,7 +24,7 @@ from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.training import devices, metrics
 from squeezebert_fast.training.averaging import moving_average
 from squeezebert_fast.training.batches import epoch_batches, share
-from squeezebert_fast.training.evaluation import evaluate, forward
+from squeezebert_fast.training.evaluation import can_choose, evaluate, forward
 from squeezebert_fast.training.optimizing import Optimizer
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.progress import Progress
@@ -36,6 +37,9 @@ from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
 
 SECONDS_BETWEEN_DRAWINGS = 60.0
 """A picture takes half a second, which may be more than what it is of."""
+
+
+logger = logging.getLogger("squeezebert_fast.training")
 
 
 class _Stopped(Exception):
@@ -71,6 +75,11 @@ class Trainer:
         if self.metric not in ("loss", *task.metrics):
             expected = ", ".join(["loss", *task.metrics])
             raise ArgumentError(f"metric is {self.metric!r}, expected one of {expected} for this task")
+        if dev is not None and not can_choose(task, dev, self.metric):
+            logger.warning(
+                "the dev data can't tell models apart by %s, which is 0 for right answers too: the loss chooses",
+                self.metric,
+            )
         self.lengths = train.lengths
         self.steps_per_epoch = -(-len(train.rows) // settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
@@ -227,8 +236,7 @@ class Trainer:
             device=self.device,
         )
         self.progress.evaluated = step
-        previous = None if self.progress.best is None else self.progress.best["dev"][self.metric]
-        if metrics.better(self.metric, dev[self.metric], previous):
+        if metrics.beats(self.metric, dev, self.progress.best and self.progress.best["dev"]):
             self.progress.best = {"step": step, "epoch": step / self.steps_per_epoch, "dev": dev}
             self.progress.evaluations_since_best = 0
             self._save_model()
@@ -339,6 +347,7 @@ class Trainer:
             self._save_model()
         summary = {
             "task": self.task.name,
+            **({"reading": self.task.reading} if self.task.reading else {}),
             "metric": self.metric,
             "best": self.progress.best,
             "steps": self.progress.step,
@@ -354,5 +363,12 @@ class Trainer:
         }
         self._draw()
         if self.processes.first:
+            self._say_if_the_metric_stood_still()
             self.folder.write_summary(summary)
         return summary
+
+    def _say_if_the_metric_stood_still(self) -> None:
+        values = [record["dev"][self.metric] for record in self.folder.records() if "dev" in record]
+        if len(values) > 1 and len(set(values)) == 1:
+            same = f"dev {self.metric} was {values[0]:.4f} in all {len(values)} evaluations"
+            self.reporter.say(f"{same}, so the lowest loss chose the model")

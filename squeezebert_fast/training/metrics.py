@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from squeezebert_fast.training.tagging import Scheme
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
 
@@ -18,6 +20,13 @@ def better(name: str, value: float, than: float | None) -> bool:
     if than is None or value != value:
         return value == value
     return value < than if name in LOWER_IS_BETTER else value > than
+
+
+def beats(name: str, ours: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Whether a model with the metrics `ours` is to be kept in place of an earlier one: by `name`, then by the loss."""
+    if best is None or ours[name] != best[name]:
+        return better(name, ours[name], None if best is None else best[name])
+    return better("loss", ours["loss"], best["loss"])
 
 
 def classification(predicted: Sequence[int], actual: Sequence[int], classes: int) -> dict[str, float]:
@@ -63,39 +72,28 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (last - (counts - 1) / 2)[place]
 
 
-Entity = tuple[int, int, str]
+def tagging(
+    predicted: Iterable[Sequence[str]], actual: Iterable[Sequence[str]], scheme: Scheme
+) -> dict[str, float]:
+    """Precision, recall and f1 of whole entities over all sentences, and the accuracy of single tags.
 
-
-def entities(tags: Sequence[str]) -> set[Entity]:
-    """The entities of a sentence's BIO tags as (first word, word after the last, type).
-
-    As conlleval reads them: I-X after another type, or at the start, begins an entity too.
+    Of plain tags the accuracy alone.
     """
-    found: set[Entity] = set()
-    start, kind = 0, ""
-    for at, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind and (prefix != "I" or name != kind):
-            found.add((start, at, kind))
-            kind = ""
-        if prefix in ("B", "I") and not kind:
-            start, kind = at, name
-    return found
-
-
-def tagging(predicted: Iterable[Sequence[str]], actual: Iterable[Sequence[str]]) -> dict[str, float]:
-    """Precision, recall and f1 of whole entities over all sentences, and the accuracy of single tags."""
     both = found = there = right = words = 0
     for ours, theirs in zip(predicted, actual, strict=True):
-        a, b = entities(ours), entities(theirs)
-        both, found, there = both + len(a & b), found + len(a), there + len(b)
+        if not scheme.is_plain:
+            a, b = scheme.entities(ours), scheme.entities(theirs)
+            both, found, there = both + len(a & b), found + len(a), there + len(b)
         right += sum(x == y for x, y in zip(ours, theirs, strict=True))
         words += len(theirs)
+    accuracy = {"accuracy": right / words if words else 0.0}
+    if scheme.is_plain:
+        return accuracy
     return {
         "f1": 2 * both / (found + there) if found + there else 0.0,
         "precision": both / found if found else 0.0,
         "recall": both / there if there else 0.0,
-        "accuracy": right / words if words else 0.0,
+        **accuracy,
     }
 
 
@@ -106,15 +104,15 @@ def normalized_answer(text: str) -> str:
 
 
 def answers(predicted: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """SQuAD's exact_match and f1, each the best over a question's accepted answers; of none "" is right."""
-    exact = sum(
-        max(normalized_answer(answer) == normalized_answer(one) for one in several or ("",))
-        for answer, several in zip(predicted, accepted, strict=True)
-    )
-    overlap = sum(
-        max(_word_f1(answer, one) for one in several or ("",))
-        for answer, several in zip(predicted, accepted, strict=True)
-    )
+    """SQuAD's exact_match and f1, each the best over a question's accepted answers; of none "" is right.
+
+    As in its script for v2.0, an accepted answer of nothing but articles and punctuation is none.
+    """
+    exact = overlap = 0.0
+    for answer, several in zip(predicted, accepted, strict=True):
+        accepting = [one for one in several if normalized_answer(one)] or [""]
+        exact += max(normalized_answer(answer) == normalized_answer(one) for one in accepting)
+        overlap += max(_word_f1(answer, one) for one in accepting)
     return {"f1": overlap / len(predicted), "exact_match": exact / len(predicted)}
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from squeezebert_fast.cli.streams import give_up, is_terminal, progress_console
 from squeezebert_fast.loading.files import all_or_nothing
 
 
@@ -21,10 +22,9 @@ class Reporter:
     @contextmanager
     def bar(self, total: int, done: int) -> Iterator[None]:
         """Show a bar of `total` steps, `done` of them done, while the block runs."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or not is_terminal(sys.stderr):
             yield
             return
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -35,7 +35,7 @@ class Reporter:
         )
         # Lines meant for a file on stdout must not be taken along to stderr.
         with Progress(
-            *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+            *columns, console=progress_console(), transient=True, redirect_stdout=is_terminal(sys.stdout)
         ) as progress:
             task = progress.add_task("", total=total, completed=done, shown="")
             self._update = lambda step, shown: progress.update(task, completed=step, shown=shown)
@@ -50,9 +50,13 @@ class Reporter:
             self._update(step, f"loss {loss:.4f}  {best}  {tokens_per_second:,.0f} tokens/s")
 
     def say(self, line: str) -> None:
-        """Print a line to stdout."""
-        if not self.quiet:
+        """Print a line to stdout, if it still has a reader: a run outlives whoever watches it."""
+        if self.quiet:
+            return
+        try:
             print(line, flush=True)
+        except OSError:
+            give_up(sys.stdout)
 
 
 def in_words(metrics: Mapping[str, float]) -> str:

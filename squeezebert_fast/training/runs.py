@@ -92,12 +92,14 @@ def train(
                 reporter=reporter,
                 device=device,
             )
+            if task.reading:
+                reporter.say(task.reading)
+            task.before_training(data, model.config, processes)
 
         def begin() -> None:
             folder.begin(binding, **flags)
             folder.save_tokenizer(tokenizer)
 
-        task.before_training(data, model.config, processes)
         processes.from_first(begin)
         summary = trainer.run()
         _announce(summary, output.path, reporter)

@@ -43,13 +43,14 @@ class Task(ABC):
 
     name: as it is chosen by. model_class: what it trains. metrics: what `score` gives beside `loss`, the one
     that the best model is chosen by first. needs_hidden_states: whether `loss` reads the output's hidden states in
-    training.
+    training. reading: how the labels are understood, for the user to see, where that isn't obvious.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[type[SqueezeBertPreTrainedModel]]
     metrics: tuple[str, ...]
     needs_hidden_states: bool = False
+    reading: str = ""
 
     @abstractmethod
     def read(self, source: str) -> list[Any]:
@@ -93,6 +94,10 @@ class Task(ABC):
         self, examples: Sequence[Any], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
         """The metrics; `rows` are what `encode` made of `examples`, `answers` one for each row."""
+
+    def right_answers(self, rows: Sequence[Features]) -> list[Any] | None:
+        """What `answers` of a model that is always right would be; None where rows don't say it."""
+        return None
 
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         """For each row the logits, float32 [distributions, classes], that a teacher and a student compare.

@@ -105,5 +105,8 @@ class MultipleChoice(Task):
         right = sum(answer == question.right for answer, question in zip(answers, examples, strict=True))
         return {"accuracy": right / len(examples)}
 
+    def right_answers(self, rows: Sequence[Features]) -> list[Any]:
+        return [row["label"] for row in rows]
+
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         return list(output["logits"].float()[:, None])

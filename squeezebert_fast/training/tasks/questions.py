@@ -1,13 +1,17 @@
 """Question answering by spans: SQuAD files, v1.1 or v2.0, long paragraphs cut into windows that overlap.
 
-A question's rows are the windows of its paragraph. Where a window lacks the answer, its target is [CLS]; the
-answer to a question is the best span of any of its windows. Where a file has questions without an answer (v2.0),
-the answer is nothing if [CLS] is better than that span in every window.
+A question's rows are the windows of its paragraph. An answer's tokens are those that share a character with it:
+what no token has, such as whitespace and zero-width characters at its edges, changes nothing. A window's target is
+their first and last; [CLS], no answer, where the window's border cuts some of them off. The answer to a question is
+the best span of any of its windows. Where a file has questions without an answer (v2.0), the answer is nothing if
+[CLS] is better than that span in every window.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +23,18 @@ from torch import Tensor
 from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnswering
+from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
 
+logger = logging.getLogger("squeezebert_fast.training")
+
 LONGEST_ANSWER = 30  # tokens
 LONGEST_QUESTION = 64  # tokens; a longer one is cut, to leave room for the paragraph
+NOTHING = (0, 0)
+"""The target of a window without the answer: [CLS]."""
+
 HIDDEN = -1e4
 """The logit of a token that is no place for an answer: finite, so that a row of nothing else has a loss."""
 
@@ -92,36 +102,49 @@ class QuestionAnswering(Task):
             raise InputError(f"the maximum length is {max_length}, too short for a question and a window")
         asked = [tokenizer(q.question, add_special_tokens=False) for q in examples]
         rows = []
+        unreachable = []
         for at, (example, question) in enumerate(zip(examples, asked, strict=True)):
             longest = min(LONGEST_QUESTION, (max_length - 3) // 2)
             text = example.question
             if len(question["input_ids"]) > longest:
                 text = text[: question.rows[0].offsets[longest - 1][1]]  # type: ignore[index]
             room = max_length - 3 - min(len(question["input_ids"]), longest)
+            overlap = min(self.stride, room // 2)
             encoded = tokenizer(
                 [text],
                 [example.context],
                 truncation="only_second",
                 max_length=max_length,
-                stride=min(self.stride, room // 2),
+                stride=overlap,
                 return_overflowing_tokens=True,
                 return_offsets_mapping=True,
             )
-            for window in range(len(encoded["input_ids"])):
-                inside = [sequence == 1 for sequence in encoded.sequence_ids(window)]
-                offsets = encoded["offset_mapping"][window]
-                start, end = _tokens_of(example, offsets, inside)
+            windows = range(len(encoded["input_ids"]))
+            insides = [[sequence == 1 for sequence in encoded.sequence_ids(window)] for window in windows]
+            offsets = encoded["offset_mapping"]
+            onward = 1 if tokenizer.truncation_side == "right" else -1
+            targets = _targets(example, offsets[::onward], insides[::onward], overlap)[::onward]
+            if targets[0][0] == IGNORED_LABEL:
+                unreachable.append(example)
+            for window, inside, (start, end) in zip(windows, insides, targets, strict=True):
                 rows.append(
                     {
                         "input_ids": encoded["input_ids"][window],
                         "token_type_ids": encoded["token_type_ids"][window],
                         "inside": [int(each) for each in inside],
-                        "offsets": offsets,
+                        "offsets": offsets[window],
                         "start": start,
                         "end": end,
                         "example": at,
                     }
                 )
+        if unreachable:
+            logger.warning(
+                "%d of %d questions have an answer that no token is part of, the first is %s: they don't train",
+                len(unreachable),
+                len(examples),
+                unreachable[0].id,
+            )
         return rows
 
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
@@ -134,9 +157,12 @@ class QuestionAnswering(Task):
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         start, end = _logits(output, batch)
         return (
-            F.cross_entropy(start, batch["starts"], reduction="sum")
-            + F.cross_entropy(end, batch["ends"], reduction="sum")
+            F.cross_entropy(start, batch["starts"], ignore_index=IGNORED_LABEL, reduction="sum")
+            + F.cross_entropy(end, batch["ends"], ignore_index=IGNORED_LABEL, reduction="sum")
         ) / 2
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["starts"] != IGNORED_LABEL).sum())
 
     def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
         start, end = _logits(output, batch)
@@ -162,7 +188,7 @@ class QuestionAnswering(Task):
             silences[at] = min(silences[at], silence)
             if score > best[at][0]:
                 first, last = row["offsets"][start][0], row["offsets"][end][1]
-                best[at] = (score, examples[at].context[first:last])
+                best[at] = (score, _text(examples[at].context, first, last))
         said = [
             "" if silence > score else text for (score, text), silence in zip(best, silences, strict=True)
         ]
@@ -203,20 +229,40 @@ def _field(value: Any, name: str, kind: type | tuple[type, ...], place: str) -> 
     return found
 
 
-def _tokens_of(
-    example: Question, offsets: Sequence[tuple[int, int]], inside: Sequence[bool]
-) -> tuple[int, int]:
-    """The first and last token of the answer in a window; (0, 0), [CLS], where it isn't whole in there."""
+def _targets(
+    example: Question,
+    offsets: Sequence[Sequence[tuple[int, int]]],
+    insides: Sequence[Sequence[bool]],
+    overlap: int,
+) -> list[tuple[int, int]]:
+    """For each window the first and last token of the answer, or NOTHING where it isn't whole in there.
+
+    offsets, insides: of each token of each window, its characters and whether it is the paragraph's; the windows as
+    they follow one another in it. overlap: tokens that a window shares with the one before.
+    IGNORED_LABEL for both where the answer has no token in any window.
+    """
     if not example.answers:
-        return 0, 0
-    covered = [
-        at
-        for at, ((start, end), here) in enumerate(zip(offsets, inside, strict=True))
-        if here and start < example.end and end > example.start
-    ]
-    if not covered or offsets[covered[0]][0] > example.start or offsets[covered[-1]][1] < example.end:
-        return 0, 0
-    return covered[0], covered[-1]
+        return [NOTHING] * len(offsets)
+    found, tokens = [], 0
+    for window, (spans, inside) in enumerate(zip(offsets, insides, strict=True)):
+        begin = inside.index(True) if True in inside else len(inside)
+        covered = [
+            at
+            for at, ((start, end), here) in enumerate(zip(spans, inside, strict=True))
+            if here and start < example.end and end > example.start
+        ]
+        tokens += sum(window == 0 or at >= begin + overlap for at in covered)  # each token once
+        found.append(covered)
+    if not tokens:
+        return [(IGNORED_LABEL, IGNORED_LABEL)] * len(offsets)
+    return [(covered[0], covered[-1]) if len(covered) == tokens else NOTHING for covered in found]
+
+
+def _text(context: str, start: int, end: int) -> str:
+    """The characters of some tokens, with the accents that follow and that the tokenizer may have stripped."""
+    while end < len(context) and unicodedata.category(context[end]) == "Mn":
+        end += 1
+    return context[start:end]
 
 
 def _logits(output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,9 @@ class SequenceClassification(Task):
     ) -> dict[str, float]:
         return metrics.classification(answers, [row["label"] for row in rows], self.classes)
 
+    def right_answers(self, rows: Sequence[Features]) -> list[Any]:
+        return [row["label"] for row in rows]
+
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         return list(output["logits"].float()[:, None])
 
@@ -174,11 +177,12 @@ def matching_labels(teacher_labels: Mapping[int, str], config: SqueezeBertConfig
     if [own[index] for index in range(len(own))] == [str(index) for index in sorted(teacher_labels)]:
         return list(range(len(own)))
     raise TrainingError(
-        f"the teacher's labels are {_some(teacher_labels.values())}, the data's {_some(own.values())}"
+        f"the teacher's labels are {some_labels(teacher_labels.values())}, the data's {some_labels(own.values())}"
     )
 
 
-def _some(labels: Iterable[str]) -> str:
+def some_labels(labels: Iterable[str]) -> str:
+    """The first labels, for a message."""
     known = [repr(label) for label in labels]
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return ", ".join(known[:LISTED]) + more
@@ -188,6 +192,6 @@ def label_index(label: str, config: SqueezeBertConfig, place: str) -> int:
     """The id of a label. Raises InputError, naming `place`, for one that the configuration doesn't have."""
     index = (config.label2id or {}).get(label)
     if index is None:
-        known = _some((config.id2label or {}).values())
+        known = some_labels((config.id2label or {}).values())
         raise InputError(f"{place}: the label {label!r} is not one of {known}")
     return index

@@ -2,63 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Rows
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassification
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
+from squeezebert_fast.training.conll import TaggedSentence, read_conll
+from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
-from squeezebert_fast.training.tasks.sequences import label_index, matching_labels
+from squeezebert_fast.training.tasks.sequences import label_index, matching_labels, some_labels
 
-DOCUMENT_START = "-DOCSTART-"
-OUTSIDE = "O"
-
-
-class TaggedSentence(NamedTuple):
-    """The words of a sentence, a tag for each, and the place of each."""
-
-    words: list[str]
-    tags: list[str]
-    places: list[str]
+logger = logging.getLogger("squeezebert_fast.training")
 
 
 class TokenClassification(Task):
-    """A tag for each word, given by its first token; what is cut off counts as outside of every entity."""
+    """A tag for each word, given by its first token; what has none, or is cut off, counts as outside of every entity.
+
+    The set of labels says in which scheme the tags are written: `tagging.scheme_of`.
+    """
 
     name = "token-classification"
     model_class = SqueezeBertForTokenClassification
-    metrics = ("f1", "precision", "recall", "accuracy")
+    metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
 
     def __init__(self) -> None:
         self.labels: dict[int, str] = {}  # known once there is a configuration
+        self.scheme = Scheme(PLAIN)
 
     def read(self, source: str) -> list[TaggedSentence]:
-        sentences = [TaggedSentence([], [], [])]
-        for (line,), place in Rows(source, ["line"], "text"):
-            fields = line.split("\t") if "\t" in line else line.split()
-            if not line.strip() or fields[0] == DOCUMENT_START:
-                if sentences[-1].words:
-                    sentences.append(TaggedSentence([], [], []))
-                continue
-            word, tag = fields[0].strip(), fields[-1].strip()
-            if len(fields) < 2 or not word or not tag:
-                raise InputError(f"{place}: {line[:60]!r}, expected a word and its tag, or nothing")
-            sentences[-1].words.append(word)
-            sentences[-1].tags.append(tag)
-            sentences[-1].places.append(place)
-        if not sentences[-1].words:
-            sentences.pop()
-        if not sentences:
-            raise InputError(f"{source} holds no words")
-        return sentences
+        return read_conll(source)
 
     def label_fields(self, examples: Sequence[TaggedSentence]) -> dict[str, Any]:
         tags = sorted(
@@ -78,6 +58,11 @@ class TokenClassification(Task):
         max_length: int,
     ) -> list[Features]:
         self.labels = dict(config.id2label or {})
+        self.scheme = scheme_of(self.labels.values())
+        if self.scheme.is_plain:
+            self.metrics = ("accuracy",)
+        self.reading = f"tags are read as {self.scheme.name}" + (": accuracy" if self.scheme.is_plain else "")
+        self._warn_of_what_is_lost(examples)
         encoded = tokenizer(
             [sentence.words for sentence in examples],
             is_split_into_words=True,
@@ -108,6 +93,20 @@ class TokenClassification(Task):
             )
         return rows
 
+    def _warn_of_what_is_lost(self, examples: Sequence[TaggedSentence]) -> None:
+        if self.scheme.others:
+            others = some_labels(self.scheme.others)
+            logger.warning("the labels %s have no scheme's form and count as outside of every entity", others)
+        if self.scheme.name == MIXED:
+            logger.warning("the labels %s mix several schemes", some_labels(self.labels.values()))
+        stray = 0 if self.scheme.is_plain else sum(self.scheme.stray_words(each.tags) for each in examples)
+        if stray:
+            logger.warning(
+                "%d words of the data have a tag that makes no whole entity in %s, which f1 doesn't count",
+                stray,
+                self.scheme.name,
+            )
+
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
         return pad_rows(rows, pad, {"labels": IGNORED_LABEL})
 
@@ -129,11 +128,15 @@ class TokenClassification(Task):
     ) -> dict[str, float]:
         predicted = []
         for sentence, row, ids in zip(examples, rows, answers, strict=True):
-            tags = [OUTSIDE] * len(sentence.words)
+            # Of plain tags "O" may be one like any other, and what wasn't seen isn't right.
+            tags = ["" if self.scheme.is_plain else OUTSIDE] * len(sentence.words)
             for word, index in zip(row["words"], ids, strict=True):
                 tags[word] = self.labels[index]
             predicted.append(tags)
-        return metrics.tagging(predicted, [sentence.tags for sentence in examples])
+        return metrics.tagging(predicted, [sentence.tags for sentence in examples], self.scheme)
+
+    def right_answers(self, rows: Sequence[Features]) -> list[Any]:
+        return [[label for label in row["labels"] if label != IGNORED_LABEL] for row in rows]
 
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         kept = batch["labels"] != IGNORED_LABEL
