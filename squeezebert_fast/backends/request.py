@@ -98,7 +98,7 @@ def tracing() -> str | None:
         return "torch.compile or torch.export is tracing"
     if torch.jit.is_tracing():
         return "torch.jit is tracing"
-    if torch.fx._symbolic_trace.is_fx_tracing():
+    if torch.fx._symbolic_trace._is_fx_tracing_flag:  # its function warns at each call
         return "torch.fx is tracing"
     return None
 

@@ -30,7 +30,7 @@ from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.patching.encoder import snapshot_of
 from squeezebert_fast.patching.engine import Snapshot, Structure
 from squeezebert_fast.patching.layer import hooks_on_every_module
-from squeezebert_fast.patching.swapping import SETTINGS
+from squeezebert_fast.patching.swapping import SETTINGS, has_own_forward
 
 
 class Recorder(Protocol):
@@ -108,7 +108,7 @@ class _Model(Structure):
         self._quantized = any(one is not None and one.precision == "int8" for one in settings)
         self._places = self._where()
         self.devices = {tensor.device for tensor in self._tensors}
-        self.overridden = any("forward" in m.__dict__ for m in modules)
+        self.overridden = any(map(has_own_forward, modules))
 
     def current(self) -> bool:
         return not self.overridden and self.unchanged() and self._where() == self._places

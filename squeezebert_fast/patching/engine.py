@@ -50,6 +50,7 @@ class Structure:
         """firing: the modules whose hooks are called. holder: one whose children are the outermost of `modules`."""
         self._modules, self._classes = modules, [type(module) for module in modules]
         self._own = [module.__dict__ for module in modules]
+        self._forwards = [own.get("forward") for own in self._own]
         # what is empty now may fill up without a say in the forward, unless a class or a forward changes too
         self._held: list[dict[str, Any]] = [] if holder is None else [holder._modules]
         self._held += [held for m in modules for held in (m._modules, m._parameters, m._buffers) if held]
@@ -76,7 +77,7 @@ class Structure:
             and _same(_values(self._held), self._values)
             and all(own.get(name) == value for own, name, value in self._attributes)
             and self._no_hooks()
-            and not any(map(dict.__contains__, self._own, repeat("forward")))
+            and _same(list(map(dict.get, self._own, repeat("forward"))), self._forwards)
         )
 
     def hooked(self) -> bool:

@@ -20,7 +20,7 @@ from squeezebert_fast.patching import engine
 from squeezebert_fast.patching import layer as layers
 from squeezebert_fast.patching.encoder import AcceleratedEncoder, is_encoder, lasting_obstacle
 from squeezebert_fast.patching.library import Library, library_of
-from squeezebert_fast.patching.swapping import SETTINGS, Settings
+from squeezebert_fast.patching.swapping import SETTINGS, Settings, has_own_forward
 
 PARTS = (
     ("query", "grouped_pointwise_conv", "attention.query"),
@@ -119,7 +119,7 @@ def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iter
     library = library_of(type(encoder))
     assert library is not None  # is_encoder
     whole = "the model is not patched" if backend is None else lasting_obstacle(encoder, library)
-    if whole is None and "forward" in encoder.__dict__:
+    if whole is None and has_own_forward(encoder):
         whole = "the forward of the encoder is overridden"
     engine_choice = None if whole else _engine_choice(encoder, library, settings, backend or "auto")
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]

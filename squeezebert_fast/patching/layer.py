@@ -22,7 +22,7 @@ from squeezebert_fast.ops.grouped_mlp import grouped_mlp
 from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.ops.qkv_projection import qkv_projection
 from squeezebert_fast.patching.library import Library
-from squeezebert_fast.patching.swapping import Settings
+from squeezebert_fast.patching.swapping import Settings, has_own_forward
 
 # transformers' activation modules, by class name: several classes and spellings have come and gone over its
 # versions.
@@ -82,7 +82,7 @@ def module_obstacle(
     if type(module) is not cls:
         return f"{name} is a {type(module).__name__}"
     own = module.__dict__
-    if "forward" in own:
+    if "forward" in own and has_own_forward(module):
         return f"the forward of {name}, a {cls.__name__}, is overridden"
     if hooks_fire and (
         own["_forward_hooks"]

@@ -7,6 +7,7 @@ by swapping it back.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, cast
 
 from torch import nn
@@ -82,17 +83,37 @@ def original_class(cls: type[nn.Module]) -> type[nn.Module]:
     return mro[mro.index(Accelerated) + 1]
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether another forward than its class's is set on `module` itself.
+
+    Its class's is what accelerate leaves there when it takes its hooks away.
+    """
+    own = module.__dict__.get("forward")
+    return own is not None and not _is_forward_of(own, module)
+
+
+def _is_forward_of(value: object, module: nn.Module) -> bool:
+    return (
+        isinstance(value, MethodType) and value.__self__ is module and value.__func__ is type(module).forward
+    )
+
+
 def swap(module: nn.Module, mixin: type[Accelerated], settings: Settings) -> None:
     """Give `module` the accelerated class, unless it has it, and these settings."""
     if not isinstance(module, Accelerated):
+        if not has_own_forward(module):
+            module.__dict__.pop("forward", None)
         module.__class__ = accelerated_class(mixin, type(module))
     module.__dict__[SETTINGS] = settings
 
 
 def swap_back(module: Accelerated) -> None:
-    """Undo `swap`."""
+    """Undo `swap`, also where somebody wrapped the accelerated forward, as accelerate does to offload weights."""
     del module.__dict__[SETTINGS]
+    wrapped = [name for name, value in module.__dict__.items() if _is_forward_of(value, module)]
     module.__class__ = original_class(type(module))  # type: ignore[assignment]
+    for name in wrapped:
+        module.__dict__[name] = MethodType(type(module).forward, module)
 
 
 def changed_since(module: Accelerated) -> bool:
