@@ -134,11 +134,9 @@ class RunFolder:
     def records(self) -> list[dict[str, Any]]:
         """The log so far."""
         path = self.path / LOG
-        return (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if path.exists()
-            else []
-        )
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write metrics.json."""

@@ -63,7 +63,8 @@ class MaskedLanguageModel(Task):
         self.words = torch.tensor([index for index in range(len(tokenizer)) if index not in special])
         stream: list[int] = []
         for start in range(0, len(examples), LINES_AT_ONCE):
-            encoded = tokenizer(list(examples[start : start + LINES_AT_ONCE]), add_special_tokens=False)
+            lines = list(examples[start : start + LINES_AT_ONCE])
+            encoded = tokenizer(lines, add_special_tokens=False, verbose=False)  # cut into blocks below
             for ids in encoded["input_ids"]:
                 stream += [*ids, sep]
         room = max_length - 2

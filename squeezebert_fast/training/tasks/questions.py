@@ -100,7 +100,7 @@ class QuestionAnswering(Task):
     ) -> list[Features]:
         if max_length < 8:
             raise InputError(f"the maximum length is {max_length}, too short for a question and a window")
-        asked = [tokenizer(q.question, add_special_tokens=False) for q in examples]
+        asked = [tokenizer(q.question, add_special_tokens=False, verbose=False) for q in examples]
         rows = []
         unreachable = []
         for at, (example, question) in enumerate(zip(examples, asked, strict=True)):
