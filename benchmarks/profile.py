@@ -28,6 +28,7 @@ from squeezebert_fast.benchmark import (
     encoder_flops,
     measure,
 )
+from squeezebert_fast.patching.encoder import snapshot_of
 
 SHAPES = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
 AVX2_SHAPE = (8, 128)
@@ -53,7 +54,10 @@ def preemptions() -> Iterator[list[int]]:
 
 
 def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats: int) -> list[dict[str, Any]]:
-    """A row for a tile alone, for each pass, the encoder, and what the whole model does besides."""
+    """A row for a tile alone, for each pass, the encoder, and what the whole model does besides.
+
+    That is also looking for changes in weights, which a row of its own counts once more.
+    """
     encoder = native_encoder(model, precision)
     patch(model, precision=precision)
     generator = torch.Generator().manual_seed(0)
@@ -67,12 +71,17 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
         peaks.sample()
         tiles.append(cpu.tile_rate(precision, torch.get_num_threads(), PEAK_SAMPLE_SECONDS))
 
+    with torch.inference_mode():
+        model(input_ids)
+    snapshot = snapshot_of(model.encoder)
+    assert snapshot is not None
     candidates = {
         "passes": lambda: samples.append(encoder.profile(x)),
+        "comparison": lambda: snapshot.current(input_ids.numel()),
         "model": lambda: model(input_ids),
     }
     with torch.inference_mode(), preemptions() as preempted:
-        _, whole = measure(candidates, repeats, between=sample_rates)
+        _, comparison, whole = measure(candidates, repeats, between=sample_rates)
     samples = samples[-repeats:]  # without the warm-up
     seconds = {name: median(sample[name] for sample in samples) for name in samples[0]}
     work = pass_work(model.config, shape)
@@ -84,6 +93,7 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
     rest = (
         all_of_it - sum(sample.values()) for all_of_it, sample in zip(whole.seconds, samples, strict=True)
     )
+    seconds["whether weights changed"] = comparison.median
     seconds["rest of the model"] = median(rest)  # of one round each: rounds differ more than this is large
     seconds["model"] = whole.median
     common = {
