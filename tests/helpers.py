@@ -30,9 +30,10 @@ def assert_within_rule(
     actual: what is tested; same_precision: PyTorch's own ops in the tested precision; exact: the same in float64.
     Errors are the largest absolute difference from `exact`, or its root mean square for a `whole_model`, where a
     LayerNorm may blow up the rounding of one token, and the largest error is luck. An ulp is that of the tested
-    precision at the largest magnitude in `exact`. Infinities and NaNs must be where `exact`, rounded to that
-    precision, has them. PyTorch's own ops can't say: on CPUs with AMX their bfloat16 products let a NaN of one row
-    into the row before where the depth is not a multiple of 32; such elements don't count as their error.
+    precision at the largest magnitude in `exact`. Infinities and NaNs must be where `exact` has them. PyTorch's own
+    ops can't say: on CPUs with AMX their bfloat16 products let a NaN of one row into the row before where the depth is
+    not a multiple of 32; such elements don't count as their error. What is finite in `exact` and beyond the tested
+    precision, such as the lowest number with a score added, must be infinite or the largest number.
     """
     assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
     assert actual.dtype == same_precision.dtype, (
@@ -40,18 +41,22 @@ def assert_within_rule(
     )
     if actual.numel() == 0:
         return
-    finite = torch.isfinite(exact.to(actual.dtype))
-    assert torch.equal(torch.isfinite(actual), finite), (
+    limits = torch.finfo(actual.dtype)
+    largest = limits.max * (1 - FLOOR_ULPS * limits.eps)
+    beyond = exact.isfinite() & (exact.abs() >= largest)
+    assert (actual.double() * exact.sign() >= largest)[beyond].all(), f"{what}: smaller than the exact result"
+    inside = exact.isfinite() & ~beyond
+    assert torch.equal(actual.isfinite() | beyond, inside | beyond), (
         f"{what}: not finite where the exact result is, or reversed"
     )
-    exact = torch.where(finite, exact, 0.0)
+    exact = torch.where(inside, exact, 0.0)
 
     def error(tensor: Tensor) -> float:
-        difference = torch.where(finite & tensor.isfinite(), tensor.double() - exact, 0.0)
+        difference = torch.where(inside & tensor.isfinite(), tensor.double() - exact, 0.0)
         return float(difference.square().mean().sqrt() if whole_model else difference.abs().max())
 
     ours, theirs = error(actual), error(same_precision)
-    floor = FLOOR_ULPS * torch.finfo(actual.dtype).eps * exact.abs().max().item()
+    floor = FLOOR_ULPS * limits.eps * exact.abs().max().item()
     assert ours <= 2 * theirs + floor, (
         f"{what}: error {ours:.3g}, PyTorch's own {theirs:.3g}, floor {floor:.3g}"
     )

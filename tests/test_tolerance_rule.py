@@ -28,10 +28,19 @@ def test_a_number_where_a_nan_belongs_is_found() -> None:
         assert_within_rule(torch.tensor([[1.0, 2.0], [0.0, INF]]), EXACT.float(), EXACT)
 
 
-def test_what_no_number_of_the_precision_holds_is_infinite() -> None:
-    exact = torch.tensor([1e5, 1.0], dtype=torch.float64)
-    half = torch.tensor([INF, 1.0], dtype=torch.float16)
-    assert_within_rule(half, half, exact)
+def test_what_no_number_of_the_precision_holds_is_infinite_or_the_largest() -> None:
+    exact = torch.tensor([1e5, -1e5, 1.0], dtype=torch.float64)
+    for most in (INF, 65504.0):
+        half = torch.tensor([most, -most, 1.0], dtype=torch.float16)
+        assert_within_rule(half, half, exact)
+    for wrong in ([100.0, -INF, 1.0], [INF, INF, 1.0], [NAN, -INF, 1.0]):
+        half = torch.tensor(wrong, dtype=torch.float16)
+        with pytest.raises(AssertionError, match="smaller than the exact result"):
+            assert_within_rule(half, half, exact)
+    with pytest.raises(AssertionError, match="error"):  # beside it, errors count as ever
+        assert_within_rule(
+            torch.tensor([INF, -INF, 1.1]).half(), torch.tensor([INF, -INF, 1.0]).half(), exact
+        )
 
 
 def test_twice_pytorchs_error_passes_and_more_is_found() -> None:

@@ -19,9 +19,9 @@ class Fingerprint {
   };
 
   // All pieces have been compared once calls of `match` add up to this many rows of input.
-  static constexpr int64_t kRowsForAll = 4096;
-  // Compared by every call, however short: a few microseconds.
-  static constexpr int64_t kLeastBytes = 64 << 10;
+  static constexpr int64_t kRowsForAll = 16384;
+  // Compared by every call, however short: a microsecond.
+  static constexpr int64_t kLeastBytes = 16 << 10;
 
   // Remembers the middle of each of `samples` equal stretches of every tensor, and the checksum of every piece.
   Fingerprint(const std::vector<Tensor>& tensors, int64_t samples, int threads);

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.fx import _symbolic_trace
 from torch.utils._device import DeviceContext
 
 
@@ -96,9 +97,9 @@ def tracing() -> str | None:
     """
     if torch.compiler.is_compiling():
         return "torch.compile or torch.export is tracing"
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return "torch.jit is tracing"
-    if torch.fx._symbolic_trace._is_fx_tracing_flag:  # its function warns at each call
+    if _symbolic_trace._is_fx_tracing_flag:  # its function warns at each call
         return "torch.fx is tracing"
     return None
 

@@ -49,8 +49,7 @@ class Structure:
     ) -> None:
         """firing: the modules whose hooks are called. holder: one whose children are the outermost of `modules`."""
         self._modules, self._classes = modules, [type(module) for module in modules]
-        self._own = [module.__dict__ for module in modules]
-        self._forwards = [own.get("forward") for own in self._own]
+        self._without_forward = [m.__dict__ for m in modules if "forward" not in m.__dict__]
         # what is empty now may fill up without a say in the forward, unless a class or a forward changes too
         self._held: list[dict[str, Any]] = [] if holder is None else [holder._modules]
         self._held += [held for m in modules for held in (m._modules, m._parameters, m._buffers) if held]
@@ -58,7 +57,7 @@ class Structure:
         self._attributes = [
             (module.__dict__, name, module.__dict__[name])
             for module in modules
-            for name in ("groups", "eps", "num_attention_heads", SETTINGS)
+            for name in ("groups", "eps", "num_attention_heads", "forward", SETTINGS)
             if name in module.__dict__
         ]
         self._hooks = [
@@ -73,11 +72,11 @@ class Structure:
     def unchanged(self) -> bool:
         """Whether modules, their classes, parameters (by identity) and the numbers they keep are the same; no hooks."""
         return (
-            _same(list(map(type, self._modules)), self._classes)
+            all(map(operator.is_, map(type, self._modules), self._classes))
             and _same(_values(self._held), self._values)
             and all(own.get(name) == value for own, name, value in self._attributes)
             and self._no_hooks()
-            and _same(list(map(dict.get, self._own, repeat("forward"))), self._forwards)
+            and not any(map(dict.__contains__, self._without_forward, repeat("forward")))
         )
 
     def hooked(self) -> bool:

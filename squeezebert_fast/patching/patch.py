@@ -55,7 +55,7 @@ def patch(
     runs where. On the CPU, in float32, bfloat16 and under autocast to bfloat16, training has kernels forward and
     backward, and torch.compile and torch.export find them as operations of `torch.ops.squeezebert_fast`.
     Patching again replaces the settings and reads every weight anew. Weights that change are noticed in the next call;
-    a few elements written through `weight.data`, of which PyTorch gives no sign, by the time that calls add up to 4096
+    a few elements written through `weight.data`, of which PyTorch gives no sign, by the time that calls add up to 16,384
     tokens (see docs/architecture.md).
 
     Args:
