@@ -38,6 +38,8 @@ POSITIVE_INTEGERS = (
     "embedding_size",
     *GROUPED_CHANNELS,
 )
+# Labels that a file asks for by their number alone; more than these must be named, or their number be passed.
+MAX_UNNAMED_LABELS = 10_000
 FLAGS = ("tie_word_embeddings", "return_dict", "output_attentions", "output_hidden_states")
 
 
@@ -119,14 +121,14 @@ class SqueezeBertConfig(_Fields):
                 self.id2label = {int(index): label for index, label in self.id2label.items()}
             elif self.label2id is not None:
                 self.id2label = {int(index): label for label, index in self.label2id.items()}
-        except (TypeError, ValueError):
+            if self.id2label is not None and self.label2id is None:
+                self.label2id = {label: index for index, label in self.id2label.items()}
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(
-                f"config field id2label is {self.id2label or self.label2id!r}, expected integers for indices"
+                f"config field id2label is {self.id2label or self.label2id!r}, expected names by integer indices"
             ) from None
         if self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
-        elif self.label2id is None:
-            self.label2id = {label: index for index, label in self.id2label.items()}
         expected = f"{self.num_labels}, the number of entries of id2label"
         _require(num_labels in (None, self.num_labels), "num_labels", num_labels, expected)
 
@@ -199,7 +201,13 @@ class SqueezeBertConfig(_Fields):
         `num_labels` that differs from `data` also replaces its label names. Raises ConfigError.
         """
         _require(isinstance(data, dict), "config", data, "a JSON object")
-        data = copy.deepcopy(data)
+        if (unnamed := unnamed_labels(data)) is not None:
+            expected = f"at most {MAX_UNNAMED_LABELS} where id2label doesn't name them"
+            raise ConfigError(f"config field num_labels is {unnamed}, expected {expected}")
+        try:
+            data = copy.deepcopy(data)
+        except RecursionError:
+            raise ConfigError("the configuration is nested too deeply") from None
         model_type = data.pop("model_type", MODEL_TYPE)
         _require(model_type == MODEL_TYPE, "model_type", model_type, repr(MODEL_TYPE))
         legacy_dtype = data.pop("torch_dtype", None)  # the key that transformers wrote before 4.56
@@ -224,7 +232,7 @@ class SqueezeBertConfig(_Fields):
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not a JSON file: {error}") from error
         try:
             return cls.from_dict(data, **overrides)
@@ -249,6 +257,13 @@ class SqueezeBertConfig(_Fields):
 
 
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(_Fields))
+
+
+def unnamed_labels(data: dict[str, Any]) -> int | None:
+    """How many labels a config.json asks for without naming them, if that is more than names are made for."""
+    number = data.get("num_labels")
+    named = data.get("id2label") is not None or data.get("label2id") is not None
+    return number if not named and isinstance(number, int) and number > MAX_UNNAMED_LABELS else None
 
 
 def _require(condition: bool, name: str, value: Any, expected: str) -> None:

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
+from squeezebert_fast.configuration import MODEL_TYPE
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.files import all_or_nothing, read_json_object
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.loading.quantized import INT8_NAME, dequantized, load_quantized
+from squeezebert_fast.loading.quantized import INT8_NAME, dequantized, load_quantized, read_quantized
+from squeezebert_fast.loading.sizes import DeclaredConfig
 from squeezebert_fast.loading.weights import NoWeightsError, read_weights
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 
@@ -77,17 +78,20 @@ def load_pretrained(
     """
     files = ModelFiles(name_or_path, revision, cache_dir, local_files_only, token, subfolder)
     config_path = files.required(CONFIG_NAME)
-    config = _read_config(config_path, config_overrides)
+    declared = _read_config(config_path, config_overrides)
     pinned = files.pinned_to(config_path)
     try:
         stored = read_weights(pinned)
+        config = declared.compared_with(stored)
     except NoWeightsError:
         quantized = pinned.optional(INT8_NAME)
         if quantized is None:
             raise
+        stored = read_quantized(quantized)
+        config = declared.compared_with(stored)
         if not dequantize:
-            return load_quantized(cls, config, quantized, dtype=dtype, device=device)
-        stored = dequantized(quantized)
+            return load_quantized(cls, config, stored, quantized, dtype=dtype, device=device)
+        stored = dequantized(stored)
     return build_model(
         cls, config, stored, dtype=dtype, device=device, ignore_mismatched_sizes=ignore_mismatched_sizes
     )
@@ -132,16 +136,13 @@ def save_pretrained(
             path.unlink()
 
 
-def _read_config(path: Path, overrides: dict[str, Any]) -> SqueezeBertConfig:
+def _read_config(path: Path, overrides: dict[str, Any]) -> DeclaredConfig:
     data = read_json_object(path)
     model_type = data.get("model_type", MODEL_TYPE)
     if model_type != MODEL_TYPE:
         hint = "; squeezebert-fast convert turns a BERT checkpoint into one" if model_type == "bert" else ""
         raise ConfigError(f"{path} is for model_type {model_type!r}, expected {MODEL_TYPE!r}{hint}")
-    try:
-        return SqueezeBertConfig.from_dict(data, **overrides)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return DeclaredConfig.read(data, path, overrides)
 
 
 def _state_without_ties(model: nn.Module) -> dict[str, Tensor]:

@@ -160,8 +160,10 @@ def _report_unused(
 
 def _check_kinds(entries: Iterable[StoredTensor]) -> None:
     for entry in entries:
-        if not entry.tensor.is_floating_point() or entry.tensor.layout != torch.strided:
-            kind = f"{entry.tensor.layout} {entry.tensor.dtype}".replace("torch.", "")
+        tensor = entry.tensor
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            where = "meta" if tensor.is_meta else tensor.layout
+            kind = f"{where} {tensor.dtype}".replace("torch.", "")
             raise CheckpointError(f"{entry.place} is a {kind} tensor, expected a dense one of floating point")
 
 
