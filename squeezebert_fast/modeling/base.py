@@ -6,10 +6,11 @@ import os
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.modeling.resizing import resize_token_embeddings
 
 Model = TypeVar("Model", bound="SqueezeBertPreTrainedModel")
 
@@ -137,40 +138,7 @@ class SqueezeBertPreTrainedModel(nn.Module):
         Returns the embeddings' module, the same object as before. Raises ArgumentError for sizes that aren't
         positive.
         """
-        embeddings = self.get_input_embeddings()
-        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ArgumentError(f"{name} is {value!r}, expected a positive integer or None")
-        size = embeddings.num_embeddings if new_num_tokens is None else new_num_tokens
-        if pad_to_multiple_of is not None:
-            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
-        self._resize_rows(embeddings, size, mean_resizing)
-        embeddings.num_embeddings = size
-        if embeddings.padding_idx is not None and embeddings.padding_idx >= size:
-            embeddings.padding_idx = self.config.pad_token_id = None
-        decoder = self.get_output_embeddings()
-        if decoder is not None:
-            # Tied, it is about to get the embeddings' weight, and transformers gives new words a bias of 0.
-            self._resize_rows(decoder, size, mean_resizing and not self.config.tie_word_embeddings)
-            decoder.out_features = size
-            self.set_output_embeddings(decoder)
-        self.config.vocab_size = size
-        self.tie_weights()
-        return embeddings
-
-    @torch.no_grad()
-    def _resize_rows(self, module: nn.Embedding | nn.Linear, size: int, mean_resizing: bool) -> None:
-        """Give `module` new parameters with `size` rows, unless it has as many."""
-        old = {name: p for name, p in module.named_parameters(recurse=False) if p.shape[0] != size}
-        for name, parameter in old.items():
-            kept = parameter[:size]
-            added = parameter.new_zeros(max(size - len(kept), 0), *parameter.shape[1:])
-            if mean_resizing:
-                added.copy_(_rows_near_the_mean(parameter, len(added)))
-            elif name == "weight":
-                added.normal_(0.0, self.config.initializer_range)
-            resized = nn.Parameter(torch.cat([kept, added]), requires_grad=parameter.requires_grad)
-            setattr(module, name, resized)
+        return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     # Gradient checkpointing
 
@@ -197,14 +165,3 @@ class SqueezeBertPreTrainedModel(nn.Module):
     def is_gradient_checkpointing(self) -> bool:
         """Whether gradient checkpointing is enabled."""
         return self.base_model.encoder.gradient_checkpointing
-
-
-def _rows_near_the_mean(old: Tensor, count: int) -> Tensor:
-    """`count` normally distributed rows with the mean and 1e-9 times the covariance of `old`'s rows."""
-    rows = old.float().reshape(len(old), -1)
-    mean = rows.mean(0)
-    centred = (rows - mean) / len(rows) ** 0.5
-    # A matrix R with R^T R = covariance, also where the covariance is singular.
-    root = torch.linalg.qr(centred, mode="r").R
-    noise = torch.randn(count, len(root), device=old.device) @ root
-    return (mean + 1e-9**0.5 * noise).reshape(count, *old.shape[1:])
