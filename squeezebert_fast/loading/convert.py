@@ -145,7 +145,8 @@ def _convert(
     declared = _converted_config(data, config_path)
     model_class = model_class or _counterpart(data, config_path)
     stored = dict(map(_converted_tensor, read_weights(files.pinned_to(config_path)).items()))
-    return build_model(model_class, declared.compared_with(stored), stored, dtype=dtype, device=device)
+    model, _ = build_model(model_class, declared.compared_with(stored), stored, dtype=dtype, device=device)
+    return model
 
 
 def _converted_config(data: dict[str, Any], path: Path) -> DeclaredConfig:
@@ -160,7 +161,7 @@ def _converted_config(data: dict[str, Any], path: Path) -> DeclaredConfig:
             )
     shared = {name: data[name] for name in (*FIELD_NAMES, "num_labels", "torch_dtype") if name in data}
     declared = DeclaredConfig.read(
-        {**shared, "architectures": None}, path, dict.fromkeys(GROUPED_CHANNELS, 1)
+        {**shared, "architectures": None}, str(path), dict.fromkeys(GROUPED_CHANNELS, 1)
     )
     config = declared.config
     if config.layer_norm_eps != LAYER_NORM_EPS:

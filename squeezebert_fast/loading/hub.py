@@ -35,6 +35,7 @@ def resolve_file(
     local_files_only: bool = False,
     token: str | bool | None = None,
     subfolder: str | None = None,
+    force_download: bool = False,
     required: bool = True,
 ) -> Path | None:
     """The path of a model's file on this machine, downloaded first if the model is on the hub.
@@ -42,8 +43,8 @@ def resolve_file(
     name_or_path: a directory, or a hub id such as `squeezebert/squeezebert-uncased`. An existing directory is
         never taken for a hub id, nor is a `Path` or what looks like one (`./model`, `~/model`, `a/b/c`).
     revision: branch, tag or commit of a hub repository; a directory has none, so there it is ignored.
-    cache_dir, token, local_files_only: as in `huggingface_hub.hf_hub_download`; its environment variables
-        (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
+    cache_dir, token, local_files_only, force_download: as in `huggingface_hub.hf_hub_download`; its environment
+        variables (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
     required: False gives None for a file that the directory or repository doesn't have, or, offline, one that
         isn't cached. Every other failure still raises: an unreachable hub is never taken for a missing file.
 
@@ -67,7 +68,14 @@ def resolve_file(
     if _looks_like_a_path(name_or_path):
         raise CheckpointError(f"{os.fspath(name_or_path)!r} is not a directory on this machine, nor a hub id")
     return _from_hub(
-        os.fspath(name_or_path), inside, revision, cache_dir, local_files_only, token, required=required
+        os.fspath(name_or_path),
+        inside,
+        revision,
+        cache_dir,
+        local_files_only,
+        token,
+        force_download=force_download,
+        required=required,
     )
 
 
@@ -81,6 +89,7 @@ class ModelFiles:
     local_files_only: bool = False
     token: str | bool | None = None
     subfolder: str | None = None
+    force_download: bool = False
 
     def optional(self, filename: str) -> Path | None:
         """The file's path on this machine, or None if the model doesn't have it. Raises CheckpointError."""
@@ -120,11 +129,12 @@ def _from_hub(
     local_files_only: bool,
     token: str | bool | None,
     *,
+    force_download: bool,
     required: bool,
 ) -> Path | None:
     cache_path = Path(cache_dir) if cache_dir is not None else None
     where = f"{repo} (revision {revision})" if revision else repo
-    if not required and revision and _COMMIT.fullmatch(revision):
+    if not required and not force_download and revision and _COMMIT.fullmatch(revision):
         # A commit never gains a file: the cache's note that it lacks one spares a request that may time out.
         known = try_to_load_from_cache(repo, filename, cache_dir=cache_path, revision=revision)
         if known is _CACHED_NO_EXIST:
@@ -137,13 +147,14 @@ def _from_hub(
             cache_dir=cache_path,
             local_files_only=local_files_only,
             token=token,
+            force_download=force_download,
         )
         return Path(path)
     except LocalEntryNotFoundError as error:  # before its base class EntryNotFoundError
         reason = error.__cause__
         if reason is not None and not isinstance(reason, OfflineModeIsEnabled):
             raise CheckpointError(
-                f"{where}: {filename} is not cached and the hub could not be asked: {_one_line(reason)}"
+                f"{where}: {filename} is not cached and the hub could not be asked: {one_line(reason)}"
             ) from error
         if not required:
             return None
@@ -166,14 +177,15 @@ def _from_hub(
         raise CheckpointError(f"{repo} has no revision {revision!r} on the hub") from error
     except HFValidationError as error:
         raise CheckpointError(
-            f"{repo!r} is neither a directory here nor a hub id: {_one_line(error)}"
+            f"{repo!r} is neither a directory here nor a hub id: {one_line(error)}"
         ) from error
     except (
         Exception
     ) as error:  # which HTTP library raises depends on huggingface_hub's version: no common base
-        raise CheckpointError(f"{where}: downloading {filename} failed: {_one_line(error)}") from error
+        raise CheckpointError(f"{where}: downloading {filename} failed: {one_line(error)}") from error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The error's kind and message, without line breaks."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from squeezebert_fast.configuration import SqueezeBertConfig, unnamed_labels
+from squeezebert_fast.configuration import SqueezeBertConfig, refuse_typo, unnamed_labels
 from squeezebert_fast.errors import CheckpointError, ConfigError
 from squeezebert_fast.loading.weights import StoredTensor
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
@@ -45,16 +44,18 @@ class DeclaredConfig(NamedTuple):
     num_labels: int | None = None
 
     @classmethod
-    def read(cls, data: dict[str, Any], path: Path, overrides: Mapping[str, Any]) -> DeclaredConfig:
-        """Of a config.json's content. Raises ConfigError, naming the file."""
+    def read(cls, data: dict[str, Any], place: str, overrides: Mapping[str, Any]) -> DeclaredConfig:
+        """Of a config.json's content. Raises ConfigError, naming the place, also for an override of no field."""
         unnamed = unnamed_labels(data)
         if unnamed is not None:
             data = {name: value for name, value in data.items() if name != "num_labels"}
         try:
+            for name in overrides.keys() - data.keys():
+                refuse_typo(name, unknown=True)
             config = SqueezeBertConfig.from_dict(data, **overrides)
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
-        return cls(config, str(path), overrides, None if LABEL_FIELDS & overrides.keys() else unnamed)
+            raise ConfigError(f"{place}: {error}") from error
+        return cls(config, place, overrides, None if LABEL_FIELDS & overrides.keys() else unnamed)
 
     def compared_with(self, stored: Mapping[str, StoredTensor]) -> SqueezeBertConfig:
         """The configuration, if a model of it is no larger than the checkpoint `stored`.
