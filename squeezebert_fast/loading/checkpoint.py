@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from squeezebert_fast.configuration import MODEL_TYPE, as_config
+from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig, as_config
 from squeezebert_fast.errors import ArgumentError, ConfigError
 from squeezebert_fast.loading.arguments import dtype_of, for_upload, without_idle
 from squeezebert_fast.loading.files import all_or_nothing, read_json_object
@@ -189,9 +189,7 @@ def save_pretrained(
         return
     directory = Path(directory).expanduser()
     state = without_ties(state_of(model) if state_dict is None else state_dict)
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
-    config.dtype = str(model.dtype).removeprefix("torch.")
+    config = saved_config(model)
     with all_or_nothing(directory) as stage:
         names = write_weights(state, limit, stage)
         stage(CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
@@ -199,3 +197,11 @@ def save_pretrained(
     if push_to_hub:
         name = repo_id or directory.resolve().name
         model.push_to_hub(name, max_shard_size=max_shard_size, state_dict=state_dict, **options)
+
+
+def saved_config(model: SqueezeBertPreTrainedModel) -> SqueezeBertConfig:
+    """The configuration that is saved with a model: its own, with its class and dtype."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    return config

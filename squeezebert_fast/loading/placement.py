@@ -45,6 +45,10 @@ def spread(
         ) from error
     whole = model._no_split_modules
     try:
+        if device_map == "disk" or device_map == {"": "disk"}:
+            accelerate.disk_offload(model, offload_folder)
+            model.hf_device_map = {"": "disk"}
+            return
         if isinstance(device_map, str):
             if device_map != "sequential":
                 max_memory = get_balanced_memory(
@@ -57,7 +61,7 @@ def spread(
         accelerate.dispatch_model(
             model, device_map, offload_dir=offload_folder, offload_buffers=offload_buffers
         )
-    except ValueError as error:
+    except (ValueError, IndexError, TypeError) as error:  # it lets tied weights fail as they may
         reason = " ".join(str(error).split())
         raise ArgumentError(f"device_map is {device_map!r}, which accelerate refuses: {reason}") from error
 

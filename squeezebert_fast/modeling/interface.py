@@ -27,6 +27,7 @@ class TransformersInterface(nn.Module):
     is_parallelizable = False
     model_parallel = False
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
+    hf_device_map: dict[str, Any]  # of a model that accelerate has spread, and of no other
 
     def __init__(self) -> None:
         super().__init__()

@@ -117,6 +117,17 @@ def test_a_rank_that_groups_do_not_divide_is_refused_as_in_transformers_model() 
             get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=6, target_modules=["query"]))
 
 
+def test_adapters_train_with_gradient_checkpointing(batch: dict[str, Tensor]) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        adapted = with_adapter(pair(NAME, CONFIG)[0], ["query", "value"])
+        if checkpointing:
+            adapted.gradient_checkpointing_enable()
+            adapted.enable_input_require_grads()
+        losses.append([step(adapted, batch), step(adapted, batch)])
+    assert losses[0] == losses[1]
+
+
 def test_a_pointwise_convolution_is_built_like_torchs_and_refuses_what_it_does_not_compute() -> None:
     conv = PointwiseConv1d(8, 4, 1, 1, 0, groups=2, bias=False, dtype=torch.float64)
     assert (conv.weight.shape, conv.bias, conv.weight.dtype) == ((4, 4, 1), None, torch.float64)
