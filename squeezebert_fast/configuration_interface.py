@@ -31,6 +31,7 @@ class ConfigInterface:
     attribute_map: ClassVar[dict[str, str]] = {}
     keys_to_ignore_at_inference: ClassVar[list[str]] = []
     _attn_implementation = "eager"
+    _commit_hash: str | None = None
     _name_or_path = ""
     return_dict: bool
     dtype: str | None

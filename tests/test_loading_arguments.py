@@ -165,8 +165,12 @@ def test_what_did_not_match_is_reported_as_transformers_reports_it(saved: Path) 
             key for key in expected["missing_keys"] if "decoder" not in key
         }  # tied to what is there
         assert {key for key in info["missing_keys"] if "decoder" not in key} == their_missing
-        assert sorted(map(repr, info["mismatched_keys"])) == sorted(
-            repr((key, tuple(a), tuple(b))) for key, a, b in expected["mismatched_keys"]
+        if transformers.__version__ >= "5":  # before, it reported the keys alone
+            assert sorted(info["mismatched_keys"]) == sorted(
+                (key, tuple(a), tuple(b)) for key, a, b in expected["mismatched_keys"]
+            )
+        assert [key for key, *_ in info["mismatched_keys"]] == (
+            ["classifier.bias", "classifier.weight"] if name == CLASS.__name__ else []
         )
 
 

@@ -33,6 +33,7 @@ IDLE = {
     "_from_pipeline",
     "adapter_kwargs",
     "adapter_name",
+    "_adapter_model_path",
     # kernels from the hub, experts and generation, which this model has none of
     "allow_all_kernels",
     "kernel_config",

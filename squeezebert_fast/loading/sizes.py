@@ -50,8 +50,8 @@ class DeclaredConfig(NamedTuple):
         if unnamed is not None:
             data = {name: value for name, value in data.items() if name != "num_labels"}
         try:
-            for name in overrides.keys() - data.keys():
-                refuse_typo(name, unknown=True)
+            for name in overrides:
+                refuse_typo(name, unknown=name not in data)
             config = SqueezeBertConfig.from_dict(data, **overrides)
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from error

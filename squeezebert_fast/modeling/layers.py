@@ -23,8 +23,8 @@ class PointwiseConv1d(nn.Conv1d):
     """A grouped convolution of width 1 with `nn.Conv1d`'s parameters, but over the last axis.
 
     weight: [out_channels, in_channels / groups, 1]; bias: [out_channels] or None. Takes `nn.Conv1d`'s arguments, by
-    which PEFT builds adapters of a layer's own class. Raises ArgumentError for those of a convolution that isn't
-    pointwise.
+    which PEFT's LoRA builds adapters of a layer's own class; PEFT's DoRA, LoHa and LoKr don't fit, since they convolve
+    by themselves over the middle axis. Raises ArgumentError for the arguments of a convolution that isn't pointwise.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
 import squeezebert_fast
@@ -126,6 +126,19 @@ def test_adapters_train_with_gradient_checkpointing(batch: dict[str, Tensor]) ->
             adapted.enable_input_require_grads()
         losses.append([step(adapted, batch), step(adapted, batch)])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PromptEncoderConfig])
+def test_learned_prompts_give_what_they_give_transformers_model(
+    kind: Any, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    results = []
+    for model in pair(NAME, tiny_config(num_labels=3, max_position_embeddings=40)):
+        torch.manual_seed(2)
+        adapted = get_peft_model(model, kind(task_type="SEQ_CLS", num_virtual_tokens=4)).eval()
+        with torch.no_grad():
+            results.append(adapted(**batch).logits)
+    torch.testing.assert_close(*results)
 
 
 def test_a_pointwise_convolution_is_built_like_torchs_and_refuses_what_it_does_not_compute() -> None:
