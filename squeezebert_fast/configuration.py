@@ -100,7 +100,8 @@ class SqueezeBertConfig(_Fields, ConfigInterface):
 
     model_type = MODEL_TYPE
 
-    def __init__(self, *, num_labels: int | None = None, **values: Any) -> None:
+    def __init__(self, *, num_labels: int | None = None, model_type: str = MODEL_TYPE, **values: Any) -> None:
+        _require(model_type == MODEL_TYPE, "model_type", model_type, repr(MODEL_TYPE))
         known = {name: value for name, value in values.items() if name in FIELD_NAMES}
         super().__init__(**known)
         if self.embedding_size is None:

@@ -251,7 +251,7 @@ class Uploads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.files: dict[str, bytes] = {}
-        for name in ("create_repo", "upload_folder"):
+        for name in ("create_repo", "create_branch", "upload_folder"):
             original = getattr(huggingface_hub.HfApi, name)
             monkeypatch.setattr(
                 huggingface_hub.HfApi, name, create_autospec(original, side_effect=self.answer(name))
@@ -262,6 +262,8 @@ class Uploads:
             self.calls.append((name, {"token": api.token, **dict(enumerate(args)), **options}))
             if name == "create_repo":
                 return huggingface_hub.RepoUrl(f"https://huggingface.co/team/{args[0].rpartition('/')[2]}")
+            if name == "create_branch":
+                return None
             folder = Path(options["folder_path"])
             self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
             return "commit"
@@ -293,6 +295,9 @@ def test_a_model_and_a_configuration_are_pushed_to_the_hub(
     assert hub.calls[-1][1]["repo_id"] == "team/mine"
     model.config.push_to_hub("team/config")
     assert hub.files == {"config.json": model.config.to_json_string().encode()}
+    model.push_to_hub("team/model", revision="v2")
+    (_, (made, branch), (_, commit)) = hub.calls[-3:]
+    assert (made, branch["branch"], commit["revision"]) == ("create_branch", "v2", "v2")
     with pytest.raises(ArgumentError, match="comit_message"):
         model.push_to_hub("team/model", comit_message="x")
 

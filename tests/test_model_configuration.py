@@ -127,6 +127,7 @@ def test_the_number_of_labels_is_assignable() -> None:
         ({"architectures": "SqueezeBertModel"}, ["architectures"]),
         ({"dtype": "float17"}, ["dtype", "'float17'"]),
         ({"q_group": 2}, ["q_group", "did you mean q_groups?"]),
+        ({"model_type": "bert"}, ["model_type", "'bert'", "'squeezebert'"]),
         ({"num_lables": 2}, ["num_lables", "did you mean num_labels?"]),
         ({"hiden_size": 768}, ["hiden_size", "did you mean hidden_size?"]),
     ],
@@ -192,6 +193,11 @@ def test_an_unknown_field_is_kept_saved_and_read_as_an_attribute(tmp_path: Path)
     assert not hasattr(config, "quantization_config")
     with pytest.raises(AttributeError, match="hidden_sizes"):
         config.hidden_sizes  # noqa: B018
+
+
+def test_the_content_of_a_file_makes_a_configuration_as_keywords_too() -> None:
+    config = SqueezeBertConfig(hidden_size=64, num_attention_heads=8, num_labels=3, use_cache=True)
+    assert SqueezeBertConfig(**json.loads(config.to_json_string())) == config
 
 
 def test_older_names_read_and_write_the_fields() -> None:
