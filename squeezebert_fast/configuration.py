@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from squeezebert_fast.activations import activation_names
-from squeezebert_fast.errors import ConfigError
+from squeezebert_fast.configuration_interface import ConfigInterface
+from squeezebert_fast.errors import ArgumentError, ConfigError
 
 MODEL_TYPE = "squeezebert"
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -38,6 +39,8 @@ POSITIVE_INTEGERS = (
     "embedding_size",
     *GROUPED_CHANNELS,
 )
+# Labels that a file asks for by their number alone; more than these must be named, or their number be passed.
+MAX_UNNAMED_LABELS = 10_000
 FLAGS = ("tie_word_embeddings", "return_dict", "output_attentions", "output_hidden_states")
 
 
@@ -75,7 +78,7 @@ class _Fields:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class SqueezeBertConfig(_Fields):
+class SqueezeBertConfig(_Fields, ConfigInterface):
     """What a SqueezeBERT model is made of, with transformers' `SqueezeBertConfig` names and defaults.
 
     Fields are keyword-only and stay assignable; `validate` runs on construction and again when a model is
@@ -85,7 +88,9 @@ class SqueezeBertConfig(_Fields):
     - `num_labels` is the length of `id2label` (default 2) and may be passed or assigned instead of it.
     - `layer_norm_eps` serves the embeddings and the masked-language-model head; the layers always use 1e-12.
     - `dtype` is the name of the dtype that a checkpoint was saved in, such as "float16", or None.
-    - `extra` holds the keys of a loaded config.json that mean nothing here, to be written back with it.
+    - `extra` holds what means nothing here, to be written back: keys of a loaded config.json, and keywords and
+      attributes that are no fields, unless they are so close to a field's name that they must be meant for it.
+      They are read as attributes too, as in transformers.
 
     Raises ConfigError, naming the field, its value and what was expected.
 
@@ -95,19 +100,33 @@ class SqueezeBertConfig(_Fields):
 
     model_type = MODEL_TYPE
 
-    def __init__(self, *, num_labels: int | None = None, **values: Any) -> None:
-        for name in values:
-            if name not in FIELD_NAMES:
-                close = difflib.get_close_matches(name, FIELD_NAMES, n=1)
-                hint = f", did you mean {close[0]}?" if close else ""
-                raise ConfigError(f"config field {name} doesn't exist{hint}")
-        super().__init__(**values)
+    def __init__(self, *, num_labels: int | None = None, model_type: str = MODEL_TYPE, **values: Any) -> None:
+        _require(model_type == MODEL_TYPE, "model_type", model_type, repr(MODEL_TYPE))
+        known = {name: value for name, value in values.items() if name in FIELD_NAMES}
+        super().__init__(**known)
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
-        if isinstance(self.dtype, torch.dtype):
-            self.dtype = str(self.dtype).removeprefix("torch.")
+        for name, value in values.items():
+            if name not in known:
+                refuse_typo(name)
+                setattr(self, name, value)
         self._resolve_labels(num_labels)
         self.validate()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "dtype" and isinstance(value, torch.dtype):
+            value = str(value).removeprefix("torch.")
+        if name in FIELD_NAMES or name.startswith("_") or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        else:
+            self.extra[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        # A copy that is being made has no `extra` yet.
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def _resolve_labels(self, num_labels: int | None) -> None:
         _require(num_labels is None or _is_int(num_labels, 1), "num_labels", num_labels, "a positive integer")
@@ -119,14 +138,14 @@ class SqueezeBertConfig(_Fields):
                 self.id2label = {int(index): label for index, label in self.id2label.items()}
             elif self.label2id is not None:
                 self.id2label = {int(index): label for label, index in self.label2id.items()}
-        except (TypeError, ValueError):
+            if self.id2label is not None and self.label2id is None:
+                self.label2id = {label: index for index, label in self.id2label.items()}
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(
-                f"config field id2label is {self.id2label or self.label2id!r}, expected integers for indices"
+                f"config field id2label is {self.id2label or self.label2id!r}, expected names by integer indices"
             ) from None
         if self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
-        elif self.label2id is None:
-            self.label2id = {label: index for index, label in self.id2label.items()}
         expected = f"{self.num_labels}, the number of entries of id2label"
         _require(num_labels in (None, self.num_labels), "num_labels", num_labels, expected)
 
@@ -195,11 +214,17 @@ class SqueezeBertConfig(_Fields):
     def from_dict(cls, data: dict[str, Any], **overrides: Any) -> SqueezeBertConfig:
         """The configuration in `data`, the content of a config.json, with `overrides` in place of its values.
 
-        Keys of `data` that mean nothing here are kept in `extra`; an override must be a field. An overriding
+        Keys of `data` that mean nothing here are kept in `extra`, however they are spelled. An overriding
         `num_labels` that differs from `data` also replaces its label names. Raises ConfigError.
         """
         _require(isinstance(data, dict), "config", data, "a JSON object")
-        data = copy.deepcopy(data)
+        if (unnamed := unnamed_labels(data)) is not None:
+            expected = f"at most {MAX_UNNAMED_LABELS} where id2label doesn't name them"
+            raise ConfigError(f"config field num_labels is {unnamed}, expected {expected}")
+        try:
+            data = copy.deepcopy(data)
+        except RecursionError:
+            raise ConfigError("the configuration is nested too deeply") from None
         model_type = data.pop("model_type", MODEL_TYPE)
         _require(model_type == MODEL_TYPE, "model_type", model_type, repr(MODEL_TYPE))
         legacy_dtype = data.pop("torch_dtype", None)  # the key that transformers wrote before 4.56
@@ -224,7 +249,7 @@ class SqueezeBertConfig(_Fields):
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not a JSON file: {error}") from error
         try:
             return cls.from_dict(data, **overrides)
@@ -239,16 +264,60 @@ class SqueezeBertConfig(_Fields):
                 del fields[name]
         return {**copy.deepcopy(self.extra), "model_type": MODEL_TYPE, **fields}
 
-    def to_json_string(self) -> str:
-        """`to_dict` as JSON, keys sorted, with a closing newline: the text of config.json."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+    def to_json_string(self, use_diff: bool = False) -> str:
+        """`to_dict` as JSON, keys sorted, with a closing newline: the text of config.json. use_diff: `to_diff_dict`."""
+        fields = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json_string` to the file `path`."""
-        Path(path).write_text(self.to_json_string(), encoding="utf-8")
+        self.to_json_file(path)
+
+    @classmethod
+    def has_field(cls, name: str) -> bool:
+        """Whether `name` is a field, by its own or an older name."""
+        return name in (*FIELD_NAMES, "num_labels", "torch_dtype", "name_or_path")
 
 
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(_Fields))
+# How alike (difflib's ratio) a name must be to a field's to be taken for a typing error: num_lables is, and
+# bos_token_id, which many configurations have, is no pad_token_id.
+TYPO = 0.85
+
+
+def as_config(config: Any) -> SqueezeBertConfig:
+    """`config` itself if it is this package's, otherwise a copy of one with `to_dict`, such as transformers'.
+
+    Raises ArgumentError for anything else, and ConfigError.
+    """
+    if isinstance(config, SqueezeBertConfig):
+        return config
+    if not callable(getattr(config, "to_dict", None)):
+        kind = f"{type(config).__module__}.{type(config).__name__}"
+        raise ArgumentError(
+            f"config is a {kind}, expected a SqueezeBertConfig of this package or of transformers"
+        )
+    copied = SqueezeBertConfig.from_dict(config.to_dict())
+    copied.name_or_path = getattr(config, "name_or_path", "")
+    return copied
+
+
+def refuse_typo(name: str, *, unknown: bool = False) -> None:
+    """Raise ConfigError for a name close to a field's, and for every other that is no field if `unknown`."""
+    close = difflib.get_close_matches(
+        name, (*FIELD_NAMES, "num_labels"), n=1, cutoff=0.6 if unknown else TYPO
+    )
+    if SqueezeBertConfig.has_field(name) or not (close or unknown):
+        return
+    hint = f", did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"config field {name} doesn't exist{hint}")
+
+
+def unnamed_labels(data: dict[str, Any]) -> int | None:
+    """How many labels a config.json asks for without naming them, if that is more than names are made for."""
+    number = data.get("num_labels")
+    named = data.get("id2label") is not None or data.get("label2id") is not None
+    return number if not named and isinstance(number, int) and number > MAX_UNNAMED_LABELS else None
 
 
 def _require(condition: bool, name: str, value: Any, expected: str) -> None:

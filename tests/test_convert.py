@@ -163,12 +163,10 @@ def test_what_squeezebert_cannot_express_is_refused(fields: dict[str, Any], part
 
 def test_a_checkpoint_with_other_shapes_or_tensors_is_refused(bert: Path) -> None:
     change_config(bert, intermediate_size=44)
-    with pytest.raises(
-        CheckpointError, match=r"encoder.layer.0.intermediate.dense.*\[40, 24, 1\].*\[44, 24, 1\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"size is 44 in .*encoder.layer.0.intermediate.dense.*\[40\]"):
         convert_bert(bert)
     change_config(bert, intermediate_size=40, num_hidden_layers=3)
-    with pytest.raises(CheckpointError, match=r"lacks the model's encoder.layers.2.attention.query.weight"):
+    with pytest.raises(CheckpointError, match=r"num_hidden_layers is 3 in .* holds 2 layers"):
         convert_bert(bert)
     state = make_bert().state_dict() | {
         "encoder.layer.0.attention.self.distance_embedding.weight": torch.ones(37, 8)

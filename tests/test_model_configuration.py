@@ -13,8 +13,8 @@ import torch
 import transformers
 
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import ConfigError
-from squeezebert_fast.modeling import SqueezeBertModel
+from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
+from squeezebert_fast.modeling import SqueezeBertForSequenceClassification, SqueezeBertModel
 
 
 def test_defaults_are_transformers_defaults() -> None:
@@ -127,7 +127,9 @@ def test_the_number_of_labels_is_assignable() -> None:
         ({"architectures": "SqueezeBertModel"}, ["architectures"]),
         ({"dtype": "float17"}, ["dtype", "'float17'"]),
         ({"q_group": 2}, ["q_group", "did you mean q_groups?"]),
-        ({"zzz": 2}, ["zzz"]),
+        ({"model_type": "bert"}, ["model_type", "'bert'", "'squeezebert'"]),
+        ({"num_lables": 2}, ["num_lables", "did you mean num_labels?"]),
+        ({"hiden_size": 768}, ["hiden_size", "did you mean hidden_size?"]),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_the_expectation(
@@ -170,3 +172,97 @@ def test_a_configuration_copies_pickles_and_takes_torch_dtypes() -> None:
     assert config.dtype == "float16"
     assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config  # noqa: S301
     assert config != SqueezeBertConfig(num_labels=4)
+
+
+# What transformers' configurations do besides
+
+
+def test_an_unknown_field_is_kept_saved_and_read_as_an_attribute(tmp_path: Path) -> None:
+    config = SqueezeBertConfig(attention_dropout=0.25, bos_token_id=1, classifier_dropout=None)
+    config.my_note = {"a": [1]}
+    config.save_pretrained(tmp_path / "new" / "folder")
+    for again in (
+        SqueezeBertConfig.from_pretrained(tmp_path / "new" / "folder"),
+        transformers.SqueezeBertConfig.from_pretrained(tmp_path / "new" / "folder"),
+        pickle.loads(pickle.dumps(config)),  # noqa: S301
+        copy.deepcopy(config),
+    ):
+        fields = (again.attention_dropout, again.bos_token_id, again.classifier_dropout, again.my_note)
+        assert fields == (0.25, 1, None, {"a": [1]})
+    assert config.attention_probs_dropout_prob == 0.1, "another name, and as in transformers without effect"
+    assert not hasattr(config, "quantization_config")
+    with pytest.raises(AttributeError, match="hidden_sizes"):
+        config.hidden_sizes  # noqa: B018
+
+
+def test_the_content_of_a_file_makes_a_configuration_as_keywords_too() -> None:
+    config = SqueezeBertConfig(hidden_size=64, num_attention_heads=8, num_labels=3, use_cache=True)
+    assert SqueezeBertConfig(**json.loads(config.to_json_string())) == config
+
+
+def test_older_names_read_and_write_the_fields() -> None:
+    config = SqueezeBertConfig(torch_dtype=torch.float16, return_dict=False)
+    assert (config.dtype, config.torch_dtype, config.use_return_dict) == ("float16", "float16", False)
+    config.torch_dtype = torch.bfloat16
+    assert config.dtype == "bfloat16"
+    config.dtype = torch.float32
+    config.validate()
+    assert config.get_text_config(decoder=True) is config
+    assert not config.is_encoder_decoder
+
+
+def test_update_assigns_fields_and_keeps_the_rest() -> None:
+    config = SqueezeBertConfig()
+    config.update({"hidden_size": 64, "num_labels": 3, "use_cache": False})
+    assert (config.hidden_size, config.num_labels, config.extra) == (64, 3, {"use_cache": False})
+
+
+def test_the_difference_to_the_defaults_makes_the_same_configuration(tmp_path: Path) -> None:
+    assert SqueezeBertConfig().to_diff_dict() == {"model_type": "squeezebert"}
+    config = SqueezeBertConfig(q_groups=2, id2label={0: "a", 1: "b", 2: "c"}, use_cache=True)
+    assert config.to_diff_dict().keys() == {"model_type", "q_groups", "id2label", "label2id", "use_cache"}
+    config.to_json_file(tmp_path / "whole.json")
+    config.to_json_file(tmp_path / "diff.json", use_diff=True)
+    assert (tmp_path / "whole.json").read_text() == config.to_json_string()
+    assert len((tmp_path / "diff.json").read_text()) < len(config.to_json_string()) / 2
+    for name in ("whole.json", "diff.json"):
+        assert SqueezeBertConfig.from_json_file(tmp_path / name) == config
+
+
+def test_a_configuration_is_loaded_with_overrides_and_the_unknown_ones_may_be_had_back(
+    tmp_path: Path,
+) -> None:
+    SqueezeBertConfig(hidden_size=64, num_attention_heads=4).save_pretrained(save_directory=tmp_path)
+    options: dict[str, Any] = {"trust_remote_code": True, "use_auth_token": None, "force_download": True}
+    config = SqueezeBertConfig.from_pretrained(tmp_path, k_groups=8, note="x", **options)
+    assert (config.hidden_size, config.k_groups, config.note) == (64, 8, "x")
+    assert config.name_or_path == str(tmp_path)
+    assert "name_or_path" not in config.to_json_string()
+    config, unused = SqueezeBertConfig.from_pretrained(
+        tmp_path, k_groups=8, note="x", return_unused_kwargs=True
+    )
+    assert (config.k_groups, config.extra, unused) == (8, {}, {"note": "x"})
+    with pytest.raises(CheckpointError, match=r"nowhere"):
+        SqueezeBertConfig.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_configuration_of_transformers_makes_the_same_model() -> None:
+    theirs = transformers.SqueezeBertConfig(
+        vocab_size=61,
+        hidden_size=16,
+        embedding_size=16,
+        num_attention_heads=4,
+        intermediate_size=32,
+        num_labels=3,
+    )
+    model = SqueezeBertForSequenceClassification(theirs)
+    assert type(model.config) is SqueezeBertConfig
+    assert model.config is model.transformer.config
+    assert (model.config.num_labels, model.config.vocab_size, model.num_labels) == (3, 61, 3)
+    state = transformers.SqueezeBertForSequenceClassification(theirs).state_dict()
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    for other in ({"hidden_size": 16}, None, "squeezebert"):
+        with pytest.raises(ArgumentError, match="SqueezeBertConfig"):
+            SqueezeBertModel(other)
+    with pytest.raises(ConfigError, match="'bert'"):
+        SqueezeBertModel(transformers.BertConfig())

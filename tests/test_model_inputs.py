@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from squeezebert_fast.errors import ArgumentError, ConfigError, UnsupportedError
 from squeezebert_fast.modeling import (
@@ -145,11 +144,6 @@ def test_one_end_of_an_answer_is_not_enough() -> None:
 def test_an_answer_has_two_ends() -> None:
     with pytest.raises(ConfigError, match="num_labels is 3, expected 2"):
         SqueezeBertForQuestionAnswering(tiny_config(num_labels=3))
-
-
-def test_a_configuration_of_another_library_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"transformers.*from_dict"):
-        SqueezeBertModel(transformers.SqueezeBertConfig())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

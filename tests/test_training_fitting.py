@@ -45,7 +45,7 @@ def distance(a: SqueezeBertModel, b: SqueezeBertModel, batch: dict[str, torch.Te
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_convolution_gets_the_weights_that_made_the_targets(groups: int) -> None:
     torch.manual_seed(0)
-    source, target = PointwiseConv1d(12, 6, groups), PointwiseConv1d(12, 6, groups)
+    source, target = PointwiseConv1d(12, 6, groups=groups), PointwiseConv1d(12, 6, groups=groups)
     x = torch.randn(500, 12) + 3
     with torch.no_grad():
         fit(target, x, source(x))

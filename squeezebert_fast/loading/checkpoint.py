@@ -3,66 +3,76 @@
 from __future__ import annotations
 
 import copy
-import json
+import functools
 import os
-import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
-from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
+from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig, as_config
+from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.loading.arguments import dtype_of, for_upload, without_idle
 from squeezebert_fast.loading.files import all_or_nothing, read_json_object
-from squeezebert_fast.loading.fit import build_model
+from squeezebert_fast.loading.fit import LoadingInfo, build_model
 from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.loading.quantized import INT8_NAME, dequantized, load_quantized
-from squeezebert_fast.loading.weights import NoWeightsError, read_weights
+from squeezebert_fast.loading.placement import single_device, spread, state_of
+from squeezebert_fast.loading.quantized import INT8_NAME, dequantized, load_quantized, read_quantized
+from squeezebert_fast.loading.shards import parse_size, remove_others, without_ties, write_weights
+from squeezebert_fast.loading.sizes import DeclaredConfig
+from squeezebert_fast.loading.weights import NoWeightsError, StoredTensor, read_weights
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 
 Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-ANY_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-BYTES_PER_UNIT = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-}
 
 
 def load_pretrained(
     cls: type[Model],
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | None,
     *,
+    config: Any = None,
+    state_dict: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    device_map: Any = None,
+    max_memory: dict[Any, Any] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
+    offload_buffers: bool = False,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
     local_files_only: bool = False,
     token: str | bool | None = None,
     subfolder: str | None = None,
+    use_safetensors: bool | None = None,
     ignore_mismatched_sizes: bool = False,
+    output_loading_info: bool = False,
     dequantize: bool = False,
     **config_overrides: Any,
 ) -> Model:
     """A `cls` in eval mode with the configuration and weights of a directory or a hub repository.
 
-    name_or_path, revision, cache_dir, local_files_only, token, subfolder: see `resolve_file`.
+    name_or_path, revision, cache_dir, force_download, local_files_only, token, subfolder: see `resolve_file`.
+    config: in place of the one beside the weights: a configuration of this package or of transformers, which stays
+        as it is, or a file, directory or hub repository with one.
+    state_dict: in place of the files' weights; with `config` too, `name_or_path` may be None.
     dtype: of the parameters: a torch dtype or its name, None for float32 whatever the file holds (the
-        published checkpoints are float16), or "auto" for the file's own.
+        published checkpoints are float16), or "auto" for the file's own. torch_dtype is its older name.
+    device_map: a device, as `device` is, or what accelerate spreads the model by: "auto", "balanced", "sequential",
+        or a mapping from modules to devices, "cpu" and "disk"; max_memory, offload_folder and offload_buffers go
+        with it.
+    use_safetensors: True reads safetensors files alone, False `pytorch_model.bin` alone, None what there is.
     ignore_mismatched_sizes: initialise a head whose shape differs from the file's, rather than raise.
+    output_loading_info: give (model, info) with a dictionary of `LoadingInfo`'s fields.
     dequantize: give an ordinary float model with the weights of an int8 checkpoint, rather than one patched for int8.
-    config_overrides: fields of `SqueezeBertConfig` in place of those in config.json, such as `num_labels`.
+    config_overrides: fields of `SqueezeBertConfig` in place of those in config.json, such as `num_labels`. Arguments
+        of transformers that can't change a result, such as low_cpu_mem_usage or trust_remote_code, do nothing
+        (`loading/arguments.py` lists them).
 
     Reads safetensors or legacy `pytorch_model.bin` files, whole or in shards, as transformers 3 to 5 and
     `save_pretrained` write them; a base model's checkpoint also into a class with a head, and the other way
@@ -70,125 +80,128 @@ def load_pretrained(
     read where there is nothing else, and gives a model that is patched for int8.
     Source: transformers' `PreTrainedModel.from_pretrained`.
 
-    Raises CheckpointError (a file missing or damaged, a tensor missing or of another shape) and ConfigError
-    (another model type, an invalid value or override), one line naming file and key.
+    Raises CheckpointError (a file missing or damaged, a tensor missing or of another shape), ConfigError (another
+    model type, an invalid value or override) and ArgumentError, one line naming file and key.
 
     >>> SqueezeBertModel.from_pretrained("squeezebert/squeezebert-uncased")  # doctest: +SKIP
     """
-    files = ModelFiles(name_or_path, revision, cache_dir, local_files_only, token, subfolder)
-    config_path = files.required(CONFIG_NAME)
-    config = _read_config(config_path, config_overrides)
-    pinned = files.pinned_to(config_path)
+    overrides, token = without_idle(config_overrides, token)
+    dtype = dtype_of(dtype, torch_dtype)
+    if device is not None and device_map is not None:
+        raise ArgumentError(f"device is {device!r} and device_map {device_map!r}, expected one of the two")
+    place = single_device(device_map) if device is None else device
+    to_spread = device_map is not None and place is None
+    if name_or_path is None and (config is None or state_dict is None):
+        raise ArgumentError("the model's name is None, expected one unless config and state_dict are given")
+    find = functools.partial(
+        ModelFiles,
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+        subfolder=subfolder,
+        force_download=force_download,
+    )
+    declared, files = _declared(config, find(name_or_path or ""), find, overrides)
+    stored, quantized = _stored(files, state_dict, use_safetensors)
+    checked = declared.compared_with(stored)
+    info = LoadingInfo()
+    if quantized is not None and not dequantize:
+        if to_spread and device_map != "auto":
+            raise ArgumentError(f"device_map is {device_map!r}; an int8 checkpoint runs on the CPU alone")
+        model = load_quantized(cls, checked, stored, quantized, dtype=dtype, device=place)
+    else:
+        stored = stored if quantized is None else dequantized(stored)
+        model, info = build_model(
+            cls, checked, stored, dtype=dtype, device=place, ignore_mismatched_sizes=ignore_mismatched_sizes
+        )
+        if to_spread:
+            spread(model, device_map, max_memory, offload_folder, offload_buffers)
+    model.name_or_path = model.config.name_or_path = os.fspath(name_or_path or "")
+    return cast(Model, (model, vars(info))) if output_loading_info else model
+
+
+def _declared(
+    config: Any, files: ModelFiles, find: Callable[..., ModelFiles], overrides: dict[str, Any]
+) -> tuple[DeclaredConfig, ModelFiles]:
+    """The configuration to load by, and the model's files, of one commit where the configuration is among them."""
+    if config is not None and not isinstance(config, (str, os.PathLike)):
+        return DeclaredConfig.read(as_config(config).to_dict(), "the config given", overrides), files
+    if config is None:
+        path = files.required(CONFIG_NAME)
+    else:
+        path = Path(config) if Path(config).is_file() else find(config).required(CONFIG_NAME)
+    data = read_json_object(path)
+    model_type = data.get("model_type", MODEL_TYPE)
+    if model_type != MODEL_TYPE:
+        hint = "; squeezebert-fast convert turns a BERT checkpoint into one" if model_type == "bert" else ""
+        raise ConfigError(f"{path} is for model_type {model_type!r}, expected {MODEL_TYPE!r}{hint}")
+    declared = DeclaredConfig.read(data, str(path), overrides)
+    return declared, files.pinned_to(path) if config is None else files
+
+
+def _stored(
+    files: ModelFiles, state_dict: Mapping[str, Tensor] | None, use_safetensors: bool | None
+) -> tuple[dict[str, StoredTensor], Path | None]:
+    """A checkpoint's tensors, and the int8 file if they are from one."""
+    if state_dict is not None:
+        given = Path("state_dict")
+        return {key: StoredTensor(tensor, given, key) for key, tensor in state_dict.items()}, None
     try:
-        stored = read_weights(pinned)
+        return read_weights(files, use_safetensors), None
     except NoWeightsError:
-        quantized = pinned.optional(INT8_NAME)
+        quantized = None if use_safetensors is False else files.optional(INT8_NAME)
         if quantized is None:
             raise
-        if not dequantize:
-            return load_quantized(cls, config, quantized, dtype=dtype, device=device)
-        stored = dequantized(quantized)
-    return build_model(
-        cls, config, stored, dtype=dtype, device=device, ignore_mismatched_sizes=ignore_mismatched_sizes
-    )
+        return read_quantized(quantized), quantized
 
 
 def save_pretrained(
-    model: SqueezeBertPreTrainedModel, directory: str | os.PathLike[str], *, max_shard_size: int | str = "5GB"
+    model: SqueezeBertPreTrainedModel,
+    directory: str | os.PathLike[str],
+    *,
+    max_shard_size: int | str = "5GB",
+    state_dict: Mapping[str, Tensor] | None = None,
+    is_main_process: bool = True,
+    push_to_hub: bool = False,
+    repo_id: str | None = None,
+    **options: Any,
 ) -> None:
     """Write config.json and model.safetensors, which `load_pretrained` and transformers read.
 
     directory: made with its parents. An older checkpoint in it is replaced, once all new files are written:
         a full disk or a crash before that leaves it as it was.
     max_shard_size: bytes, or a text such as "500MB"; weights beyond it are split into shards with an index.
+    state_dict: to write in place of the model's own.
+    is_main_process: False writes nothing.
+    push_to_hub: upload the same to `repo_id`, by default the repository of the directory's name; options are those
+        of `squeezebert_fast.loading.upload.upload`. Other arguments of transformers do nothing, or are refused
+        (`loading/arguments.py` lists them).
 
-    Tied weights are stored once. Raises CheckpointError if `directory` is a file or can't be written, and
-    ArgumentError for a bad `max_shard_size`.
+    Tied weights are stored once; those that accelerate has offloaded are fetched. Raises CheckpointError if
+    `directory` is a file or can't be written, and ArgumentError for a bad argument.
 
     >>> model.save_pretrained("my-model")  # doctest: +SKIP
     """
+    options = for_upload(options)
+    limit = parse_size(max_shard_size)
+    if not is_main_process:
+        return
     directory = Path(directory).expanduser()
-    state = _state_without_ties(model)
-    shards = _split(state, _parse_size(max_shard_size))
+    state = without_ties(state_of(model) if state_dict is None else state_dict)
+    config = saved_config(model)
+    with all_or_nothing(directory) as stage:
+        names = write_weights(state, limit, stage)
+        stage(CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
+    remove_others(directory, names)
+    if push_to_hub:
+        name = repo_id or directory.resolve().name
+        model.push_to_hub(name, max_shard_size=max_shard_size, state_dict=state_dict, **options)
+
+
+def saved_config(model: SqueezeBertPreTrainedModel) -> SqueezeBertConfig:
+    """The configuration that is saved with a model: its own, with its class and dtype."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = str(model.dtype).removeprefix("torch.")
-    names = [WEIGHTS_NAME]
-    with all_or_nothing(directory) as stage:
-        if len(shards) > 1:
-            names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-        for name, shard in zip(names, shards, strict=True):
-            _write_safetensors(shard, stage(name))
-        if len(shards) > 1:
-            stage(INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
-            names.append(INDEX_NAME)
-        stage(CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
-    for (
-        path
-    ) in directory.iterdir():  # of an older checkpoint that was split otherwise; it would be read first
-        if path.name not in names and (
-            path.name in (WEIGHTS_NAME, INDEX_NAME) or ANY_SHARD.fullmatch(path.name)
-        ):
-            path.unlink()
-
-
-def _read_config(path: Path, overrides: dict[str, Any]) -> SqueezeBertConfig:
-    data = read_json_object(path)
-    model_type = data.get("model_type", MODEL_TYPE)
-    if model_type != MODEL_TYPE:
-        hint = "; squeezebert-fast convert turns a BERT checkpoint into one" if model_type == "bert" else ""
-        raise ConfigError(f"{path} is for model_type {model_type!r}, expected {MODEL_TYPE!r}{hint}")
-    try:
-        return SqueezeBertConfig.from_dict(data, **overrides)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _state_without_ties(model: nn.Module) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if tensor.is_meta:
-            raise CheckpointError(
-                f"{name} is on the meta device: the model has no weights to save, or gave them up "
-                "(patch with keep_original=False)"
-            )
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            state[name] = tensor.detach().contiguous()
-    return state
-
-
-def _split(state: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-    """Consecutive tensors of at most `limit` bytes in all, a larger one on its own."""
-    shards: list[dict[str, Tensor]] = [{}]
-    used = 0
-    for name, tensor in state.items():
-        if shards[-1] and used + tensor.nbytes > limit:
-            shards.append({})
-            used = 0
-        shards[-1][name] = tensor
-        used += tensor.nbytes
-    return shards
-
-
-def _write_safetensors(state: dict[str, Tensor], path: Path) -> None:
-    mode = path.stat().st_mode
-    save_file(state, path, metadata={"format": "pt"})  # transformers refuses a file without this entry
-    path.chmod(mode)  # safetensors leaves it readable by the owner alone
-
-
-def _index(names: list[str], shards: list[dict[str, Tensor]]) -> str:
-    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
-
-
-def _parse_size(size: int | str) -> int:
-    match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", str(size))
-    unit = BYTES_PER_UNIT.get(match.group(2).upper()) if match else None
-    if match is None or unit is None or int(match.group(1)) == 0:
-        raise ArgumentError(
-            f"max_shard_size is {size!r}, expected a number of bytes or a text such as '500MB'"
-        )
-    return int(match.group(1)) * unit
+    return config

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from squeezebert_fast.configuration import FIELD_NAMES, GROUPED_CHANNELS, SqueezeBertConfig
+from squeezebert_fast.configuration import FIELD_NAMES, GROUPED_CHANNELS
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.checkpoint import CONFIG_NAME, save_pretrained
 from squeezebert_fast.loading.files import all_or_nothing, read_json_object
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.loading.sizes import DeclaredConfig
 from squeezebert_fast.loading.weights import StoredTensor, read_weights
 from squeezebert_fast.modeling import heads
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
@@ -141,15 +142,14 @@ def _convert(
 ) -> SqueezeBertPreTrainedModel:
     config_path = files.required(CONFIG_NAME)
     data = read_json_object(config_path)
-    config = _converted_config(data, config_path)
+    declared = _converted_config(data, config_path)
     model_class = model_class or _counterpart(data, config_path)
-    stored = read_weights(files.pinned_to(config_path))
-    return build_model(
-        model_class, config, dict(map(_converted_tensor, stored.items())), dtype=dtype, device=device
-    )
+    stored = dict(map(_converted_tensor, read_weights(files.pinned_to(config_path)).items()))
+    model, _ = build_model(model_class, declared.compared_with(stored), stored, dtype=dtype, device=device)
+    return model
 
 
-def _converted_config(data: dict[str, Any], path: Path) -> SqueezeBertConfig:
+def _converted_config(data: dict[str, Any], path: Path) -> DeclaredConfig:
     model_type = data.get("model_type", "bert")
     if model_type != "bert":
         already = " (already in SqueezeBERT form)" if model_type == "squeezebert" else ""
@@ -160,12 +160,10 @@ def _converted_config(data: dict[str, Any], path: Path) -> SqueezeBertConfig:
                 f"{path}: {name} is {value!r}, which SqueezeBERT can't express; expected {expected!r}"
             )
     shared = {name: data[name] for name in (*FIELD_NAMES, "num_labels", "torch_dtype") if name in data}
-    try:
-        config = SqueezeBertConfig.from_dict(
-            {**shared, "architectures": None}, **dict.fromkeys(GROUPED_CHANNELS, 1)
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    declared = DeclaredConfig.read(
+        {**shared, "architectures": None}, str(path), dict.fromkeys(GROUPED_CHANNELS, 1)
+    )
+    config = declared.config
     if config.layer_norm_eps != LAYER_NORM_EPS:
         logger.warning(
             "%s: layer_norm_eps is %g, but SqueezeBERT's layers always use %g: outputs differ a little",
@@ -173,7 +171,7 @@ def _converted_config(data: dict[str, Any], path: Path) -> SqueezeBertConfig:
             config.layer_norm_eps,
             LAYER_NORM_EPS,
         )
-    return config
+    return declared
 
 
 def _counterpart(data: dict[str, Any], path: Path) -> type[SqueezeBertPreTrainedModel]:

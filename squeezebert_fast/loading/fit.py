@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -38,16 +39,17 @@ def build_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     ignore_mismatched_sizes: bool = False,
-) -> Model:
+) -> tuple[Model, LoadingInfo]:
     """A `cls` in eval mode with the tensors of a checkpoint, copied: the files may change afterwards.
 
     stored: by the checkpoint's own keys, with or without the prefix `transformer.`.
     dtype: of every parameter; None is float32 whatever the file holds, "auto" the widest dtype in the file.
     ignore_mismatched_sizes: initialise a head whose shape differs as one that is missing, rather than raise.
 
-    A head that the checkpoint lacks is initialised, with one warning that names it. Raises CheckpointError if
-    a tensor of the encoder is missing or unknown, or any has another shape than the model's, naming key, file
-    and both shapes; ArgumentError for a dtype or device that doesn't exist.
+    Returns the model, and what didn't match. A head that the checkpoint lacks is initialised, with one warning
+    that names it. Raises CheckpointError if a tensor of the encoder is missing or unknown, or any has another
+    shape than the model's, naming key, file and both shapes; ArgumentError for a dtype or device that doesn't
+    exist.
     """
     model = skeleton(cls, config)
     found = _by_model_name(stored, model)
@@ -72,7 +74,29 @@ def build_model(
     _allocate(model, parameter_dtype, _usable_device(device))
     _initialise(model, missing)
     _copy(model, used)
-    return model.eval()
+    info = LoadingInfo(
+        missing_keys=[name for name in missing if name not in mismatched],
+        unexpected_keys=[found[name].key for name in sorted(found.keys() - expected.keys())],
+        mismatched_keys=[
+            (found[name].key, tuple(found[name].tensor.shape), tuple(expected[name].shape))
+            for name in sorted(mismatched)
+        ],
+    )
+    return model.eval(), info
+
+
+@dataclass
+class LoadingInfo:
+    """What of a checkpoint and a model didn't match, as transformers reports it.
+
+    missing_keys: the model's parameters that were initialised. unexpected_keys: the checkpoint's tensors that were
+    not used. mismatched_keys: key, the checkpoint's shape and the model's. error_msgs: none, errors are raised.
+    """
+
+    missing_keys: list[str] = field(default_factory=list)
+    unexpected_keys: list[str] = field(default_factory=list)
+    mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    error_msgs: list[str] = field(default_factory=list)
 
 
 class _WithoutNormal(TorchFunctionMode):
@@ -160,8 +184,10 @@ def _report_unused(
 
 def _check_kinds(entries: Iterable[StoredTensor]) -> None:
     for entry in entries:
-        if not entry.tensor.is_floating_point() or entry.tensor.layout != torch.strided:
-            kind = f"{entry.tensor.layout} {entry.tensor.dtype}".replace("torch.", "")
+        tensor = entry.tensor
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            where = "meta" if tensor.is_meta else tensor.layout
+            kind = f"{where} {tensor.dtype}".replace("torch.", "")
             raise CheckpointError(f"{entry.place} is a {kind} tensor, expected a dense one of floating point")
 
 

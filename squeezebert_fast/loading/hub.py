@@ -134,7 +134,7 @@ def _from_hub(
 ) -> Path | None:
     cache_path = Path(cache_dir) if cache_dir is not None else None
     where = f"{repo} (revision {revision})" if revision else repo
-    if not required and revision and _COMMIT.fullmatch(revision):
+    if not required and not force_download and revision and _COMMIT.fullmatch(revision):
         # A commit never gains a file: the cache's note that it lacks one spares a request that may time out.
         known = try_to_load_from_cache(repo, filename, cache_dir=cache_path, revision=revision)
         if known is _CACHED_NO_EXIST:
@@ -154,7 +154,7 @@ def _from_hub(
         reason = error.__cause__
         if reason is not None and not isinstance(reason, OfflineModeIsEnabled):
             raise CheckpointError(
-                f"{where}: {filename} is not cached and the hub could not be asked: {_one_line(reason)}"
+                f"{where}: {filename} is not cached and the hub could not be asked: {one_line(reason)}"
             ) from error
         if not required:
             return None
@@ -177,14 +177,15 @@ def _from_hub(
         raise CheckpointError(f"{repo} has no revision {revision!r} on the hub") from error
     except HFValidationError as error:
         raise CheckpointError(
-            f"{repo!r} is neither a directory here nor a hub id: {_one_line(error)}"
+            f"{repo!r} is neither a directory here nor a hub id: {one_line(error)}"
         ) from error
     except (
         Exception
     ) as error:  # which HTTP library raises depends on huggingface_hub's version: no common base
-        raise CheckpointError(f"{where}: downloading {filename} failed: {_one_line(error)}") from error
+        raise CheckpointError(f"{where}: downloading {filename} failed: {one_line(error)}") from error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The error's kind and message, without line breaks."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,18 +85,24 @@ def save_quantized(model: SqueezeBertPreTrainedModel, directory: str | os.PathLi
         stage(CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
 
 
-def load_quantized(cls: type[Model], config: SqueezeBertConfig, path: Path, **options: Any) -> Model:
-    """A `cls` patched with precision int8 and keep_original=False, from a file of `save_quantized`.
+def load_quantized(
+    cls: type[Model],
+    config: SqueezeBertConfig,
+    entries: Mapping[str, StoredTensor],
+    path: Path,
+    **options: Any,
+) -> Model:
+    """A `cls` patched with precision int8 and keep_original=False, from the tensors of `read_quantized(path)`.
 
     options: of `load_pretrained`; those that would need float weights must have their defaults. Raises
-    CheckpointError, naming file and key, for a damaged file or one of another model, ArgumentError for an
+    CheckpointError, naming file and key, for a file of another model, ArgumentError for an
     option, UnsupportedError where the native module is missing.
     """
     if options.get("dtype") not in (None, torch.float32, "float32", "auto"):
         raise ArgumentError(f"dtype is {options['dtype']!r}; an int8 checkpoint can't be loaded as another")
     if options.get("device") is not None and torch.device(options["device"]).type != "cpu":
         raise ArgumentError(f"device is {options['device']!r}; an int8 checkpoint runs on the CPU alone")
-    stored = _read(path)
+    stored = {key: entry.tensor for key, entry in entries.items()}
     model = skeleton(cls, config)
     to_quantize = _to_quantize(model)
     filled: dict[int, nn.Parameter] = {}
@@ -138,22 +145,22 @@ def load_quantized(cls: type[Model], config: SqueezeBertConfig, path: Path, **op
     return patch(model.eval(), precision="int8", keep_original=False)
 
 
-def dequantized(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file of `save_quantized`, all float32: what the int8 weights stand for.
+def dequantized(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors of `read_quantized`, all float32: what the int8 weights stand for.
 
-    Raises CheckpointError for a damaged file.
+    Raises CheckpointError where a scale is missing or of another shape.
     """
-    stored = _read(path)
     floats: dict[str, StoredTensor] = {}
-    for name, values in stored.items():
+    for name, entry in stored.items():
         if name.endswith(SCALE) and name.removesuffix(SCALE) in stored:
             continue
+        values = entry.tensor
         if values.dtype is torch.int8:
             scale = stored.get(name + SCALE)
-            if scale is None or scale.dim() != 2 or len(scale) != len(values):
-                raise CheckpointError(f"{path}: {name + SCALE} is missing or of another shape")
-            values = quantized.dequantize(values, scale)
-        floats[name] = StoredTensor(values, path, name)
+            if scale is None or scale.tensor.dim() != 2 or len(scale.tensor) != len(values):
+                raise CheckpointError(f"{entry.file}: {name + SCALE} is missing or of another shape")
+            values = quantized.dequantize(values, scale.tensor)
+        floats[name] = entry._replace(tensor=values)
     return floats
 
 
@@ -172,12 +179,14 @@ def _to_quantize(model: nn.Module) -> dict[int, int]:
     return blocks
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_quantized(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file of `save_quantized`, int8 ones with their scales. Raises CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if {key: metadata.get(key) for key in METADATA} != METADATA:
                 raise CheckpointError(f"{path} has the metadata {metadata}, expected {METADATA}")
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            keys = list(file.keys())
+            return {key: StoredTensor(file.get_tensor(key), path, key) for key in keys}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error

@@ -36,21 +36,25 @@ class StoredTensor(NamedTuple):
         return f"{self.key} of {self.file}"
 
 
-def read_weights(files: ModelFiles) -> dict[str, StoredTensor]:
+def read_weights(files: ModelFiles, use_safetensors: bool | None = None) -> dict[str, StoredTensor]:
     """All tensors of a model's checkpoint by their key in it.
 
+    use_safetensors: whether to look for safetensors files alone, or for the others alone; None for both.
     The first that exists of `model.safetensors`, its shards, `pytorch_model.bin` (unpickled with
     `weights_only`, which runs no code of the file), its shards. Raises CheckpointError, naming file and key,
     if there is none, or if one is missing, damaged, or disagrees with its index.
     """
-    for name, read in READERS.items():
+    readers = READERS
+    if use_safetensors is not None:
+        readers = {n: r for n, r in READERS.items() if n.endswith(".safetensors") == use_safetensors}
+    for name, read in readers.items():
         single = files.optional(name)
         if single is not None:
             return {key: StoredTensor(tensor, single, key) for key, tensor in read(single).items()}
         index = files.optional(f"{name}.index.json")
         if index is not None:
             return _read_shards(files, index, read)
-    looked_for = ", ".join(f"{name} or {name}.index.json" for name in READERS)
+    looked_for = ", ".join(f"{name} or {name}.index.json" for name in readers)
     raise NoWeightsError(f"{files.name_or_path} has no weights: none of {looked_for}")
 
 

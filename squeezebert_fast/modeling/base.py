@@ -1,77 +1,82 @@
-"""What every model class shares: configuration, initialisation, tying, resizing, saving."""
+"""What every model class shares: configuration, initialisation, tying, embeddings, saving."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.configuration import SqueezeBertConfig, as_config
+from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.modeling.interface import TransformersInterface
+from squeezebert_fast.modeling.resizing import resize_token_embeddings
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 Model = TypeVar("Model", bound="SqueezeBertPreTrainedModel")
 
 
-class SqueezeBertPreTrainedModel(nn.Module):
+class SqueezeBertPreTrainedModel(TransformersInterface):
     """Base class of the models. Subclasses build their modules from `config` and then call `init_weights`.
 
     `_tied_weights_keys` maps the name of each tied parameter to that of the parameter it shares.
     """
 
     config_class = SqueezeBertConfig
-    base_model_prefix = "transformer"
-    supports_gradient_checkpointing = True
     _tied_weights_keys: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: SqueezeBertConfig) -> None:
+        """config: this package's, or one with `to_dict`, such as transformers', of which this model gets a copy.
+
+        Raises ArgumentError for anything else, ConfigError for one that makes no model. Subclasses build from
+        `self.config`.
+        """
         super().__init__()
-        if not isinstance(config, SqueezeBertConfig):
-            raise ArgumentError(
-                f"config is a {type(config).__module__}.{type(config).__name__}, expected this package's "
-                "SqueezeBertConfig (SqueezeBertConfig.from_dict makes one)"
-            )
-        config.validate()
-        self.config = config
+        self.config = as_config(config)
+        self.config.validate()
+        self.name_or_path = self.config.name_or_path
 
     @classmethod
-    def from_pretrained(cls: type[Model], name_or_path: str | os.PathLike[str], **kwargs: Any) -> Model:
+    def from_pretrained(
+        cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
+    ) -> Model:
         """Load a model: see `squeezebert_fast.loading.checkpoint.load_pretrained`."""
         from squeezebert_fast.loading.checkpoint import load_pretrained
 
-        return load_pretrained(cls, name_or_path, **kwargs)
+        return load_pretrained(cls, pretrained_model_name_or_path, **kwargs)
 
-    def save_pretrained(self, directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save this model: see `squeezebert_fast.loading.checkpoint.save_pretrained`."""
         from squeezebert_fast.loading.checkpoint import save_pretrained
 
-        save_pretrained(self, directory, **kwargs)
+        save_pretrained(self, save_directory, **kwargs)
 
-    @property
-    def base_model(self) -> Any:
-        """The bare `SqueezeBertModel`: this model itself, or the one under its head."""
-        return getattr(self, self.base_model_prefix, self)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        max_shard_size: int | str = "5GB",
+        state_dict: Mapping[str, Tensor] | None = None,
+        **options: Any,
+    ) -> CommitInfo:
+        """Save this model, and upload it to a repository of the hub, made if need be.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the first parameter."""
-        return next(self.parameters()).dtype
+        max_shard_size, state_dict: of `squeezebert_fast.loading.checkpoint.save_pretrained`. options: of
+        `squeezebert_fast.loading.upload.upload`. Raises CheckpointError and ArgumentError.
+        """
+        from squeezebert_fast.loading.arguments import for_upload
+        from squeezebert_fast.loading.checkpoint import save_pretrained
+        from squeezebert_fast.loading.upload import upload
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the first parameter."""
-        return next(self.parameters()).device
+        def save(folder: Path) -> None:
+            save_pretrained(self, folder, max_shard_size=max_shard_size, state_dict=state_dict)
 
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the parameters hold, tied ones counted once."""
-        embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
-        return sum(
-            parameter.numel()
-            for parameter in self.parameters()
-            if (parameter.requires_grad or not only_trainable)
-            and not (exclude_embeddings and id(parameter) in embeddings)
-        )
+        return upload(save, repo_id, **for_upload(options))
 
     # Initialisation and tying
 
@@ -80,6 +85,10 @@ class SqueezeBertPreTrainedModel(nn.Module):
         for module in self.modules():
             self._init_weights(module)
         self.tie_weights()
+
+    def post_init(self) -> None:
+        """`init_weights` by the name that a subclass of transformers' models calls it by."""
+        self.init_weights()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -96,8 +105,11 @@ class SqueezeBertPreTrainedModel(nn.Module):
             module.weight.fill_(1.0)
             module.bias.zero_()
 
-    def tie_weights(self) -> None:
-        """Share the parameters that `_tied_weights_keys` lists, if `config.tie_word_embeddings`."""
+    def tie_weights(self, missing_keys: Any = None, recompute_mapping: bool = True) -> None:
+        """Share the parameters that `_tied_weights_keys` lists, if `config.tie_word_embeddings`.
+
+        missing_keys, recompute_mapping: of transformers' loading; they do nothing here.
+        """
         if not self.config.tie_word_embeddings:
             return
         for name, source in self._tied_weights_keys.items():
@@ -137,74 +149,4 @@ class SqueezeBertPreTrainedModel(nn.Module):
         Returns the embeddings' module, the same object as before. Raises ArgumentError for sizes that aren't
         positive.
         """
-        embeddings = self.get_input_embeddings()
-        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ArgumentError(f"{name} is {value!r}, expected a positive integer or None")
-        size = embeddings.num_embeddings if new_num_tokens is None else new_num_tokens
-        if pad_to_multiple_of is not None:
-            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
-        self._resize_rows(embeddings, size, mean_resizing)
-        embeddings.num_embeddings = size
-        if embeddings.padding_idx is not None and embeddings.padding_idx >= size:
-            embeddings.padding_idx = self.config.pad_token_id = None
-        decoder = self.get_output_embeddings()
-        if decoder is not None:
-            # Tied, it is about to get the embeddings' weight, and transformers gives new words a bias of 0.
-            self._resize_rows(decoder, size, mean_resizing and not self.config.tie_word_embeddings)
-            decoder.out_features = size
-            self.set_output_embeddings(decoder)
-        self.config.vocab_size = size
-        self.tie_weights()
-        return embeddings
-
-    @torch.no_grad()
-    def _resize_rows(self, module: nn.Embedding | nn.Linear, size: int, mean_resizing: bool) -> None:
-        """Give `module` new parameters with `size` rows, unless it has as many."""
-        old = {name: p for name, p in module.named_parameters(recurse=False) if p.shape[0] != size}
-        for name, parameter in old.items():
-            kept = parameter[:size]
-            added = parameter.new_zeros(max(size - len(kept), 0), *parameter.shape[1:])
-            if mean_resizing:
-                added.copy_(_rows_near_the_mean(parameter, len(added)))
-            elif name == "weight":
-                added.normal_(0.0, self.config.initializer_range)
-            resized = nn.Parameter(torch.cat([kept, added]), requires_grad=parameter.requires_grad)
-            setattr(module, name, resized)
-
-    # Gradient checkpointing
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Recompute each layer in the backward pass instead of keeping its activations, in training mode.
-
-        gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`, by default `{"use_reentrant":
-        False}`.
-        """
-        encoder = self.base_model.encoder
-        encoder.gradient_checkpointing = True
-        encoder.gradient_checkpointing_kwargs = {
-            "use_reentrant": False,
-            **(gradient_checkpointing_kwargs or {}),
-        }
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep every layer's activations again."""
-        self.base_model.encoder.gradient_checkpointing = False
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether gradient checkpointing is enabled."""
-        return self.base_model.encoder.gradient_checkpointing
-
-
-def _rows_near_the_mean(old: Tensor, count: int) -> Tensor:
-    """`count` normally distributed rows with the mean and 1e-9 times the covariance of `old`'s rows."""
-    rows = old.float().reshape(len(old), -1)
-    mean = rows.mean(0)
-    centred = (rows - mean) / len(rows) ** 0.5
-    # A matrix R with R^T R = covariance, also where the covariance is singular.
-    root = torch.linalg.qr(centred, mode="r").R
-    noise = torch.randn(count, len(root), device=old.device) @ root
-    return (mean + 1e-9**0.5 * noise).reshape(count, *old.shape[1:])
+        return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.inputs import additive_mask, check_inputs, explain_index_error
 from squeezebert_fast.modeling.layers import SqueezeBertModule
@@ -68,6 +73,16 @@ class SqueezeBertEncoder(nn.Module):
         self.layers = nn.ModuleList(SqueezeBertModule(config) for _ in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
         self.gradient_checkpointing_kwargs: dict[str, Any] = {}
+        self.gradient_checkpointing_every = 1
+        self.gradient_checkpointing_offload = False
+
+    def checkpointed(self, run: Callable[..., Any], index: int) -> Callable[..., Any]:
+        """`run`, which computes layer `index`, recomputed in the backward pass where the model is asked to."""
+        wanted = self.gradient_checkpointing and self.training
+        if not wanted or index % self.gradient_checkpointing_every:
+            return run
+        offload = self.gradient_checkpointing_offload
+        return functools.partial(_recompute, run, offload=offload, **self.gradient_checkpointing_kwargs)
 
     def forward(
         self,
@@ -84,14 +99,9 @@ class SqueezeBertEncoder(nn.Module):
         """
         all_hidden_states = [hidden_states]
         all_scores = []
-        for layer in self.layers:
-            if self.gradient_checkpointing and self.training:
-                options = self.gradient_checkpointing_kwargs
-                hidden_states, scores = checkpoint(
-                    layer, hidden_states, attention_mask, output_attentions, **options
-                )
-            else:
-                hidden_states, scores = layer(hidden_states, attention_mask, output_attentions)
+        for index, layer in enumerate(self.layers):
+            run = self.checkpointed(layer, index)
+            hidden_states, scores = run(hidden_states, attention_mask, output_attentions)
             if output_hidden_states:
                 all_hidden_states.append(hidden_states)
             if output_attentions:
@@ -102,6 +112,11 @@ class SqueezeBertEncoder(nn.Module):
             attentions=tuple(all_scores) if output_attentions else None,
         )
         return output if return_dict else output.to_tuple()
+
+
+def _recompute(run: Callable[..., Any], *inputs: Any, offload: bool, **options: Any) -> Any:
+    with save_on_cpu(pin_memory=torch.cuda.is_available()) if offload else nullcontext():
+        return checkpoint(run, *inputs, **options)
 
 
 class SqueezeBertPooler(nn.Module):
@@ -129,9 +144,9 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        self.embeddings = SqueezeBertEmbeddings(config)
-        self.encoder = SqueezeBertEncoder(config)
-        self.pooler = SqueezeBertPooler(config)
+        self.embeddings = SqueezeBertEmbeddings(self.config)
+        self.encoder = SqueezeBertEncoder(self.config)
+        self.pooler = SqueezeBertPooler(self.config)
         self.init_weights()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -150,6 +165,8 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode a batch of token sequences.
 
@@ -158,8 +175,11 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
         `additive_mask`).
         token_type_ids, position_ids: [batch, tokens] or [1, tokens]; by default zeros, and 0 to tokens - 1.
         output_attentions, output_hidden_states, return_dict: by default the configuration's.
+        head_mask: None; transformers 5 has none either.
         Raises ArgumentError, naming the argument.
         """
+        if head_mask is not None:
+            raise ArgumentError("head_mask is given, expected None: masks of heads are not supported")
         config = self.config
         dtype = self.embeddings.word_embeddings.weight.dtype
         check_inputs(config, dtype, input_ids, token_type_ids, position_ids, inputs_embeds)

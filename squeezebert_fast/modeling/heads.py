@@ -1,6 +1,8 @@
 """The task heads on top of `SqueezeBertModel`, each with transformers' arguments, outputs and losses.
 
-Arguments that a `forward` here doesn't explain are those of `SqueezeBertModel.forward`.
+Arguments that a `forward` here doesn't explain are those of `SqueezeBertModel.forward`. num_items_in_batch, by which
+transformers' Trainer would have a model scale its loss, does nothing, as in transformers' SqueezeBERT: every loss is a
+mean over its batch, and Trainer scales it (`accepts_loss_kwargs`).
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class _WithHead(SqueezeBertPreTrainedModel):
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
-        self.transformer = SqueezeBertModel(config)
+        self.num_labels = self.config.num_labels
+        self.transformer = SqueezeBertModel(self.config)
 
     def _returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -83,10 +85,11 @@ class SqueezeBertForMaskedLM(_WithHead):
         "cls.predictions.decoder.weight": "transformer.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
+    _keys_to_ignore_on_save: ClassVar[list[str] | None] = list(_tied_weights_keys)
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        self.cls = SqueezeBertOnlyMLMHead(config)
+        self.cls = SqueezeBertOnlyMLMHead(self.config)
         self.init_weights()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -108,6 +111,9 @@ class SqueezeBertForMaskedLM(_WithHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> MaskedLMOutput | tuple[Any, ...]:
         """labels: [batch, tokens] word indices, -100 where a token doesn't count."""
         encoded = self.transformer(
@@ -119,6 +125,7 @@ class SqueezeBertForMaskedLM(_WithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
         )
         logits = self.cls(encoded.last_hidden_state)
         output = MaskedLMOutput(
@@ -135,8 +142,8 @@ class SqueezeBertForSequenceClassification(_WithHead):
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.init_weights()
 
     def forward(
@@ -150,6 +157,9 @@ class SqueezeBertForSequenceClassification(_WithHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """labels: see `losses.sequence_loss`."""
         encoded = self.transformer(
@@ -161,6 +171,7 @@ class SqueezeBertForSequenceClassification(_WithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
         )
         logits = self.classifier(self.dropout(encoded.pooler_output))
         output = SequenceClassifierOutput(
@@ -177,8 +188,8 @@ class SqueezeBertForMultipleChoice(_WithHead):
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.init_weights()
 
     def forward(
@@ -192,6 +203,9 @@ class SqueezeBertForMultipleChoice(_WithHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
         """Every input has an axis of choices after the batch's: [batch, choices, tokens].
 
@@ -217,6 +231,7 @@ class SqueezeBertForMultipleChoice(_WithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
         )
         logits = self.classifier(self.dropout(encoded.pooler_output)).reshape(batch, choices)
         output = MultipleChoiceModelOutput(
@@ -244,8 +259,8 @@ class SqueezeBertForTokenClassification(_WithHead):
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.init_weights()
 
     def forward(
@@ -259,6 +274,9 @@ class SqueezeBertForTokenClassification(_WithHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
         """labels: [batch, tokens] class indices, -100 where a token doesn't count."""
         encoded = self.transformer(
@@ -270,6 +288,7 @@ class SqueezeBertForTokenClassification(_WithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
         )
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         output = TokenClassifierOutput(
@@ -286,11 +305,11 @@ class SqueezeBertForQuestionAnswering(_WithHead):
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
-        if config.num_labels != 2:
+        if self.config.num_labels != 2:
             raise ConfigError(
-                f"config field num_labels is {config.num_labels}, expected 2: an answer's start and end"
+                f"config field num_labels is {self.config.num_labels}, expected 2: an answer's start and end"
             )
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.init_weights()
 
     def forward(
@@ -305,6 +324,9 @@ class SqueezeBertForQuestionAnswering(_WithHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
         """start_positions, end_positions: [batch] token indices, both or neither; see `losses.span_loss`."""
         if (start_positions is None) != (end_positions is None):
@@ -319,6 +341,7 @@ class SqueezeBertForQuestionAnswering(_WithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            head_mask=head_mask,
         )
         logits = self.qa_outputs(encoded.last_hidden_state)
         start_logits, end_logits = (each.contiguous() for each in logits.unbind(-1))

@@ -6,10 +6,13 @@ section 3.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import get_activation
 from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
 
 # transformers builds these without an epsilon, so that `layer_norm_eps` has no say here.
@@ -19,11 +22,24 @@ LAYER_NORM_EPS = 1e-12
 class PointwiseConv1d(nn.Conv1d):
     """A grouped convolution of width 1 with `nn.Conv1d`'s parameters, but over the last axis.
 
-    weight: [out_channels, in_channels / groups, 1]; bias: [out_channels].
+    weight: [out_channels, in_channels / groups, 1]; bias: [out_channels] or None. Takes `nn.Conv1d`'s arguments, by
+    which PEFT's LoRA builds adapters of a layer's own class; PEFT's DoRA, LoHa and LoKr don't fit, since they convolve
+    by themselves over the middle axis. Raises ArgumentError for the arguments of a convolution that isn't pointwise.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1, groups=groups)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int] = 1,
+        stride: int | tuple[int] = 1,
+        padding: int | tuple[int] = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, **options)
+        for name, expected in (("kernel_size", 1), ("stride", 1), ("padding", 0)):
+            if getattr(self, name) != (expected,):
+                raise ArgumentError(f"{name} is {getattr(self, name)}, expected {expected}")
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_channels] to [..., out_channels]."""
@@ -35,7 +51,7 @@ class ConvDropoutLayerNorm(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, dropout_prob: float) -> None:
         super().__init__()
-        self.conv1d = PointwiseConv1d(in_channels, out_channels, groups)
+        self.conv1d = PointwiseConv1d(in_channels, out_channels, groups=groups)
         self.layernorm = nn.LayerNorm(out_channels, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(dropout_prob)
 
@@ -48,7 +64,7 @@ class ConvActivation(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, activation: str) -> None:
         super().__init__()
-        self.conv1d = PointwiseConv1d(in_channels, out_channels, groups)
+        self.conv1d = PointwiseConv1d(in_channels, out_channels, groups=groups)
         self.act = get_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,9 +78,9 @@ class SqueezeBertSelfAttention(nn.Module):
         super().__init__()
         channels = config.hidden_size
         self.num_attention_heads = config.num_attention_heads
-        self.query = PointwiseConv1d(channels, channels, config.q_groups)
-        self.key = PointwiseConv1d(channels, channels, config.k_groups)
-        self.value = PointwiseConv1d(channels, channels, config.v_groups)
+        self.query = PointwiseConv1d(channels, channels, groups=config.q_groups)
+        self.key = PointwiseConv1d(channels, channels, groups=config.k_groups)
+        self.value = PointwiseConv1d(channels, channels, groups=config.v_groups)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(
