@@ -13,6 +13,7 @@ import squeezebert_fast
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel, SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.encoder import SqueezeBertModel as Encoder
+from squeezebert_fast.patching import layer as layer_module
 from tests.model_pairs import CLASSES, inputs_for, labels_for, pair, tiny_config
 
 every_class = pytest.mark.parametrize("name", CLASSES)
@@ -97,6 +98,27 @@ def gradients_and_calls(model: Any, inputs: dict[str, Tensor]) -> tuple[list[Ten
     for hook in hooks:
         hook.remove()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None], sorted(calls)
+
+
+def test_patched_layers_are_recomputed_where_they_were_before(monkeypatch: Any) -> None:
+    model: Any = squeezebert_fast.patch(SqueezeBertModel(tiny_config(num_hidden_layers=3)))
+    inputs = inputs_for("SqueezeBertModel", model.config)
+    ran: list[int] = []
+    own = layer_module.run
+
+    def counted(layer: Any, *args: Any) -> Any:
+        ran.append(list(model.encoder.layers).index(layer))
+        return own(layer, *args)
+
+    monkeypatch.setattr(layer_module, "run", counted)
+    for options, expected in (
+        ({}, [0, 0, 1, 1, 2, 2]),
+        ({"every_n_layers": 2, "offload": True}, [0, 0, 1, 2, 2]),
+    ):
+        model.activation_checkpointing_enable({"use_reentrant": False}, **options)
+        ran.clear()
+        model.train()(**inputs)[0].sum().backward()
+        assert sorted(ran) == expected
 
 
 @pytest.mark.parametrize("offload", [False, True])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends.request import (
@@ -48,6 +46,7 @@ class AcceleratedEncoder(Accelerated):
     """Mixed into a SqueezeBertEncoder's class; `forward` has that class's arguments and results."""
 
     layers: nn.ModuleList
+    checkpointed: Callable[[Callable[..., Tensor], int], Callable[..., Tensor]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         settings: Settings = self.__dict__[SETTINGS]
@@ -122,20 +121,19 @@ class AcceleratedEncoder(Accelerated):
             settings.strict and (settings.precision != "float32" or settings.unpad)
         ):
             raise UnsupportedError(f"encoder: {snapshot} ({_why_no_fallback(settings)})")
-        run, run_original = layers.run, layers.run_original
-        if needs_grad and not library.channels_first:  # transformers' encoder has no checkpointing
-            run, run_original = self._checkpointed(run), self._checkpointed(run_original)
+        # transformers' encoder has no checkpointing
+        checkpointed = self.checkpointed if needs_grad and not library.channels_first else _as_it_is
         # an equal mask for every query is read, and kept for the backward, once
         narrow = added if added is None or added.requires_grad or traced else engine.by_key(added)
         states = [x]
         for index, layer in enumerate(self.layers):
             reason = None if traced else layers.obstacle(layer, library)
             if reason is None:
-                x = run(layer, x, narrow, settings, library)
+                x = checkpointed(layers.run, index)(layer, x, narrow, settings, library)
             elif settings.strict:
                 raise UnsupportedError(f"encoder.layers.{index}: {reason} (strict)")
             else:
-                x = run_original(layer, x, mask, library)
+                x = checkpointed(layers.run_original, index)(layer, x, mask, library)
             if keep_states:
                 states.append(x)
         keep = _real_tokens(added) if settings.unpad and not traced else None
@@ -143,12 +141,6 @@ class AcceleratedEncoder(Accelerated):
             states = [states[0], *(torch.where(keep, state, 0.0) for state in states[1:])]
             x = torch.where(keep, x, 0.0)
         return x, tuple(states) if keep_states else None
-
-    def _checkpointed(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`run`, recomputed in the backward where the model is asked to."""
-        if not (self.gradient_checkpointing and self.training):
-            return run
-        return functools.partial(checkpoint, run, **self.gradient_checkpointing_kwargs)  # type: ignore[arg-type]
 
     def _snapshot(
         self, x: Tensor, needs_grad: bool, settings: Settings, library: Library
@@ -178,6 +170,10 @@ class AcceleratedEncoder(Accelerated):
         if not snapshot.dropout_is_off():
             return "dropout is on"
         return snapshot.misfit(x) or snapshot
+
+
+def _as_it_is(run: Callable[..., Tensor], index: int) -> Callable[..., Tensor]:
+    return run
 
 
 def _needs_grad(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> bool:

@@ -54,9 +54,9 @@ def patch(
     give what the unpatched model gives, by falling back where a kernel can't serve; `explain(model)` tells what
     runs where. On the CPU, in float32, bfloat16 and under autocast to bfloat16, training has kernels forward and
     backward, and torch.compile and torch.export find them as operations of `torch.ops.squeezebert_fast`.
-    Patching again replaces the settings and reads every weight anew. Weights that change are noticed in the next call;
-    a few elements written through `weight.data`, of which PyTorch gives no sign, by the time that calls add up to 16,384
-    tokens (see docs/architecture.md).
+    Patching again replaces the settings and reads every weight anew. Weights that change are noticed in the next
+    call; a few elements written through `weight.data`, of which PyTorch gives no sign, by the time that calls add up
+    to 16,384 tokens (see docs/architecture.md).
 
     Args:
         model: any module that contains a SqueezeBertEncoder.
