@@ -35,6 +35,7 @@ TEST_SOURCES = [
     "csrc/tests/test_activations.cpp",
     "csrc/tests/test_add_layer_norm.cpp",
     "csrc/tests/test_attention.cpp",
+    "csrc/tests/test_embeddings.cpp",
     "csrc/tests/test_encoder.cpp",
     "csrc/tests/test_feed_forward.cpp",
     "csrc/tests/test_fingerprint.cpp",
