@@ -31,7 +31,7 @@ struct OpenMp {
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel: libgomp, libomp, libiomp5
   int (*in_parallel)() = nullptr;
   int (*threads)() = nullptr;
-  int (*release_threads)(int) = nullptr;  // omp_pause_resource_all, where the runtime needs it before a fork
+  int (*release_threads)(int) = nullptr;  // libgomp's omp_pause_resource_all
   std::string description = "own pool";
 };
 
@@ -68,7 +68,10 @@ OpenMp borrow_openmp() {
   openmp.in_parallel = reinterpret_cast<decltype(openmp.in_parallel)>(dlsym(library, "omp_in_parallel"));
   openmp.threads = reinterpret_cast<decltype(openmp.threads)>(dlsym(library, "omp_get_num_threads"));
   if (!openmp.parallel || !openmp.in_parallel || !openmp.threads) return OpenMp{};
-  openmp.release_threads = reinterpret_cast<decltype(openmp.release_threads)>(dlsym(library, "omp_pause_resource_all"));
+  if (best.path.find("libgomp") != std::string::npos) {  // others see to forks by themselves, each in its way
+    openmp.release_threads =
+        reinterpret_cast<decltype(openmp.release_threads)>(dlsym(library, "omp_pause_resource_all"));
+  }
   openmp.description = "openmp: " + best.path;
   return openmp;
 }

@@ -75,11 +75,13 @@ def test_one_kernel_is_the_definition_and_two_have_its_bits(
     rows: int, groups: int, dtype: torch.dtype, device: str
 ) -> None:
     arguments = arguments_for(Random(device, dtype, rows), (rows, 24), 40, groups)
-    fused = conv_add_layer_norm(*arguments, tile=TINY)
-    hold(fused, definition, arguments)
-    if device == "cpu":  # a GPU's sums may be in another order in another tile
-        assert torch.equal(fused, conv_add_layer_norm(*arguments))
+    hold(conv_add_layer_norm(*arguments, tile=TINY), definition, arguments)
     hold(conv_add_layer_norm(*arguments), definition, arguments)
+    # Sums of small whole numbers are exact: NumPy's, in the interpreter, are in another order in another tile.
+    x, weight, *others = arguments
+    exact = (x * 4).round(), (weight * 4).round(), *others
+    if device == "cpu":  # a GPU's LayerNorm may add up in another order in another tile
+        assert torch.equal(conv_add_layer_norm(*exact, tile=TINY), conv_add_layer_norm(*exact))
 
 
 @pytest.mark.parametrize("shape", [(0, 24), (2, 0, 24), (2, 3, 35)])
