@@ -148,6 +148,9 @@ def test_one_warning_names_the_lines(kind: Any, tmp_path: Path, caplog: pytest.L
     assert "lines 7 and 10 are blank" in record.getMessage()
     assert "line 6 comes again as line 9" in record.getMessage()
     caplog.clear()
+    kind(write(tmp_path / "one.txt", [*SPECIAL, "a", "", "b"]))
+    assert "line 7 is blank" in caplog.text
+    caplog.clear()
     kind(write(path, [*SPECIAL, *ODD]))
     assert caplog.records == []
 

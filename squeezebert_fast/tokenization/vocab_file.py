@@ -88,7 +88,8 @@ def _warn_of_lines(path: Path, tokens: Sequence[str], ids: Mapping[str, int]) ->
         for at, token in enumerate(tokens, 1)
         if token and ids[token] + 1 != at
     ]
-    faults = [f"{'lines' if blank[1:] else 'line'} {_listed(blank)} are blank"] if blank else []
+    noun, verb = ("lines", "are") if blank[1:] else ("line", "is")
+    faults = [f"{noun} {_listed(blank)} {verb} blank"] if blank else []
     faults += [_listed(double)] if double else []
     if faults:
         logger.warning("the vocabulary %s has ids without a token: %s", path, "; ".join(faults))
