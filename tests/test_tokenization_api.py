@@ -223,6 +223,7 @@ def test_ids_decode_from_lists_tensors_and_batches(tokenizer: Any) -> None:
     assert tokenizer.decode(7592) == "hello"
     assert tokenizer.batch_decode([ids, ids[:2]]) == [tokenizer.decode(ids), "[CLS] hello"]
     assert tokenizer.batch_decode(torch.tensor([ids])) == [tokenizer.decode(ids)]
+    assert tokenizer.batch_decode([]) == []
 
 
 def test_tokens_convert_to_ids_and_back(tokenizer: Any) -> None:

@@ -127,6 +127,21 @@ def test_what_is_built_in_cannot_be_set_without_effect(fresh: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_added_token_of_which_normalizing_leaves_nothing_is_found_as_it_is_spelled(
+    kind: Any, tmp_path: Path
+) -> None:
+    """The Rust library would look for the empty text, find it everywhere, and panic or cut at each character."""
+    tokenizer = kind(VOCAB)
+    assert tokenizer.add_tokens(["\u0301", "\u200b", AddedToken("\ue000", normalized=True)]) == 3
+    first = len(VOCAB.read_bytes().splitlines())
+    for again in copies(tokenizer, tmp_path):
+        ids = again("hello e\u0301\u200bhello \ue000é", add_special_tokens=False)["input_ids"]
+        e = again.convert_tokens_to_ids("e")
+        assert ids == [7592, e, first, first + 1, 7592, first + 2, e]
+        assert again.decode(ids) == "hello e \u0301 \u200b hello \ue000 e"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_added_tokens_may_differ_only_in_case(kind: Any, tmp_path: Path) -> None:
     tokenizer = kind(VOCAB)
     assert (

@@ -80,6 +80,14 @@ def test_a_line_ends_at_a_newline_and_nowhere_else(kind: Any, end: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_byte_order_mark_is_no_part_of_the_first_token(kind: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "vocab.txt", ["\ufeff[PAD]", *SPECIAL[1:], "\ufeffhello", "world"])
+    tokenizer = kind(path)
+    assert tokenizer.get_vocab() == ids_of([*SPECIAL, "\ufeffhello", "world"])
+    assert_saved_and_read_again(tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_line_separator_of_bert_base_chinese_is_a_token(kind: Any, tmp_path: Path) -> None:
     lines = [*SPECIAL, *(f"[unused{at}]" for at in range(339)), "\u2028", "的", "hello"]
     tokenizer = kind(write(tmp_path / "vocab.txt", lines))
@@ -140,6 +148,9 @@ def test_one_warning_names_the_lines(kind: Any, tmp_path: Path, caplog: pytest.L
     assert "lines 7 and 10 are blank" in record.getMessage()
     assert "line 6 comes again as line 9" in record.getMessage()
     caplog.clear()
+    kind(write(tmp_path / "one.txt", [*SPECIAL, "a", "", "b"]))
+    assert "line 7 is blank" in caplog.text
+    caplog.clear()
     kind(write(path, [*SPECIAL, *ODD]))
     assert caplog.records == []
 
@@ -161,13 +172,13 @@ def test_ids_may_leave_gaps_in_a_mapping_too(kind: Any, tmp_path: Path) -> None:
         kind({**ids_of(SPECIAL), "a": 10**9})
 
 
-@pytest.mark.parametrize("token", ["a\nb", "a ", "a\u2028", "\r"])
+@pytest.mark.parametrize("token", ["a\nb", "a ", "a\u2028", "\r", "\ufeffa"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_that_no_line_can_hold_is_kept_in_tokenizer_json(
     kind: Any, token: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kind(ids_of(SPECIAL)).save_pretrained(tmp_path)
-    tokenizer = kind(ids_of([*SPECIAL, "a", token, "b", "hello", "world", "##s"]))
+    tokenizer = kind(ids_of([token, *SPECIAL, "a", "b", "hello", "world", "##s"]))
     written = tokenizer.save_pretrained(tmp_path)
     assert not (tmp_path / "vocab.txt").exists()
     assert all(Path(path).is_file() for path in written)

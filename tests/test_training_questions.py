@@ -145,6 +145,18 @@ def test_edges_cost_no_training_example(tokenizer: SqueezeBertTokenizerFast, tmp
     assert [row["start"] > 0 for row in rows] == [True] * 48
 
 
+@pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES)
+def test_a_model_that_points_at_an_answers_tokens_is_right(
+    edge: str, tokenizer: SqueezeBertTokenizerFast
+) -> None:
+    before = "" if edge == "\ufe0f" else edge  # a mark goes with what stands before it
+    answer = f"{before}Anna Smith{edge}"
+    question = asked(f"He met {answer} in Paris.", answer)
+    (row,) = rows_of(question, tokenizer)
+    said = [(1.0, row["start"], row["end"], 0.0)]
+    assert QuestionAnswering().score([question], [row], said) == {"f1": 1.0, "exact_match": 1.0}
+
+
 def test_a_distillation_says_once_which_answers_train_nothing(tmp_path: Path) -> None:
     """Teacher and student read the same examples."""
     base = save_base(SqueezeBertForQuestionAnswering, tmp_path / "base")

@@ -21,6 +21,7 @@ from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.modeling import QuestionAnsweringModelOutput
 from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
 from squeezebert_fast.training.tasks.questions import QuestionAnswering
+from squeezebert_fast.training.tasks.sequences import SequenceClassification, TableColumns
 from squeezebert_fast.training.tasks.tokens import TokenClassification
 from tests.cli_helpers import refuses, succeeds
 from tests.training_helpers import (
@@ -52,6 +53,26 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SqueezeBertTokenizerF
 
 def config(**fields: Any) -> SqueezeBertConfig:
     return SqueezeBertConfig(**{**SIZES, **fields})
+
+
+# Classification
+
+
+def test_labels_that_differ_only_in_spelling_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pandas makes 1.0 of a column's numbers where one is missing, and a hand-made CSV has spaces after commas."""
+    task = SequenceClassification(TableColumns())
+    path = tmp_path / "train.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": "a", "label": label}) + "\n" for label in (1, 1.0, "pos", " pos", "0"))
+    )
+    fields = task.label_fields(task.read(str(path)))
+    assert sorted(fields["label2id"]) == [" pos", "0", "1", "1.0", "pos"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the labels {pair} differ only in spelling, and are two classes"
+        for pair in ("'1' and '1.0'", "' pos' and 'pos'")
+    ]
 
 
 # Token classification
@@ -234,8 +255,13 @@ def lives(count: int, filler: int) -> list[tuple[str, str, str, int]]:
 
 
 def test_answers_are_learnt_over_windows_and_distilled(base: Path, tmp_path: Path) -> None:
+    """Each with something at its edges that no token has: only a target of its tokens can be learnt."""
     train, out = tmp_path / "train.json", tmp_path / "out"
-    train.write_text(json.dumps(squad(lives(96, 20))))
+    edges, entries = (" ", "\u00a0", "\u200b", "\ufeff", "\u00ad", "\x07"), []
+    for at, (context, question, person, start) in enumerate(lives(96, 20)):
+        answer = f"{edges[at % 6]}{person}{edges[at // 6 % 6]}"
+        entries.append((context.replace(person, answer), question, answer, start))
+    train.write_text(json.dumps(squad(entries)))
     kind = ["--task", "question-answering", "--stride", 6]
     how = [*kind, "--max-length", 20, "--epochs", 5, *QUICK]
     trains("finetune", train, "--dev", train, "-m", base, "-o", out, *how)

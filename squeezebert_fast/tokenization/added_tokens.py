@@ -22,7 +22,7 @@ class AddedTokenFinder:
         self._tokens = {
             lexicon.pattern(token): (code, token)
             for code, token in lexicon.added.items()
-            if lexicon.is_normalized(token) == normalized and lexicon.pattern(token)
+            if lexicon.is_normalized(token) == normalized
         }
         longest_first = sorted(self._tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

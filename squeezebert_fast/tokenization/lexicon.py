@@ -32,6 +32,7 @@ class Lexicon:
         self.added = dict(sorted((added or {}).items()))
         normalized = [token.content for token in self.added.values() if token.normalized]
         firsts = {normalize(content): content for content in reversed(normalized)}
+        firsts.pop("", None)
         self._exact = frozenset(normalized) - frozenset(firsts.values())
         self._ids = self.vocab | {token.content: code for code, token in self.added.items()}
         self._tokens = {code: token for token, code in self.vocab.items()}
@@ -82,8 +83,9 @@ class Lexicon:
         """Whether an added token is searched for in the normalized text.
 
         Of tokens that are the same once normalized, such as `Foo` and `foo`, that is the one with the lowest id.
-        The others are found where they are spelled exactly so. (The Rust library would find one of them, now
-        this, now that: it iterates over a hash map.)
+        The others are found where they are spelled exactly so, and so are those of which normalizing leaves
+        nothing, such as an accent. (The Rust library would find one of the former, now this, now that, as it
+        iterates over a hash map, and the latter between any two characters.)
         """
         return token.normalized and token.content not in self._exact
 

@@ -36,7 +36,10 @@ def pad_encoded(
     first = next(iter(_values("input_ids", columns["input_ids"])), None)
     single = first is not None and not _is_row(first)
     columns = {name: [column] if single else column for name, column in columns.items()}
-    rows = {name: _rows(name, columns[name]) for name in fillers.keys() & columns.keys()}
+    rows = {
+        name: [_row(name, row) for row in _values(name, columns[name])]
+        for name in fillers.keys() & columns.keys()
+    }
     lengths = [len(row) for row in rows["input_ids"]]
     for name, column in columns.items():
         if not hasattr(column, "__len__") or len(column) != len(lengths):
@@ -90,29 +93,28 @@ def _values(name: str, column: Any) -> Any:
     return column
 
 
-def _rows(name: str, column: Any) -> list[Any]:
-    """The rows as lists, tensors or arrays."""
-    broken = [row for row in _values(name, column) if not _is_row(row)]
-    if broken:
-        raise TokenizerError(f"{name} has the row {broken[0]!r}; expected a list")
-    return [_of_numbers(row) if isinstance(row, (list, tuple)) else row for row in column]
-
-
-def _of_numbers(row: Sequence[Any]) -> list[Any]:
-    # A list of tensors without a dimension, as some data sets give it, is a list of numbers.
-    return [value.item() for value in row] if row and getattr(row[0], "ndim", None) == 0 else list(row)
+def _row(name: str, row: Any) -> Any:
+    """The row as a list, tensor or array."""
+    if isinstance(row, (list, tuple)):
+        # A list of tensors without a dimension, as some data sets give it, is a list of numbers.
+        return [value.item() for value in row] if row and getattr(row[0], "ndim", None) == 0 else list(row)
+    if not _is_row(row):
+        raise TokenizerError(f"{name} has the row {row!r}; expected a list")
+    return row
 
 
 def _padded(name: str, row: Any, target: int, filler: int, side: str) -> Any:
     """The row, of its own dtype, at `target` length."""
     missing = target - len(row)
-    if missing <= 0 or (name == "attention_mask" and getattr(row, "ndim", 1) > 1):
+    if missing <= 0:
+        return row
+    if isinstance(row, list):
+        like = type(row[0])(filler) if row and isinstance(row[0], (bool, float)) else filler
+        padding = [like] * missing
+        return padding + row if side == "left" else row + padding
+    if name == "attention_mask" and row.ndim > 1:
         return row  # such a mask is [heads, tokens, tokens] and made for this length
     ends = (missing, 0) if side == "left" else (0, missing)
     if isinstance(row, torch.Tensor):
         return torch.nn.functional.pad(row, ends, value=filler)
-    if isinstance(row, np.ndarray):
-        return np.pad(row, ends, constant_values=filler)
-    kind = type(row[0]) if row and isinstance(row[0], (bool, float)) else int
-    padding = [kind(filler)] * missing
-    return padding + row if side == "left" else row + padding
+    return np.pad(row, ends, constant_values=filler)

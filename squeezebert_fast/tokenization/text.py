@@ -44,9 +44,8 @@ class TextNormalizer:
     """`str -> str`: what `BertNormalizer(clean_text=True, ...)` gives.
 
     Nearly everything is a matter of one character alone and one `str.translate`. The exception is the
-    canonical order
-    of combining marks: a few marks stay when accents are stripped and must change places with their
-        neighbours.
+    canonical order of combining marks: a few marks stay when accents are stripped and must change places
+    with their neighbours.
     """
 
     def __init__(self, *, lower_case: bool, strip_accents: bool, split_cjk: bool) -> None:
@@ -102,7 +101,8 @@ def _space_punctuation(code: int) -> str:
     return f" {chr(code)} " if code in PUNCTUATION else chr(code)
 
 
-def _character_class(codes: CodePoints) -> str:
+def character_class(codes: CodePoints) -> str:
+    """The inside of a regular expression's brackets for these code points."""
     return "".join(f"{chr(first)}-{chr(last)}" for first, last in codes.ranges)
 
 
@@ -112,5 +112,5 @@ def _canonical_order(run: re.Match[str]) -> str:
 
 _SPACED_PUNCTUATION = _LazyMap(_space_punctuation)
 _BARRIER = "\0"  # never in a normalized text
-_REORDERED = re.compile(f"[{_character_class(REORDERED_MARKS)}]")
-_REORDERED_RUN = re.compile(f"[{_character_class(REORDERED_MARKS)}]{{2,}}")
+_REORDERED = re.compile(f"[{character_class(REORDERED_MARKS)}]")
+_REORDERED_RUN = re.compile(f"[{character_class(REORDERED_MARKS)}]{{2,}}")

@@ -14,6 +14,7 @@ logger = logging.getLogger("squeezebert_fast.tokenization")
 
 _MOST_UNUSED_IDS = 1_000_000  # each takes memory; a damaged file may name any id
 _LINES_NAMED = 10
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_vocab(vocab: Mapping[str, int] | str | os.PathLike[str]) -> dict[str, int]:
@@ -21,6 +22,7 @@ def read_vocab(vocab: Mapping[str, int] | str | os.PathLike[str]) -> dict[str, i
 
     Blank and double lines load as transformers 5 loads them: of equal lines the last one counts, so that the
     others' ids have no token, and a blank line is the token "", which no text has. One warning names them.
+    A byte order mark at the file's start is skipped.
     Raises `TokenizerError` for a file that is missing, unreadable or empty, and for ids that are taken twice.
     """
     if isinstance(vocab, Mapping):
@@ -31,7 +33,7 @@ def read_vocab(vocab: Mapping[str, int] | str | os.PathLike[str]) -> dict[str, i
         )
     path = Path(vocab)
     try:
-        content = path.read_bytes().decode("utf-8")
+        content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise TokenizerError(f"the vocabulary {path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -50,12 +52,14 @@ def vocab_lines(vocab: Mapping[str, int], filename: str) -> bytes:
 
     Raises `TokenizerError` for a token that no line can hold, for one with a line break in it.
     """
-    for token in vocab:
-        if "\n" in token or _token_of(token) != token:
-            raise TokenizerError(
-                f"the token {token!r} can't be a line of {filename}: it holds a line break or ends in whitespace"
-            )
     by_id = {code: token for token, code in vocab.items()}
+    first = by_id[min(by_id)]
+    for token in vocab:
+        if "\n" in token or _token_of(token) != token or (token is first and token[:1] == _BYTE_ORDER_MARK):
+            raise TokenizerError(
+                f"the token {token!r} can't be a line of {filename}: it holds a line break, ends in whitespace, or "
+                "opens the file with a byte order mark"
+            )
     lines: list[str] = []
     for code in sorted(by_id):
         # An id without a token gets the next one's line: of equal lines the last one counts.
@@ -84,7 +88,8 @@ def _warn_of_lines(path: Path, tokens: Sequence[str], ids: Mapping[str, int]) ->
         for at, token in enumerate(tokens, 1)
         if token and ids[token] + 1 != at
     ]
-    faults = [f"{'lines' if blank[1:] else 'line'} {_listed(blank)} are blank"] if blank else []
+    noun, verb = ("lines", "are") if blank[1:] else ("line", "is")
+    faults = [f"{noun} {_listed(blank)} {verb} blank"] if blank else []
     faults += [_listed(double)] if double else []
     if faults:
         logger.warning("the vocabulary %s has ids without a token: %s", path, "; ".join(faults))

@@ -113,7 +113,10 @@ class Vocabulary(SpecialTokens):
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[str]:
         """The texts of a batch of ids."""
-        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        rows = plain(sequences)
+        if isinstance(rows, (list, tuple)) and not rows:
+            return []
+        texts = self.decode(rows, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:

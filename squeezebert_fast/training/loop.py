@@ -51,7 +51,7 @@ class Trainer:
 
     pad: the padding token's id. dev: None for no evaluation; the last model is then the best.
     folder: its `begin` must have been called. device: where `model` is.
-    Raises ArgumentError for a metric that the task doesn't have.
+    Raises ArgumentError for a metric that the task doesn't have, and for settings of the evaluation without `dev`.
     """
 
     def __init__(
@@ -75,6 +75,9 @@ class Trainer:
         if self.metric not in ("loss", *task.metrics):
             expected = ", ".join(["loss", *task.metrics])
             raise ArgumentError(f"metric is {self.metric!r}, expected one of {expected} for this task")
+        for name in ("metric", "patience", "evaluate_every"):
+            if dev is None and getattr(settings, name) is not None:
+                raise ArgumentError(f"{name} means nothing without dev data")
         if dev is not None and not can_choose(task, dev, self.metric):
             logger.warning(
                 "the dev data can't tell models apart by %s, which is 0 for right answers too: the loss chooses",

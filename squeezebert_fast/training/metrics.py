@@ -10,9 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezebert_fast.tokenization.text import character_class
+from squeezebert_fast.tokenization.unicode_tables import REMOVED
 from squeezebert_fast.training.tagging import Scheme
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
+
+INVISIBLE = re.compile(rf"(?!\s)[{character_class(REMOVED)}]")
+"""Characters that every tokenizer of BERT's drops: no answer that is put together from tokens ends in one."""
 
 
 def better(name: str, value: float, than: float | None) -> bool:
@@ -98,7 +103,11 @@ def tagging(
 
 
 def normalized_answer(text: str) -> str:
-    """An answer as SQuAD's own script compares it: no case, punctuation, articles or extra whitespace."""
+    """An answer as SQuAD's own script compares it: no case, punctuation, articles or extra whitespace.
+
+    Nor characters that tokenizers drop, which the script keeps: with them at its edges no answer would be right.
+    """
+    text = INVISIBLE.sub("", text)
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 

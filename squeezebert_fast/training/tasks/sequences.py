@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassif
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
+
+logger = logging.getLogger("squeezebert_fast.training")
 
 DEFAULT_LABEL_COLUMN = "label"
 LISTED = 5  # labels that an error names
@@ -70,6 +73,8 @@ class SequenceClassification(Task):
             raise InputError(
                 f"every label of the training data is {labels[0]!r}, expected at least two different ones"
             )
+        for first, second in spelled_twice(labels):
+            logger.warning("the labels %r and %r differ only in spelling, and are two classes", first, second)
         return {
             "id2label": dict(enumerate(labels)),
             "label2id": {label: index for index, label in enumerate(labels)},
@@ -163,6 +168,19 @@ def label_names(labels: set[str]) -> list[str]:
     if all(label.isascii() and label.isdigit() for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)
+
+
+def spelled_twice(labels: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of labels that are the same number, or the same text but for the spaces around it."""
+    seen: dict[str | float, str] = {}
+    pairs = []
+    for label in labels:
+        text = label.strip()
+        value = float(text) if text.replace(".", "", 1).isdecimal() else text
+        if value in seen:
+            pairs.append((seen[value], label))
+        seen.setdefault(value, label)
+    return pairs
 
 
 def matching_labels(teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int]:
