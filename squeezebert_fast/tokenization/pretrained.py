@@ -6,8 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenizers import AddedToken
 
@@ -18,6 +17,9 @@ from squeezebert_fast.tokenization.lexicon import make_added_token
 from squeezebert_fast.tokenization.training import train_vocabulary
 from squeezebert_fast.tokenization.vocabulary import Vocabulary
 from squeezebert_fast.tokenization.writing import write_directory, write_vocab
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 Self = TypeVar("Self", bound="PretrainedTokenizer")
 
@@ -127,35 +129,14 @@ class PretrainedTokenizer(Vocabulary):
         name = f"{filename_prefix}-{files.VOCAB_FILE}" if filename_prefix else files.VOCAB_FILE
         return write_vocab(Path(save_directory) / name, self._lexicon)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> Any:
-        """Uploads what `save_pretrained` writes to a repository of the hub, made if need be.
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Upload what `save_pretrained` writes to a repository of the hub, made if need be.
 
-        Returns huggingface_hub's `CommitInfo`; its errors come through.
+        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError, TokenizerError.
         """
-        from huggingface_hub import HfApi
+        from squeezebert_fast.loading.upload import upload
 
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or "Upload tokenizer",
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-            )
+        return upload(self.save_pretrained, repo_id, **{"commit_message": "Upload tokenizer", **options})
 
     def with_vocab(self: Self, vocab: Mapping[str, int]) -> Self:
         """A tokenizer with the same options and added tokens over another vocabulary, which should hold the latter.
