@@ -6,6 +6,7 @@ import copy
 import gc
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,33 @@ def test_an_unchanged_weight_is_packed_once() -> None:
     ).sum().backward()  # a leaf in a graph too
     assert cpu.packed_weight(conv.weight, 4) is packed
     assert cpu.packed_weight(conv.weight, 2) is not packed
+
+
+def test_a_weight_in_training_has_no_checksums_until_it_stays_as_it_is() -> None:
+    conv = module()
+    checksums: list[bool] = []
+    own = cpu.fingerprint
+
+    def counted(tensors: Any, samples: int, **options: bool) -> Any:
+        checksums.append(options["checksums"])
+        return own(tensors, samples, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "fingerprint", counted)
+        for _ in range(3):  # steps, each with one use
+            cpu.packed_weight(conv.weight, 4)
+            with torch.no_grad():
+                conv.weight += 1.0
+        assert checksums == [True, False, False]
+        packed = [cpu.packed_weight(conv.weight, 4) for _ in range(6)]
+    assert checksums == [True, False, False, False, True]
+    assert packed[0] is packed[1]
+    assert packed[1] is not packed[2]
+    assert all(each is packed[2] for each in packed[3:])
+    before = grouped_pointwise_conv(X, conv.weight, conv.bias, 4, backend="cpu")
+    conv.weight.data[35, 0] += 5.0
+    after = grouped_pointwise_conv(X, conv.weight, conv.bias, 4, backend="cpu")
+    assert not torch.equal(before, after)
 
 
 def test_the_same_weight_serves_any_grouping_and_instruction_set() -> None:

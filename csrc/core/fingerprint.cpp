@@ -57,8 +57,10 @@ Fingerprint::Fingerprint(const std::vector<Tensor>& tensors, int64_t samples, in
       const float* at = values + (2 * i + 1) * size / (2 * count);
       elements_.push_back({at, bits_at(at)});
     }
-    for (int64_t i = 0; i < size; i += piece) pieces_.push_back({values + i, std::min(piece, size - i), 0});
-    bytes_ += size * static_cast<int64_t>(sizeof(float));
+    for (int64_t i = 0; piece > 0 && i < size; i += piece) {
+      pieces_.push_back({values + i, std::min(piece, size - i), 0});
+      bytes_ += pieces_.back().size * static_cast<int64_t>(sizeof(float));
+    }
   }
   run_tasks(
       static_cast<int64_t>(pieces_.size()), threads,

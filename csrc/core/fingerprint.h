@@ -15,7 +15,7 @@ class Fingerprint {
   struct Tensor {
     const float* values;
     int64_t size;
-    int64_t piece;  // elements that share a checksum; the last piece may have fewer
+    int64_t piece;  // elements that share a checksum; the last piece may have fewer; 0: no checksums
   };
 
   // All pieces have been compared once calls of `match` add up to this many rows of input.

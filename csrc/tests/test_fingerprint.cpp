@@ -68,6 +68,15 @@ TEST_CASE("samples show at every call, and are spread over the tensor") {
   }
 }
 
+TEST_CASE("without checksums there are the samples") {
+  std::vector<float> values = random_floats(100, 1);
+  Fingerprint fingerprint({{values.data(), 100, 0}}, 2, 1);
+  values[0] += 1;
+  CHECK(fingerprint.match(kEverything, 1));
+  values[25] += 1;  // the middle of the first half
+  CHECK(!fingerprint.match(1, 1));
+}
+
 TEST_CASE("bits are compared, so a NaN that stays is no change and a zero that changes its sign is one") {
   float values[] = {std::numeric_limits<float>::quiet_NaN(), 0.0f};
   Fingerprint fingerprint({{values, 2, 2}}, 2, 1);

@@ -172,7 +172,10 @@ class _Entry:
     groups: int
     instruction_set: str
     fingerprint: Any
+    whole: bool
+    """Whether the fingerprint has checksums, or samples alone."""
     made: Any
+    uses: int = 1
 
 
 SAMPLES = 64
@@ -184,6 +187,10 @@ ROWS_FOR_ALL: int = 0 if _native is None else _native.Fingerprint.rows_for_all
 _PIECE = 4096
 """Elements that share a checksum where rows don't have one each."""
 
+_FEW_USES = 2
+"""A weight that changed after so few uses is taken to be in training: checksums would cost more than they find. If it
+is used once more without a change, it is packed anew, with checksums."""
+
 _made: dict[tuple[int, str], _Entry] = {}
 """What was made of weights, packed or quantized, by the identity of the weight tensor and the form's name."""
 
@@ -193,7 +200,8 @@ def packed_weight(weight: Tensor, groups: int, precision: str = "float32", rows:
 
     rows: of the input that this call multiplies. A weight is packed again when its version, its address, the groups
     or the instruction set changed. Writes through `.data` or another tensor's view leave the version as it is, so
-    values are compared too: some at every call, all of them by the time that calls add up to ROWS_FOR_ALL rows.
+    values are compared too: some at every call, all of them by the time that calls add up to ROWS_FOR_ALL rows, and
+    of a weight in training, which the next step packs anyway, at the third call without a step.
     `forget`, `patch` and `unpatch` drop what is packed.
     """
     return _once(weight, groups, precision, rows, lambda: _pack(weight, groups, precision))
@@ -231,14 +239,21 @@ def _once(weight: Tensor, groups: int, form: str, rows: int, make: Callable[[], 
         and entry.instruction_set == instruction_set()
         and entry.fingerprint.match(rows, torch.get_num_threads())
     ):
-        return entry.made
+        entry.uses += 1
+        if entry.whole or entry.uses <= _FEW_USES:
+            return entry.made
+        entry = None
+    trains = entry is not None and entry.version != version and entry.uses <= _FEW_USES
     made = make()
-    keep(weight, groups, form, made)
+    keep(weight, groups, form, made, whole=not trains)
     return made
 
 
-def keep(weight: Tensor, groups: int, form: str, made: Any) -> None:
-    """Remember what was made of `weight`, which on the meta device stands for what no longer needs keeping."""
+def keep(weight: Tensor, groups: int, form: str, made: Any, whole: bool = True) -> None:
+    """Remember what was made of `weight`, which on the meta device stands for what no longer needs keeping.
+
+    whole: have checksums of the weight, or samples alone.
+    """
     key = (id(weight), form)
     _made[key] = _Entry(
         weakref.ref(weight, lambda _: _made.pop(key, None)),
@@ -246,7 +261,8 @@ def keep(weight: Tensor, groups: int, form: str, made: Any) -> None:
         0 if weight.is_meta else weight.data_ptr(),
         groups,
         instruction_set(),
-        fingerprint([] if weight.is_meta else [weight], SAMPLES, by_row=True),
+        fingerprint([] if weight.is_meta else [weight], SAMPLES, by_row=True, checksums=whole),
+        whole,
         made,
     )
 
@@ -306,16 +322,21 @@ def addresses(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False) -> Any:
+def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False, checksums: bool = True) -> Any:
     """Remembers contiguous float32 tensors; `match(rows, threads)` says whether they are the same still.
 
     A call compares `samples` elements of each, and a share of all of them that grows with the `rows` of its input.
-    by_row: `pieces_match` can be asked for single rows. The tensors' memory must be there when either is called.
+    by_row: `pieces_match` can be asked for single rows. checksums: without them there are the samples alone. The
+    tensors' memory must be there when either is called.
     """
     native: Any = _native
-    pieces = [
-        (t.data_ptr(), t.numel(), max(t[0].numel(), 1) if by_row and len(t) else _PIECE) for t in tensors
-    ]
+
+    def piece(tensor: Tensor) -> int:
+        if not checksums:
+            return 0
+        return max(tensor[0].numel(), 1) if by_row and len(tensor) else _PIECE
+
+    pieces = [(tensor.data_ptr(), tensor.numel(), piece(tensor)) for tensor in tensors]
     return native.Fingerprint(pieces, samples, torch.get_num_threads())
 
 
