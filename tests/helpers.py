@@ -1,7 +1,8 @@
-"""What every test shares: the tolerance rule."""
+"""What every test shares: the tolerance rule, and leaving a group of processes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,17 @@ def assert_within_rule(
     assert ours <= 2 * theirs + floor, (
         f"{what}: error {ours:.3g}, PyTorch's own {theirs:.3g}, floor {floor:.3g}"
     )
+
+
+def leave_process_group() -> None:
+    """Destroy torch.distributed's group of processes after DDP's backward.
+
+    What gloo's threads did in a backward holds a Python object (PyTorch 2.13), which they let go of when they are
+    done, for which they need the GIL: whoever destroys the group holds it and waits for them. A moment's sleep lets
+    them finish.
+    """
+    time.sleep(0.2)
+    torch.distributed.destroy_process_group()
 
 
 def check(fn: Callable[..., Tensor], reference: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

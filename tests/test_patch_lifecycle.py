@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import squeezebert_fast
 import squeezebert_fast.modeling as modeling
 from squeezebert_fast import ArgumentError, UnsupportedError
+from tests.helpers import leave_process_group
 from tests.model_pairs import CLASSES, inputs_for, pair, tiny_config
 
 LIBRARIES = ["ours", "theirs"]
@@ -254,7 +255,7 @@ def test_distributed_data_parallel_of_one_process(library: str, tmp_path: Path) 
         for (name, a), e in zip(model.named_parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(a.grad, e.grad, rtol=1e-3, atol=1e-5, msg=name)
     finally:
-        torch.distributed.destroy_process_group()
+        leave_process_group()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
