@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig,
 from torch import Tensor, nn
 
 import squeezebert_fast
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.modeling.layers import PointwiseConv1d
 from tests.helpers import assert_within_rule
 from tests.model_pairs import inputs_for, labels_for, pair, tiny_config
@@ -149,3 +149,19 @@ def test_a_pointwise_convolution_is_built_like_torchs_and_refuses_what_it_does_n
     for options in ({"kernel_size": 3}, {"stride": 2}, {"padding": 1}):
         with pytest.raises(ArgumentError, match=next(iter(options))):
             PointwiseConv1d(8, 4, **options)
+
+
+def test_an_adapter_beside_weights_that_were_given_up_is_added_and_not_merged(
+    batch: dict[str, Tensor],
+) -> None:
+    config = LoraConfig(target_modules=["dense"], init_lora_weights=False)
+    results, models = [], []
+    for keep_original in (True, False):
+        model = squeezebert_fast.patch(pair(NAME, CONFIG)[0], keep_original=keep_original)
+        torch.manual_seed(1)
+        models.append(get_peft_model(model, config).eval())
+        with torch.no_grad():
+            results.append(models[-1](**batch).logits)
+    torch.testing.assert_close(*results)
+    with pytest.raises(UnsupportedError, match="keep_original=False"):
+        models[-1].merge_and_unload()
