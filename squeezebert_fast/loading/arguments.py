@@ -77,7 +77,7 @@ def without_idle(
     rest = {name: value for name, value in arguments.items() if name not in IDLE}
     for name, remedy in REFUSED.items():
         value = rest.pop(name, None)
-        if value is not None and value is not False:
+        if value:
             raise ArgumentError(f"{name} is {value!r}, which loading can't do: {remedy}")
     attention = rest.pop("attn_implementation", None)
     if attention not in (None, *ATTENTIONS):
@@ -106,6 +106,7 @@ def dtype_of(
     dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None
 ) -> torch.dtype | str | None:
     """The dtype, which `torch_dtype` named before transformers 4.56. Raises ArgumentError for two of them."""
-    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+    names = {str(given).removeprefix("torch.") for given in (dtype, torch_dtype) if given is not None}
+    if len(names) > 1:
         raise ArgumentError(f"dtype is {dtype!r} and torch_dtype {torch_dtype!r}, expected one of the two")
     return torch_dtype if dtype is None else dtype
