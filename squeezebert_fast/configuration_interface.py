@@ -151,10 +151,12 @@ class ConfigInterface:
         """Write config.json into a directory, made with its parents. Raises CheckpointError.
 
         push_to_hub: upload it as well, to `repo_id` or the repository of the directory's name; options are
-        `push_to_hub`'s.
+        `push_to_hub`'s. Raises ArgumentError for others.
         """
+        from squeezebert_fast.loading.arguments import for_upload
         from squeezebert_fast.loading.files import all_or_nothing, directory_named
 
+        options = for_upload(options)
         directory = directory_named(save_directory)
         with all_or_nothing(directory) as stage:
             stage("config.json").write_text(self.to_json_string(), encoding="utf-8")
@@ -164,8 +166,9 @@ class ConfigInterface:
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Upload config.json to a repository of the hub, made if need be.
 
-        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError.
+        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError and ArgumentError.
         """
+        from squeezebert_fast.loading.arguments import for_upload
         from squeezebert_fast.loading.upload import upload
 
-        return upload(self.save_pretrained, repo_id, **options)
+        return upload(self.save_pretrained, repo_id, **for_upload(options))

@@ -309,8 +309,15 @@ def test_a_model_and_a_configuration_are_pushed_to_the_hub(
     model.push_to_hub("team/model", revision="v2")
     (_, (made, branch), (_, commit)) = hub.calls[-3:]
     assert (made, branch["branch"], commit["revision"]) == ("create_branch", "v2", "v2")
-    with pytest.raises(ArgumentError, match="comit_message"):
-        model.push_to_hub("team/model", comit_message="x")
+    for pushed in (model, model.config):
+        pushed.push_to_hub("team/model", use_temp_dir=True, tags=None)
+        pushed.save_pretrained(tmp_path / "here", use_temp_dir=False)
+        for options in ({"comit_message": "x"}, {"tags": ["x"]}):
+            with pytest.raises(ArgumentError, match=next(iter(options))):
+                pushed.push_to_hub("team/model", **options)
+            with pytest.raises(ArgumentError, match=next(iter(options))):
+                pushed.save_pretrained(tmp_path / "there", **options)
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_refusal_of_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

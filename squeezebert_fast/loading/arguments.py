@@ -62,6 +62,7 @@ REFUSED_IN_SAVING: dict[str, tuple[Any, str]] = {
     "safe_serialization": (True, "torch.save(model.state_dict(), 'pytorch_model.bin') writes a pickled file"),
     "variant": (None, "give a directory or revision of its own"),
     "distributed_checkpoint": (False, "pass state_dict, gathered"),
+    "tags": (None, "write them into the repository's README.md"),
 }
 UPLOADING = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 ATTENTIONS = ("eager", "sdpa")  # the same results up to rounding, so that either name will do
@@ -98,7 +99,7 @@ def for_upload(arguments: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentError(f"{name} is {value!r}, which saving can't do: {remedy}")
     for name in rest:
         if name not in UPLOADING:
-            raise ArgumentError(f"{name} is no argument of save_pretrained")
+            raise ArgumentError(f"{name} is no argument of save_pretrained or push_to_hub")
     return rest
 
 
