@@ -39,6 +39,8 @@ POSITIVE_INTEGERS = (
     "embedding_size",
     *GROUPED_CHANNELS,
 )
+# Of transformers' configuration, what means nothing here: it may be overridden as a field may, and is kept in `extra`.
+IDLE_FIELDS = ("bos_token_id", "eos_token_id", "chunk_size_feed_forward")
 # Labels that a file asks for by their number alone; more than these must be named, or their number be passed.
 MAX_UNNAMED_LABELS = 10_000
 FLAGS = ("tie_word_embeddings", "return_dict", "output_attentions", "output_hidden_states")
@@ -128,6 +130,12 @@ class SqueezeBertConfig(_Fields, ConfigInterface):
             return extra[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
+    def __delattr__(self, name: str) -> None:
+        if name in self.extra:
+            del self.extra[name]
+        else:
+            super().__delattr__(name)
+
     def _resolve_labels(self, num_labels: int | None) -> None:
         _require(num_labels is None or _is_int(num_labels, 1), "num_labels", num_labels, "a positive integer")
         for name in ("id2label", "label2id"):
@@ -211,12 +219,16 @@ class SqueezeBertConfig(_Fields, ConfigInterface):
         _require(isinstance(self.extra, dict), "extra", self.extra, "a mapping")
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> SqueezeBertConfig:
+    def from_dict(cls, data: dict[str, Any], *, return_unused_kwargs: bool = False, **overrides: Any) -> Any:
         """The configuration in `data`, the content of a config.json, with `overrides` in place of its values.
 
         Keys of `data` that mean nothing here are kept in `extra`, however they are spelled. An overriding
-        `num_labels` that differs from `data` also replaces its label names. Raises ConfigError.
+        `num_labels` that differs from `data` also replaces its label names. return_unused_kwargs: give
+        (configuration, overrides that are no fields) instead. Raises ConfigError.
         """
+        if return_unused_kwargs:
+            unused = cls._unused(overrides)
+            return cls.from_dict(data, **overrides), unused
         _require(isinstance(data, dict), "config", data, "a JSON object")
         if (unnamed := unnamed_labels(data)) is not None:
             expected = f"at most {MAX_UNNAMED_LABELS} where id2label doesn't name them"
@@ -276,7 +288,7 @@ class SqueezeBertConfig(_Fields, ConfigInterface):
     @classmethod
     def has_field(cls, name: str) -> bool:
         """Whether `name` is a field, by its own or an older name."""
-        return name in (*FIELD_NAMES, "num_labels", "torch_dtype", "name_or_path")
+        return name in (*FIELD_NAMES, *IDLE_FIELDS, "num_labels", "torch_dtype", "name_or_path")
 
 
 FIELD_NAMES = tuple(f.name for f in dataclasses.fields(_Fields))

@@ -84,8 +84,12 @@ class ConfigInterface:
         raise NotImplementedError
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = False) -> None:
-        """Write `to_json_string(use_diff)` to a file."""
-        Path(json_file_path).write_text(self.to_json_string(use_diff), encoding="utf-8")
+        """Write `to_json_string(use_diff)` to a file. Raises CheckpointError."""
+        from squeezebert_fast.loading.files import all_or_nothing
+
+        path = Path(json_file_path)
+        with all_or_nothing(path.parent) as stage:
+            stage(path.name).write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -101,7 +105,7 @@ class ConfigInterface:
         return_unused_kwargs: bool = False,
         **overrides: Any,
     ) -> Any:
-        """The configuration of a model's directory or hub repository.
+        """The configuration of a model's directory or hub repository, or of a file such as config.json.
 
         The arguments are those of `resolve_file`; overrides replace values of the file, and an unknown one is kept,
         as in the class itself. return_unused_kwargs: give (configuration, unknown ones) instead. What only concerns
@@ -121,14 +125,17 @@ class ConfigInterface:
             subfolder,
             force_download,
         )
-        unused = {}
-        if return_unused_kwargs:
-            unused = {name: overrides.pop(name) for name in list(overrides) if not cls.has_field(name)}
+        unused = cls._unused(overrides) if return_unused_kwargs else {}
         config: SqueezeBertConfig = SqueezeBertConfig.from_json_file(
-            files.required("config.json"), **overrides
+            files.file_or("config.json"), **overrides
         )
         config.name_or_path = pretrained_model_name_or_path
         return (config, unused) if return_unused_kwargs else config
+
+    @classmethod
+    def _unused(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """What of `overrides` is no field, taken out of them."""
+        return {name: overrides.pop(name) for name in list(overrides) if not cls.has_field(name)}
 
     @classmethod
     def has_field(cls, name: str) -> bool:
@@ -144,11 +151,13 @@ class ConfigInterface:
         """Write config.json into a directory, made with its parents. Raises CheckpointError.
 
         push_to_hub: upload it as well, to `repo_id` or the repository of the directory's name; options are
-        `push_to_hub`'s.
+        `push_to_hub`'s. Raises ArgumentError for others.
         """
-        from squeezebert_fast.loading.files import all_or_nothing
+        from squeezebert_fast.loading.arguments import for_upload
+        from squeezebert_fast.loading.files import all_or_nothing, directory_named
 
-        directory = Path(save_directory).expanduser()
+        options = for_upload(options)
+        directory = directory_named(save_directory)
         with all_or_nothing(directory) as stage:
             stage("config.json").write_text(self.to_json_string(), encoding="utf-8")
         if push_to_hub:
@@ -157,8 +166,9 @@ class ConfigInterface:
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Upload config.json to a repository of the hub, made if need be.
 
-        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError.
+        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError and ArgumentError.
         """
+        from squeezebert_fast.loading.arguments import for_upload
         from squeezebert_fast.loading.upload import upload
 
-        return upload(self.save_pretrained, repo_id, **options)
+        return upload(self.save_pretrained, repo_id, **for_upload(options))

@@ -47,6 +47,7 @@ def test_the_names_that_transformers_gives_the_arguments_are_taken(saved: Path) 
     assert loaded.dtype == torch.float16
     assert loaded.name_or_path == loaded.config.name_or_path == str(saved)
     assert load_pretrained(CLASS, saved, dtype="float16", torch_dtype="float16").dtype == torch.float16
+    assert load_pretrained(CLASS, saved, dtype="float16", torch_dtype=torch.float16).dtype == torch.float16
     fails(ArgumentError, saved, "float16", "bfloat16", dtype="float16", torch_dtype="bfloat16")
 
 
@@ -82,7 +83,7 @@ def test_any_exact_attention_will_do_and_no_other(attention: str | None, saved: 
 def test_an_argument_that_would_change_the_result_is_refused_unless_it_asks_for_nothing(
     name: str, saved: Path
 ) -> None:
-    for nothing in (None, False):
+    for nothing in (None, False, {}):
         load_pretrained(CLASS, saved, **{name: nothing})
     fails(ArgumentError, saved, f"{name} is {{'a': 1}}", cls=CLASS, **{name: {"a": 1}})
 
@@ -92,6 +93,7 @@ def test_use_safetensors_chooses_the_file(both: Path) -> None:
     assert_same(load_pretrained(CLASS, both).state_dict(), safe)
     assert_same(load_pretrained(CLASS, both, use_safetensors=True).state_dict(), safe)
     assert_same(load_pretrained(CLASS, both, use_safetensors=False).state_dict(), pickled)
+    fails(ArgumentError, both, "use_safetensors is 'yes'", use_safetensors="yes")
     (both / "model.safetensors").unlink()
     fails(
         CheckpointError,
@@ -146,6 +148,8 @@ def test_weights_may_be_given_with_and_without_a_directory(saved: Path) -> None:
     del state["transformer.pooler.dense.bias"], state["transformer.encoder.layers.1.output.conv1d.bias"]
     with pytest.raises(CheckpointError, match=r"state_dict lacks .*layers.1.output.conv1d.bias"):
         CLASS.from_pretrained(None, config=other.config, state_dict=state)
+    for state in ([1], {"pooler.dense.bias": [1.0]}):
+        fails(ArgumentError, saved, "state_dict is not a mapping", state_dict=state)
     with pytest.raises(ArgumentError, match="name is None"):
         CLASS.from_pretrained(None, config=other.config)
 
@@ -213,11 +217,18 @@ def test_device_maps_that_make_no_sense_are_refused(saved: Path) -> None:
     fails(ArgumentError, saved, "'gpu'", device_map="gpu")
     fails(ArgumentError, saved, "True", device_map=True)
     fails(ArgumentError, saved, "one of the two", device_map="cpu", device="cpu")
-    save_quantized(make(CLASS, num_labels=3), saved)
     (saved / "model.safetensors").unlink()
+    save_quantized(make(CLASS, num_labels=3), saved)
+    fails(ArgumentError, saved, "'gpu'", device_map="gpu")
     load_pretrained(CLASS, saved, device_map="cpu")
     load_pretrained(CLASS, saved, device_map="auto")
     fails(ArgumentError, saved, "int8", device_map={"transformer": "cpu", "classifier": "disk"}, cls=CLASS)
+
+
+def test_fields_of_transformers_configuration_that_mean_nothing_here_are_kept(saved: Path) -> None:
+    loaded = CLASS.from_pretrained(saved, bos_token_id=3, eos_token_id=None, chunk_size_feed_forward=2)
+    assert loaded.config.bos_token_id == 3
+    assert_same(loaded.state_dict(), make(CLASS, num_labels=3).state_dict())
 
 
 # Saving
@@ -298,8 +309,15 @@ def test_a_model_and_a_configuration_are_pushed_to_the_hub(
     model.push_to_hub("team/model", revision="v2")
     (_, (made, branch), (_, commit)) = hub.calls[-3:]
     assert (made, branch["branch"], commit["revision"]) == ("create_branch", "v2", "v2")
-    with pytest.raises(ArgumentError, match="comit_message"):
-        model.push_to_hub("team/model", comit_message="x")
+    for pushed in (model, model.config):
+        pushed.push_to_hub("team/model", use_temp_dir=True, tags=None)
+        pushed.save_pretrained(tmp_path / "here", use_temp_dir=False)
+        for options in ({"comit_message": "x"}, {"tags": ["x"]}):
+            with pytest.raises(ArgumentError, match=next(iter(options))):
+                pushed.push_to_hub("team/model", **options)
+            with pytest.raises(ArgumentError, match=next(iter(options))):
+                pushed.save_pretrained(tmp_path / "there", **options)
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_refusal_of_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,16 @@ def test_the_float_checkpoint_wins_where_both_are(saved: tuple[torch.nn.Module, 
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("size", ["5GB", "40KB"])
+def test_nothing_is_saved_where_a_float_checkpoint_would_win(size: str, tmp_path: Path) -> None:
+    model, _ = pair("SqueezeBertModel", CONFIG)
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=r"holds a float model, model\.safetensors.*another directory"):
+        squeezebert_fast.save_quantized(model, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_a_body_is_loaded_without_its_head(saved: tuple[torch.nn.Module, Path]) -> None:
     model, folder = saved
     loaded = squeezebert_fast.SqueezeBertModel.from_pretrained(folder)
@@ -109,6 +119,32 @@ def test_a_file_of_another_model_is_refused(
     _change(saved[1], **tensors)
     with pytest.raises(CheckpointError, match=message):
         squeezebert_fast.SqueezeBertForSequenceClassification.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        torch.ones(96, 1, dtype=torch.int32),
+        torch.ones(96, 0),
+        torch.ones(96, 7),
+        torch.ones(3, 1),
+        torch.ones(96),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused_where_a_model_is_dequantized(
+    saved: tuple[torch.nn.Module, Path], scale: torch.Tensor
+) -> None:
+    _change(saved[1], **{WEIGHT + "_scale": scale})
+    with pytest.raises(CheckpointError, match="_scale is missing or of another shape or dtype"):
+        squeezebert_fast.SqueezeBertModel.from_pretrained(saved[1], dequantize=True)
+
+
+def test_weights_without_axes_are_refused_where_a_model_is_dequantized(
+    saved: tuple[torch.nn.Module, Path],
+) -> None:
+    _change(saved[1], **{WEIGHT: torch.tensor(1, dtype=torch.int8)})
+    with pytest.raises(CheckpointError, match="_scale is missing or of another shape or dtype"):
+        squeezebert_fast.SqueezeBertModel.from_pretrained(saved[1], dequantize=True)
 
 
 def test_a_damaged_or_foreign_file_is_refused(saved: tuple[torch.nn.Module, Path]) -> None:

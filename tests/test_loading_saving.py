@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import signal
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
 from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
+from squeezebert_fast.loading.quantized import save_quantized
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
 from tests.loading_helpers import SIZES, assert_same, make
 
@@ -58,6 +60,24 @@ def test_a_file_in_place_of_the_directory_is_kept(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="can't be written"):
         save_pretrained(make(), tmp_path / "model" / "below")
     assert (tmp_path / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a" * 300, "~nobody-of-this-name/\0"])
+def test_a_name_that_no_directory_has_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for save in (
+        make().save_pretrained,
+        make().config.save_pretrained,
+        functools.partial(save_quantized, make()),
+    ):
+        with pytest.raises(CheckpointError):
+            save(name)
+    for load in (SqueezeBertModel.from_pretrained, SqueezeBertConfig.from_pretrained):
+        with pytest.raises(CheckpointError):
+            load(name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", [0, -1, "", "much", "5XB", "1.5GB", None])

@@ -244,6 +244,24 @@ def test_a_configuration_is_loaded_with_overrides_and_the_unknown_ones_may_be_ha
     assert (config.k_groups, config.extra, unused) == (8, {}, {"note": "x"})
     with pytest.raises(CheckpointError, match=r"nowhere"):
         SqueezeBertConfig.from_pretrained(tmp_path / "nowhere")
+    assert SqueezeBertConfig.from_pretrained(tmp_path / "config.json").hidden_size == 64
+    data = config.to_dict()
+    assert SqueezeBertConfig.from_dict(data, note="x", return_unused_kwargs=True) == (config, {"note": "x"})
+
+
+def test_an_attribute_that_is_no_field_can_be_deleted() -> None:
+    config = SqueezeBertConfig(note="x")
+    del config.note
+    assert config == SqueezeBertConfig()
+    with pytest.raises(AttributeError, match="note"):
+        del config.note
+
+
+def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for save in (SqueezeBertConfig().to_json_file, SqueezeBertConfig().save):
+        with pytest.raises(CheckpointError, match=r"file can't be written|file is a file"):
+            save(tmp_path / "file" / "config.json")
 
 
 def test_a_configuration_of_transformers_makes_the_same_model() -> None:

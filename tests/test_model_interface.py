@@ -72,9 +72,14 @@ def test_inputs_require_gradients_as_long_as_asked(patched: bool) -> None:
 def test_a_mask_of_heads_is_refused_and_a_number_of_items_changes_nothing(name: str) -> None:
     model, _ = pair(name, tiny_config())
     inputs = inputs_for(name, model.config)
-    model(**inputs, head_mask=None)
+    expected = model(**inputs)[0]
+    assert torch.equal(model(**inputs, head_mask=None)[0], expected)
+    assert torch.equal(model(**inputs, head_mask=[None, None])[0], expected)
+    assert torch.equal(model(**inputs, num_items_in_batch=5)[0], expected)
     with pytest.raises(ArgumentError, match="head_mask"):
         model(**inputs, head_mask=torch.ones(2, 4))
+    with pytest.raises(ArgumentError, match="head_mask"):
+        model(**inputs, head_mask=[None, torch.ones(4)])
     if not name.endswith("Model"):
         labels = labels_for(name, model.config, inputs)
         assert torch.equal(

@@ -69,6 +69,16 @@ NEEDS_ORIGINALS: dict[str, Callable[[nn.Module, dict[str, Any]], object]] = {
     "dropout": lambda model, inputs: _with_dropout(model)(**inputs),
     "hook": lambda model, inputs: _with_hook(model)(**inputs),
     "autocast": lambda model, inputs: _under_autocast(model, inputs),
+    "state_dict": lambda model, _: model.state_dict(),
+    "half": lambda model, _: model.half(),
+    "double": lambda model, _: model.double(),
+    "a write": lambda model, _: model.pooler.dense.weight.zero_(),
+    "a write through data": lambda model, _: model.encoder.layers[0].attention.query.weight.data.zero_(),
+    "a look-up": lambda model, inputs: model.get_input_embeddings()(inputs["input_ids"]),
+    "a copy of a layer": lambda model, _: copy.deepcopy(model.encoder.layers[0]),
+    "a layer alone": lambda model, _: model.encoder.layers[0](torch.ones(2, 96, 96), None, False),
+    "initialising": lambda model, _: model.apply(_initialised),
+    "more words": lambda model, _: model.resize_token_embeddings(100),
 }
 
 
@@ -82,6 +92,11 @@ def _with_dropout(model: Any) -> Any:
 def _with_hook(model: Any) -> Any:
     model.encoder.layers[0].output.conv1d.register_forward_hook(lambda *_: None)
     return model
+
+
+def _initialised(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Conv1d)):
+        nn.init.normal_(module.weight)
 
 
 def _under_autocast(model: Any, inputs: dict[str, Any]) -> Any:
@@ -98,9 +113,40 @@ def test_what_needs_the_originals_says_so(need: str) -> None:
             expected = model(**inputs)[0]
         with torch.no_grad(), pytest.raises(UnsupportedError, match="keep_original=False"):
             NEEDS_ORIGINALS[need](model, inputs)
-        if need in ("unpatch", "patch", "deepcopy", "pickle"):  # and nothing is lost
+        if need not in ("dropout", "hook", "half", "double"):  # and nothing is lost
             with torch.inference_mode():
                 assert torch.equal(model(**inputs)[0], expected)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_does_not_need_the_originals_works_as_before(precision: str, inference: bool) -> None:
+    inputs = inputs_for("SqueezeBertModel", CONFIG)
+    for model in pair("SqueezeBertModel", CONFIG):
+        squeezebert_fast.patch(model, keep_original=False, precision=precision)
+        with torch.inference_mode(inference), torch.no_grad():
+            expected = model(**inputs)[0]
+            assert model.device == next(model.parameters()).device == torch.device("cpu")
+            model.to("cpu").cpu().float().to(torch.float32).eval().share_memory()
+            on_its_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            assert torch.equal(model(**on_its_device)[0], expected)
+            assert torch.equal(nn.DataParallel(model)(**inputs)[0], expected)
+
+
+def test_loading_other_values_fails_loudly() -> None:
+    model, _ = pair("SqueezeBertModel", CONFIG)
+    state = model.state_dict()
+    squeezebert_fast.patch(model, keep_original=False)
+    with pytest.raises(
+        RuntimeError, match=r"encoder\.layers\.0.*keep_original=False"
+    ):  # torch gathers all into one
+        model.load_state_dict(state)
+
+
+def test_a_weight_that_was_given_up_prints_its_shape() -> None:
+    model, _ = pair("SqueezeBertModel", CONFIG)
+    squeezebert_fast.patch(model, keep_original=False)
+    assert repr(model.pooler.dense.weight) == "GivenUp([96, 96], torch.float32)"
 
 
 def test_a_model_that_no_kernel_serves_keeps_its_weights() -> None:

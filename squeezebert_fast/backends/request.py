@@ -89,6 +89,9 @@ def obstacle(*tensors: Tensor | None) -> str | None:
     return context_obstacle() or tensor_obstacle(*tensors)
 
 
+COMPILING = "torch.compile or torch.export is tracing"
+
+
 def tracing() -> str | None:
     """Who writes down PyTorch's operations instead of running them, or None.
 
@@ -96,7 +99,7 @@ def tracing() -> str | None:
     compare would find others.
     """
     if torch.compiler.is_compiling():
-        return "torch.compile or torch.export is tracing"
+        return COMPILING
     if torch._C._is_tracing():
         return "torch.jit is tracing"
     if _symbolic_trace._is_fx_tracing_flag:  # its function warns at each call

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.group import InputError, held_warnings
+from squeezebert_fast.cli.group import held_warnings
 
 
 def quantize(
@@ -25,12 +25,9 @@ def quantize(
     """
     from squeezebert_fast.cli.stored import check_empty, model_class
     from squeezebert_fast.loading.quantized import INT8_NAME, save_quantized
-    from squeezebert_fast.loading.shards import WEIGHTS_NAME
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
     check_empty(target, force)
-    if (target / WEIGHTS_NAME).exists():  # it would be read in place of the int8 file
-        raise InputError(f"the target {target} holds a float model, {WEIGHTS_NAME}; give another folder")
     cls = model_class(source)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(source)
     with held_warnings():

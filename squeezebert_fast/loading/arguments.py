@@ -62,6 +62,7 @@ REFUSED_IN_SAVING: dict[str, tuple[Any, str]] = {
     "safe_serialization": (True, "torch.save(model.state_dict(), 'pytorch_model.bin') writes a pickled file"),
     "variant": (None, "give a directory or revision of its own"),
     "distributed_checkpoint": (False, "pass state_dict, gathered"),
+    "tags": (None, "write them into the repository's README.md"),
 }
 UPLOADING = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 ATTENTIONS = ("eager", "sdpa")  # the same results up to rounding, so that either name will do
@@ -77,7 +78,7 @@ def without_idle(
     rest = {name: value for name, value in arguments.items() if name not in IDLE}
     for name, remedy in REFUSED.items():
         value = rest.pop(name, None)
-        if value is not None and value is not False:
+        if value:
             raise ArgumentError(f"{name} is {value!r}, which loading can't do: {remedy}")
     attention = rest.pop("attn_implementation", None)
     if attention not in (None, *ATTENTIONS):
@@ -98,7 +99,7 @@ def for_upload(arguments: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentError(f"{name} is {value!r}, which saving can't do: {remedy}")
     for name in rest:
         if name not in UPLOADING:
-            raise ArgumentError(f"{name} is no argument of save_pretrained")
+            raise ArgumentError(f"{name} is no argument of save_pretrained or push_to_hub")
     return rest
 
 
@@ -106,6 +107,7 @@ def dtype_of(
     dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None
 ) -> torch.dtype | str | None:
     """The dtype, which `torch_dtype` named before transformers 4.56. Raises ArgumentError for two of them."""
-    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+    names = {str(given).removeprefix("torch.") for given in (dtype, torch_dtype) if given is not None}
+    if len(names) > 1:
         raise ArgumentError(f"dtype is {dtype!r} and torch_dtype {torch_dtype!r}, expected one of the two")
     return torch_dtype if dtype is None else dtype

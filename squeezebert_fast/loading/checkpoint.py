@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig, as_config
 from squeezebert_fast.errors import ArgumentError, ConfigError
 from squeezebert_fast.loading.arguments import dtype_of, for_upload, without_idle
-from squeezebert_fast.loading.files import all_or_nothing, read_json_object
+from squeezebert_fast.loading.files import all_or_nothing, directory_named, read_json_object
 from squeezebert_fast.loading.fit import LoadingInfo, build_model
 from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.loading.placement import single_device, spread, state_of
@@ -127,10 +128,7 @@ def _declared(
     """The configuration to load by, and the model's files, of one commit where the configuration is among them."""
     if config is not None and not isinstance(config, (str, os.PathLike)):
         return DeclaredConfig.read(as_config(config).to_dict(), "the config given", overrides), files
-    if config is None:
-        path = files.required(CONFIG_NAME)
-    else:
-        path = Path(config) if Path(config).is_file() else find(config).required(CONFIG_NAME)
+    path = files.required(CONFIG_NAME) if config is None else find(config).file_or(CONFIG_NAME)
     data = read_json_object(path)
     model_type = data.get("model_type", MODEL_TYPE)
     if model_type != MODEL_TYPE:
@@ -144,7 +142,11 @@ def _stored(
     files: ModelFiles, state_dict: Mapping[str, Tensor] | None, use_safetensors: bool | None
 ) -> tuple[dict[str, StoredTensor], Path | None]:
     """A checkpoint's tensors, and the int8 file if they are from one."""
+    if not isinstance(use_safetensors, (bool, NoneType)):
+        raise ArgumentError(f"use_safetensors is {use_safetensors!r}, expected True, False or None")
     if state_dict is not None:
+        if not isinstance(state_dict, Mapping) or not all(isinstance(t, Tensor) for t in state_dict.values()):
+            raise ArgumentError("state_dict is not a mapping from names to tensors")
         given = Path("state_dict")
         return {key: StoredTensor(tensor, given, key) for key, tensor in state_dict.items()}, None
     try:
@@ -187,7 +189,7 @@ def save_pretrained(
     limit = parse_size(max_shard_size)
     if not is_main_process:
         return
-    directory = Path(directory).expanduser()
+    directory = directory_named(directory)
     state = without_ties(state_of(model) if state_dict is None else state_dict)
     config = saved_config(model)
     with all_or_nothing(directory) as stage:

@@ -14,7 +14,7 @@ import torch
 from squeezebert_fast.configuration import FIELD_NAMES, GROUPED_CHANNELS
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
 from squeezebert_fast.loading.checkpoint import CONFIG_NAME, save_pretrained
-from squeezebert_fast.loading.files import all_or_nothing, read_json_object
+from squeezebert_fast.loading.files import all_or_nothing, directory_named, read_json_object
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.loading.sizes import DeclaredConfig
@@ -117,7 +117,7 @@ def convert_directory(
     >>> convert_directory("sentence-transformers/all-MiniLM-L6-v2", "minilm-squeezebert")  # doctest: +SKIP
     """
     files = ModelFiles(source, revision, cache_dir, local_files_only, token, subfolder)
-    target = Path(target).expanduser()
+    target = directory_named(target)
     if target.exists() and Path(source).expanduser().exists() and target.samefile(Path(source).expanduser()):
         raise ArgumentError(f"the target {target} is the source; converting onto it would destroy it")
     files = files.pinned_to(files.required(CONFIG_NAME))

@@ -37,6 +37,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def directory_named(name: str | os.PathLike[str]) -> Path:
+    """The directory that a caller asks to write to, `~` being home. Raises CheckpointError for the empty name."""
+    if not os.fspath(name):  # Path("") would be the current directory
+        raise CheckpointError("the directory's name is empty; expected one to write to")
+    return Path(os.path.expanduser(name))
+
+
 @contextmanager
 def all_or_nothing(directory: Path) -> Iterator[Callable[[str], Path]]:
     """Write files of `directory`, made with its parents if need be, all of them or none.
@@ -56,10 +63,13 @@ def all_or_nothing(directory: Path) -> Iterator[Callable[[str], Path]]:
         staged[directory / name] = path
         return path
 
-    if directory.exists() and not directory.is_dir():
-        raise CheckpointError(f"{directory} is a file; expected a directory to write to")
     try:
         directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CheckpointError(f"{directory} is a file; expected a directory to write to") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise CheckpointError(f"{directory} can't be written: {error}") from error
+    try:
         yield stage
         for path in staged.values():
             _flush_to_disk(path)

@@ -71,7 +71,7 @@ def build_model(
 
     parameter_dtype = _choose_dtype(dtype, used.values())
     config.dtype = str(parameter_dtype).removeprefix("torch.")
-    _allocate(model, parameter_dtype, _usable_device(device))
+    _allocate(model, parameter_dtype, usable_device(device))
     _initialise(model, missing)
     _copy(model, used)
     info = LoadingInfo(
@@ -243,7 +243,8 @@ def _choose_dtype(dtype: torch.dtype | str | None, stored: Iterable[StoredTensor
     return chosen
 
 
-def _usable_device(device: torch.device | str | None) -> torch.device:
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device, the CPU for None. Raises ArgumentError for one that this torch lacks or that can't hold weights."""
     try:
         usable = torch.empty(0, device="cpu" if device is None else device).device
     except (RuntimeError, TypeError, AssertionError) as error:  # AssertionError: torch was built without it

@@ -54,16 +54,16 @@ def resolve_file(
     """
     if not os.fspath(name_or_path):  # Path("") would be the current directory
         raise CheckpointError("the model's name is empty; expected a directory or a hub id")
-    local = Path(name_or_path).expanduser()
+    local = Path(os.path.expanduser(name_or_path))
     inside = f"{subfolder}/{filename}" if subfolder else filename
-    if local.is_dir():
+    if os.path.isdir(local):  # for a name that can't be one, too
         path = local / inside
         if path.is_file():
             return path
         if required:
             raise CheckpointError(f"{local} has no file {inside}")
         return None
-    if local.exists():
+    if os.path.exists(local):
         raise CheckpointError(f"{local} is a file; expected a model's directory or a hub id")
     if _looks_like_a_path(name_or_path):
         raise CheckpointError(f"{os.fspath(name_or_path)!r} is not a directory on this machine, nor a hub id")
@@ -100,6 +100,10 @@ class ModelFiles:
         path = resolve_file(filename=filename, **vars(self))
         assert path is not None
         return path
+
+    def file_or(self, filename: str) -> Path:
+        """The name itself where it is that of a file, which is not a model's, or else the model's `filename`."""
+        return Path(self.name_or_path) if os.path.isfile(self.name_or_path) else self.required(filename)
 
     def pinned_to(self, path: Path) -> ModelFiles:
         """The same model at the commit that its file `path` came from, so that all are of one commit."""

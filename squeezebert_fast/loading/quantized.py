@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from squeezebert_fast.backends import quantized
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
-from squeezebert_fast.loading.files import all_or_nothing
-from squeezebert_fast.loading.fit import PREFIX, skeleton
-from squeezebert_fast.loading.weights import StoredTensor
+from squeezebert_fast.loading.files import all_or_nothing, directory_named
+from squeezebert_fast.loading.fit import PREFIX, skeleton, usable_device
+from squeezebert_fast.loading.weights import StoredTensor, weight_files
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.layers import SqueezeBertModule
 from squeezebert_fast.patching.engine import CONVS, layer_of
@@ -52,16 +52,27 @@ def save_quantized(model: SqueezeBertPreTrainedModel, directory: str | os.PathLi
     same names in it are replaced once the new ones are whole.
 
     Raises ArgumentError for a model of another kind or dtype, CheckpointError if weights were given up
-    (`patch(..., keep_original=False)`) or `directory` can't be written.
+    (`patch(..., keep_original=False)`), a layer was replaced, or `directory` can't be written or holds weights that
+    would be read in place of these.
 
     >>> squeezebert_fast.save_quantized(model, "my-model-int8")  # doctest: +SKIP
     """
     if not isinstance(model, SqueezeBertPreTrainedModel):
         raise ArgumentError(f"model is a {type(model).__name__}, expected a model of this package")
+    directory = directory_named(directory)
+    first = next((name for name in weight_files() if os.path.exists(directory / name)), None)
+    if first is not None:
+        raise CheckpointError(
+            f"{directory} holds a float model, {first}, which is read first; give another directory"
+        )
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    lacking = [name for name in skeleton(type(model), model.config).state_dict() if name not in parameters]
+    if lacking:
+        raise CheckpointError(f"the model has no parameter {lacking[0]}: a layer of it was replaced")
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     to_quantize = _to_quantize(model)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in parameters.items():
         if parameter.is_meta:
             raise CheckpointError(f"{name} has no values: they were given up, or never loaded")
         if parameter.dtype is not torch.float32:
@@ -77,7 +88,7 @@ def save_quantized(model: SqueezeBertPreTrainedModel, directory: str | os.PathLi
             state[name] = parameter.detach().cpu().contiguous()
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    with all_or_nothing(Path(directory).expanduser()) as stage:
+    with all_or_nothing(directory) as stage:
         path = stage(INT8_NAME)
         mode = path.stat().st_mode
         save_file(state, path, metadata=METADATA)
@@ -100,7 +111,7 @@ def load_quantized(
     """
     if options.get("dtype") not in (None, torch.float32, "float32", "auto"):
         raise ArgumentError(f"dtype is {options['dtype']!r}; an int8 checkpoint can't be loaded as another")
-    if options.get("device") is not None and torch.device(options["device"]).type != "cpu":
+    if usable_device(options.get("device")).type != "cpu":
         raise ArgumentError(f"device is {options['device']!r}; an int8 checkpoint runs on the CPU alone")
     stored = {key: entry.tensor for key, entry in entries.items()}
     model = skeleton(cls, config)
@@ -157,11 +168,22 @@ def dequantized(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
         values = entry.tensor
         if values.dtype is torch.int8:
             scale = stored.get(name + SCALE)
-            if scale is None or scale.tensor.dim() != 2 or len(scale.tensor) != len(values):
-                raise CheckpointError(f"{entry.file}: {name + SCALE} is missing or of another shape")
+            if scale is None or not _fits(scale.tensor, values):
+                raise CheckpointError(f"{entry.file}: {name + SCALE} is missing or of another shape or dtype")
             values = quantized.dequantize(values, scale.tensor)
         floats[name] = entry._replace(tensor=values)
     return floats
+
+
+def _fits(scale: Tensor, values: Tensor) -> bool:
+    """Whether each row of `values` can be cut into as many equal blocks as `scale` has for it."""
+    return (
+        scale.dtype is torch.float32
+        and scale.dim() == 2
+        and scale.shape[:1] == values.shape[:1]
+        and scale.numel() > 0
+        and values.numel() % scale.numel() == 0
+    )
 
 
 def _to_quantize(model: nn.Module) -> dict[int, int]:

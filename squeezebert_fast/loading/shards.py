@@ -31,11 +31,14 @@ BYTES_PER_UNIT = {
 def without_ties(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a `state_dict`, those that share their memory under their first name only.
 
-    Raises CheckpointError for one that has no values.
+    Raises CheckpointError for one that has no values, or that torch has quantized.
     """
     state: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size, torch.dtype]] = set()
     for name, tensor in state_dict.items():
+        if not isinstance(tensor, Tensor) or tensor.is_quantized:
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise CheckpointError(f"{name} is a {kind}: save the model before torch quantizes it")
         if tensor.is_meta:
             raise CheckpointError(
                 f"{name} is on the meta device: the model has no weights to save, or gave them up "

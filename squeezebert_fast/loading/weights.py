@@ -58,6 +58,11 @@ def read_weights(files: ModelFiles, use_safetensors: bool | None = None) -> dict
     raise NoWeightsError(f"{files.name_or_path} has no weights: none of {looked_for}")
 
 
+def weight_files() -> list[str]:
+    """The names that `read_weights` looks for, in its order."""
+    return [f"{name}{end}" for name in READERS for end in ("", ".index.json")]
+
+
 def _read_shards(
     files: ModelFiles, index: Path, read: Callable[[Path], dict[str, Tensor]]
 ) -> dict[str, StoredTensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -166,7 +166,8 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode a batch of token sequences.
 
@@ -175,14 +176,16 @@ class SqueezeBertModel(SqueezeBertPreTrainedModel):
         `additive_mask`).
         token_type_ids, position_ids: [batch, tokens] or [1, tokens]; by default zeros, and 0 to tokens - 1.
         output_attentions, output_hidden_states, return_dict: by default the configuration's.
-        head_mask: None; transformers 5 has none either.
+        head_mask: None, or None for each layer; transformers 5 has none either. num_items_in_batch does nothing.
         Raises ArgumentError, naming the argument.
         """
-        if head_mask is not None:
+        if head_mask is not None and (
+            isinstance(head_mask, Tensor) or any(mask is not None for mask in head_mask)
+        ):
             raise ArgumentError("head_mask is given, expected None: masks of heads are not supported")
         config = self.config
-        dtype = self.embeddings.word_embeddings.weight.dtype
-        check_inputs(config, dtype, input_ids, token_type_ids, position_ids, inputs_embeds)
+        words = self.embeddings.word_embeddings.weight
+        check_inputs(config, words, input_ids, token_type_ids, position_ids, inputs_embeds)
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         encoded = self.encoder(
             embedded,

@@ -7,6 +7,7 @@ mean over its batch, and Trainer scales it (`accepts_loss_kwargs`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -112,7 +113,7 @@ class SqueezeBertForMaskedLM(_WithHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> MaskedLMOutput | tuple[Any, ...]:
         """labels: [batch, tokens] word indices, -100 where a token doesn't count."""
@@ -158,7 +159,7 @@ class SqueezeBertForSequenceClassification(_WithHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """labels: see `losses.sequence_loss`."""
@@ -204,7 +205,7 @@ class SqueezeBertForMultipleChoice(_WithHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
         """Every input has an axis of choices after the batch's: [batch, choices, tokens].
@@ -275,7 +276,7 @@ class SqueezeBertForTokenClassification(_WithHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
         """labels: [batch, tokens] class indices, -100 where a token doesn't count."""
@@ -325,7 +326,7 @@ class SqueezeBertForQuestionAnswering(_WithHead):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
-        head_mask: Tensor | None = None,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
         """start_positions, end_positions: [batch] token indices, both or neither; see `losses.span_loss`."""

@@ -13,7 +13,7 @@ INDEX_DTYPES = (torch.int64, torch.int32)
 
 def check_inputs(
     config: SqueezeBertConfig,
-    dtype: torch.dtype,
+    words: Tensor,
     input_ids: Tensor | None,
     token_type_ids: Tensor | None,
     position_ids: Tensor | None,
@@ -23,7 +23,7 @@ def check_inputs(
 
     Ranges are checked by `explain_index_error` only once a look-up has failed, since reading them would make
     a GPU wait.
-    dtype: that of the model's parameters, which `inputs_embeds` must not exceed.
+    words: the word embeddings' weight, whose dtype `inputs_embeds` must not exceed.
     """
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
@@ -34,7 +34,7 @@ def check_inputs(
             raise ArgumentError(f"input_ids has shape {list(input_ids.shape)}, expected [batch, tokens]")
         batch, tokens = input_ids.shape
     else:
-        batch, tokens = _check_embeds(config, dtype, inputs_embeds)
+        batch, tokens = _check_embeds(config, words.dtype, inputs_embeds)
     if tokens == 0:
         raise ArgumentError(
             "input_ids or inputs_embeds has no tokens, expected at least one for each sequence"
@@ -55,6 +55,22 @@ def check_inputs(
             raise ArgumentError(
                 f"{name} has shape {list(ids.shape)}, expected [{batch}, {tokens}] or [1, {tokens}]"
             )
+    tensors = {
+        "input_ids": input_ids,
+        "inputs_embeds": inputs_embeds,
+        "token_type_ids": token_type_ids,
+        "position_ids": position_ids,
+    }
+    for name, tensor in tensors.items():
+        _require_values(name, tensor, words)
+
+
+def _require_values(name: str, tensor: Tensor | None, other: Tensor) -> None:
+    """PyTorch looks ids without values up all the same, and gives what happens to stand in memory."""
+    if tensor is not None and tensor.is_meta and not other.is_meta:
+        raise ArgumentError(
+            f"{name} is on the meta device, expected values, as the model has on {other.device}"
+        )
 
 
 def _check_embeds(
@@ -103,6 +119,7 @@ def additive_mask(attention_mask: Tensor | None, hidden_states: Tensor, num_head
     batch, tokens = hidden_states.shape[:2]
     if not isinstance(attention_mask, Tensor):
         raise ArgumentError(f"attention_mask is a {type(attention_mask).__name__}, expected a tensor")
+    _require_values("attention_mask", attention_mask, hidden_states)
     shape, dtype = attention_mask.shape, hidden_states.dtype
     if attention_mask.dim() == 2 and shape[0] == batch and shape[1] == tokens:
         attend = attention_mask.to(hidden_states.device, torch.bool)[:, None, None, :]

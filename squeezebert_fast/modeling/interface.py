@@ -71,7 +71,11 @@ class TransformersInterface(nn.Module):
         )
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of the parameters, tied ones counted once, and of the buffers unless told otherwise."""
+        """Bytes of the parameters, tied ones counted once, and of the buffers unless told otherwise.
+
+        As in transformers, weights that are elsewhere (offloaded, or packed by `patch`) count by their own shape and
+        dtype.
+        """
         tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
         return sum(tensor.nbytes for tensor in tensors)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast.activations import get_activation
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.ops import reference
 
 # transformers builds these without an epsilon, so that `layer_norm_eps` has no say here.
@@ -23,8 +23,8 @@ class PointwiseConv1d(nn.Conv1d):
     """A grouped convolution of width 1 with `nn.Conv1d`'s parameters, but over the last axis.
 
     weight: [out_channels, in_channels / groups, 1]; bias: [out_channels] or None. Takes `nn.Conv1d`'s arguments, by
-    which PEFT's LoRA builds adapters of a layer's own class; PEFT's DoRA, LoHa and LoKr don't fit, since they convolve
-    by themselves over the middle axis. Raises ArgumentError for the arguments of a convolution that isn't pointwise.
+    which PEFT's LoRA builds adapters of a layer's own class. Raises ArgumentError for the arguments of a convolution
+    that isn't pointwise.
     """
 
     def __init__(
@@ -46,7 +46,25 @@ class PointwiseConv1d(nn.Conv1d):
         return reference.grouped_pointwise_conv(x, self.weight, self.bias, self.groups)
 
 
-class ConvDropoutLayerNorm(nn.Module):
+class _Convolving(nn.Module):
+    """Holds pointwise convolutions, and of PEFT's adapters around them those that call them, which are LoRA's.
+
+    DoRA, LoHa and LoKr convolve by themselves, over the middle axis, or scale it: with as many tokens as channels they
+    would give other numbers rather than an error. They raise UnsupportedError.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(value, "base_layer", None), PointwiseConv1d) and (
+            not hasattr(value, "lora_A") or getattr(value, "lora_magnitude_vector", None)
+        ):
+            kind = f"{type(value).__module__}.{type(value).__name__}"
+            raise UnsupportedError(
+                f"{name}: {kind} doesn't fit a convolution over the last axis; of PEFT's adapters, LoRA does"
+            )
+        super().__setattr__(name, value)
+
+
+class ConvDropoutLayerNorm(_Convolving):
     """`layernorm(dropout(conv1d(x)) + residual)`."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, dropout_prob: float) -> None:
@@ -59,7 +77,7 @@ class ConvDropoutLayerNorm(nn.Module):
         return self.layernorm(self.dropout(self.conv1d(x)) + residual)
 
 
-class ConvActivation(nn.Module):
+class ConvActivation(_Convolving):
     """`act(conv1d(x))`."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, activation: str) -> None:
@@ -71,7 +89,7 @@ class ConvActivation(nn.Module):
         return self.act(self.conv1d(x))
 
 
-class SqueezeBertSelfAttention(nn.Module):
+class SqueezeBertSelfAttention(_Convolving):
     """Multi-head self-attention whose three projections are grouped."""
 
     def __init__(self, config: SqueezeBertConfig) -> None:

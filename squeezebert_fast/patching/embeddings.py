@@ -73,7 +73,7 @@ class AcceleratedEmbeddings(Accelerated):
         words = parameters[0]
         channels = words.shape[1]
         given_up = self._words_given_up(settings)
-        device = input_ids.device if given_up else words.device
+        device = words.device
         for parameter in parameters:
             if parameter is None or parameter.dtype is not words.dtype or parameter.shape[-1] != channels:
                 return f"a parameter is missing, not {words.dtype}, or of another size"

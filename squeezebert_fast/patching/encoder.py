@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends.request import (
+    COMPILING,
     Request,
     autocast_dtype,
     context_obstacle,
@@ -37,9 +38,6 @@ def snapshot_of(module: nn.Module) -> engine.Snapshot | None:
 def forget_snapshot(encoder: nn.Module) -> None:
     """Free what was made of `encoder`'s layers."""
     _snapshots.pop(encoder, None)
-
-
-TRACING = "torch.compile or torch.export is tracing"
 
 
 class AcceleratedEncoder(Accelerated):
@@ -113,7 +111,7 @@ class AcceleratedEncoder(Accelerated):
         added = mask if mask is None or mask.dtype == x.dtype else mask.to(x.dtype)
         needs_grad = _needs_grad(self, x, added)
         traced = torch.compiler.is_compiling()
-        snapshot = TRACING if traced else self._snapshot(x, needs_grad, settings, library)
+        snapshot = COMPILING if traced else self._snapshot(x, needs_grad, settings, library)
         if isinstance(snapshot, engine.Snapshot):
             y, outputs = snapshot.native.run(x, added, settings.unpad, keep_states)
             return y, (x, *outputs) if keep_states else None

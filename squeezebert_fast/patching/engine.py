@@ -166,10 +166,9 @@ class PackedSnapshot(Snapshot):
         )
 
     def stand_alone(self) -> None:
-        """Take the parameters that are in the modules now, which have no values, for those that were packed."""
+        """Take the parameters that are in the modules now for those that were packed: `GivenUp`, never written to."""
         self._values = _values(self._held)
-        self._parameters = [p for m in self._modules for p in m._parameters.values() if p is not None]
-        self._state = _state(self._parameters)
+        self._parameters, self._state = [], []
         self._fingerprint = cpu.fingerprint([], 0)
         self.lasting = True
 

@@ -22,6 +22,7 @@ from squeezebert_fast.patching.encoder import (
     lasting_obstacle,
     make_snapshot,
 )
+from squeezebert_fast.patching.given_up import GivenUp
 from squeezebert_fast.patching.library import dense_layers, is_embeddings, library_of
 from squeezebert_fast.patching.linear import AcceleratedLinear, precision_of
 from squeezebert_fast.patching.swapping import (
@@ -67,9 +68,9 @@ def patch(
         unpad: run over the real tokens only, those whose keys the attention mask doesn't leave out, wherever
             they stand; the encoder's output for all others is zero. On a GPU the host waits once for their number.
         keep_original: False gives up the parameters that the native encoder has packed, for deployment: they
-            stay in the model by name, on the meta device, without values. The model can then only infer on the
-            CPU with its packed weights; what would need the originals raises UnsupportedError: `unpatch`, another
-            `patch`, `deepcopy`, saving, gradients, and whatever falls back otherwise.
+            stay in the model by name, without values (`GivenUp`). The model can then only infer on the CPU with
+            its packed weights; what would need the originals raises UnsupportedError: `unpatch`, another `patch`,
+            `deepcopy`, `state_dict`, another dtype, gradients, and whatever falls back otherwise.
         backend: one of auto, reference, cpu, triton, cuda. auto is triton for CUDA tensors, cpu for those on the CPU.
         strict: raise UnsupportedError, here or in a forward, instead of falling back when the backend has a
             kernel for an operation but can't serve it, or when a layer's own modules must run.
@@ -185,7 +186,7 @@ def _give_up_originals(model: nn.Module, settings: Settings) -> None:
     given_up = {id(p): p for s in snapshots for p in s.parameters()} | {id(p): p for p, *_ in made}
     with torch.inference_mode(False):  # its tensors have no version to tell a change by
         empty = {
-            key: nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=False)
+            key: GivenUp(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=False)
             for key, p in given_up.items()
             if key not in in_use
         }

@@ -8,11 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftModel,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from torch import Tensor, nn
 
 import squeezebert_fast
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.modeling.layers import PointwiseConv1d
 from tests.helpers import assert_within_rule
 from tests.model_pairs import inputs_for, labels_for, pair, tiny_config
@@ -145,7 +153,43 @@ def test_a_pointwise_convolution_is_built_like_torchs_and_refuses_what_it_does_n
     conv = PointwiseConv1d(8, 4, 1, 1, 0, groups=2, bias=False, dtype=torch.float64)
     assert (conv.weight.shape, conv.bias, conv.weight.dtype) == ((4, 4, 1), None, torch.float64)
     x = torch.randn(2, 5, 8, dtype=torch.float64)
-    torch.testing.assert_close(conv(x), nn.Conv1d.forward(conv, x.transpose(1, 2)).transpose(1, 2))
+    expected = nn.functional.conv1d(x.mT, conv.weight, groups=2).mT
+    torch.testing.assert_close(conv(x), expected)
     for options in ({"kernel_size": 3}, {"stride": 2}, {"padding": 1}):
         with pytest.raises(ArgumentError, match=next(iter(options))):
             PointwiseConv1d(8, 4, **options)
+
+
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["query"], init_lora_weights=False, use_dora=True),
+        LoHaConfig(target_modules=["query"], init_weights=False),
+        LoKrConfig(target_modules=["query"], init_weights=False),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_adapters_that_convolve_over_the_middle_axis_are_refused(config: Any, patched: bool) -> None:
+    model, _ = pair(NAME, tiny_config(max_position_embeddings=40))
+    if patched:
+        squeezebert_fast.patch(model)
+    ids = torch.ones(2, model.config.hidden_size, dtype=torch.long)  # tokens that could be taken for channels
+    with torch.no_grad(), pytest.raises(UnsupportedError, match="last axis"):
+        get_peft_model(model, config).eval()(input_ids=ids)
+
+
+def test_an_adapter_beside_weights_that_were_given_up_is_added_and_not_merged(
+    batch: dict[str, Tensor],
+) -> None:
+    config = LoraConfig(target_modules=["dense"], init_lora_weights=False)
+    results, models = [], []
+    for keep_original in (True, False):
+        model = squeezebert_fast.patch(pair(NAME, CONFIG)[0], keep_original=keep_original)
+        torch.manual_seed(1)
+        models.append(get_peft_model(model, config).eval())
+        with torch.no_grad():
+            results.append(models[-1](**batch).logits)
+    torch.testing.assert_close(*results)
+    with pytest.raises(UnsupportedError, match="keep_original=False"):
+        models[-1].merge_and_unload()

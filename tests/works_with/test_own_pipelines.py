@@ -12,6 +12,7 @@ from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import squeezebert_fast
+from squeezebert_fast import SENTIMENT_MODEL
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from tests.model_pairs import pair, tiny_config
 
@@ -69,6 +70,13 @@ def test_a_pipeline_gives_what_it_gives_for_transformers_model(task: str, patche
     expected = run(task, theirs, reference, inputs, options)
     actual = run(task, ours, SqueezeBertTokenizerFast(vocab), inputs, options)
     assert_close(actual, expected)
+
+
+def test_a_pipeline_runs_the_shipped_int8_model_on_the_device_that_it_is_told() -> None:
+    model = squeezebert_fast.SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL)
+    tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+    answers = run("text-classification", model, tokenizer, ["a great film", "an awful film"], {})
+    assert [answer["label"] for answer in answers] == ["positive", "negative"]
 
 
 def run(task: str, model: Any, tokenizer: Any, inputs: Any, options: dict[str, Any]) -> Any:

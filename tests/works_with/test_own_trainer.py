@@ -90,6 +90,15 @@ def test_losses_and_predictions_are_those_of_transformers_model(
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(other), rtol=2e-3, atol=2e-3)
 
 
+def test_a_model_that_gave_up_its_weights_predicts(tmp_path: Path) -> None:
+    model = squeezebert_fast.patch(made(CLASSIFIER), precision="int8", keep_original=False)
+    rows = rows_for(CLASSIFIER, 5)
+    with torch.no_grad():
+        expected = model(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]}).logits
+    predicted = trainer_of(model, tmp_path).predict(rows).predictions
+    torch.testing.assert_close(torch.tensor(predicted), expected)
+
+
 def _flat(predictions: Any) -> tuple[Any, ...]:
     return predictions if isinstance(predictions, tuple) else (predictions,)
 

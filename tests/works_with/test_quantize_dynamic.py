@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from torch.ao.quantization import quantize_dynamic
 
 import squeezebert_fast
+from squeezebert_fast.errors import CheckpointError
 from squeezebert_fast.patching.linear import AcceleratedLinear
 from squeezebert_fast.patching.swapping import Accelerated
 from tests.works_with.helpers import LIBRARIES, inputs, logits, model_of, patched
@@ -51,6 +53,15 @@ def test_a_quantized_model_can_be_patched(library: str) -> None:
     model, batch = quantize_dynamic(model_of(library), {nn.Linear}), inputs()
     expected = logits(model, batch)
     torch.testing.assert_close(logits(squeezebert_fast.patch(model), batch), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_a_quantized_model_is_not_saved_in_part(tmp_path: Path) -> None:
+    model: Any = quantize_dynamic(model_of("ours"), {nn.Linear})
+    with pytest.raises(CheckpointError, match=r"pooler\.dense.*before torch quantizes"):
+        model.save_pretrained(tmp_path / "floats")
+    with pytest.raises(CheckpointError, match=r"pooler\.dense\.weight: a layer of it was replaced"):
+        squeezebert_fast.save_quantized(model, tmp_path / "int8")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_accelerated_class_is_found_in_tables_of_classes() -> None:
