@@ -3,7 +3,8 @@
 // Where an OpenMP runtime is already loaded into the process (PyTorch brings one), its threads are borrowed: a second
 // runtime, or a pool that spins, fights with PyTorch's own for the cores. Before a fork they are given back, so that
 // the child, PyTorch's operations in it too, starts threads of its own. Elsewhere a pool of our own serves: its threads
-// sleep between calls, a fork starts it afresh, and it is never joined, so that it can't hold up the end of the process.
+// sleep between calls, a fork starts it afresh, and it is never joined, so that it can't hold up the end of the
+// process.
 #pragma once
 #include <atomic>
 #include <cstdint>
