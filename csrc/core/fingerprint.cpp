@@ -76,15 +76,17 @@ bool Fingerprint::match(int64_t rows, int threads) {
   if (!std::all_of(elements_.begin(), elements_.end(), same)) return false;
   const auto all = static_cast<int64_t>(pieces_.size());
   if (all == 0) return true;
-  const int64_t share = std::max(kLeastBytes, bytes_ / kRowsForAll * rows);
-  const int64_t count = share >= bytes_ ? all : 1 + all * share / bytes_;
+  // Rounded up, so that a round leaves none out.
+  const int64_t share = (all * std::min(rows, kRowsForAll) + kRowsForAll - 1) / kRowsForAll;
+  const int64_t least = (all * kLeastBytes + bytes_ - 1) / bytes_;
+  const int64_t count = std::min(all, std::max(share, least));
   struct Turn {
     Fingerprint* self;
     int64_t first;
     std::atomic<bool> same{true};
   } turn{this, next_.fetch_add(count, std::memory_order_relaxed)};
   run_tasks(
-      count, share < kShareOfOneThread ? 1 : threads,
+      count, bytes_ / all * count < kShareOfOneThread ? 1 : threads,
       [](const void* c, int64_t i) {
         Turn& t = *static_cast<Turn*>(const_cast<void*>(c));
         const std::vector<Piece>& pieces = t.self->pieces_;
