@@ -51,13 +51,15 @@ class _StandsFor(type):
     """
 
     def __eq__(cls, other: object) -> bool:
-        return cls is other or (len(cls.__bases__) == 2 and other is cls.__bases__[1])
+        made = _accelerated.get(cls.__bases__) is cls  # and not extended from one that was
+        return cls is other or (made and other is cls.__bases__[1])
 
     def __hash__(cls) -> int:
         return hash(cls.__bases__[-1])
 
 
-_accelerated: dict[tuple[type[Accelerated], type[nn.Module]], type[Accelerated]] = {}
+_accelerated: dict[tuple[type, ...], type[Accelerated]] = {}
+"""By mixin and original."""
 
 
 def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> type[Accelerated]:

@@ -79,10 +79,14 @@ def test_an_accelerated_class_is_found_in_tables_of_classes() -> None:
 
 def test_a_class_that_extends_an_accelerated_one_equals_nothing_else() -> None:
     cls = type(patched(model_of("ours")).classifier)
-    extended = type("Extended", (cls,), {})
-    assert extended != nn.Linear
-    assert extended != cls
-    assert extended not in {nn.Linear, cls}
+
+    class Other:
+        pass
+
+    for bases in ((cls,), (cls, Other)):
+        extended = type("Extended", bases, {})
+        assert extended not in {nn.Linear, cls, Other}
+        assert extended not in [nn.Linear, cls, Other]
 
 
 def test_classes_that_are_equal_are_no_reason_to_take_a_stale_forward() -> None:
