@@ -174,8 +174,8 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
   if (work < kSerialWork) threads = 1;
   // Columns are split before tokens: two threads that share rows but not weights read each weight once.
   if (threads > 1 && run.token_blocks * run.pieces < kTasksPerThread * threads) {
-    run.token_blocks = std::clamp(divide_up(threads, run.pieces), run.token_blocks,
-                                  divide_up(tokens, conv.segments_.kernels().tile_rows));
+    run.token_blocks =
+        std::clamp(divide_up(threads, run.pieces), run.token_blocks, divide_up(tokens, kernels.block_rows));
   }
   run.threads = threads;
   run_team(threads, [](void* r, Team& team, int id) { static_cast<Run*>(r)->member(team, id); }, &run);

@@ -18,10 +18,10 @@ int64_t aligned(int64_t bytes) { return divide_up(bytes, kAlignment) * kAlignmen
 
 }  // namespace
 
-int64_t depth_blocks(Precision precision, const ConvWeights& conv) {
+int64_t depth_blocks(const KernelTable& kernels, Precision precision, const ConvWeights& conv) {
   if (precision == Precision::int8) return conv.blocks;
-  const int64_t most = precision == Precision::float32 ? 384 : 768;
-  return std::max<int64_t>(1, divide_up(conv.in_per_group(), most));
+  const PrecisionKernels& of_precision = kernels.precision[static_cast<int>(precision)];
+  return std::max<int64_t>(1, divide_up(conv.in_per_group(), of_precision.deepest_segment));
 }
 
 float quantize_row(const float* row, int64_t count, int8_t* ints) {
@@ -44,7 +44,7 @@ int64_t PackedSegments::array_bytes(int64_t columns) const {
 
 int64_t PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin) {
   const int64_t depth = strips.front().conv.in_per_group();
-  const int64_t blocks = depth_blocks(precision_, strips.front().conv);
+  const int64_t blocks = depth_blocks(*kernels_, precision_, strips.front().conv);
   const int64_t first = size();
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t k0 = depth * b / blocks, k1 = depth * (b + 1) / blocks;
@@ -130,7 +130,7 @@ void PackedSegments::pack_one(int64_t index) {
       }
       int32_t sum = 0;
       for (int64_t k = 0; k < depth; ++k) sum += target[k];
-      start[column] = -kernels_->int_operand_shift * sum;
+      start[column] = -kernels.operand_shift * sum;
     }
   }
   if (in_place) {

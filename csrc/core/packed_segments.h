@@ -77,8 +77,8 @@ class PackedSegments {
 };
 
 // How many segments follow each other along a group's inputs: int8 has one for each block with a scale of its own;
-// otherwise two weight blocks of the deepest segments, and the rows they meet, stay in a second-level cache of 1 MB.
-int64_t depth_blocks(Precision precision, const ConvWeights& conv);
+// otherwise they are as deep as suits the build's micro-kernel and the caches.
+int64_t depth_blocks(const KernelTable& kernels, Precision precision, const ConvWeights& conv);
 constexpr int64_t kSegmentColumns = 192;  // whole panels of every build
 
 // Calls visit(begin, end) for the stretches of [begin, end) between consecutive multiples of `size`.

@@ -45,12 +45,13 @@ double rate_of(const Work& work, int64_t operations, int threads, double seconds
 }  // namespace
 
 double multiply_add_rate(const KernelTable& kernels, Precision precision, int threads, double seconds) {
-  const auto chains = kernels.multiply_add_chains[static_cast<int>(precision)];
+  const auto chains = kernels.precision[static_cast<int>(precision)].multiply_add_chains;
   return rate_of([&](int64_t, int64_t iterations) { chains(iterations); }, chains(1), threads, seconds);
 }
 
 double tile_rate(const KernelTable& kernels, Precision precision, int threads, double seconds) {
-  const int64_t rows = kernels.tile_rows, columns = kernels.panel_columns, depth = kTileDepth;
+  const PrecisionKernels& shape = kernels.precision[static_cast<int>(precision)];
+  const int64_t rows = shape.block_rows, columns = shape.panel_columns, depth = kTileDepth;
   const std::vector<float> ones(static_cast<std::size_t>(std::max(rows, columns) * depth), 1.0f);
   PackedSegments segments(kernels, precision);
   segments.add({{{ones.data(), nullptr, nullptr, nullptr, 1, depth, columns}, 0, columns, 0}}, 0, 0);

@@ -16,37 +16,32 @@
 
 namespace {
 
-template <class Format>
-constexpr squeezebert::PrecisionKernels kernels_of() {
-  return {Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand)),
-          packed_bytes<Format>,
-          pack<Format>,
-          Format::prepare,
-          product<Format>,
-          add_layer_norm<Format>,
-          attention_scratch,
-          attention<Format>,
-          feed_forward_scratch<Format>,
-          feed_forward<Format>};
+template <class Micro>
+constexpr squeezebert::PrecisionKernels kernels_of(bool native) {
+  using Format = typename Micro::Format;
+  return {Micro::kRows,           Micro::kPanelColumns,
+          Micro::kDeepestSegment, native,
+          Format::kOperandShift,  Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand)),
+          packed_bytes<Micro>,    pack<Micro>,
+          Format::prepare,        product<Micro>,
+          add_layer_norm<Format>, attention_scratch,
+          attention<Micro>,       feed_forward_scratch<Micro>,
+          feed_forward<Micro>,    multiply_add_chains<Format>};
 }
 
 }  // namespace
 
+// Whether bfloat16 and int8 have instructions of their own in this build.
 #define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                      \
   const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                         \
     static constexpr KernelTable table = {                                                                \
         #NAME,                                                                                            \
-        kTileRows,                                                                                        \
-        kPanelColumns,                                                                                    \
         kLanes,                                                                                           \
-        NATIVE_BFLOAT16,                                                                                  \
-        NATIVE_INT8,                                                                                      \
-        kIntOperandShift,                                                                                 \
-        {kernels_of<Float32>(), kernels_of<Bfloat16>(), kernels_of<Int8>()},                              \
+        {kernels_of<VectorTile<Float32>>(true), kernels_of<VectorTile<Bfloat16>>(NATIVE_BFLOAT16),        \
+         kernels_of<VectorTile<Int8>>(NATIVE_INT8)},                                                      \
         ::embeddings,                                                                                     \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
          ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
-         ::feed_forward_backward_scratch, ::feed_forward_backward},                                       \
-        {::multiply_add_chains<Float32>, ::multiply_add_chains<Bfloat16>, ::multiply_add_chains<Int8>}};  \
+         ::feed_forward_backward_scratch, ::feed_forward_backward}};                                      \
     return &table;                                                                                        \
   }

@@ -165,13 +165,13 @@ inline void attend(const Attend& a, const AttentionScratch& s) {
   }
 }
 
-template <class Format>
+template <class Micro>
 inline void attention(const Attention& a, char* scratch) {
   const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
   const int64_t stride = 3 * padded_columns(a.head_size);
   const Rows sequence{a.row_begin, a.row_begin + a.rows};
   Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none, a.next};
-  product<Format>(projection, sequence);
+  product<Micro>(projection, sequence);
   attend({a.head_size,
           a.rows,
           a.keys,

@@ -27,8 +27,9 @@ constexpr int64_t kFeedForwardRows = 128;  // whose hidden chunks are in scratch
 // Room past the last operand: a last step may read a few values that meet zero weights.
 constexpr int64_t kOperandSlack = 64;
 
-template <class Format>
+template <class Micro>
 inline int64_t feed_forward_scratch(const FeedForward& block) {
+  using Format = typename Micro::Format;
   const int64_t width = widest_chunk(block), rows = kFeedForwardRows;
   int64_t bytes = rows * width * 4;
   if (!Format::kInPlace) {
@@ -38,30 +39,38 @@ inline int64_t feed_forward_scratch(const FeedForward& block) {
   return bytes;
 }
 
-template <class Format>
+template <class Micro>
 inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
+  using Format = typename Micro::Format;
+  using Operand = typename Format::Operand;
   const int64_t width = widest_chunk(block), most = kFeedForwardRows;
   float* hidden = reinterpret_cast<float*>(scratch);
   char* rest = scratch + most * width * 4;
   for (int64_t first = rows.begin; first < rows.end; first += most) {
     const Rows stretch{first, least(first + most, rows.end)};
     const Rows local{0, stretch.end - stretch.begin};
+    Micro micro(local.end);
     for (int64_t c = 0; c < block.chunk_count; ++c) {
       const FeedForward::Chunk& chunk = block.chunks[c];
       // Hidden row 0 stands for row `first`, hidden column 0 for the chunk's first channel. The first chunk brings the
       // rows of x and y near for the others.
-      const Product in{block.x, chunk.in,         chunk.in_count, hidden - first * width - chunk.hidden_begin,
-                       width,   block.activation, chunk.out,      c == 0};
-      product<Format>(in, stretch);
+      const int64_t origin = first * width + chunk.hidden_begin;
+      const Product in{block.x, chunk.in, chunk.in_count, hidden - origin, width, block.activation, chunk.out, c == 0};
       Operands operands{hidden, width, nullptr, 1, chunk.hidden};
-      if constexpr (!Format::kInPlace) {
+      if constexpr (Format::kStoresOperands) {
         operands.data = rest;
-        operands.scale = reinterpret_cast<float*>(
-            rest + round_up(most * width * static_cast<int64_t>(sizeof(typename Format::Operand)) + kOperandSlack, 64));
-        Format::prepare(hidden, width, local, operands);
-        operands.scale -= chunk.hidden_begin / chunk.hidden;  // segments count groups from the hidden row's first
+        run_product(micro, in, stretch, reinterpret_cast<Operand*>(rest) - origin, width);
+      } else {
+        run_product(micro, in, stretch);
+        if constexpr (!Format::kInPlace) {
+          operands.data = rest;
+          operands.scale = reinterpret_cast<float*>(
+              rest + round_up(most * width * static_cast<int64_t>(sizeof(Operand)) + kOperandSlack, 64));
+          Format::prepare(hidden, width, local, operands);
+          operands.scale -= chunk.hidden_begin / chunk.hidden;  // segments count groups from the hidden row's first
+        }
       }
-      operands.data = static_cast<typename Format::Operand*>(operands.data) - chunk.hidden_begin;
+      operands.data = static_cast<Operand*>(operands.data) - chunk.hidden_begin;
       const bool last = c + 1 == block.chunk_count;
       const Segment* next = !last ? block.chunks[c + 1].in : stretch.end < rows.end ? block.chunks[0].in : block.next;
       const Product out{operands,
@@ -73,7 +82,7 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
                         next,
                         false,
                         c == 0};
-      product<Format>(out, local);
+      run_product(micro, out, local);
     }
   }
 }

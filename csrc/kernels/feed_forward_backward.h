@@ -39,16 +39,17 @@ inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
       const Operands from_x{const_cast<float*>(x), b.x_row_stride, nullptr, 1, 0};
       const Operands from_grad{const_cast<float*>(grad), b.grad_row_stride, nullptr, 1, 0};
       const Operands from_z{grad_z - chunk.hidden_begin, width, nullptr, 1, 0};
-      product<Float32>(
+      product<VectorTile<Float32>>(
           {from_x, chunk.in, chunk.in_count, z - chunk.hidden_begin, width, Activation::none, nullptr, true}, rows);
-      product<Float32>({from_grad, chunk.back_out, chunk.back_out_count, grad_z - chunk.hidden_begin, width,
-                        Activation::none, nullptr, true},
-                       rows);
+      product<VectorTile<Float32>>({from_grad, chunk.back_out, chunk.back_out_count, grad_z - chunk.hidden_begin, width,
+                                    Activation::none, nullptr, true},
+                                   rows);
       activation_backward(b.activation, true, z, grad_z, rows.end * width);
       if (b.grad_x) {
-        product<Float32>({from_z, chunk.back_in, chunk.back_in_count, b.grad_x + first * b.grad_x_row_stride,
-                          b.grad_x_row_stride, Activation::none, nullptr, false, true},
-                         rows);
+        product<VectorTile<Float32>>(
+            {from_z, chunk.back_in, chunk.back_in_count, b.grad_x + first * b.grad_x_row_stride, b.grad_x_row_stride,
+             Activation::none, nullptr, false, true},
+            rows);
       }
       if (chunk.grad_in) {
         weight_gradient({grad_z, width, x + b.in_begin, b.x_row_stride, rows.end, width, b.in, !first_block,

@@ -18,6 +18,14 @@ struct Columns {
   int64_t row_scale_stride;
 };
 
+// What a precision is to the kernels:
+//
+//     kStep              values along K that one instruction multiplies for a column
+//     kInPlace           rows are operands as they are
+//     kScaled            operands and weights have scales
+//     kCoarse            results are rounded right after, so an activation need not be of float32's accuracy
+//     kStoresOperands    the end of a product can round to the next product's operands
+//     kOperandShift      what is added to an operand, and is to be taken off the sums again
 struct Float32 {
   using Operand = float;
   using Weight = float;
@@ -27,6 +35,9 @@ struct Float32 {
   static constexpr int kStep = 1;
   static constexpr bool kInPlace = true;
   static constexpr bool kScaled = false;
+  static constexpr bool kCoarse = false;
+  static constexpr bool kStoresOperands = false;
+  static constexpr int32_t kOperandShift = 0;
 
   static Weights load_weights(const Weight* p) { return load(p); }
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
@@ -62,6 +73,9 @@ struct Bfloat16 {
   static constexpr int kStep = 2;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
+  static constexpr bool kCoarse = false;
+  static constexpr bool kStoresOperands = false;
+  static constexpr int32_t kOperandShift = 0;
 
   static Weights load_weights(const Weight* p) { return load_bfloat_weights(p); }
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
@@ -105,6 +119,9 @@ struct Int8 {
   static constexpr int kStep = kIntStep;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = true;
+  static constexpr bool kCoarse = true;
+  static constexpr bool kStoresOperands = false;
+  static constexpr int32_t kOperandShift = kIntOperandShift;
 
   static Weights load_weights(const Weight* p) { return load_int_weights(p); }
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }

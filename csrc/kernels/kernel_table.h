@@ -231,9 +231,13 @@ struct TrainingKernels {
   void (*feed_forward_backward)(const FeedForwardBackward& block, char* scratch);
 };
 
-// The kernels of one precision.
+// The kernels of one precision, and the shape of their micro-kernel.
 struct PrecisionKernels {
-  int64_t operand_bytes;  // of one element of Operands; float32 rows need none, and are used in place
+  int64_t block_rows, panel_columns;  // that it takes at once
+  int64_t deepest_segment;            // along K, that suits the caches
+  bool native;                        // it has an instruction of its own; without, products are computed by wider ones
+  int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
+  int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place
 
   // weight: [columns, depth], float or, for int8, int8_t, at these strides in elements.
   int64_t (*packed_bytes)(int64_t columns, int64_t depth);
@@ -249,24 +253,19 @@ struct PrecisionKernels {
   void (*attention)(const Attention& attention, char* scratch);
   int64_t (*feed_forward_scratch)(const FeedForward& block);
   void (*feed_forward)(const FeedForward& block, Rows rows, char* scratch);
+
+  // Independent chains of multiply-adds in registers; returns the number of operations done. What the arithmetic units
+  // can do when nothing has to be loaded: the denominator of every "fraction of peak".
+  int64_t (*multiply_add_chains)(int64_t iterations);
 };
 
 struct KernelTable {
   const char* name;
-  int64_t tile_rows;
-  int64_t panel_columns;
-  int64_t lanes;
-  // The bfloat16 or int8 products have an instruction of their own; without, they are computed by wider ones.
-  bool native_bfloat16, native_int8;
-  int32_t int_operand_shift;  // sums of int8 products start at minus this times the sum of the weights
+  int64_t lanes;  // of a vector: arrays by column are padded to whole ones
 
   PrecisionKernels precision[kPrecisions];
   void (*embeddings)(const Embeddings& embeddings, Rows rows);
   TrainingKernels training;
-
-  // Independent chains of multiply-adds in registers; returns the number of operations done. What the arithmetic units
-  // can do when nothing has to be loaded: the denominator of every "fraction of peak".
-  int64_t (*multiply_add_chains[kPrecisions])(int64_t iterations);
 };
 
 // Null where the build is not part of this binary.

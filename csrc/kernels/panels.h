@@ -2,7 +2,8 @@
 // ahead as weights are. Included by the instruction-set builds alone.
 #pragma once
 #include "add_layer_norm.h"
-#include "product.h"
+#include "micro/vector_tile.h"
+#include "transpose.h"
 
 namespace {
 
@@ -40,9 +41,9 @@ inline void pack_rows(const float* from, int64_t stride, int64_t depth, int64_t 
 // y = x * panels, for panels of full width: [depth, kPanelColumns] each.
 inline void times_panels(const float* x, int64_t x_stride, int64_t rows, const float* panels, int64_t depth,
                          int64_t columns, float* y, int64_t y_stride) {
-  const RowTiles tiles({0, rows}, kTileRows);
-  for (int64_t t = 0; t < tiles.tiles; ++t) {
-    const Rows some = tiles[t];
+  const EvenRows blocks({0, rows}, kTileRows);
+  for (int64_t t = 0; t < blocks.count; ++t) {
+    const Rows some = blocks[t];
     for (int64_t n = 0; n < columns; n += kPanelColumns) {
       const int64_t vectors = divide_up(least(kPanelColumns, columns - n), static_cast<int64_t>(kLanes));
       tile_of<Float32, false>(some.end - some.begin, vectors)(x + some.begin * x_stride, x_stride, panels + n * depth,
@@ -56,9 +57,9 @@ inline void times_panels(const float* x, int64_t x_stride, int64_t rows, const f
 template <int kVectors>
 inline void times_rows(const float* x, int64_t x_stride, int64_t rows, const float* v, int64_t v_stride, int64_t depth,
                        bool accumulate, float* y, int64_t y_stride) {
-  const RowTiles tiles({0, rows}, kRowsOf<kVectors>);
-  for (int64_t t = 0; t < tiles.tiles; ++t) {
-    const Rows some = tiles[t];
+  const EvenRows blocks({0, rows}, kRowsOf<kVectors>);
+  for (int64_t t = 0; t < blocks.count; ++t) {
+    const Rows some = blocks[t];
     tile_of<Float32, kVectors, false>(some.end - some.begin)(x + some.begin * x_stride, x_stride, v, v_stride, depth,
                                                              Columns{}, accumulate, y + some.begin * y_stride, y_stride,
                                                              kLanes, nullptr);

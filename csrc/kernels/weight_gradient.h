@@ -6,6 +6,7 @@
 // the first.
 #pragma once
 #include "panels.h"
+#include "product.h"
 
 namespace {
 
@@ -40,10 +41,11 @@ inline void weight_gradient(const WeightGradient& g, char* scratch) {
     pack_rows(g.x + first * g.x_row_stride, g.x_row_stride, count, g.in, panels);
     const Segment segment{0, count, 0, g.in, accumulate, panels, nullptr, nullptr, nullptr};
     const int64_t following = least(kGradientRows, g.rows - first - count);
-    run_segment<Float32>({grads, stride, nullptr, 1, count}, segment, Activation::none, g.y, g.y_row_stride, {0, g.out},
-                         false, false,
-                         {rows_ahead(g.grad, g.grad_row_stride, first + count, following, g.out, tiles),
-                          rows_ahead(g.x, g.x_row_stride, first + count, following, g.in, tiles)});
+    VectorTile<Float32> micro(g.out);
+    run_segment(micro, {grads, stride, nullptr, 1, count}, segment, Activation::none, {g.y, g.y_row_stride}, {0, g.out},
+                false, false,
+                {rows_ahead(g.grad, g.grad_row_stride, first + count, following, g.out, tiles),
+                 rows_ahead(g.x, g.x_row_stride, first + count, following, g.in, tiles)});
     for (int64_t o = 0; g.bias && o < g.out; ++o) {
       Vec sum = broadcast(0.0f);
       for (int64_t r = 0; r < count; r += kLanes) sum = sum + load(grads + o * stride + r);

@@ -95,8 +95,7 @@ PYBIND11_MODULE(_native, m) {
       "has_instruction",
       [](const std::string& name, Precision precision) {
         const KernelTable& kernels = kernels_named(name);
-        return precision == Precision::float32 ||
-               (precision == Precision::int8 ? kernels.native_int8 : kernels.native_bfloat16);
+        return precision == Precision::float32 || kernels.precision[static_cast<int>(precision)].native;
       },
       py::arg("instruction_set"), py::arg("precision"),
       "Whether the build multiplies in this precision by an instruction made for it, not by wider ones.");

@@ -135,7 +135,7 @@ void run_guarded(const Convolution& conv, const KernelTable& table, Precision pr
         scale[n] = quantize_row(weight + n * depth, depth, row);
         int32_t sum = 0;
         for (int64_t k = 0; k < depth; ++k) sum += row[k];
-        reinterpret_cast<int32_t*>(start.data())[n] = -table.int_operand_shift * sum;
+        reinterpret_cast<int32_t*>(start.data())[n] = -kernels.operand_shift * sum;
       }
       kernels.pack(ints.data(), depth, 1, columns, depth, packed.data());
     } else {

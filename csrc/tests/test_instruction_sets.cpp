@@ -6,9 +6,11 @@
 
 #include "../core/cpu_features.h"
 #include "../core/instruction_sets.h"
+#include "support.h"
 #include "third_party/doctest.h"
 
 using namespace squeezebert;
+using namespace squeezebert::test;
 
 namespace {
 
@@ -89,15 +91,15 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
   CHECK(names == expected);
   CHECK(usable.size() == expected.size());
   CHECK(std::string(usable.back()->name) == "scalar");
-  for (std::size_t i = 1; i < usable.size(); ++i) CHECK(usable[i - 1]->panel_columns >= usable[i]->panel_columns);
+  for (std::size_t i = 1; i < usable.size(); ++i) CHECK(usable[i - 1]->lanes >= usable[i]->lanes);
 }
 
 TEST_CASE("a build says which precisions it has an instruction for") {
   const Names bfloat16 = {"avx512_bf16"}, int8 = {"avx512_bf16", "avx512_vnni", "neon_dotprod"};
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
-    CHECK(kernels->native_bfloat16 == (bfloat16.count(kernels->name) == 1));
-    CHECK(kernels->native_int8 == (int8.count(kernels->name) == 1));
+    CHECK(kernels_in(*kernels, Precision::bfloat16).native == (bfloat16.count(kernels->name) == 1));
+    CHECK(kernels_in(*kernels, Precision::int8).native == (int8.count(kernels->name) == 1));
   }
 }
 
@@ -110,7 +112,8 @@ TEST_CASE("a build is found by its name, and no other") {
 TEST_CASE("the register-only loop counts what it computes") {
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
-    for (const auto chains : kernels->multiply_add_chains) {
+    for (const PrecisionKernels& of_precision : kernels->precision) {
+      const auto chains = of_precision.multiply_add_chains;
       const int64_t once = chains(1);
       CHECK(once > 0);
       CHECK(chains(1000) == 1000 * once);

@@ -1,0 +1,67 @@
+// What follows the sums of a tile: bias, what is added to, activation. Included by the instruction-set builds alone.
+#pragma once
+#include "activations.h"
+#include "formats.h"
+
+namespace {
+
+// The end of a tile. `columns` is a copy, and what can be known before is known before: a store through y might change
+// what a reference refers to, and the compiler would read it again for every vector.
+template <class Format, int kRows, int kVectors, bool kAccumulate>
+inline __attribute__((always_inline)) void store_tile(const typename Format::Sum (&sum)[kRows][kVectors],
+                                                      const Columns columns, float* y, int64_t y_row_stride,
+                                                      int last_lanes) {
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j, y += kLanes) {
+    const bool whole = j + 1 < kVectors || last_lanes == kLanes;
+    const Vec bias = columns.bias ? load(columns.bias + j * kLanes) : broadcast(0.0f);
+    const auto scale = Format::scale_of(columns, j * kLanes);
+    if (whole) {
+      float* out = y;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r, out += y_row_stride) {
+        Vec total = Format::finish(sum[r][j], scale, columns, r);
+        if (kAccumulate) total = total + load(out);
+        store(out, total + bias);
+      }
+    } else {
+      float* out = y;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r, out += y_row_stride) {
+        Vec total = Format::finish(sum[r][j], scale, columns, r);
+        if (kAccumulate) total = total + load_first(out, last_lanes);
+        store_first(out, total + bias, last_lanes);
+      }
+    }
+  }
+}
+
+template <Vec (*function)(Vec)>
+inline void apply(float* y, int64_t row_stride, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r, y += row_stride) {
+    int64_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) store(y + j, function(load(y + j)));
+    if (j < columns) {
+      const int lanes = static_cast<int>(columns - j);
+      store_first(y + j, function(load_first(y + j, lanes)), lanes);
+    }
+  }
+}
+
+template <class Format>
+inline void activate(Activation activation, float* y, int64_t row_stride, int64_t rows, int64_t columns) {
+  switch (activation) {
+    case Activation::none:
+      return;
+    case Activation::gelu:
+      return apply<Format::kCoarse ? coarse_gelu : gelu>(y, row_stride, rows, columns);
+    case Activation::gelu_tanh:
+      return apply<gelu_tanh>(y, row_stride, rows, columns);
+    case Activation::relu:
+      return apply<relu>(y, row_stride, rows, columns);
+    case Activation::silu:
+      return apply<silu>(y, row_stride, rows, columns);
+  }
+}
+
+}  // namespace
