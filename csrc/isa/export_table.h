@@ -16,32 +16,50 @@
 
 namespace {
 
-template <class Micro>
-constexpr squeezebert::PrecisionKernels kernels_of(bool native) {
+using squeezebert::KernelTable;
+using squeezebert::PrecisionKernels;
+
+template <class Micro, class Scores>
+constexpr PrecisionKernels kernels_of(bool native) {
   using Format = typename Micro::Format;
-  return {Micro::kRows,           Micro::kPanelColumns,
-          Micro::kDeepestSegment, native,
-          Format::kOperandShift,  Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand)),
-          packed_bytes<Micro>,    pack<Micro>,
-          Format::prepare,        product<Micro>,
-          add_layer_norm<Format>, attention_scratch,
-          attention<Micro>,       feed_forward_scratch<Micro>,
-          feed_forward<Micro>,    multiply_add_chains<Format>};
+  PrecisionKernels kernels{};
+  kernels.block_rows = Micro::kRows;
+  kernels.panel_columns = Micro::kPanelColumns;
+  kernels.deepest_segment = Micro::kDeepestSegment;
+  kernels.native = native;
+  kernels.scores = Scores::kPrecision;
+  kernels.coarse_gelu = Format::kCoarse;
+  kernels.operand_shift = Format::kOperandShift;
+  kernels.operand_bytes = Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand));
+  kernels.packed_bytes = packed_bytes<Micro>;
+  kernels.pack = pack<Micro>;
+  kernels.prepare = Format::prepare;
+  kernels.product = product<Micro>;
+  kernels.add_layer_norm = add_layer_norm<Format>;
+  kernels.attention_scratch = Scores::scratch;
+  kernels.attention = Scores::template attention<Micro>;
+  kernels.feed_forward_scratch = feed_forward_scratch<Micro>;
+  kernels.feed_forward = feed_forward<Micro>;
+  kernels.multiply_add_chains = Micro::chains;
+  return kernels;
 }
 
 }  // namespace
 
-// Whether bfloat16 and int8 have instructions of their own in this build.
-#define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                      \
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8)                                                  \
   const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                         \
     static constexpr KernelTable table = {                                                                \
         #NAME,                                                                                            \
         kLanes,                                                                                           \
-        {kernels_of<VectorTile<Float32>>(true), kernels_of<VectorTile<Bfloat16>>(NATIVE_BFLOAT16),        \
-         kernels_of<VectorTile<Int8>>(NATIVE_INT8)},                                                      \
+        {kernels_of<VectorTile<Float32>, VectorScores>(true), BFLOAT16, INT8},                            \
         ::embeddings,                                                                                     \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
          ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
          ::feed_forward_backward_scratch, ::feed_forward_backward}};                                      \
     return &table;                                                                                        \
   }
+
+// Whether bfloat16 and int8 have instructions of their own in this build.
+#define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                  \
+  SQUEEZEBERT_EXPORT_KERNELS(NAME, (kernels_of<VectorTile<Bfloat16>, VectorScores>(NATIVE_BFLOAT16)), \
+                             (kernels_of<VectorTile<Int8>, VectorScores>(NATIVE_INT8)))

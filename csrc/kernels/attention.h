@@ -100,6 +100,12 @@ inline float soften(float* scores, int64_t count, float scale, const float* mask
   return rescale;
 }
 
+// What sums are multiplied by in the end. A row that is masked everywhere by -inf has no softmax: PyTorch's is NaN, and
+// so is this.
+inline float inverse_of(float largest, float total) {
+  return largest == -__builtin_inff() ? __builtin_nanf("") : 1.0f / total;
+}
+
 // What follows the projection: the loop over blocks of queries and keys. q, k and v are in `s`.
 struct Attend {
   int64_t head_size, queries;
@@ -114,6 +120,30 @@ struct Attend {
   Dropout dropout;
   int64_t dropout_row;  // the first query's
 };
+
+inline Attend attend_of(const Attention& a) {
+  return {a.head_size,
+          a.rows,
+          a.keys,
+          a.key_count,
+          a.scale,
+          a.mask,
+          a.mask_row_stride,
+          a.context + a.row_begin * a.context_row_stride,
+          a.context_row_stride,
+          nullptr,
+          {},
+          0};
+}
+
+// q, k and v of the sequence, side by side, each padded to whole vectors.
+template <class Micro>
+inline void project(const Attention& a, float* qkv) {
+  const int64_t stride = 3 * padded_columns(a.head_size);
+  const Product projection{a.x,    a.segments,       a.segment_count, qkv - a.row_begin * stride,
+                           stride, Activation::none, a.next};
+  product<Micro>(projection, {a.row_begin, a.row_begin + a.rows});
+}
 
 inline void attend(const Attend& a, const AttentionScratch& s) {
   const int64_t padded = padded_columns(a.head_size), stride = 3 * padded;
@@ -150,9 +180,7 @@ inline void attend(const Attend& a, const AttentionScratch& s) {
                  padded / kLanes);
     }
     for (int64_t q = 0; q < queries; ++q) {
-      // A row that is masked everywhere by -inf has no softmax: PyTorch's is NaN, and so is this.
-      const bool none = s.largest[q] == -__builtin_inff();
-      const float inverse = none ? __builtin_nanf("") : 1.0f / s.total[q];
+      const float inverse = inverse_of(s.largest[q], s.total[q]);
       float* context = a.context + (q0 + q) * a.context_row_stride;
       for_each_vector(a.head_size, [&](int64_t c, int lanes) {
         store_lanes(context + c, load(s.sums + q * padded + c) * broadcast(inverse), lanes);
@@ -165,26 +193,18 @@ inline void attend(const Attend& a, const AttentionScratch& s) {
   }
 }
 
-template <class Micro>
-inline void attention(const Attention& a, char* scratch) {
-  const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
-  const int64_t stride = 3 * padded_columns(a.head_size);
-  const Rows sequence{a.row_begin, a.row_begin + a.rows};
-  Product projection{a.x, a.segments, a.segment_count, s.qkv - a.row_begin * stride, stride, Activation::none, a.next};
-  product<Micro>(projection, sequence);
-  attend({a.head_size,
-          a.rows,
-          a.keys,
-          a.key_count,
-          a.scale,
-          a.mask,
-          a.mask_row_stride,
-          a.context + a.row_begin * a.context_row_stride,
-          a.context_row_stride,
-          nullptr,
-          {},
-          0},
-         s);
-}
+// Scores and values on vector registers, in float32.
+struct VectorScores {
+  static constexpr squeezebert::Precision kPrecision = squeezebert::Precision::float32;
+
+  static int64_t scratch(int64_t rows, int64_t head_size) { return attention_scratch(rows, head_size); }
+
+  template <class Micro>
+  static void attention(const Attention& a, char* scratch) {
+    const AttentionScratch s = attention_layout(a.rows, a.head_size, scratch);
+    project<Micro>(a, s.qkv);
+    attend(attend_of(a), s);
+  }
+};
 
 }  // namespace

@@ -236,6 +236,8 @@ struct PrecisionKernels {
   int64_t block_rows, panel_columns;  // that it takes at once
   int64_t deepest_segment;            // along K, that suits the caches
   bool native;                        // it has an instruction of its own; without, products are computed by wider ones
+  Precision scores;                   // of attention: what scores and values are multiplied in
+  bool coarse_gelu;                   // gelu is off by up to 2e-4 of x, since its results are rounded right after
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place
 

@@ -64,6 +64,7 @@ inline Vec load_ints(const int8_t* p) {
 }
 inline Vec to_float(IntVec v) { return _mm512_cvtepi32_ps(v); }
 inline IntVec to_int(Vec v) { return _mm512_cvtps_epi32(v); }
+inline IntVec add(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
 
 #ifdef __AVX512VNNI__
 // vpdpbusd multiplies unsigned by signed: an activation is kept as its value + 128, and sums start at -128 times the
@@ -135,6 +136,38 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 #endif
+
+// Rounded to nearest even, in pairs of two to a lane's 32 bits: `first` in the lower lanes, `second` in the upper ones.
+// The instruction takes subnormal numbers for zeros, as products of bfloat16 on tiles do.
+inline Vec bfloat_pairs(Vec first, Vec second) {
+#ifdef __AVX512BF16__
+  __m512i pairs;
+  __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(first), "v"(second));
+  return _mm512_castsi512_ps(pairs);
+#else
+  const auto rounded = [](Vec v) {
+    const __m512i bits = _mm512_castps_si512(v), half = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(half, _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, half, _mm512_set1_epi32(0x40)));
+  };
+  return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(rounded(first)), rounded(second), 1));
+#endif
+}
+// The same with the lanes of `first` and `second` by turns.
+inline Vec bfloat_pairs_zipped(Vec first, Vec second) {
+  const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i pairs = _mm512_castps_si512(bfloat_pairs(first, second));
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(lanes, pairs));
+}
+inline void store_pairs(uint16_t* p, Vec pairs) { _mm512_storeu_ps(p, pairs); }
+// The first `count` numbers of the 32.
+inline void store_first_pairs(uint16_t* p, Vec pairs, int count) {
+  const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
+  _mm512_mask_storeu_epi16(p, mask, _mm512_castps_si512(pairs));
+}
 
 // ---- random numbers: lanes are words, unsigned numbers of 32 bits
 

@@ -54,7 +54,8 @@ Encoder PlainEncoder::packed(const KernelTable& kernels, Precision precision, in
 
 template <typename Real>
 std::vector<std::vector<Real>> PlainEncoder::states(const std::vector<float>& input, int64_t batch, int64_t tokens,
-                                                    const EncoderMask& mask, Precision precision) const {
+                                                    const EncoderMask& mask, Precision precision,
+                                                    Precision scores) const {
   const int64_t channels = shape_.channels, size = channels / shape_.heads;
   std::vector<Real> x(input.begin(), input.end());
   std::vector<std::vector<Real>> states;
@@ -68,7 +69,7 @@ std::vector<std::vector<Real>> PlainEncoder::states(const std::vector<float>& in
       for (int64_t head = 0; head < shape_.heads; ++head) {
         const int64_t at = s * tokens * channels + head * size;
         plain_attention(q.data() + at, k.data() + at, v.data() + at, channels, tokens, size, mask.row(s, head),
-                        mask.query_stride, context.data() + at, channels);
+                        mask.query_stride, context.data() + at, channels, scores);
       }
     }
     const auto add_norm = [&](std::vector<Real>& y, const std::vector<Real>& residual, const NormWeights& norm) {
@@ -89,8 +90,8 @@ std::vector<std::vector<Real>> PlainEncoder::states(const std::vector<float>& in
 }
 
 template std::vector<std::vector<float>> PlainEncoder::states(const std::vector<float>&, int64_t, int64_t,
-                                                              const EncoderMask&, Precision) const;
+                                                              const EncoderMask&, Precision, Precision) const;
 template std::vector<std::vector<double>> PlainEncoder::states(const std::vector<float>&, int64_t, int64_t,
-                                                               const EncoderMask&, Precision) const;
+                                                               const EncoderMask&, Precision, Precision) const;
 
 }  // namespace squeezebert::test

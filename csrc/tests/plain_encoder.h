@@ -30,10 +30,11 @@ class PlainEncoder {
   explicit PlainEncoder(const EncoderShape& shape);
 
   // Every layer's output for x, [batch, tokens, channels], operands and weights of products rounded as `precision`
-  // says, all else in the precision of `Real`.
+  // says, those of scores and values as `scores` says, all else in the precision of `Real`.
   template <typename Real>
   std::vector<std::vector<Real>> states(const std::vector<float>& x, int64_t batch, int64_t tokens,
-                                        const EncoderMask& mask, Precision precision) const;
+                                        const EncoderMask& mask, Precision precision,
+                                        Precision scores = Precision::float32) const;
 
   Encoder packed(const KernelTable& kernels, Precision precision, int threads = 1) const;
 

@@ -29,6 +29,7 @@ import build_flags
 
 ROOT = Path(build_flags.__file__).resolve().parent
 TEST_SOURCES = [
+    "csrc/tests/amx_twin_build.cpp",
     "csrc/tests/main.cpp",
     "csrc/tests/plain_encoder.cpp",
     "csrc/tests/support.cpp",
@@ -44,6 +45,8 @@ TEST_SOURCES = [
     "csrc/tests/test_thread_team.cpp",
     "csrc/tests/test_training.cpp",
 ]
+# Kernels that only tests have, and the file whose flags they get.
+BUILT_LIKE = {"csrc/tests/amx_twin_build.cpp": "csrc/isa/avx512_vnni.cpp"}
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + TEST_SOURCES
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
@@ -118,8 +121,8 @@ def build(variant: Variant) -> Path:
         if target.exists() and target.stat().st_mtime > max(newest_shared, (ROOT / source).stat().st_mtime):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        flags = build_flags.flags(source, variant.machine, gcc)
-        if source in TEST_SOURCES:  # plain loops stay fast enough, and doctest's macros compile sooner
+        flags = build_flags.flags(BUILT_LIKE.get(source, source), variant.machine, gcc)
+        if source in TEST_SOURCES and source not in BUILT_LIKE:  # plain loops stay fast enough, and doctest's macros compile sooner
             flags = [*flags, "-O1"]
         run([variant.compiler, *flags, *variant.extra_flags, "-c", source, "-o", str(target)])
         return target

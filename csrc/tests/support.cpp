@@ -8,16 +8,23 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "../core/cpu_features.h"
+#include "amx_twin_build.h"
+
 namespace squeezebert::test {
 
 const std::vector<const KernelTable*>& tested_builds() {
   static const std::vector<const KernelTable*> tested = [] {
+    std::vector<const KernelTable*> all = usable_kernels(), found;
+    const KernelTable* const twin = amx_twin_kernels();
+    if (twin && cpu_features().avx512_vnni) all.push_back(twin);
     const char* names = std::getenv("SQUEEZEBERT_TEST_BUILDS");
-    if (!names) return usable_kernels();
-    std::vector<const KernelTable*> found;
+    if (!names) return all;
     std::istringstream in(names);
     for (std::string name; std::getline(in, name, ',');) {
-      if (const KernelTable* kernels = find_kernels(name)) found.push_back(kernels);
+      for (const KernelTable* kernels : all) {
+        if (kernels->name == name) found.push_back(kernels);
+      }
     }
     if (found.empty()) throw std::runtime_error("no build of SQUEEZEBERT_TEST_BUILDS is usable here");
     return found;
@@ -225,31 +232,41 @@ template void plain_add_layer_norm(double*, const double*, int64_t, const float*
 
 template <typename Real>
 void plain_attention(const Real* q, const Real* k, const Real* v, int64_t stride, int64_t tokens, int64_t head_size,
-                     const float* mask, int64_t mask_row_stride, Real* context, int64_t context_stride) {
+                     const float* mask, int64_t mask_row_stride, Real* context, int64_t context_stride,
+                     Precision operands) {
   const Real scale = static_cast<Real>(1 / std::sqrt(static_cast<double>(head_size)));
+  const auto operand = [&](Real value) {
+    if (operands == Precision::float32) return value;
+    return static_cast<Real>(rounded_to_bfloat16(static_cast<float>(value)));
+  };
   std::vector<Real> scores(static_cast<std::size_t>(tokens));
   for (int64_t i = 0; i < tokens; ++i) {
     Real largest = -std::numeric_limits<Real>::infinity(), total = 0;
     for (int64_t j = 0; j < tokens; ++j) {
       Real sum = 0;
-      for (int64_t c = 0; c < head_size; ++c) sum += q[i * stride + c] * k[j * stride + c];
+      for (int64_t c = 0; c < head_size; ++c) sum += operand(q[i * stride + c]) * operand(k[j * stride + c]);
       const float added = mask ? mask[i * mask_row_stride + j] : 0;
       Real& score = scores[static_cast<std::size_t>(j)];
       score = added < -1e30f ? static_cast<Real>(added) : sum * scale + static_cast<Real>(added);
       largest = std::max(largest, score);
     }
-    for (Real& score : scores) total += score = std::exp(score - largest);
+    for (Real& score : scores) {
+      total += score = std::exp(score - largest);
+      if (std::is_same_v<Real, float>) score = operand(score);
+    }
     for (int64_t c = 0; c < head_size; ++c) {
       Real sum = 0;
-      for (int64_t j = 0; j < tokens; ++j) sum += scores[static_cast<std::size_t>(j)] * v[j * stride + c];
+      for (int64_t j = 0; j < tokens; ++j) {
+        sum += scores[static_cast<std::size_t>(j)] * operand(v[j * stride + c]);
+      }
       context[i * context_stride + c] = sum / total;
     }
   }
 }
 
 template void plain_attention(const float*, const float*, const float*, int64_t, int64_t, int64_t, const float*,
-                              int64_t, float*, int64_t);
+                              int64_t, float*, int64_t, Precision);
 template void plain_attention(const double*, const double*, const double*, int64_t, int64_t, int64_t, const float*,
-                              int64_t, double*, int64_t);
+                              int64_t, double*, int64_t, Precision);
 
 }  // namespace squeezebert::test

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../core/instruction_sets.h"
@@ -124,9 +125,11 @@ void plain_add_layer_norm(Real* y, const Real* residual, int64_t channels, const
 
 // Of one head: softmax(scores * scale + mask) * v. q, k and v: rows of `stride`. Scores that a mask lowers beyond all
 // others are what float32 makes of them: the mask itself. `mask` may be null; its row q begins at q * mask_row_stride.
+// `operands` bfloat16: q, k and v are rounded; the exponentials too, but not in double, whose error would hide theirs.
 template <typename Real>
 void plain_attention(const Real* q, const Real* k, const Real* v, int64_t stride, int64_t tokens, int64_t head_size,
-                     const float* mask, int64_t mask_row_stride, Real* context, int64_t context_stride);
+                     const float* mask, int64_t mask_row_stride, Real* context, int64_t context_stride,
+                     Precision operands = Precision::float32);
 
 // ---- errors
 
@@ -150,12 +153,17 @@ Errors errors_of(const Exact& exact, const Actual& actual, int64_t count) {
   return errors;
 }
 
+template <typename Values>
+double largest_magnitude(const Values& values) {
+  double magnitude = 0;
+  for (double v : values) magnitude = std::max(magnitude, std::isfinite(v) ? std::fabs(v) : 0.0);
+  return magnitude;
+}
+
 // A few units in the last place of the largest number.
 template <typename Values>
 double few_ulp(const Values& exact) {
-  double magnitude = 0;
-  for (double v : exact) magnitude = std::max(magnitude, std::isfinite(v) ? std::fabs(v) : 0.0);
-  return 4 * static_cast<double>(std::numeric_limits<float>::epsilon()) * magnitude;
+  return 4 * static_cast<double>(std::numeric_limits<float>::epsilon()) * largest_magnitude(exact);
 }
 
 }  // namespace squeezebert::test

@@ -150,8 +150,9 @@ TEST_CASE("every layer of an encoder is as exact as plain float32 loops, whateve
       const EncoderMask mask = mask_of(kind, c.batch, shape.heads, c.tokens);
       const auto exact = plain.states<double>(x, c.batch, c.tokens, mask, Precision::float32);
       for (Precision precision : kAllPrecisions) {
-        const auto theirs = plain.states<float>(x, c.batch, c.tokens, mask, precision);
         for (const KernelTable* kernels : tested_builds()) {
+          const Precision scores = kernels_in(*kernels, precision).scores;
+          const auto theirs = plain.states<float>(x, c.batch, c.tokens, mask, precision, scores);
           CAPTURE(name_of(*kernels));
           CAPTURE(name_of(precision));
           CAPTURE(shape.channels);
@@ -378,7 +379,7 @@ TEST_CASE("an empty batch, and one without tokens, is fine") {
 }
 
 TEST_CASE("an encoder says what it is, and where its time goes") {
-  const PlainEncoder plain(kAligned);
+  const PlainEncoder plain(kWide);
   for (const KernelTable* kernels : tested_builds()) {
     int64_t bytes = 0;
     for (Precision precision : {Precision::int8, Precision::bfloat16, Precision::float32}) {
@@ -389,14 +390,14 @@ TEST_CASE("an encoder says what it is, and where its time goes") {
       CHECK(encoder.precision() == precision);
       CHECK(encoder.bytes() > bytes);
       bytes = encoder.bytes();
-      const std::vector<float> x = random_floats(49 * kAligned.channels, 1);
+      const std::vector<float> x = random_floats(49 * kWide.channels, 1);
       std::vector<float> y(x.size());
       EncoderInput input{};
       input.x = x.data();
       input.batch = 1;
       input.tokens = 49;
-      input.sequence_stride = 49 * kAligned.channels;
-      input.row_stride = kAligned.channels;
+      input.sequence_stride = 49 * kWide.channels;
+      input.row_stride = kWide.channels;
       input.y = y.data();
       const Encoder::Times times = encoder.profile(input, 2);
       CHECK(times.attention > 0);

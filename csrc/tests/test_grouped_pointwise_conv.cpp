@@ -165,9 +165,7 @@ TEST_CASE("a product is as exact as a plain float32 loop") {
         activate(activation, plain);
         activate(activation, exact);
         const auto count = static_cast<int64_t>(exact.size());
-        // In int8 gelu is an approximation that is far finer than the quantization.
-        const double coarse = precision == Precision::int8 && activation == Activation::gelu ? 2e-4 : 0;
-        const double most = 2 * errors_of(exact, plain, count).largest + few_ulp(exact) + coarse;
+        const double usual = 2 * errors_of(exact, plain, count).largest + few_ulp(exact);
         for (const KernelTable* kernels : tested_builds()) {
           const GuardedFloats y(shape.y_size());
           conv.run(*kernels, precision, activation, 1 + static_cast<int>(shape.out_per_group % 3), y);
@@ -175,7 +173,9 @@ TEST_CASE("a product is as exact as a plain float32 loop") {
           CAPTURE(name_of(precision));
           CAPTURE(shape.text());
           CAPTURE(name_of(activation));
-          CHECK(errors_of(exact, conv.rows_of(y), count).largest <= most);
+          // gelu may be an approximation that is far finer than the rounding that follows.
+          const bool coarse = kernels_in(*kernels, precision).coarse_gelu && activation == Activation::gelu;
+          CHECK(errors_of(exact, conv.rows_of(y), count).largest <= usual + (coarse ? 2e-4 : 0));
         }
       }
     }

@@ -10,6 +10,7 @@
 //     rows_of(rows)    how a product's rows are dealt out to blocks
 //     run(block, lines)  the sums of a block and its end, which may wait for the next block ...
 //     finish()         ... or for this
+//     chains(n)        what it can do when nothing is loaded: KernelTable's multiply_add_chains
 //
 // Included by the instruction-set builds alone.
 #pragma once

@@ -2,6 +2,7 @@
 // column of operands, broadcast, and a row of a packed panel. Included by the instruction-set builds alone.
 #pragma once
 #include "../epilogue.h"
+#include "../multiply_add_chains.h"
 #include "block.h"
 
 namespace {
@@ -135,6 +136,8 @@ struct VectorTile {
     activate<Format>(block.activation, block.y, block.y_row_stride, block.rows, block.width);
   }
   void finish() {}
+
+  static int64_t chains(int64_t iterations) { return multiply_add_chains<Format>(iterations); }
 };
 
 }  // namespace

@@ -1,0 +1,279 @@
+// Pass A's scores and values on matrix units, in bfloat16 with float32 sums: what follows the projection where
+// attention.h's float32 would take longer than all products. Included by the instruction-set builds alone.
+//
+//      q               k^T in panels            scores            weights              v in panels
+//   +------+ rounded  +------+------+          +---------+      +---------+ rounded   +------+
+//   | rows | -------> | keys | keys | -------> | float32 | ---> | e^(x-m) | --------> | keys | --> context
+//   +------+          +------+------+          +---------+      +---------+           +------+
+//
+// Blocks of kQueries queries and kKeys keys, whose scores stay in the first-level cache, with a running maximum and sum
+// as in attention.h. Blocks are counted from the sequence's first token, and keys that a mask leaves out are dropped
+// before, so a sequence has the same bits in any batch and with any padding.
+#pragma once
+#include "attention.h"
+#include "micro/matrix_tile.h"
+
+namespace {
+
+// 2^x for x <= 128, to one part in 9,900 (bfloat16 has one in 256), and 0 below -100: attention.h's `weight_of` says
+// why not some 1e-38. Of the polynomials of degree 3 that are exact at 0, where the largest score is, the one whose
+// largest relative error on [-1/2, 1/2] is least. A NaN stays one.
+inline Vec coarse_weight_of(Vec x) {
+  const Vec bounded = maximum(broadcast(-126.0f), x);
+  const Vec n = round_nearest(bounded), f = bounded - n;
+  Vec p = broadcast(5.500893147e-2f);
+  p = multiply_add(p, f, broadcast(2.422109629e-1f));
+  p = multiply_add(p, f, broadcast(6.932829275e-1f));
+  p = multiply_add(p, f, broadcast(1.0f));
+  return where_positive(x + broadcast(100.0f), scale_by_power_of_two(p, n));
+}
+
+// The first lanes of v, the others 0.
+inline Vec only_first(Vec v, int lanes) {
+  if (lanes == kLanes) return v;
+  float all[kLanes];
+  store(all, v);
+  return lanes > 0 ? load_first(all, lanes) : broadcast(0.0f);
+}
+
+template <class Tiles>
+struct MatrixScores {
+  static constexpr squeezebert::Precision kPrecision = squeezebert::Precision::bfloat16;
+  using Micro = MatrixTile<MatrixBfloat16, Tiles>;
+  static constexpr int64_t kQueries = Micro::kRows;
+  static constexpr int64_t kKeys = 256;
+  static constexpr int64_t kPanel = Micro::kPanelColumns, kStep = Micro::kDepthStep;
+  static_assert(kKeys % kPanel == 0 && kKeys % kStep == 0, "blocks are whole panels and steps");
+
+  struct Layout {
+    float* qkv;              // [rows, 3 * padded head size]
+    uint16_t* q;             // [whole blocks of rows, depth]
+    uint16_t* k;             // panels of keys, [depth / 2, kPanel, 2] each
+    uint16_t* v;             // panels of the head's channels, [keys / 2, kPanel, 2] each
+    float* scores;           // [kQueries, kKeys]
+    uint16_t* weights;       // the same
+    float* sums;             // [kQueries, width]
+    float *largest, *total;  // [kQueries]
+    int64_t depth;           // the head's channels, whole steps
+    int64_t width;           // the same in whole panels
+    int64_t keys;            // whole panels and steps
+    int64_t bytes;
+  };
+
+  static Layout layout(int64_t rows, int64_t head_size, char* scratch) {
+    Layout s;
+    s.depth = round_up(head_size, kStep);
+    s.width = round_up(head_size, kPanel);
+    s.keys = round_up(rows, kPanel);
+    int64_t offset = 0;
+    const auto take = [&](int64_t bytes) {
+      char* start = scratch + offset;
+      offset += round_up(bytes, 64);
+      return start;
+    };
+    const auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
+    const auto halves = [&](int64_t count) { return reinterpret_cast<uint16_t*>(take(count * 2)); };
+    s.qkv = floats(rows * 3 * padded_columns(head_size));
+    s.q = halves(round_up(rows, kQueries) * s.depth);
+    s.k = halves(s.keys * s.depth);
+    s.v = halves(s.keys * s.width);
+    s.scores = floats(kQueries * kKeys);
+    s.weights = halves(kQueries * kKeys);
+    s.sums = floats(kQueries * s.width);
+    s.largest = floats(kQueries);
+    s.total = floats(kQueries);
+    s.bytes = offset;
+    return s;
+  }
+
+  static int64_t scratch(int64_t rows, int64_t head_size) { return layout(rows, head_size, nullptr).bytes; }
+
+  // Two vectors of a row of `size` numbers, from channel c; 0 beyond its end. The row has whole vectors.
+  static void load_two(const float* row, int64_t c, int64_t size, Vec& first, Vec& second) {
+    const auto part = [&](int64_t from) {
+      const int64_t lanes = least(size - from, kLanes);
+      return lanes > 0 ? only_first(load(row + from), static_cast<int>(lanes)) : broadcast(0.0f);
+    };
+    first = part(c);
+    second = part(c + kLanes);
+  }
+
+  static void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t head_size, const Layout& s) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < s.depth; c += kStep) {
+        Vec first, second;
+        load_two(q + r * stride, c, head_size, first, second);
+        store_pairs(s.q + r * s.depth + c, bfloat_pairs(first, second));
+      }
+    }
+  }
+
+  // Rounded rows of k as words of two channels are rows of words; a panel has them as columns.
+  template <class RowOf>
+  static void pack_keys(const float* k, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
+                        const Layout& s) {
+    for (int64_t first = 0; first < round_up(count, kPanel); first += kLanes) {
+      uint16_t* panel = s.k + first / kPanel * kPanel * s.depth + first % kPanel * 2;
+      for (int64_t c = 0; c < s.depth; c += kStep) {
+        Vec block[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          Vec low = broadcast(0.0f), high = low;
+          if (first + i < count) load_two(k + row_of(first + i) * stride, c, head_size, low, high);
+          block[i] = bfloat_pairs(low, high);
+        }
+        transpose_block(block);
+        for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * kPanel * 2, block[i]);
+      }
+    }
+  }
+
+  template <class RowOf>
+  static void pack_values(const float* v, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
+                          const Layout& s) {
+    for (int64_t j = 0; j < s.keys; j += 2) {
+      for (int64_t c = 0; c < s.width; c += kStep) {
+        Vec rows[2][2];
+        for (int i = 0; i < 2; ++i) {
+          rows[i][0] = rows[i][1] = broadcast(0.0f);
+          if (j + i < count) load_two(v + row_of(j + i) * stride, c, head_size, rows[i][0], rows[i][1]);
+        }
+        uint16_t* to = s.v + c * s.keys + j * kPanel;
+        store_pairs(to, bfloat_pairs_zipped(rows[0][0], rows[1][0]));
+        store_pairs(to + 2 * kLanes, bfloat_pairs_zipped(rows[0][1], rows[1][1]));
+      }
+    }
+  }
+
+  // y (+)= x * panels, in whole tiles: `depth` is whole steps, `columns` whole panels, `panel_size` numbers each.
+  template <int kTall>
+  static void times(Tiles& tiles, const uint16_t* x, int64_t x_stride, int64_t depth, const uint16_t* panels,
+                    int64_t panel_size, int64_t columns, bool accumulate, float* y, int64_t y_stride) {
+    for (int64_t n = 0; n < columns; n += kPanel) {
+      const char* panel = reinterpret_cast<const char*>(panels + n / kPanel * panel_size);
+      char* top = reinterpret_cast<char*>(y + n);
+      char* bottom = top + kTileSide * y_stride * 4;
+      if (accumulate) {
+        load_sums<kTall, 2>(tiles, top, bottom, y_stride * 4);
+      } else {
+        zero_sums<kTall, 2>(tiles);
+      }
+      for (int64_t k = 0; k < depth; k += kStep) {
+        matrix_step<MatrixBfloat16, kTall, 2>(tiles, x + k, x + kTileSide * x_stride + k, x_stride * 2,
+                                              panel + k / 2 * kPanel * 4, kPanel * 4, [](int) {});
+      }
+      store_sums<kTall, 2>(tiles, top, bottom, y_stride * 4);
+    }
+  }
+
+  static void times(Tiles& tiles, int64_t rows, const uint16_t* x, int64_t x_stride, int64_t depth,
+                    const uint16_t* panels, int64_t panel_size, int64_t columns, bool accumulate, float* y,
+                    int64_t y_stride) {
+    const auto run = rows > kTileSide ? times<2> : times<1>;
+    run(tiles, x, x_stride, depth, panels, panel_size, columns, accumulate, y, y_stride);
+  }
+
+  // attention.h's `soften`, to weights rounded to bfloat16; those past the last key are 0, for whole steps.
+  static float soften(const float* scores, int64_t count, float scale, const float* mask, uint16_t* weights,
+                      float& largest, float& total, bool first) {
+    const Vec factor = broadcast(scale);
+    const auto score = [&](int64_t i, int lanes) {
+      const Vec s = load(scores + i);  // in whole panels
+      return mask ? multiply_add(s, factor, load_lanes(mask + i, lanes)) : s * factor;
+    };
+    Vec most = broadcast(-__builtin_inff());
+    for_each_vector(count, [&](int64_t i, int lanes) {
+      const Vec v = score(i, lanes);
+      if (lanes == kLanes) {
+        most = maximum(most, v);
+      } else {
+        float rest[kLanes];
+        store(rest, v);
+        for (int j = 0; j < lanes; ++j) most = maximum(most, broadcast(rest[j]));
+      }
+    });
+    const float before = largest, here = largest_lane(most);
+    largest = first || here > before ? here : before;
+    const float origin = largest == -__builtin_inff() ? 0.0f : largest;
+    const Vec log2e = broadcast(1.44269504f), most_of_all = broadcast(origin);
+    Vec sum = broadcast(0.0f);
+    for (int64_t i = 0; i < round_up(count, kStep); i += kStep) {
+      Vec pair[2];
+      for (int j = 0; j < 2; ++j) {
+        const int64_t at = i + j * kLanes;
+        const int lanes = static_cast<int>(least(kLanes, count - at));
+        if (lanes > 0) {
+          pair[j] = only_first(coarse_weight_of((score(at, lanes) - most_of_all) * log2e), lanes);
+        } else {
+          pair[j] = broadcast(0.0f);
+        }
+        sum = sum + pair[j];
+      }
+      store_pairs(weights + i, bfloat_pairs(pair[0], pair[1]));
+    }
+    float rescale = 0.0f;
+    if (!first) {
+      float lanes[kLanes];
+      store(lanes, exponential(broadcast(before - origin)));
+      rescale = lanes[0];
+    }
+    total = (first ? 0.0f : total * rescale) + sum_of_lanes(sum);
+    return rescale;
+  }
+
+  static void attend(Tiles& tiles, const Attend& a, const Layout& s) {
+    for (int64_t q0 = 0; q0 < a.queries; q0 += kQueries) {
+      const int64_t queries = least(kQueries, a.queries - q0);
+      for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeys) {
+        const int64_t keys = least(kKeys, a.key_count - k0);
+        times(tiles, queries, s.q + q0 * s.depth, s.depth, s.depth, s.k + k0 * s.depth, kPanel * s.depth,
+              round_up(keys, kPanel), false, s.scores, kKeys);
+        for (int64_t q = 0; q < queries; ++q) {
+          const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
+          const float rescale = soften(s.scores + q * kKeys, keys, a.scale, mask, s.weights + q * kKeys, s.largest[q],
+                                       s.total[q], k0 == 0);
+          if (k0 == 0) continue;
+          for (int64_t c = 0; c < s.width; c += kLanes) {
+            float* sums = s.sums + q * s.width + c;
+            store(sums, load(sums) * broadcast(rescale));
+          }
+        }
+        times(tiles, queries, s.weights, kKeys, round_up(keys, kStep), s.v + k0 * kPanel, kPanel * s.keys, s.width,
+              k0 > 0, s.sums, s.width);
+      }
+      finish_rows(a, q0, queries, s);
+    }
+  }
+
+  static void finish_rows(const Attend& a, int64_t q0, int64_t queries, const Layout& s) {
+    for (int64_t q = 0; q < queries; ++q) {
+      const Vec inverse = broadcast(inverse_of(s.largest[q], s.total[q]));
+      float* context = a.context + (q0 + q) * a.context_row_stride;
+      for_each_vector(a.head_size, [&](int64_t c, int lanes) {
+        store_lanes(context + c, load(s.sums + q * s.width + c) * inverse, lanes);
+      });
+    }
+  }
+
+  template <class Projection>
+  static void attention(const Attention& call, char* scratch) {
+    const Layout s = layout(call.rows, call.head_size, scratch);
+    project<Projection>(call, s.qkv);
+    const Attend a = attend_of(call);
+    const int64_t padded = padded_columns(a.head_size), stride = 3 * padded;
+    pack_queries(s.qkv, stride, a.queries, a.head_size, s);
+    const float *k = s.qkv + padded, *v = k + padded;
+    if (a.keys) {
+      const auto row_of = [&](int64_t j) { return a.keys[j]; };
+      pack_keys(k, stride, a.key_count, a.head_size, row_of, s);
+      pack_values(v, stride, a.key_count, a.head_size, row_of, s);
+    } else {
+      const auto row_of = [](int64_t j) { return j; };
+      pack_keys(k, stride, a.key_count, a.head_size, row_of, s);
+      pack_values(v, stride, a.key_count, a.head_size, row_of, s);
+    }
+    Tiles tiles(static_cast<int>(kTileSide));
+    attend(tiles, a, s);
+  }
+};
+
+}  // namespace

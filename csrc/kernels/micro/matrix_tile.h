@@ -1,0 +1,319 @@
+// The micro-kernel on matrix units: two by two tiles of 16 x 16 sums, K in steps of 64 bytes. `Tiles` is what runs the
+// tile instructions: AmxInstructions, or AmxTwin, the same in plain C++.
+//
+//                              weights, a step of K: 64 bytes of each of 16 columns
+//                                 tile 6    tile 7
+//                               +---------+---------+
+//    operands, a     tile 4     | tile 0  | tile 1  |    sums
+//    step of K:      (rows)     |         |         |
+//    64 bytes a                 +---------+---------+
+//    row             tile 5     | tile 2  | tile 3  |
+//                               |         |         |
+//                               +---------+---------+
+//
+// Four loads for four products: from the first-level cache a load takes half as long as a product.
+//
+// The end of a block (bias, GELU, rounding) takes about as long as its products, and runs on other units: so sums go to
+// one of two buffers, and the end of one block stands between the products of the next. `finish` does the last one's.
+//
+// Rows that 16 doesn't divide: the last tile begins so far above that it is whole, and computes rows a second time, to
+// the same bits. A product of fewer than 16 rows has lower tiles.
+//
+// Included by the instruction-set builds alone.
+#pragma once
+#include "../epilogue.h"
+#include "block.h"
+
+namespace {
+
+constexpr int64_t kTileSide = 16;  // rows of a tile; columns of a tile of sums or weights
+
+// Operands of bfloat16 and packed weights as tiles take them.
+struct MatrixBfloat16 {
+  using Operand = uint16_t;
+  using Weight = uint16_t;
+  using Source = float;
+  static constexpr int kStep = 2;
+  static constexpr bool kInPlace = false;
+  static constexpr bool kScaled = false;
+  static constexpr bool kCoarse = true;
+  static constexpr bool kStoresOperands = true;
+  static constexpr int32_t kOperandShift = 0;
+
+  static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
+  static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      const float* from = x + r * x_row_stride;
+      Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
+      int64_t i = 0;
+      for (; i + 2 * kLanes <= operands.channels; i += 2 * kLanes) {
+        store_pairs(to + i, bfloat_pairs(load(from + i), load(from + i + kLanes)));
+      }
+      for_each_vector(operands.channels - i, [&](int64_t j, int lanes) {
+        store_first_pairs(to + i + j, bfloat_pairs(load_lanes(from + i + j, lanes), broadcast(0.0f)), lanes);
+      });
+    }
+  }
+};
+
+template <class Format, class Tiles, int kC, int kA, int kB>
+[[gnu::always_inline]] inline void multiply_add_tiles(Tiles& tiles) {
+  if constexpr (Format::kScaled) {
+    tiles.template multiply_add_int8<kC, kA, kB>();
+  } else {
+    tiles.template multiply_add_bfloat16<kC, kA, kB>();
+  }
+}
+
+// One step of K of a block: `between(i)` stands after the i-th of four products, or of as many as there are.
+template <class Format, int kTall, int kWide, class Tiles, class Between>
+[[gnu::always_inline]] inline void matrix_step(Tiles& tiles, const void* top, const void* bottom, int64_t row_bytes,
+                                               const char* panel, int64_t panel_row_bytes, Between between) {
+  tiles.template load<4>(top, row_bytes);
+  tiles.template load<6>(panel, panel_row_bytes);
+  multiply_add_tiles<Format, Tiles, 0, 4, 6>(tiles);
+  between(0);
+  if constexpr (kWide == 2) {
+    tiles.template load<7>(panel + 64, panel_row_bytes);
+    multiply_add_tiles<Format, Tiles, 1, 4, 7>(tiles);
+    between(1);
+  }
+  if constexpr (kTall == 2) {
+    tiles.template load<5>(bottom, row_bytes);
+    multiply_add_tiles<Format, Tiles, 2, 5, 6>(tiles);
+    between(2);
+  }
+  if constexpr (kTall == 2 && kWide == 2) {
+    multiply_add_tiles<Format, Tiles, 3, 5, 7>(tiles);
+    between(3);
+  }
+}
+
+// Sums of a block to memory; the lower tiles' begin at `bottom`.
+template <int kTall, int kWide, class Tiles>
+[[gnu::always_inline]] inline void store_sums(Tiles& tiles, char* top, char* bottom, int64_t row_bytes) {
+  tiles.template store<0>(top, row_bytes);
+  if constexpr (kWide == 2) tiles.template store<1>(top + 64, row_bytes);
+  if constexpr (kTall == 2) tiles.template store<2>(bottom, row_bytes);
+  if constexpr (kTall == 2 && kWide == 2) tiles.template store<3>(bottom + 64, row_bytes);
+}
+
+template <int kTall, int kWide, class Tiles>
+[[gnu::always_inline]] inline void load_sums(Tiles& tiles, const char* top, const char* bottom, int64_t row_bytes) {
+  tiles.template load<0>(top, row_bytes);
+  if constexpr (kWide == 2) tiles.template load<1>(top + 64, row_bytes);
+  if constexpr (kTall == 2) tiles.template load<2>(bottom, row_bytes);
+  if constexpr (kTall == 2 && kWide == 2) tiles.template load<3>(bottom + 64, row_bytes);
+}
+
+template <int kTall, int kWide, class Tiles>
+[[gnu::always_inline]] inline void zero_sums(Tiles& tiles) {
+  tiles.template zero<0>();
+  if constexpr (kWide == 2) tiles.template zero<1>();
+  if constexpr (kTall == 2) tiles.template zero<2>();
+  if constexpr (kTall == 2 && kWide == 2) tiles.template zero<3>();
+}
+
+template <class F, class T>
+class MatrixTile {
+ public:
+  using Format = F;
+  using Tiles = T;
+  using Operand = typename Format::Operand;
+  static constexpr int64_t kRows = 2 * kTileSide, kPanelColumns = 2 * kTileSide;
+  static constexpr int64_t kDepthStep = 64 / static_cast<int64_t>(sizeof(Operand));
+  // A panel of 12 KB and the operands of a block of rows stay in the first-level cache.
+  static constexpr int64_t kDeepestSegment = 192;
+  static_assert(kLanes == kTileSide, "a row of a tile is a vector");
+  static_assert(Format::kStep * sizeof(typename Format::Weight) == 4, "a column of a tile of weights has 4 bytes");
+
+  explicit MatrixTile(int64_t rows) : tiles_(static_cast<int>(rows < 1 ? 1 : least(rows, kTileSide))) {}
+
+  // Whole blocks first: a block's time is that of its tiles, however many of their rows count.
+  struct WholeRows {
+    Rows all;
+    int64_t count;
+    Rows operator[](int64_t t) const { return {all.begin + t * kRows, least(all.begin + (t + 1) * kRows, all.end)}; }
+  };
+  static WholeRows rows_of(Rows rows) { return {rows, divide_up(rows.end - rows.begin, kRows)}; }
+
+  void run(const Block<Format>& block, Lines* fetched) {
+    const bool fused = block.activation == Activation::none || block.activation == Activation::gelu;
+    const int kind = (block.activation == Activation::gelu ? kGelu : 0) | (block.accumulate ? kAccumulate : 0) |
+                     (Format::kStoresOperands && block.operands && fused ? kToOperands : 0);
+    if (kind != kind_) finish();
+    kind_ = kind;
+    const bool tall = block.rows > kTileSide, wide = block.width > kTileSide;
+    static constexpr Multiply of_kind[kKinds][2][2] = {
+        {{multiply<0, 1, 1>, multiply<0, 1, 2>}, {multiply<0, 2, 1>, multiply<0, 2, 2>}},
+        {{multiply<1, 1, 1>, multiply<1, 1, 2>}, {multiply<1, 2, 1>, multiply<1, 2, 2>}},
+        {{multiply<2, 1, 1>, multiply<2, 1, 2>}, {multiply<2, 2, 1>, multiply<2, 2, 2>}},
+        {{multiply<3, 1, 1>, multiply<3, 1, 2>}, {multiply<3, 2, 1>, multiply<3, 2, 2>}},
+        {{multiply<4, 1, 1>, multiply<4, 1, 2>}, {multiply<4, 2, 1>, multiply<4, 2, 2>}},
+        {{multiply<5, 1, 1>, multiply<5, 1, 2>}, {multiply<5, 2, 1>, multiply<5, 2, 2>}},
+        {{multiply<6, 1, 1>, multiply<6, 1, 2>}, {multiply<6, 2, 1>, multiply<6, 2, 2>}},
+        {{multiply<7, 1, 1>, multiply<7, 1, 2>}, {multiply<7, 2, 1>, multiply<7, 2, 2>}}};
+    of_kind[kind][tall][wide](*this, block, fetched);
+    if (fused) return;
+    finish();
+    activate<Format>(block.activation, block.y, block.y_row_stride, block.rows, block.width);
+    if constexpr (Format::kStoresOperands) {
+      if (block.operands) {
+        Format::prepare(block.y, block.y_row_stride, {0, block.rows},
+                        {block.operands, block.operands_row_stride, nullptr, 1, block.width});
+      }
+    }
+  }
+
+  void finish() {
+    static constexpr void (*of_kind[kKinds])(End&, int64_t) = {end_rows<0>, end_rows<1>, end_rows<2>, end_rows<3>,
+                                                               end_rows<4>, end_rows<5>, end_rows<6>, end_rows<7>};
+    of_kind[kind_](end_, kRows);
+  }
+
+  // Four products that don't depend on each other.
+  static int64_t chains(int64_t iterations) {
+    Tiles tiles(kTileSide);
+    for (int64_t n = 0; n < iterations; ++n) {
+      multiply_add_tiles<Format, Tiles, 0, 4, 6>(tiles);
+      multiply_add_tiles<Format, Tiles, 1, 4, 7>(tiles);
+      multiply_add_tiles<Format, Tiles, 2, 5, 6>(tiles);
+      multiply_add_tiles<Format, Tiles, 3, 5, 7>(tiles);
+    }
+    return iterations * 4 * 2 * kTileSide * kTileSide * kDepthStep;
+  }
+
+ private:
+  // What the end of a block does, as bits.
+  enum { kGelu = 1, kAccumulate = 2, kToOperands = 4, kKinds = 8 };
+  using Multiply = void (*)(MatrixTile&, const Block<Format>&, Lines*);
+
+  // The end of a block that waits: rows from `row`.
+  struct End {
+    const char* sums;
+    int64_t row, rows;
+    Columns columns;
+    float* y;
+    int64_t y_row_stride;
+    Operand* operands;
+    int64_t operands_row_stride;
+    int lanes[2];
+  };
+  static constexpr int64_t kSumsRowBytes = kPanelColumns * 4;
+
+  template <int kKind>
+  [[gnu::always_inline]] static inline Vec end_vector(const End& end, int64_t r, int j) {
+    const char* sums = end.sums + r * kSumsRowBytes + j * 64;
+    Vec total;
+    if constexpr (Format::kScaled) {
+      const IntVec start = load(end.columns.start + j * kLanes);
+      const IntVec sum = add(load(reinterpret_cast<const int32_t*>(sums)), start);
+      total = Format::finish(sum, load(end.columns.scale + j * kLanes), end.columns, static_cast<int>(r));
+    } else {
+      total = load(reinterpret_cast<const float*>(sums));
+    }
+    if (kKind & kAccumulate) total = total + load_lanes(end.y + r * end.y_row_stride + j * kLanes, end.lanes[j]);
+    total = total + load_first(end.columns.bias + j * kLanes, end.lanes[j]);
+    return kKind & kGelu ? coarse_gelu(total) : total;
+  }
+
+  template <int kKind>
+  [[gnu::always_inline]] static inline void end_row(const End& end, int64_t r) {
+    const Vec first = end_vector<kKind>(end, r, 0);
+    if constexpr (Format::kStoresOperands && (kKind & kToOperands) != 0) {
+      Operand* to = end.operands + r * end.operands_row_stride;
+      const int lanes = end.lanes[0] + end.lanes[1];
+      const Vec second = end.lanes[1] > 0 ? end_vector<kKind>(end, r, 1) : broadcast(0.0f);
+      if (lanes == 2 * kLanes) {
+        store_pairs(to, bfloat_pairs(first, second));
+      } else {
+        store_first_pairs(to, bfloat_pairs(first, second), lanes);
+      }
+    } else {
+      float* to = end.y + r * end.y_row_stride;
+      store_lanes(to, first, end.lanes[0]);
+      if (end.lanes[1] > 0) store_lanes(to + kLanes, end_vector<kKind>(end, r, 1), end.lanes[1]);
+    }
+  }
+
+  template <int kKind>
+  [[gnu::always_inline]] static inline void some_rows(End& end, int64_t count) {
+    for (; count > 0 && end.row < end.rows; --count, ++end.row) end_row<kKind>(end, end.row);
+  }
+  template <int kKind>
+  static void end_rows(End& end, int64_t count) {
+    some_rows<kKind>(end, count);
+  }
+
+  template <int kKind, int kTall, int kWide>
+  [[gnu::noinline]] static void multiply(MatrixTile& self, const Block<Format>& block, Lines* fetched) {
+    // Where the upper tiles begin above the block, and the lower ones below its first row.
+    const int64_t above = kTall == 1 ? least(block.rows_before, kTileSide - block.rows) : 0;
+    const int64_t below = block.rows - kTileSide;
+    const int64_t row_bytes = block.x_row_stride * static_cast<int64_t>(sizeof(Operand));
+    const Operand* top = block.x - above * block.x_row_stride;
+    const Operand* bottom = kTall == 2 ? block.x + below * block.x_row_stride : top;
+    const char* panel = reinterpret_cast<const char*>(block.panel);
+    constexpr int64_t kPanelRowBytes = kWide * 64;
+    const int64_t whole = block.depth / kDepthStep, rest = block.depth % kDepthStep;
+
+    End end = self.end_;
+    // Dealt out evenly to the products of the steps.
+    const int64_t share = divide_up(end.rows - end.row, whole > 0 ? whole : 1);
+    const auto between = [&](int i) {
+      if (kTall == 2 && kWide == 2) {
+        some_rows<kKind>(end, (share + i) >> 2);
+      } else if (i == 0) {
+        some_rows<kKind>(end, share);
+      }
+    };
+    Tiles& tiles = self.tiles_;
+    zero_sums<kTall, kWide>(tiles);
+    for (int64_t k = 0; k < whole; ++k) {
+      for (int list = 0; list < kFetched; ++list) {
+        for (int i = 0; i < kLinesAStep && fetched[list].count > 0; ++i) fetched[list].fetch();
+      }
+      matrix_step<Format, kTall, kWide>(tiles, top + k * kDepthStep, bottom + k * kDepthStep, row_bytes,
+                                        panel + k * kTileSide * kPanelRowBytes, kPanelRowBytes, between);
+    }
+    if (rest > 0) {  // what follows in memory may be NaN, which zero weights don't make 0
+      alignas(64) Operand last[kRows * kDepthStep] = {};
+      const auto copy = [&](const Operand* from, int64_t rows, Operand* to) {
+        for (int64_t r = 0; r < rows; ++r) {
+          __builtin_memcpy(to + r * kDepthStep, from + r * block.x_row_stride + whole * kDepthStep,
+                           static_cast<unsigned>(rest) * sizeof(Operand));
+        }
+      };
+      copy(top, kTall == 2 ? kTileSide : above + block.rows, last);
+      if (kTall == 2) copy(bottom, kTileSide, last + kTileSide * kDepthStep);
+      matrix_step<Format, kTall, kWide>(tiles, last, last + kTileSide * kDepthStep, 64,
+                                        panel + whole * kTileSide * kPanelRowBytes, kPanelRowBytes, between);
+    }
+    some_rows<kKind>(end, kRows);
+
+    char* sums = self.sums_[self.buffer_ ^= 1];
+    store_sums<kTall, kWide>(tiles, sums, sums + (kTall == 2 ? below : 0) * kSumsRowBytes, kSumsRowBytes);
+    end.sums = sums + above * kSumsRowBytes;
+    end.row = 0;
+    end.rows = block.rows;
+    end.columns = block.columns;
+    if (!end.columns.bias) end.columns.bias = kNoBias;
+    end.y = block.y;
+    end.y_row_stride = block.y_row_stride;
+    end.operands = block.operands;
+    end.operands_row_stride = block.operands_row_stride;
+    end.lanes[0] = static_cast<int>(least(block.width, kLanes));
+    end.lanes[1] = static_cast<int>(block.width - end.lanes[0]);
+    self.end_ = end;
+  }
+
+  static constexpr int kLinesAStep = 8;
+  static constexpr float kNoBias[2 * kLanes] = {};
+
+  Tiles tiles_;
+  End end_ = {};
+  int kind_ = 0, buffer_ = 0;
+  alignas(64) char sums_[2][kRows * kSumsRowBytes];
+};
+
+}  // namespace
