@@ -26,6 +26,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
   kernels.block_rows = Micro::kRows;
   kernels.panel_columns = Micro::kPanelColumns;
   kernels.deepest_segment = Micro::kDeepestSegment;
+  kernels.hidden_chunk = Micro::kHiddenChunk;
   kernels.native = native;
   kernels.scores = Scores::kPrecision;
   kernels.coarse_gelu = Format::kCoarse;

@@ -57,9 +57,9 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
       const int64_t origin = first * width + chunk.hidden_begin;
       const Product in{block.x, chunk.in, chunk.in_count, hidden - origin, width, block.activation, chunk.out, c == 0};
       Operands operands{hidden, width, nullptr, 1, chunk.hidden};
-      if constexpr (Format::kStoresOperands) {
+      if constexpr (Micro::kRounds && !Format::kScaled) {
         operands.data = rest;
-        run_product(micro, in, stretch, reinterpret_cast<Operand*>(rest) - origin, width);
+        run_product(micro, in, stretch, static_cast<uint16_t*>(operands.data) - origin, width);
       } else {
         run_product(micro, in, stretch);
         if constexpr (!Format::kInPlace) {

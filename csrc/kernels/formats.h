@@ -24,7 +24,6 @@ struct Columns {
 //     kInPlace           rows are operands as they are
 //     kScaled            operands and weights have scales
 //     kCoarse            results are rounded right after, so an activation need not be of float32's accuracy
-//     kStoresOperands    the end of a product can round to the next product's operands
 //     kOperandShift      what is added to an operand, and is to be taken off the sums again
 struct Float32 {
   using Operand = float;
@@ -36,7 +35,6 @@ struct Float32 {
   static constexpr bool kInPlace = true;
   static constexpr bool kScaled = false;
   static constexpr bool kCoarse = false;
-  static constexpr bool kStoresOperands = false;
   static constexpr int32_t kOperandShift = 0;
 
   static Weights load_weights(const Weight* p) { return load(p); }
@@ -74,7 +72,6 @@ struct Bfloat16 {
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
   static constexpr bool kCoarse = false;
-  static constexpr bool kStoresOperands = false;
   static constexpr int32_t kOperandShift = 0;
 
   static Weights load_weights(const Weight* p) { return load_bfloat_weights(p); }
@@ -120,7 +117,6 @@ struct Int8 {
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = true;
   static constexpr bool kCoarse = true;
-  static constexpr bool kStoresOperands = false;
   static constexpr int32_t kOperandShift = kIntOperandShift;
 
   static Weights load_weights(const Weight* p) { return load_int_weights(p); }

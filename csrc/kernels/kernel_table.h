@@ -235,6 +235,7 @@ struct TrainingKernels {
 struct PrecisionKernels {
   int64_t block_rows, panel_columns;  // that it takes at once
   int64_t deepest_segment;            // along K, that suits the caches
+  int64_t hidden_chunk;               // channels of a feed-forward block's hidden rows that are made at once, at most
   bool native;                        // it has an instruction of its own; without, products are computed by wider ones
   Precision scores;                   // of attention: what scores and values are multiplied in
   bool coarse_gelu;                   // gelu is off by up to 2e-4 of x, since its results are rounded right after

@@ -2,7 +2,7 @@
 // attention.h's float32 would take longer than all products. Included by the instruction-set builds alone.
 //
 //      q               k^T in panels            scores            weights              v in panels
-//   +------+ rounded  +------+------+          +---------+      +---------+ rounded   +------+
+//   +------+          +------+------+          +---------+      +---------+ rounded   +------+
 //   | rows | -------> | keys | keys | -------> | float32 | ---> | e^(x-m) | --------> | keys | --> context
 //   +------+          +------+------+          +---------+      +---------+           +------+
 //
@@ -46,8 +46,10 @@ struct MatrixScores {
   static_assert(kKeys % kPanel == 0 && kKeys % kStep == 0, "blocks are whole panels and steps");
 
   struct Layout {
-    float* qkv;              // [rows, 3 * padded head size]
-    uint16_t* q;             // [whole blocks of rows, depth]
+    float* projected;  // [rows, 3 * padded head size], where the projection is a sum of segments
+    uint16_t* qkv;     // [whole blocks of rows, 3 * padded head size]
+    uint16_t* q;       // [whole blocks of rows, depth]; in place where a head is whole steps
+    int64_t q_row_stride;
     uint16_t* k;             // panels of keys, [depth / 2, kPanel, 2] each
     uint16_t* v;             // panels of the head's channels, [keys / 2, kPanel, 2] each
     float* scores;           // [kQueries, kKeys]
@@ -73,8 +75,12 @@ struct MatrixScores {
     };
     const auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
     const auto halves = [&](int64_t count) { return reinterpret_cast<uint16_t*>(take(count * 2)); };
-    s.qkv = floats(rows * 3 * padded_columns(head_size));
-    s.q = halves(round_up(rows, kQueries) * s.depth);
+    const int64_t queries = round_up(rows, kQueries), stride = 3 * padded_columns(head_size);
+    const bool in_place = s.depth == head_size;
+    s.projected = floats(rows * stride);
+    s.qkv = halves(queries * stride);
+    s.q = in_place ? s.qkv : halves(queries * s.depth);
+    s.q_row_stride = in_place ? stride : s.depth;
     s.k = halves(s.keys * s.depth);
     s.v = halves(s.keys * s.width);
     s.scores = floats(kQueries * kKeys);
@@ -88,38 +94,30 @@ struct MatrixScores {
 
   static int64_t scratch(int64_t rows, int64_t head_size) { return layout(rows, head_size, nullptr).bytes; }
 
-  // Two vectors of a row of `size` numbers, from channel c; 0 beyond its end. The row has whole vectors.
-  static void load_two(const float* row, int64_t c, int64_t size, Vec& first, Vec& second) {
-    const auto part = [&](int64_t from) {
-      const int64_t lanes = least(size - from, kLanes);
-      return lanes > 0 ? only_first(load(row + from), static_cast<int>(lanes)) : broadcast(0.0f);
-    };
-    first = part(c);
-    second = part(c + kLanes);
+  // A step's numbers of a row of `size`, from channel c; 0 beyond its end.
+  static Vec load_step(const uint16_t* row, int64_t c, int64_t size) {
+    return c + kStep <= size ? load_pairs(row + c) : load_first_pairs(row + c, static_cast<int>(size - c));
   }
 
-  static void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t head_size, const Layout& s) {
+  static void copy_queries(int64_t rows, int64_t head_size, const Layout& s) {
+    const int64_t stride = 3 * padded_columns(head_size);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < s.depth; c += kStep) {
-        Vec first, second;
-        load_two(q + r * stride, c, head_size, first, second);
-        store_pairs(s.q + r * s.depth + c, bfloat_pairs(first, second));
+        store_pairs(s.q + r * s.depth + c, load_step(s.qkv + r * stride, c, head_size));
       }
     }
   }
 
-  // Rounded rows of k as words of two channels are rows of words; a panel has them as columns.
+  // A row of keys is words of two channels; a panel has them as columns.
   template <class RowOf>
-  static void pack_keys(const float* k, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
+  static void pack_keys(const uint16_t* k, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
                         const Layout& s) {
     for (int64_t first = 0; first < round_up(count, kPanel); first += kLanes) {
       uint16_t* panel = s.k + first / kPanel * kPanel * s.depth + first % kPanel * 2;
       for (int64_t c = 0; c < s.depth; c += kStep) {
         Vec block[kLanes];
         for (int i = 0; i < kLanes; ++i) {
-          Vec low = broadcast(0.0f), high = low;
-          if (first + i < count) load_two(k + row_of(first + i) * stride, c, head_size, low, high);
-          block[i] = bfloat_pairs(low, high);
+          block[i] = first + i < count ? load_step(k + row_of(first + i) * stride, c, head_size) : broadcast(0.0f);
         }
         transpose_block(block);
         for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * kPanel * 2, block[i]);
@@ -127,19 +125,19 @@ struct MatrixScores {
     }
   }
 
+  // Pairs of rows of values become rows of words.
   template <class RowOf>
-  static void pack_values(const float* v, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
+  static void pack_values(const uint16_t* v, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
                           const Layout& s) {
-    for (int64_t j = 0; j < s.keys; j += 2) {
-      for (int64_t c = 0; c < s.width; c += kStep) {
-        Vec rows[2][2];
+    for (int64_t j = 0; j < round_up(count, kStep); j += 2) {
+      for (int64_t c = 0; c < s.width; c += kPanel) {
+        Vec rows[2];
         for (int i = 0; i < 2; ++i) {
-          rows[i][0] = rows[i][1] = broadcast(0.0f);
-          if (j + i < count) load_two(v + row_of(j + i) * stride, c, head_size, rows[i][0], rows[i][1]);
+          rows[i] = j + i < count ? load_step(v + row_of(j + i) * stride, c, head_size) : broadcast(0.0f);
         }
         uint16_t* to = s.v + c * s.keys + j * kPanel;
-        store_pairs(to, bfloat_pairs_zipped(rows[0][0], rows[1][0]));
-        store_pairs(to + 2 * kLanes, bfloat_pairs_zipped(rows[0][1], rows[1][1]));
+        store_pairs(to, zip_first_pairs(rows[0], rows[1]));
+        store_pairs(to + 2 * kLanes, zip_second_pairs(rows[0], rows[1]));
       }
     }
   }
@@ -225,7 +223,7 @@ struct MatrixScores {
       const int64_t queries = least(kQueries, a.queries - q0);
       for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeys) {
         const int64_t keys = least(kKeys, a.key_count - k0);
-        times(tiles, queries, s.q + q0 * s.depth, s.depth, s.depth, s.k + k0 * s.depth, kPanel * s.depth,
+        times(tiles, queries, s.q + q0 * s.q_row_stride, s.q_row_stride, s.depth, s.k + k0 * s.depth, kPanel * s.depth,
               round_up(keys, kPanel), false, s.scores, kKeys);
         for (int64_t q = 0; q < queries; ++q) {
           const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
@@ -257,11 +255,17 @@ struct MatrixScores {
   template <class Projection>
   static void attention(const Attention& call, char* scratch) {
     const Layout s = layout(call.rows, call.head_size, scratch);
-    project<Projection>(call, s.qkv);
     const Attend a = attend_of(call);
     const int64_t padded = padded_columns(a.head_size), stride = 3 * padded;
-    pack_queries(s.qkv, stride, a.queries, a.head_size, s);
-    const float *k = s.qkv + padded, *v = k + padded;
+    {
+      Projection micro(call.rows);
+      const Product projection{call.x, call.segments,    call.segment_count, s.projected - call.row_begin * stride,
+                               stride, Activation::none, call.next};
+      run_product(micro, projection, {call.row_begin, call.row_begin + call.rows}, s.qkv - call.row_begin * stride,
+                  stride);
+    }
+    if (s.q != s.qkv) copy_queries(a.queries, a.head_size, s);
+    const uint16_t *k = s.qkv + padded, *v = k + padded;
     if (a.keys) {
       const auto row_of = [&](int64_t j) { return a.keys[j]; };
       pack_keys(k, stride, a.key_count, a.head_size, row_of, s);

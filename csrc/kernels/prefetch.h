@@ -23,6 +23,18 @@ struct Lines {
       at += skip;
     }
   }
+
+  void fetch_some(int64_t wanted) {
+    if (count == 0) return;
+    if (rest > wanted) {  // all of one row
+      for (int64_t i = 0; i < wanted; ++i) __builtin_prefetch(at + i * kCacheLine, 0, 2);
+      at += wanted * kCacheLine;
+      count -= wanted;
+      rest -= wanted;
+      return;
+    }
+    for (int64_t i = 0; i < wanted && count > 0; ++i) fetch();
+  }
 };
 
 inline Lines lines_of(const void* first, int64_t rows, int64_t row_bytes, int64_t row_stride) {

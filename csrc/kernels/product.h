@@ -28,19 +28,19 @@ using squeezebert::Segment;
 // ones, a block's operands stay, and the weights stream past.
 constexpr int64_t kCachedPanel = 16 * 1024;  // bytes
 
-// Where a product's last sums go: y, or rounded to the operands of another product.
-template <class Format>
+// Where a product's last sums go: y, or rounded to bfloat16, which may be another product's operands. Channels are
+// counted alike in both.
 struct Target {
   float* y;
   int64_t y_row_stride;
-  typename Format::Operand* operands = nullptr;
-  int64_t operands_row_stride = 0;
+  uint16_t* rounded = nullptr;
+  int64_t rounded_row_stride = 0;
 };
 
 // far_x, far_y: as in Product. ahead: two lists of lines that are needed after this segment.
 template <class Micro, class Format = typename Micro::Format>
 inline void run_segment(Micro& micro, const Operands& x, const Segment& segment, Activation activation,
-                        const Target<Format>& target, Rows rows, bool far_x, bool far_y, const Lines (&ahead)[2]) {
+                        const Target& target, Rows rows, bool far_x, bool far_y, const Lines (&ahead)[2]) {
   using Operand = typename Format::Operand;
   using Weight = typename Format::Weight;
   const auto* operands = static_cast<const Operand*>(x.data) + segment.in_begin;
@@ -71,9 +71,9 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
     block.activation = activation;
     block.y = target.y + some.begin * target.y_row_stride + segment.out_begin + n;
     block.y_row_stride = target.y_row_stride;
-    block.operands_row_stride = target.operands_row_stride;
-    block.operands =
-        target.operands ? target.operands + some.begin * target.operands_row_stride + segment.out_begin + n : nullptr;
+    block.rounded =
+        target.rounded ? target.rounded + some.begin * target.rounded_row_stride + segment.out_begin + n : nullptr;
+    block.rounded_row_stride = target.rounded_row_stride;
     if (far_y) {
       fetched[0] = lines_of(block.y, block.rows, block.width * kFloatBytes, target.y_row_stride * kFloatBytes);
     }
@@ -105,11 +105,10 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
   }
 }
 
-// `operands`: where the results are rounded to in place of y, or null; in channels like y. Nothing waits in `micro`
-// afterwards.
+// `rounded`: as in Target. Nothing waits in `micro` afterwards.
 template <class Micro>
-inline void run_product(Micro& micro, const Product& p, Rows rows, typename Micro::Format::Operand* operands = nullptr,
-                        int64_t operands_row_stride = 0) {
+inline void run_product(Micro& micro, const Product& p, Rows rows, uint16_t* rounded = nullptr,
+                        int64_t rounded_row_stride = 0) {
   for (int64_t s = 0; s < p.segment_count; ++s) {
     const Segment& segment = p.segments[s];
     // The activation follows a column's last segment, the one before the next column's first.
@@ -119,7 +118,7 @@ inline void run_product(Micro& micro, const Product& p, Rows rows, typename Micr
     const bool first = s == 0 || p.segments[s - 1].out_begin != segment.out_begin;
     const int64_t ahead = next ? packed_bytes<Micro>(next->columns, next->depth) : 0;
     run_segment(micro, p.x, segment, last ? p.activation : Activation::none,
-                {p.y, p.y_row_stride, last ? operands : nullptr, operands_row_stride}, rows, p.far_x, p.far_y && first,
+                {p.y, p.y_row_stride, last ? rounded : nullptr, rounded_row_stride}, rows, p.far_x, p.far_y && first,
                 {lines_of(next ? next->weight : nullptr, 1, ahead, 0), {}});
   }
   micro.finish();

@@ -155,12 +155,22 @@ inline Vec bfloat_pairs(Vec first, Vec second) {
   return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(rounded(first)), rounded(second), 1));
 #endif
 }
-// The same with the lanes of `first` and `second` by turns.
-inline Vec bfloat_pairs_zipped(Vec first, Vec second) {
-  const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i pairs = _mm512_castps_si512(bfloat_pairs(first, second));
-  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(lanes, pairs));
+inline Vec load_pairs(const uint16_t* p) { return _mm512_loadu_ps(p); }
+// The first `count` numbers of the 32, the others 0.
+inline Vec load_first_pairs(const uint16_t* p, int count) {
+  const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, p));
+}
+// Numbers of a and b by turns, of their first halves and of their second halves.
+inline Vec zip_first_pairs(Vec a, Vec b) {
+  const __m512i from = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                        5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  return _mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castps_si512(a), from, _mm512_castps_si512(b)));
+}
+inline Vec zip_second_pairs(Vec a, Vec b) {
+  const __m512i from = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55, 23, 54, 22,
+                                        53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
+  return _mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castps_si512(a), from, _mm512_castps_si512(b)));
 }
 inline void store_pairs(uint16_t* p, Vec pairs) { _mm512_storeu_ps(p, pairs); }
 // The first `count` numbers of the 32.

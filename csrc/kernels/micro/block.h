@@ -5,6 +5,8 @@
 //     Format           what an operand and a weight are (formats.h)
 //     kRows            rows of a block, at most
 //     kPanelColumns    columns of a packed panel
+//     kDeepestSegment, kHiddenChunk  what suits the caches: see PrecisionKernels
+//     kRounds          the end of a block can round its results to bfloat16
 //     kDepthStep       values along K in one of its steps; a panel has whole steps, what lacks is zero
 //     Micro(rows)      what a thread sets up for blocks of a product of so many rows
 //     rows_of(rows)    how a product's rows are dealt out to blocks
@@ -34,9 +36,9 @@ struct Block {
   Activation activation;
   float* y;
   int64_t y_row_stride;
-  // Where the result is rounded to, in place of y; or null. `y` is still what is added.
-  typename Format::Operand* operands;
-  int64_t operands_row_stride;
+  // Where the result goes, rounded to bfloat16, in place of y; or null. `y` is still what is added.
+  uint16_t* rounded;
+  int64_t rounded_row_stride;
 };
 
 // Rows dealt out to blocks evenly: 9 rows are 5 and 4, not 8 and 1, which would leave the multiply-add units waiting.

@@ -14,7 +14,8 @@
 // Four loads for four products: from the first-level cache a load takes half as long as a product.
 //
 // The end of a block (bias, GELU, rounding) takes about as long as its products, and runs on other units: so sums go to
-// one of two buffers, and the end of one block stands between the products of the next. `finish` does the last one's.
+// one of two buffers, and the end of one block, two rows at a time, stands between the products of the next. `finish`
+// does the last one's.
 //
 // Rows that 16 doesn't divide: the last tile begins so far above that it is whole, and computes rows a second time, to
 // the same bits. A product of fewer than 16 rows has lower tiles.
@@ -37,7 +38,6 @@ struct MatrixBfloat16 {
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
   static constexpr bool kCoarse = true;
-  static constexpr bool kStoresOperands = true;
   static constexpr int32_t kOperandShift = 0;
 
   static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
@@ -122,8 +122,10 @@ class MatrixTile {
   using Operand = typename Format::Operand;
   static constexpr int64_t kRows = 2 * kTileSide, kPanelColumns = 2 * kTileSide;
   static constexpr int64_t kDepthStep = 64 / static_cast<int64_t>(sizeof(Operand));
-  // A panel of 12 KB and the operands of a block of rows stay in the first-level cache.
-  static constexpr int64_t kDeepestSegment = 192;
+  // Deeper segments have fewer ends, and add to y less often. The operands of a block and a panel, 24 KB each in
+  // bfloat16, are what a first-level cache of 48 KB holds: of those one streams past.
+  static constexpr int64_t kDeepestSegment = 384, kHiddenChunk = 384;
+  static constexpr bool kRounds = true;
   static_assert(kLanes == kTileSide, "a row of a tile is a vector");
   static_assert(Format::kStep * sizeof(typename Format::Weight) == 4, "a column of a tile of weights has 4 bytes");
 
@@ -140,7 +142,7 @@ class MatrixTile {
   void run(const Block<Format>& block, Lines* fetched) {
     const bool fused = block.activation == Activation::none || block.activation == Activation::gelu;
     const int kind = (block.activation == Activation::gelu ? kGelu : 0) | (block.accumulate ? kAccumulate : 0) |
-                     (Format::kStoresOperands && block.operands && fused ? kToOperands : 0);
+                     (block.rounded && fused ? kRounded : 0);
     if (kind != kind_) finish();
     kind_ = kind;
     const bool tall = block.rows > kTileSide, wide = block.width > kTileSide;
@@ -154,21 +156,18 @@ class MatrixTile {
         {{multiply<6, 1, 1>, multiply<6, 1, 2>}, {multiply<6, 2, 1>, multiply<6, 2, 2>}},
         {{multiply<7, 1, 1>, multiply<7, 1, 2>}, {multiply<7, 2, 1>, multiply<7, 2, 2>}}};
     of_kind[kind][tall][wide](*this, block, fetched);
+    if (block.width < kPanelColumns || !fused) finish();  // what stands between products is of whole width
     if (fused) return;
-    finish();
     activate<Format>(block.activation, block.y, block.y_row_stride, block.rows, block.width);
-    if constexpr (Format::kStoresOperands) {
-      if (block.operands) {
-        Format::prepare(block.y, block.y_row_stride, {0, block.rows},
-                        {block.operands, block.operands_row_stride, nullptr, 1, block.width});
-      }
-    }
+    if (!block.rounded) return;
+    MatrixBfloat16::prepare(block.y, block.y_row_stride, {0, block.rows},
+                            {block.rounded, block.rounded_row_stride, nullptr, 1, block.width});
   }
 
   void finish() {
-    static constexpr void (*of_kind[kKinds])(End&, int64_t) = {end_rows<0>, end_rows<1>, end_rows<2>, end_rows<3>,
-                                                               end_rows<4>, end_rows<5>, end_rows<6>, end_rows<7>};
-    of_kind[kind_](end_, kRows);
+    static constexpr void (*of_kind[kKinds])(End&) = {finish_rows<0>, finish_rows<1>, finish_rows<2>, finish_rows<3>,
+                                                      finish_rows<4>, finish_rows<5>, finish_rows<6>, finish_rows<7>};
+    if (end_.rows > 0) of_kind[kind_](end_);
   }
 
   // Four products that don't depend on each other.
@@ -185,24 +184,32 @@ class MatrixTile {
 
  private:
   // What the end of a block does, as bits.
-  enum { kGelu = 1, kAccumulate = 2, kToOperands = 4, kKinds = 8 };
+  enum { kGelu = 1, kAccumulate = 2, kRounded = 4, kKinds = 8 };
   using Multiply = void (*)(MatrixTile&, const Block<Format>&, Lines*);
 
-  // The end of a block that waits: rows from `row`.
+  // The rows of a block whose end is still to come.
   struct End {
     const char* sums;
-    int64_t row, rows;
+    int64_t rows, width;
     Columns columns;
     float* y;
     int64_t y_row_stride;
-    Operand* operands;
-    int64_t operands_row_stride;
-    int lanes[2];
+    uint16_t* rounded;
+    int64_t rounded_row_stride;
+
+    void skip(int64_t count) {
+      sums += count * kSumsRowBytes;
+      rows -= count;
+      if constexpr (Format::kScaled) columns.row_scale += count * columns.row_scale_stride;
+      y += count * y_row_stride;
+      rounded += count * rounded_row_stride;
+    }
   };
   static constexpr int64_t kSumsRowBytes = kPanelColumns * 4;
 
+  // Vector j of row r; `before` is what y held.
   template <int kKind>
-  [[gnu::always_inline]] static inline Vec end_vector(const End& end, int64_t r, int j) {
+  [[gnu::always_inline]] static inline Vec end_vector(const End& end, int64_t r, int j, Vec before) {
     const char* sums = end.sums + r * kSumsRowBytes + j * 64;
     Vec total;
     if constexpr (Format::kScaled) {
@@ -212,37 +219,53 @@ class MatrixTile {
     } else {
       total = load(reinterpret_cast<const float*>(sums));
     }
-    if (kKind & kAccumulate) total = total + load_lanes(end.y + r * end.y_row_stride + j * kLanes, end.lanes[j]);
-    total = total + load_first(end.columns.bias + j * kLanes, end.lanes[j]);
+    if (kKind & kAccumulate) total = total + before;
+    total = total + load(end.columns.bias + j * kLanes);
     return kKind & kGelu ? coarse_gelu(total) : total;
   }
 
   template <int kKind>
-  [[gnu::always_inline]] static inline void end_row(const End& end, int64_t r) {
-    const Vec first = end_vector<kKind>(end, r, 0);
-    if constexpr (Format::kStoresOperands && (kKind & kToOperands) != 0) {
-      Operand* to = end.operands + r * end.operands_row_stride;
-      const int lanes = end.lanes[0] + end.lanes[1];
-      const Vec second = end.lanes[1] > 0 ? end_vector<kKind>(end, r, 1) : broadcast(0.0f);
-      if (lanes == 2 * kLanes) {
-        store_pairs(to, bfloat_pairs(first, second));
-      } else {
-        store_first_pairs(to, bfloat_pairs(first, second), lanes);
+  [[gnu::always_inline]] static inline void end_two_rows(End& end) {
+    Vec v[2][2];
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; ++r) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const float* y = end.y + r * end.y_row_stride + j * kLanes;
+        v[r][j] = end_vector<kKind>(end, r, j, kKind & kAccumulate ? load(y) : broadcast(0.0f));
       }
-    } else {
-      float* to = end.y + r * end.y_row_stride;
-      store_lanes(to, first, end.lanes[0]);
-      if (end.lanes[1] > 0) store_lanes(to + kLanes, end_vector<kKind>(end, r, 1), end.lanes[1]);
     }
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; ++r) {
+      if (kKind & kRounded) {
+        store_pairs(end.rounded + r * end.rounded_row_stride, bfloat_pairs(v[r][0], v[r][1]));
+      } else {
+        store(end.y + r * end.y_row_stride, v[r][0]);
+        store(end.y + r * end.y_row_stride + kLanes, v[r][1]);
+      }
+    }
+    end.skip(2);
+  }
+
+  // A row of any width.
+  template <int kKind>
+  static void end_row(End& end) {
+    Vec v[2] = {broadcast(0.0f), broadcast(0.0f)};
+    for_each_vector(end.width, [&](int64_t c, int lanes) {
+      const Vec before = kKind & kAccumulate ? load_lanes(end.y + c, lanes) : broadcast(0.0f);
+      v[c / kLanes] = end_vector<kKind>(end, 0, static_cast<int>(c / kLanes), before);
+      if (!(kKind & kRounded)) store_lanes(end.y + c, v[c / kLanes], lanes);
+    });
+    if (kKind & kRounded) store_first_pairs(end.rounded, bfloat_pairs(v[0], v[1]), static_cast<int>(end.width));
+    end.skip(1);
   }
 
   template <int kKind>
-  [[gnu::always_inline]] static inline void some_rows(End& end, int64_t count) {
-    for (; count > 0 && end.row < end.rows; --count, ++end.row) end_row<kKind>(end, end.row);
-  }
-  template <int kKind>
-  static void end_rows(End& end, int64_t count) {
-    some_rows<kKind>(end, count);
+  static void finish_rows(End& end) {
+    if (end.width == kPanelColumns) {
+      while (end.rows >= 2) end_two_rows<kKind>(end);
+    }
+    while (end.rows > 0) end_row<kKind>(end);
   }
 
   template <int kKind, int kTall, int kWide>
@@ -258,21 +281,13 @@ class MatrixTile {
     const int64_t whole = block.depth / kDepthStep, rest = block.depth % kDepthStep;
 
     End end = self.end_;
-    // Dealt out evenly to the products of the steps.
-    const int64_t share = divide_up(end.rows - end.row, whole > 0 ? whole : 1);
-    const auto between = [&](int i) {
-      if (kTall == 2 && kWide == 2) {
-        some_rows<kKind>(end, (share + i) >> 2);
-      } else if (i == 0) {
-        some_rows<kKind>(end, share);
-      }
+    const auto between = [&](int) {
+      if (end.rows >= 2) end_two_rows<kKind>(end);
     };
     Tiles& tiles = self.tiles_;
     zero_sums<kTall, kWide>(tiles);
     for (int64_t k = 0; k < whole; ++k) {
-      for (int list = 0; list < kFetched; ++list) {
-        for (int i = 0; i < kLinesAStep && fetched[list].count > 0; ++i) fetched[list].fetch();
-      }
+      for (int list = 0; list < kFetched; ++list) fetched[list].fetch_some(kLinesAStep);
       matrix_step<Format, kTall, kWide>(tiles, top + k * kDepthStep, bottom + k * kDepthStep, row_bytes,
                                         panel + k * kTileSide * kPanelRowBytes, kPanelRowBytes, between);
     }
@@ -289,22 +304,19 @@ class MatrixTile {
       matrix_step<Format, kTall, kWide>(tiles, last, last + kTileSide * kDepthStep, 64,
                                         panel + whole * kTileSide * kPanelRowBytes, kPanelRowBytes, between);
     }
-    some_rows<kKind>(end, kRows);
+    if (end.rows > 0) finish_rows<kKind>(end);
 
     char* sums = self.sums_[self.buffer_ ^= 1];
     store_sums<kTall, kWide>(tiles, sums, sums + (kTall == 2 ? below : 0) * kSumsRowBytes, kSumsRowBytes);
-    end.sums = sums + above * kSumsRowBytes;
-    end.row = 0;
-    end.rows = block.rows;
-    end.columns = block.columns;
-    if (!end.columns.bias) end.columns.bias = kNoBias;
-    end.y = block.y;
-    end.y_row_stride = block.y_row_stride;
-    end.operands = block.operands;
-    end.operands_row_stride = block.operands_row_stride;
-    end.lanes[0] = static_cast<int>(least(block.width, kLanes));
-    end.lanes[1] = static_cast<int>(block.width - end.lanes[0]);
-    self.end_ = end;
+    self.end_ = {sums + above * kSumsRowBytes,
+                 block.rows,
+                 block.width,
+                 block.columns,
+                 block.y,
+                 block.y_row_stride,
+                 block.rounded,
+                 block.rounded_row_stride};
+    if (!block.columns.bias) self.end_.columns.bias = kNoBias;
   }
 
   static constexpr int kLinesAStep = 8;
