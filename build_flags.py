@@ -10,17 +10,27 @@ import subprocess
 from pathlib import Path
 
 CORE_SOURCES = [
+    "csrc/core/activation.cpp",
+    "csrc/core/add_layer_norm.cpp",
+    "csrc/core/attention.cpp",
     "csrc/core/cpu_features.cpp",
+    "csrc/core/dropout.cpp",
     "csrc/core/embeddings.cpp",
-    "csrc/core/encoder.cpp",
+    "csrc/core/encoder/mask.cpp",
+    "csrc/core/encoder/pack.cpp",
+    "csrc/core/encoder/passes.cpp",
+    "csrc/core/encoder/run.cpp",
+    "csrc/core/encoder/scratch.cpp",
+    "csrc/core/feed_forward_chunks.cpp",
     "csrc/core/fingerprint.cpp",
     "csrc/core/grouped_mlp.cpp",
+    "csrc/core/grouped_mlp_backward.cpp",
     "csrc/core/grouped_pointwise_conv.cpp",
     "csrc/core/instruction_sets.cpp",
     "csrc/core/packed_segments.cpp",
     "csrc/core/rates.cpp",
     "csrc/core/thread_team.cpp",
-    "csrc/core/training.cpp",
+    "csrc/core/weight_gradient.cpp",
     "csrc/core/workspace.cpp",
 ]
 INSTRUCTION_SET_SOURCES = [

@@ -121,7 +121,7 @@ def test_what_runs_before_the_cpu_is_known_is_for_every_cpu(classes_by_source: d
     every_cpu = [Path(source).name for source in build_flags.CORE_SOURCES + build_flags.PYTHON_SOURCES]
     # A file whose functions all have external linkage has none that the symbol table says it is from; they are in "".
     assert [source for source in every_cpu if not classes_by_source[source] <= {BASELINE}] == []
-    assert classes_by_source["encoder.cpp"] == {BASELINE}
+    assert classes_by_source["fingerprint.cpp"] == {BASELINE}
     assert classes_by_source[""] == {BASELINE}
 
 

@@ -1,5 +1,8 @@
 #include "embeddings.h"
 
+#include <algorithm>
+
+#include "sizes.h"
 #include "thread_team.h"
 
 namespace squeezebert {
@@ -17,18 +20,10 @@ bool run_embeddings(const KernelTable& kernels, const Embeddings& e, int64_t row
       if (e.ids[t][r] < 0 || e.ids[t][r] >= e.tables[t].size) return false;
     }
   }
-  struct Context {
-    const KernelTable& kernels;
-    const Embeddings& embeddings;
-    int64_t rows;
-  } context{kernels, e, rows};
-  run_tasks((rows + kRowsPerTask - 1) / kRowsPerTask, threads,
-            [](const void* c, int64_t task) {
-              const auto& [table, work, count] = *static_cast<const Context*>(c);
-              const int64_t begin = task * kRowsPerTask, end = begin + kRowsPerTask;
-              table.embeddings(work, {begin, end < count ? end : count});
-            },
-            &context);
+  run_tasks(divide_up(rows, kRowsPerTask), threads, [&](int64_t task) {
+    const int64_t begin = task * kRowsPerTask;
+    kernels.embeddings(e, {begin, std::min(begin + kRowsPerTask, rows)});
+  });
   return true;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "sizes.h"
 #include "thread_team.h"
 
 namespace squeezebert {
@@ -50,58 +51,47 @@ uint64_t checksum(const float* values, int64_t size) {
 }  // namespace
 
 Fingerprint::Fingerprint(const std::vector<Tensor>& tensors, int64_t samples, int threads) {
-  for (const auto& [values, size, piece] : tensors) {
+  for (const auto& [values, size, span] : tensors) {
     const int64_t count = std::min(samples, size);
     // For a [768, 192] weight and 64 samples: 64 rows at varying columns.
     for (int64_t i = 0; i < count; ++i) {
       const float* at = values + (2 * i + 1) * size / (2 * count);
       elements_.push_back({at, bits_at(at)});
     }
-    for (int64_t i = 0; piece > 0 && i < size; i += piece) {
-      pieces_.push_back({values + i, std::min(piece, size - i), 0});
-      bytes_ += pieces_.back().size * static_cast<int64_t>(sizeof(float));
+    for (int64_t i = 0; span > 0 && i < size; i += span) {
+      spans_.push_back({values + i, std::min(span, size - i), 0});
+      bytes_ += spans_.back().size * static_cast<int64_t>(sizeof(float));
     }
   }
-  run_tasks(
-      static_cast<int64_t>(pieces_.size()), threads,
-      [](const void* pieces, int64_t i) {
-        Piece& piece = (*static_cast<std::vector<Piece>*>(const_cast<void*>(pieces)))[static_cast<std::size_t>(i)];
-        piece.checksum = checksum(piece.at, piece.size);
-      },
-      &pieces_);
+  run_tasks(static_cast<int64_t>(spans_.size()), threads, [&](int64_t i) {
+    Span& span = spans_[static_cast<std::size_t>(i)];
+    span.checksum = checksum(span.at, span.size);
+  });
 }
 
 bool Fingerprint::match(int64_t rows, int threads) {
   const auto same = [](const Element& e) { return bits_at(e.at) == e.bits; };
   if (!std::all_of(elements_.begin(), elements_.end(), same)) return false;
-  const auto all = static_cast<int64_t>(pieces_.size());
+  const auto all = static_cast<int64_t>(spans_.size());
   if (all == 0) return true;
   // Rounded up, so that a round leaves none out.
-  const int64_t share = (all * std::min(rows, kRowsForAll) + kRowsForAll - 1) / kRowsForAll;
-  const int64_t least = (all * kLeastBytes + bytes_ - 1) / bytes_;
+  const int64_t share = divide_up(all * std::min(rows, kRowsForAll), kRowsForAll);
+  const int64_t least = divide_up(all * kLeastBytes, bytes_);
   const int64_t count = std::min(all, std::max(share, least));
-  struct Turn {
-    Fingerprint* self;
-    int64_t first;
-    std::atomic<bool> same{true};
-  } turn{this, next_.fetch_add(count, std::memory_order_relaxed)};
-  run_tasks(
-      count, bytes_ / all * count < kShareOfOneThread ? 1 : threads,
-      [](const void* c, int64_t i) {
-        Turn& t = *static_cast<Turn*>(const_cast<void*>(c));
-        const std::vector<Piece>& pieces = t.self->pieces_;
-        const Piece& piece = pieces[static_cast<std::size_t>(t.first + i) % pieces.size()];
-        if (checksum(piece.at, piece.size) != piece.checksum) t.same.store(false, std::memory_order_relaxed);
-      },
-      &turn);
-  return turn.same;
+  const int64_t first = next_.fetch_add(count, std::memory_order_relaxed);
+  std::atomic<bool> unchanged{true};
+  run_tasks(count, bytes_ / all * count < kShareOfOneThread ? 1 : threads, [&](int64_t i) {
+    const Span& span = spans_[static_cast<std::size_t>(first + i) % spans_.size()];
+    if (checksum(span.at, span.size) != span.checksum) unchanged.store(false, std::memory_order_relaxed);
+  });
+  return unchanged;
 }
 
-bool Fingerprint::pieces_match(const int64_t* indices, int64_t count) const {
+bool Fingerprint::spans_match(const int64_t* indices, int64_t count) const {
   return std::all_of(indices, indices + count, [&](int64_t index) {
-    if (index < 0 || index >= static_cast<int64_t>(pieces_.size())) return false;
-    const Piece& piece = pieces_[static_cast<std::size_t>(index)];
-    return checksum(piece.at, piece.size) == piece.checksum;
+    if (index < 0 || index >= static_cast<int64_t>(spans_.size())) return false;
+    const Span& span = spans_[static_cast<std::size_t>(index)];
+    return checksum(span.at, span.size) == span.checksum;
   });
 }
 

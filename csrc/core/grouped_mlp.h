@@ -3,9 +3,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "feed_forward_chunks.h"
 #include "packed_segments.h"
 
 namespace squeezebert {
+
+// Fewer than kTasksPerThread: a task fetches its chunks' weights anew, and in the backward a group's every further task
+// has a gradient of x to itself.
+constexpr int64_t kMlpTasksPerThread = 2;
 
 // Both weights, packed for one instruction-set build.
 class PackedGroupedMlp {
@@ -22,13 +27,9 @@ class PackedGroupedMlp {
   int64_t bytes() const { return segments_.bytes(); }
 
  private:
-  struct Chunk {
-    int64_t in, out, end;  // its segments: those of `in`, then those of `out`
-    int64_t hidden_begin, hidden;
-  };
   PackedSegments segments_;
   int64_t groups_, in_channels_, hidden_channels_, out_channels_;
-  std::vector<Chunk> chunks_;  // group by group
+  std::vector<FeedForwardChunk> chunks_;  // group by group
 };
 
 struct GroupedMlpBackward {

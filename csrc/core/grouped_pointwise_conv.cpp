@@ -4,27 +4,24 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "sizes.h"
 #include "thread_team.h"
+#include "workspace.h"
 
 namespace squeezebert {
 namespace {
 
 // Two orders of the tasks. Weights that fit into the second-level cache stay there, whatever the order; then a task is
 // a short stretch of rows, and the groups of the same rows follow each other, so that whole rows of x and y are touched
-// while they are near. Larger weights are used for many rows while a block of them is in that cache: the rows of one
+// while they are near. Larger weights are used for many rows while some of them are in that cache: the rows of one
 // group follow each other. Each order was the faster one for its kind of weights on a 2-core Ice Lake server with
 // 1.25 MB of second-level cache a core.
 constexpr int64_t kCachedWeights = 640 * 1024;  // bytes
-constexpr int64_t kTokensByPiece = 128, kTokensByRow = 32;
+constexpr int64_t kCachedWeightsRows = 32;      // of a block then; otherwise kBlockRows
 // Tensors that may be found in a second-level cache.
 constexpr int64_t kNearBytes = 1024 * 1024;
-// Tasks a thread should get, so that one that the machine holds up doesn't hold up the rest.
-constexpr int64_t kTasksPerThread = 4;
 // Below this many multiply-adds a second thread costs more than it brings.
 constexpr int64_t kSerialWork = 300'000;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t aligned(int64_t bytes) { return divide_up(bytes, 64) * 64; }
 
 }  // namespace
 
@@ -32,23 +29,16 @@ PackedGroupedPointwiseConv::PackedGroupedPointwiseConv(const KernelTable& kernel
                                                        const ConvWeights& weights, int threads)
     : segments_(kernels, precision),
       groups_(weights.groups),
-      scales_(weights.groups * weights.blocks),
+      scales_(weights.groups * weights.scales_per_group),
       in_channels_(weights.in_channels),
       out_channels_(weights.out_channels) {
   ConvWeights conv = weights;
   conv.bias = nullptr;
-  const int64_t group_size = conv.out_per_group();
-  for (int64_t group = 0; group < groups_; ++group) {
-    cut(0, group_size, kSegmentColumns, [&](int64_t row, int64_t stop) {
-      const int64_t channel = group * group_size + row;
-      pieces_.push_back(segments_.add({{conv, channel, stop - row, 0}}, group * conv.in_per_group(), channel));
-    });
-  }
-  pieces_.push_back(segments_.size());
+  pieces_ = segments_.add(conv);
   segments_.pack(threads);
 }
 
-// A piece is some output channels of a group: in a sum, of all terms, whose products follow each other; else of one
+// A task is a block of rows and a piece: in a sum, that of all terms, whose products follow each other; else of one
 // term, and those of the same channels follow each other.
 struct PackedGroupedPointwiseConv::Run {
   const PrecisionKernels* kernels;
@@ -58,25 +48,25 @@ struct PackedGroupedPointwiseConv::Run {
   std::vector<Segment> segments;
   std::vector<Product> products;
   int64_t products_of_piece;
-  int64_t tokens, token_blocks, pieces;
+  int64_t tokens, row_blocks, pieces;
   bool by_row;
   int threads;
 
-  Rows rows(int64_t t) const { return {tokens * t / token_blocks, tokens * (t + 1) / token_blocks}; }
+  Rows rows(int64_t block) const { return {tokens * block / row_blocks, tokens * (block + 1) / row_blocks}; }
 
   void member(Team& team, int id) {
     if (kernels->operand_bytes > 0) {
-      team.run(id, token_blocks, [&](int64_t t, int) { kernels->prepare(x, x_row_stride, rows(t), operands); });
+      team.run(id, row_blocks, [&](int64_t block, int) { kernels->prepare(x, x_row_stride, rows(block), operands); });
     }
-    team.run(id, token_blocks * pieces, [&](int64_t task, int) {
-      const int64_t t = by_row ? task / pieces : task % token_blocks;
-      const int64_t piece = by_row ? task % pieces : task / token_blocks;
+    team.run(id, row_blocks * pieces, [&](int64_t task, int) {
+      const int64_t block = by_row ? task / pieces : task % row_blocks;
+      const int64_t piece = by_row ? task % pieces : task / row_blocks;
       const Product* const first = products.data() + piece * products_of_piece;
-      const int64_t next = (task + threads) / token_blocks;  // the piece of the task this thread most likely takes
+      const int64_t next = (task + threads) / row_blocks;  // the piece of the task this thread most likely takes
       for (int64_t i = 0; i < products_of_piece; ++i) {
-        Product part = first[i];
-        if (!by_row && next > piece && next < pieces) part.next = products[next * products_of_piece + i].segments;
-        kernels->product(part, rows(t));
+        Product product = first[i];
+        if (!by_row && next > piece && next < pieces) product.next = products[next * products_of_piece + i].segments;
+        kernels->product(product, rows(block));
       }
     });
   }
@@ -112,9 +102,9 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
   if (tokens <= 0 || conv.out_channels_ <= 0) return;
   const auto count = static_cast<int64_t>(terms.size()), inputs = sum ? count : 1, outputs = sum ? 1 : count;
   const PrecisionKernels& kernels = conv.segments_.precision_kernels();
-  const int64_t operand_bytes = aligned(tokens * conv.in_channels_ * kernels.operand_bytes + 64);
+  const int64_t operand_bytes = aligned(tokens * conv.in_channels_ * kernels.operand_bytes + kSlack);
   const int64_t scale_bytes = aligned(kernels.operand_bytes > 0 ? tokens * conv.scales_ * 4 : 0);
-  const int64_t bias_floats = conv.out_channels_ + 64;  // kernels read whole vectors
+  const int64_t bias_floats = conv.out_channels_ + kSlackFloats;
   const Workspace workspace(operand_bytes + scale_bytes + count * bias_floats * 4);
   char* memory = workspace.data();
   auto* biases = reinterpret_cast<float*>(memory + operand_bytes + scale_bytes);
@@ -136,7 +126,7 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
     float* bias = biases + i * bias_floats;
     if (term.bias) {
       std::memcpy(bias, term.bias, static_cast<std::size_t>(conv.out_channels_) * sizeof(float));
-      std::memset(bias + conv.out_channels_, 0, 64 * sizeof(float));
+      std::memset(bias + conv.out_channels_, 0, static_cast<std::size_t>(kSlack));
     }
     for (int64_t s = 0; s < packed.size(); ++s) {
       Segment segment = packed[s];
@@ -146,17 +136,14 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
     }
   }
   const bool far = tokens * (inputs * conv.in_channels_ + outputs * conv.out_channels_) * 4 > kNearBytes;
-  const auto pieces = static_cast<int64_t>(conv.pieces_.size()) - 1;
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t begin = conv.pieces_[static_cast<std::size_t>(piece)];
-    const int64_t end = conv.pieces_[static_cast<std::size_t>(piece) + 1];
+  for (const Piece& piece : conv.pieces_) {
     for (int64_t i = 0; i < count; ++i) {
       const Term& term = terms[static_cast<std::size_t>(i)];
       Product product{};
       product.x = run.operands;
       if (sum) product.x.data = const_cast<float*>(term.x);
-      product.segments = run.segments.data() + i * conv.segments_.size() + begin;
-      product.segment_count = end - begin;
+      product.segments = run.segments.data() + i * conv.segments_.size() + piece.first;
+      product.segment_count = piece.count;
       product.y = sum ? terms.front().y : term.y;
       product.y_row_stride = y_row_stride;
       product.activation = activation;
@@ -166,19 +153,18 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
     }
   }
   run.products_of_piece = inputs;
-  run.pieces = pieces * outputs;
+  run.pieces = static_cast<int64_t>(conv.pieces_.size()) * outputs;
   run.tokens = tokens;
   run.by_row = bytes <= kCachedWeights;
-  run.token_blocks = divide_up(tokens, run.by_row ? kTokensByRow : kTokensByPiece);
+  run.row_blocks = divide_up(tokens, run.by_row ? kCachedWeightsRows : kBlockRows);
   const int64_t work = tokens * conv.out_channels_ * (conv.in_channels_ / conv.groups_) * count;
   if (work < kSerialWork) threads = 1;
   // Columns are split before tokens: two threads that share rows but not weights read each weight once.
-  if (threads > 1 && run.token_blocks * run.pieces < kTasksPerThread * threads) {
-    run.token_blocks =
-        std::clamp(divide_up(threads, run.pieces), run.token_blocks, divide_up(tokens, kernels.block_rows));
+  if (threads > 1 && run.row_blocks * run.pieces < kTasksPerThread * threads) {
+    run.row_blocks = std::clamp(divide_up(threads, run.pieces), run.row_blocks, divide_up(tokens, kernels.block_rows));
   }
   run.threads = threads;
-  run_team(threads, [](void* r, Team& team, int id) { static_cast<Run*>(r)->member(team, id); }, &run);
+  run_team(threads, [&](Team& team, int id) { run.member(team, id); });
 }
 
 }  // namespace squeezebert

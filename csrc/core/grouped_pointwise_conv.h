@@ -45,7 +45,7 @@ class PackedGroupedPointwiseConv {
 
   PackedSegments segments_;
   int64_t groups_, scales_, in_channels_, out_channels_;
-  std::vector<int64_t> pieces_;  // where the segments of the same columns begin, and the end
+  std::vector<Piece> pieces_;
 };
 
 }  // namespace squeezebert

@@ -9,20 +9,15 @@
 namespace squeezebert {
 namespace {
 
-constexpr int64_t kAlignment = 64;
-// Kernels may read a vector past the last weight.
-constexpr int64_t kSlack = 256;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t aligned(int64_t bytes) { return divide_up(bytes, kAlignment) * kAlignment; }
-
-}  // namespace
-
-int64_t depth_blocks(const KernelTable& kernels, Precision precision, const ConvWeights& conv) {
-  if (precision == Precision::int8) return conv.blocks;
+// How many segments follow each other along a group's inputs. int8 has one for each scale; otherwise they are as deep
+// as suits the build's micro-kernel.
+int64_t segments_along_depth(const KernelTable& kernels, Precision precision, const ConvWeights& conv) {
+  if (precision == Precision::int8) return conv.scales_per_group;
   const PrecisionKernels& of_precision = kernels.precision[static_cast<int>(precision)];
   return std::max<int64_t>(1, divide_up(conv.in_per_group(), of_precision.deepest_segment));
 }
+
+}  // namespace
 
 float quantize_row(const float* row, int64_t count, int8_t* ints) {
   float bound = 0.0f, poison = 0.0f;
@@ -42,19 +37,19 @@ int64_t PackedSegments::array_bytes(int64_t columns) const {
   return aligned(divide_up(columns, kernels_->lanes) * kernels_->lanes * 4);
 }
 
-int64_t PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin) {
+Piece PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin) {
   const int64_t depth = strips.front().conv.in_per_group();
-  const int64_t blocks = depth_blocks(*kernels_, precision_, strips.front().conv);
+  const int64_t count = segments_along_depth(*kernels_, precision_, strips.front().conv);
   const int64_t first = size();
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t k0 = depth * b / blocks, k1 = depth * (b + 1) / blocks;
-    add(strips, in_begin, out_begin, k0, k1 - k0, b == 0, b + 1 == blocks);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t k0 = depth * i / count, k1 = depth * (i + 1) / count;
+    add(strips, in_begin, out_begin, k0, k1 - k0, i == 0, i + 1 == count);
   }
-  return first;
+  return since(first);
 }
 
-int64_t PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin,
-                            int64_t k_count, bool first, bool last) {
+Piece PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin,
+                          int64_t k_count, bool first, bool last) {
   Segment segment{};
   for (const Strip& strip : strips) segment.columns = std::max(segment.columns, strip.column + strip.rows);
   segment.in_begin = in_begin + k_begin;
@@ -63,7 +58,18 @@ int64_t PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, 
   segment.accumulate = !first;
   segments_.push_back(segment);
   sources_.push_back({strips, k_begin, last, 0});
-  return size() - 1;
+  return {size() - 1, 1};
+}
+
+std::vector<Piece> PackedSegments::add(const ConvWeights& conv) {
+  std::vector<Piece> pieces;
+  for (int64_t group = 0; group < conv.groups; ++group) {
+    cut(0, conv.out_per_group(), kSegmentColumns, [&](int64_t row, int64_t stop) {
+      const int64_t channel = group * conv.out_per_group() + row;
+      pieces.push_back(add({{conv, channel, stop - row, 0}}, group * conv.in_per_group(), channel));
+    });
+  }
+  return pieces;
 }
 
 void PackedSegments::pack(int threads) {
@@ -75,12 +81,7 @@ void PackedSegments::pack(int threads) {
         aligned(precision_kernels().packed_bytes(segment.columns, segment.depth)) + 3 * array_bytes(segment.columns);
   }
   memory_ = RecycledMemory(bytes + kSlack);
-  run_tasks(
-      size(), threads,
-      [](const void* self, int64_t i) {
-        const_cast<PackedSegments*>(static_cast<const PackedSegments*>(self))->pack_one(i);
-      },
-      this);
+  run_tasks(size(), threads, [&](int64_t i) { pack_one(i); });
   sources_ = {};
 }
 
@@ -124,7 +125,7 @@ void PackedSegments::pack_one(int64_t index) {
       int8_t* target = &ints[static_cast<std::size_t>(to)];
       if (strip.conv.quantized) {
         std::memcpy(target, strip.conv.quantized + from, static_cast<std::size_t>(depth));
-        scale[column] = strip.conv.scale[row * strip.conv.blocks + source.k_begin / depth];
+        scale[column] = strip.conv.scale[row * strip.conv.scales_per_group + source.k_begin / depth];
       } else {
         scale[column] = quantize_row(strip.conv.weight + from, depth, target);
       }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../kernels/kernel_table.h"
+#include "sizes.h"
 #include "workspace.h"
 
 namespace squeezebert {
@@ -13,11 +14,12 @@ namespace squeezebert {
 struct ConvWeights {
   const float* weight;      // [out_channels, in_channels / groups], contiguous; or null, with:
   const int8_t* quantized;  // the same shape, value = int * scale
-  const float* scale;       // [out_channels, blocks]
+  const float* scale;       // [out_channels, scales_per_group]
   const float* bias;        // [out_channels] or null
   int64_t groups, in_channels, out_channels;
-  // In int8, equal stretches of a group's inputs that have scales of their own, of weights and of operands.
-  int64_t blocks = 1;
+  // In int8, a group's inputs are cut into as many equal stretches with scales of their own, of weights and of
+  // operands.
+  int64_t scales_per_group = 1;
   // `weight` is that of the product whose gradient this is: [in_channels, out_channels / groups]. float32 alone.
   bool transposed = false;
 
@@ -28,6 +30,11 @@ struct ConvWeights {
 // The int8 form of a row of weights: scale = largest magnitude / 127, ints rounded to nearest. NaN or infinite weights
 // make the scale NaN.
 float quantize_row(const float* row, int64_t count, int8_t* ints);
+
+// Consecutive segments that compute the same columns, or columns side by side. A task runs a piece as one product.
+struct Piece {
+  int64_t first, count;
+};
 
 class PackedSegments {
  public:
@@ -40,16 +47,22 @@ class PackedSegments {
   };
 
   // Adds the segments that compute `strips`, which lie in one group each and read the same inputs, into columns from
-  // out_begin, cut along K into blocks that suit the caches. Returns the index of the first; they are consecutive.
-  int64_t add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin);
+  // out_begin, cut along K so that each suits the caches.
+  Piece add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin);
 
   // Adds one segment for a part of the inputs: from k_begin of the group's, k_count of them; `first` and `last` say
   // whether it starts and ends its columns' sums.
-  int64_t add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin, int64_t k_count,
-              bool first, bool last);
+  Piece add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin, int64_t k_count,
+            bool first, bool last);
+
+  // Adds a whole convolution: for every group, as many pieces as its columns need.
+  std::vector<Piece> add(const ConvWeights& conv);
 
   // Packs everything added. The sources must be there until then, and are not needed after.
   void pack(int threads);
+
+  // All that was added since there were `first` segments.
+  Piece since(int64_t first) const { return {first, size() - first}; }
 
   const Segment& operator[](int64_t i) const { return segments_[static_cast<std::size_t>(i)]; }
   const Segment* data() const { return segments_.data(); }
@@ -75,21 +88,5 @@ class PackedSegments {
   std::vector<Source> sources_;
   RecycledMemory memory_;
 };
-
-// How many segments follow each other along a group's inputs: int8 has one for each block with a scale of its own;
-// otherwise they are as deep as suits the build's micro-kernel and the caches.
-int64_t depth_blocks(const KernelTable& kernels, Precision precision, const ConvWeights& conv);
-constexpr int64_t kSegmentColumns = 192;  // whole panels of every build
-
-// Calls visit(begin, end) for the stretches of [begin, end) between consecutive multiples of `size`.
-template <class Visit>
-void cut(int64_t begin, int64_t end, int64_t size, Visit visit) {
-  while (begin < end) {
-    const int64_t next = (begin / size + 1) * size;
-    const int64_t stop = next < end ? next : end;
-    visit(begin, stop);
-    begin = stop;
-  }
-}
 
 }  // namespace squeezebert

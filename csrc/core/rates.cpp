@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "packed_segments.h"
+#include "sizes.h"
 #include "thread_team.h"
 #include "workspace.h"
 
@@ -16,19 +17,10 @@ constexpr int64_t kTileDepth = 192;  // the base model's channels in a group
 // `work(thread, iterations)` does `operations` in each iteration.
 template <class Work>
 double rate_of(const Work& work, int64_t operations, int threads, double seconds) {
-  struct Context {
-    const Work& work;
-    int64_t iterations;
-  } context{work, 1000};
+  int64_t iterations = 1000;
   const auto run = [&] {
     const auto start = std::chrono::steady_clock::now();
-    run_tasks(
-        threads, threads,
-        [](const void* c, int64_t thread) {
-          const auto* self = static_cast<const Context*>(c);
-          self->work(thread, self->iterations);
-        },
-        &context);
+    run_tasks(threads, threads, [&](int64_t thread) { work(thread, iterations); });
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   run();  // starts the threads
@@ -36,10 +28,10 @@ double rate_of(const Work& work, int64_t operations, int threads, double seconds
   double elapsed = run(), before = 0;
   do {
     before = elapsed;
-    context.iterations *= 4;
+    iterations *= 4;
     elapsed = run();
   } while (elapsed < seconds || elapsed < 2 * before);
-  return static_cast<double>(operations) * static_cast<double>(context.iterations) * threads / elapsed;
+  return static_cast<double>(operations) * static_cast<double>(iterations) * threads / elapsed;
 }
 
 }  // namespace
@@ -70,7 +62,7 @@ double tile_rate(const KernelTable& kernels, Precision precision, int threads, d
     Product product{};
     product.x = {const_cast<float*>(ones.data()), depth, b.scale.data(), 1, depth};
     if (of_precision.operand_bytes > 0) {
-      b.operands = AlignedMemory(rows * depth * of_precision.operand_bytes + 64);
+      b.operands = AlignedMemory(rows * depth * of_precision.operand_bytes + kSlack);
       product.x.data = b.operands.data();
       of_precision.prepare(ones.data(), depth, {0, rows}, product.x);
     }

@@ -205,7 +205,7 @@ void pause() {
 
 }  // namespace
 
-void run_tasks(int64_t count, int threads, Task task, const void* context) {
+void detail::run_tasks(int64_t count, int threads, Task task, const void* context) {
   struct Work {
     int64_t count;
     Task task;
@@ -246,10 +246,10 @@ void Team::wait() {
   }
 }
 
-void run_team(int threads, TeamBody body, void* context) {
+void detail::run_team(int threads, TeamBody body, const void* context) {
   struct Call {
     TeamBody body;
-    void* context;
+    const void* context;
     Team team;
   } call{body, context, {}};
   const Region region{[](void* c, int size) {

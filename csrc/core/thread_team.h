@@ -11,12 +11,18 @@
 
 namespace squeezebert {
 
+namespace detail {
 using Task = void (*)(const void* context, int64_t index);
-
-// Calls task(context, i) once for every i in [0, count), on at most `threads` threads, and returns when all are done.
-// Which thread runs a task is open, so a task's result must not depend on it. Tasks must not throw. Calls from several
-// threads at once are safe. Called from inside one of its own tasks or of an OpenMP region, it runs serially.
 void run_tasks(int64_t count, int threads, Task task, const void* context);
+}  // namespace detail
+
+// Calls body(i) once for every i in [0, count), on at most `threads` threads, and returns when all are done. Which
+// thread runs a task is open, so a task's result must not depend on it. Tasks must not throw. Calls from several
+// threads at once are safe. Called from inside one of its own tasks or of an OpenMP region, it runs serially.
+template <class Body>
+void run_tasks(int64_t count, int threads, const Body& body) {
+  detail::run_tasks(count, threads, [](const void* b, int64_t i) { (*static_cast<const Body*>(b))(i); }, &body);
+}
 
 // Threads that run one function side by side, pass after pass, without leaving it in between.
 class Team {
@@ -44,11 +50,18 @@ class Team {
   std::atomic<uint32_t> generation_{0};
 };
 
-using TeamBody = void (*)(void* context, Team& team, int member);
+namespace detail {
+using TeamBody = void (*)(const void* context, Team& team, int member);
+void run_team(int threads, TeamBody body, const void* context);
+}  // namespace detail
 
-// Calls body(context, team, member) on at most `threads` threads at once, and returns when all calls have. Everything
-// else as in run_tasks.
-void run_team(int threads, TeamBody body, void* context);
+// Calls body(team, member) on at most `threads` threads at once, and returns when all calls have. Everything else as in
+// run_tasks.
+template <class Body>
+void run_team(int threads, const Body& body) {
+  detail::run_team(
+      threads, [](const void* b, Team& team, int member) { (*static_cast<const Body*>(b))(team, member); }, &body);
+}
 
 // What they use now: "openmp: PATH of the borrowed runtime", or "own pool".
 const char* thread_runtime();

@@ -10,10 +10,12 @@
 #include <utility>
 #include <vector>
 
+#include "sizes.h"
+
 namespace squeezebert {
 namespace {
 
-constexpr std::size_t kCacheLine = 64, kHugePage = 2 << 20;
+constexpr std::size_t kHugePage = 2 << 20;
 constexpr std::size_t kKept = 4;            // workspaces, for as many callers at once
 constexpr int64_t kLargestKept = 64 << 20;  // bytes
 // Of weights packed for a training step, a layer's feed-forward block has the most: 7 MB in the base model.
@@ -37,7 +39,7 @@ void AlignedMemory::Free::operator()(char* p) const { std::free(p); }
 AlignedMemory::AlignedMemory(int64_t bytes) : bytes_(bytes) {
   const auto size = static_cast<std::size_t>(std::max<int64_t>(bytes, 1));
   const std::size_t alignment = size >= kHugePage ? kHugePage : kCacheLine;
-  const std::size_t rounded = (size + kCacheLine - 1) / kCacheLine * kCacheLine;
+  const auto rounded = static_cast<std::size_t>(aligned(static_cast<int64_t>(size)));
   void* memory = nullptr;
   if (posix_memalign(&memory, alignment, rounded) != 0) throw std::bad_alloc();
   memory_.reset(static_cast<char*>(memory));

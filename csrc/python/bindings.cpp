@@ -15,7 +15,7 @@
 
 #include "../core/cpu_features.h"
 #include "../core/embeddings.h"
-#include "../core/encoder.h"
+#include "../core/encoder/encoder.h"
 #include "../core/fingerprint.h"
 #include "../core/grouped_pointwise_conv.h"
 #include "../core/instruction_sets.h"
@@ -29,13 +29,13 @@ using namespace squeezebert;
 namespace {
 
 // A convolution as Python hands it over: addresses of weight, quantized weight, scale and bias, groups, in and out
-// channels, blocks. Of weight and quantized one is 0, as are scale and bias where there is none.
+// channels, scales of a group. Of weight and quantized one is 0, as are scale and bias where there is none.
 using ConvTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t, int64_t, int64_t, int64_t>;
 using PackedConvs = std::vector<const PackedGroupedPointwiseConv*>;
 using NormTuple = std::tuple<uintptr_t, uintptr_t, float>;  // weight, bias, eps
 
 ConvWeights conv_of(const ConvTuple& t) {
-  const auto& [weight, quantized, scale, bias, groups, in_channels, out_channels, blocks] = t;
+  const auto& [weight, quantized, scale, bias, groups, in_channels, out_channels, scales] = t;
   return {at<const float>(weight),
           at<const int8_t>(quantized),
           at<const float>(scale),
@@ -43,7 +43,7 @@ ConvWeights conv_of(const ConvTuple& t) {
           groups,
           in_channels,
           out_channels,
-          blocks};
+          scales};
 }
 
 NormWeights norm_of(const NormTuple& t) {
@@ -129,20 +129,20 @@ PYBIND11_MODULE(_native, m) {
 
   bind_training(m);
 
-  using PiecesTuple = std::tuple<uintptr_t, int64_t, int64_t>;  // values, size, elements of a piece
+  using SpansTuple = std::tuple<uintptr_t, int64_t, int64_t>;  // values, size, elements of a span
   py::class_<Fingerprint>(m, "Fingerprint")
-      .def(py::init([](const std::vector<PiecesTuple>& tensors, int64_t samples, int threads) {
+      .def(py::init([](const std::vector<SpansTuple>& tensors, int64_t samples, int threads) {
              std::vector<Fingerprint::Tensor> all;
-             for (const auto& [values, size, piece] : tensors) all.push_back({at<const float>(values), size, piece});
+             for (const auto& [values, size, span] : tensors) all.push_back({at<const float>(values), size, span});
              py::gil_scoped_release release;
              return std::make_unique<Fingerprint>(all, samples, threads);
            }),
            py::arg("tensors"), py::arg("samples"), py::arg("threads"))
       .def("match", &Fingerprint::match, py::arg("rows"), py::arg("threads"), py::call_guard<py::gil_scoped_release>())
       .def(
-          "pieces_match",
+          "spans_match",
           [](const Fingerprint& self, uintptr_t indices, int64_t count) {
-            return self.pieces_match(at<const int64_t>(indices), count);
+            return self.spans_match(at<const int64_t>(indices), count);
           },
           py::arg("indices"), py::arg("count"), py::call_guard<py::gil_scoped_release>())
       .def_readonly_static("rows_for_all", &Fingerprint::kRowsForAll);
@@ -246,8 +246,8 @@ PYBIND11_MODULE(_native, m) {
           "profile",
           [input_of](const Encoder& self, uintptr_t x, int64_t batch, int64_t tokens, int64_t sequence_stride,
                      int64_t row_stride, uintptr_t y, int threads) {
-            const Encoder::Times times =
-                self.profile(input_of(x, batch, tokens, sequence_stride, row_stride, 0, {}, false, y, {}), threads);
+            Encoder::Times times;
+            self.run(input_of(x, batch, tokens, sequence_stride, row_stride, 0, {}, false, y, {}), threads, &times);
             return std::array<double, 3>{times.attention, times.post_attention, times.feed_forward};
           },
           py::arg("x"), py::arg("batch"), py::arg("tokens"), py::arg("sequence_stride"), py::arg("row_stride"),

@@ -7,8 +7,12 @@
 #include <tuple>
 #include <vector>
 
+#include "../core/activation.h"
+#include "../core/add_layer_norm.h"
+#include "../core/attention.h"
+#include "../core/dropout.h"
 #include "../core/grouped_mlp.h"
-#include "../core/training.h"
+#include "../core/weight_gradient.h"
 #include "arguments.h"
 
 namespace py = pybind11;

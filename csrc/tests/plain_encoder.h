@@ -1,6 +1,6 @@
 // An encoder with random weights, and what plain loops make of it.
 #pragma once
-#include "../core/encoder.h"
+#include "../core/encoder/encoder.h"
 #include "support.h"
 
 namespace squeezebert::test {

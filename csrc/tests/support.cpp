@@ -131,7 +131,7 @@ namespace {
 // Every block of a group's inputs has a scale of each row of operands and of weights.
 template <typename Real>
 std::vector<Real> plain_int8_product(const std::vector<Real>& x, const ConvWeights& conv) {
-  const int64_t blocks = conv.blocks, size = conv.in_per_group() / blocks;
+  const int64_t blocks = conv.scales_per_group, size = conv.in_per_group() / blocks;
   const auto quantized_blocks = [size](const float* values, int64_t count) {
     std::vector<QuantizedRow> rows;
     for (int64_t i = 0; i < count; ++i) rows.push_back(quantized(values + i * size, size));

@@ -1,4 +1,5 @@
 // Pass C of one group, through the tables.
+#include "../core/feed_forward_chunks.h"
 #include "support.h"
 #include "third_party/doctest.h"
 
@@ -44,23 +45,16 @@ struct Block {
            int64_t stride, Edge edge) const {
     if (precision == Precision::int8) chunk = shape.hidden;
     PackedSegments segments(kernels, precision);
-    struct Pieces {
-      int64_t in, out, end, begin, hidden;
-    };
-    std::vector<Pieces> pieces;
+    std::vector<FeedForwardChunk> pieces;
     for (int64_t begin = 0; begin < shape.hidden; begin += chunk) {
       const int64_t count = std::min(chunk, shape.hidden - begin);
-      const int64_t first = segments.add({{in(), begin, count, 0}}, 0, begin);
-      const int64_t second = segments.add({{out(), 0, shape.out_channels, 0}}, 0, 0, begin, count, begin == 0,
-                                          begin + count == shape.hidden);
-      pieces.push_back({first, second, segments.size(), begin, count});
+      const Piece first = segments.add({{in(), begin, count, 0}}, 0, begin);
+      const Piece second = segments.add({{out(), 0, shape.out_channels, 0}}, 0, 0, begin, count, begin == 0,
+                                        begin + count == shape.hidden);
+      pieces.push_back({first, second, begin, count});
     }
     segments.pack(1);
-    std::vector<FeedForward::Chunk> chunks;
-    for (const Pieces& p : pieces) {
-      chunks.push_back(
-          {segments.data() + p.in, p.out - p.in, segments.data() + p.out, p.end - p.out, p.begin, p.hidden});
-    }
+    const std::vector<FeedForward::Chunk> chunks = chunks_on(segments.data(), pieces);
     const PrecisionKernels& table = kernels_in(kernels, precision);
     const int64_t all = shape.row_begin + shape.rows;
     const GuardedBytes operands(all * shape.in_channels * table.operand_bytes + 4, edge);

@@ -13,11 +13,11 @@ constexpr int64_t kEverything = Fingerprint::kRowsForAll;
 
 TEST_CASE("a change of any element shows once everything was compared") {
   for (int64_t size : {1, 15, 16, 17, 60, 192, 1000}) {
-    for (int64_t piece : {1, 16, 100, 4096}) {
+    for (int64_t span : {1, 16, 100, 4096}) {
       CAPTURE(size);
-      CAPTURE(piece);
+      CAPTURE(span);
       std::vector<float> values = random_floats(size, 1);
-      Fingerprint fingerprint({{values.data(), size, piece}}, 0, 2);
+      Fingerprint fingerprint({{values.data(), size, span}}, 0, 2);
       CHECK(fingerprint.match(kEverything, 2));
       for (int64_t i = 0; i < size; ++i) {
         float& value = values[static_cast<std::size_t>(i)];
@@ -42,7 +42,7 @@ TEST_CASE("values that changed places show, whatever lies between them") {
   }
 }
 
-TEST_CASE("calls that add up to rows_for_all compare every piece, each its share") {
+TEST_CASE("calls that add up to rows_for_all compare every span, each its share") {
   constexpr int64_t kSize = 4 << 20, kPiece = 4096, kRows = 128;  // 16 MB, of which a call of 128 rows compares a 32nd
   std::vector<float> values(kSize, 1.0f);
   Fingerprint fingerprint({{values.data(), kSize, kPiece}}, 0, 2);
@@ -51,21 +51,21 @@ TEST_CASE("calls that add up to rows_for_all compare every piece, each its share
     int64_t noticed = 0;
     for (int64_t rows = 0; rows < kEverything; rows += kRows) noticed += !fingerprint.match(kRows, 2);
     CHECK(noticed >= 1);
-    CHECK(noticed <= 2);  // a piece is compared once a round, twice where rounds meet
+    CHECK(noticed <= 2);  // a span is compared once a round, twice where rounds meet
     values[static_cast<std::size_t>(changed)] = 1.0f;
   }
 }
 
-TEST_CASE("no piece is left out of a round, however shares are rounded") {
+TEST_CASE("no span is left out of a round, however shares are rounded") {
   for (const int64_t size : {1'000'000, 99'991}) {
-    for (const int64_t piece : {24, 100}) {
+    for (const int64_t span : {24, 100}) {
       for (const int64_t rows : {4096, 5000, 8192}) {
         CAPTURE(size);
-        CAPTURE(piece);
+        CAPTURE(span);
         CAPTURE(rows);
         std::vector<float> values(static_cast<std::size_t>(size), 1.0f);
-        // The last piece of the first round is the one that shares which are too small don't reach.
-        Fingerprint fingerprint({{values.data(), size, piece}}, 0, 2);
+        // The last span of the first round is the one that shares which are too small don't reach.
+        Fingerprint fingerprint({{values.data(), size, span}}, 0, 2);
         values.back() = 2.0f;
         int64_t noticed = 0;
         for (int64_t done = 0; done < kEverything; done += rows) noticed += !fingerprint.match(rows, 2);
@@ -117,16 +117,16 @@ TEST_CASE("a change in any of several tensors shows, and of none there is nothin
   CHECK(!fingerprint.match(1, 1));
 }
 
-TEST_CASE("single pieces, such as rows of a table, can be asked for") {
+TEST_CASE("single spans, such as rows of a table, can be asked for") {
   constexpr int64_t kRows = 40, kChannels = 24;
   std::vector<float> table = random_floats(kRows * kChannels, 1);
   const Fingerprint fingerprint({{table.data(), kRows * kChannels, kChannels}}, 0, 1);
   table[7 * kChannels + 23] += 1;
-  for (int64_t row = 0; row < kRows; ++row) CHECK(fingerprint.pieces_match(&row, 1) == (row != 7));
+  for (int64_t row = 0; row < kRows; ++row) CHECK(fingerprint.spans_match(&row, 1) == (row != 7));
   const int64_t some[] = {3, 7, 9}, beyond[] = {3, kRows}, before = -1;
-  CHECK(!fingerprint.pieces_match(some, 3));
-  CHECK(fingerprint.pieces_match(some, 1));
-  CHECK(fingerprint.pieces_match(nullptr, 0));
-  CHECK(!fingerprint.pieces_match(beyond, 2));
-  CHECK(!fingerprint.pieces_match(&before, 1));
+  CHECK(!fingerprint.spans_match(some, 3));
+  CHECK(fingerprint.spans_match(some, 1));
+  CHECK(fingerprint.spans_match(nullptr, 0));
+  CHECK(!fingerprint.spans_match(beyond, 2));
+  CHECK(!fingerprint.spans_match(&before, 1));
 }

@@ -15,15 +15,9 @@ using namespace squeezebert;
 
 namespace {
 
-// run_tasks for a callable.
-template <typename Function>
-void run(int64_t count, int threads, const Function& function) {
-  run_tasks(count, threads, [](const void* f, int64_t i) { (*static_cast<const Function*>(f))(i); }, &function);
-}
-
 bool runs_every_index_once(int64_t count, int threads) {
   std::vector<std::atomic<int>> times(static_cast<std::size_t>(count));
-  run(count, threads, [&](int64_t i) { ++times[static_cast<std::size_t>(i)]; });
+  run_tasks(count, threads, [&](int64_t i) { ++times[static_cast<std::size_t>(i)]; });
   for (const auto& n : times) {
     if (n != 1) return false;
   }
@@ -44,17 +38,11 @@ bool wait_until(const Condition& condition) {
 // Tasks that each wait for all others can end only when each has a thread.
 bool runs_at_the_same_time(int threads) {
   std::atomic<int> arrived{0}, met{0};
-  run(threads, threads, [&](int64_t) {
+  run_tasks(threads, threads, [&](int64_t) {
     ++arrived;
     if (wait_until([&] { return arrived == threads; })) ++met;
   });
   return met == threads;
-}
-
-// run_team for a callable.
-template <typename Function>
-void team(int threads, Function function) {
-  run_team(threads, [](void* f, Team& members, int id) { (*static_cast<Function*>(f))(members, id); }, &function);
 }
 
 // Each pass reads what the one before wrote, from other places, without a lock: a pass that begins too early gets it
@@ -62,7 +50,7 @@ void team(int threads, Function function) {
 bool passes_see_each_other(int threads, int passes, int64_t count) {
   const auto size = static_cast<std::size_t>(count);
   std::vector<int64_t> from(size, 1), to(size, 0);
-  team(threads, [&](Team& members, int id) {
+  run_team(threads, [&](Team& members, int id) {
     for (int pass = 0; pass < passes; ++pass) {
       const std::vector<int64_t>& before = pass % 2 ? to : from;
       std::vector<int64_t>& after = pass % 2 ? from : to;
@@ -121,9 +109,9 @@ TEST_CASE("many short calls in a row lose no task") {
 
 TEST_CASE("a task that calls again runs the inner tasks itself") {
   std::atomic<int> inner{0}, elsewhere{0};
-  run(6, 3, [&](int64_t) {
+  run_tasks(6, 3, [&](int64_t) {
     const auto here = std::this_thread::get_id();
-    run(10, 3, [&](int64_t) {
+    run_tasks(10, 3, [&](int64_t) {
       ++inner;
       if (std::this_thread::get_id() != here) ++elsewhere;
     });
@@ -151,7 +139,7 @@ TEST_CASE("a caller that finds the pool taken does not wait for it") {
   std::atomic<bool> second_done{false};
   bool met = true;
   std::thread second;
-  run(2, 2, [&](int64_t i) {
+  run_tasks(2, 2, [&](int64_t i) {
     if (i != 0) return;
     second = std::thread([&] {
       runs_every_index_once(50, 2);
@@ -190,7 +178,7 @@ TEST_CASE("members of a team have numbers of their own, from 0") {
   for (int threads : {0, 1, 2, 3, 5, 16}) {
     CAPTURE(threads);
     std::vector<std::atomic<int>> members(16);
-    team(threads, [&](Team&, int id) { ++members[static_cast<std::size_t>(id)]; });
+    run_team(threads, [&](Team&, int id) { ++members[static_cast<std::size_t>(id)]; });
     const int expected = threads < 1 ? 1 : threads;
     for (int id = 0; id < 16; ++id) CHECK(members[static_cast<std::size_t>(id)] == (id < expected ? 1 : 0));
   }
@@ -203,7 +191,7 @@ TEST_CASE("every task of a pass runs exactly once, on a member that there is") {
       CAPTURE(threads);
       std::vector<std::atomic<int>> times(static_cast<std::size_t>(count));
       std::atomic<int> strangers{0};
-      team(threads, [&](Team& members, int id) {
+      run_team(threads, [&](Team& members, int id) {
         members.run(id, count, [&](int64_t i, int member) {
           ++times[static_cast<std::size_t>(i)];
           if (member != id || member >= threads) ++strangers;
@@ -224,7 +212,7 @@ TEST_CASE("a pass is over before the next begins") {
 
 TEST_CASE("a pass waits for its slowest task") {
   std::atomic<int> done{0}, too_early{0};
-  team(3, [&](Team& members, int id) {
+  run_team(3, [&](Team& members, int id) {
     members.run(id, 3, [&](int64_t i, int) {
       if (i == 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));  // far longer than members spin
       ++done;
@@ -236,9 +224,9 @@ TEST_CASE("a pass waits for its slowest task") {
 
 TEST_CASE("a team within a task is its caller alone") {
   std::atomic<int> inner{0}, crowded{0};
-  team(3, [&](Team& members, int id) {
+  run_team(3, [&](Team& members, int id) {
     members.run(id, 6, [&](int64_t, int) {
-      team(3, [&](Team& alone, int member) {
+      run_team(3, [&](Team& alone, int member) {
         if (member != 0) ++crowded;
         alone.run(member, 10, [&](int64_t, int) { ++inner; });
       });

@@ -220,7 +220,7 @@ def compare_rows(table: Tensor, rows: Tensor) -> None:
     for precision in PRECISIONS:
         key = id(table), precision
         entry = _made.get(key)
-        if entry is not None and not entry.fingerprint.pieces_match(rows.data_ptr(), rows.numel()):
+        if entry is not None and not entry.fingerprint.spans_match(rows.data_ptr(), rows.numel()):
             _made.pop(key, None)
 
 
@@ -326,18 +326,18 @@ def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False, c
     """Remembers contiguous float32 tensors; `match(rows, threads)` says whether they are the same still.
 
     A call compares `samples` elements of each, and a share of all of them that grows with the `rows` of its input.
-    by_row: `pieces_match` can be asked for single rows. checksums: without them there are the samples alone. The
+    by_row: `spans_match` can be asked for single rows. checksums: without them there are the samples alone. The
     tensors' memory must be there when either is called.
     """
     native: Any = _native
 
-    def piece(tensor: Tensor) -> int:
+    def span(tensor: Tensor) -> int:
         if not checksums:
             return 0
         return max(tensor[0].numel(), 1) if by_row and len(tensor) else _PIECE
 
-    pieces = [(tensor.data_ptr(), tensor.numel(), piece(tensor)) for tensor in tensors]
-    return native.Fingerprint(pieces, samples, torch.get_num_threads())
+    spans = [(tensor.data_ptr(), tensor.numel(), span(tensor)) for tensor in tensors]
+    return native.Fingerprint(spans, samples, torch.get_num_threads())
 
 
 def forget(weight: Tensor) -> None:

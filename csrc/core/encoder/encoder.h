@@ -4,7 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "packed_segments.h"
+#include "../feed_forward_chunks.h"
+#include "../packed_segments.h"
 
 namespace squeezebert {
 
@@ -14,8 +15,8 @@ struct NormWeights {
   float eps;
 };
 
-// One layer as PyTorch holds it. Group counts may differ; a head may lie across groups. In int8, groups times blocks
-// are equal for query, key and value.
+// One layer as PyTorch holds it. Group counts may differ; a head may lie across groups. In int8, query, key and value
+// read the same operands, and so have as many scales in all: groups times scales_per_group.
 struct LayerWeights {
   int64_t heads;
   Activation activation;
@@ -47,27 +48,21 @@ class Encoder {
   void add_layer(const LayerWeights& weights);  // all layers have the same channels
   void pack(int threads);                       // after the last layer, whose sources are not needed from then on
 
-  // Needs no lock: any number of calls may run at once. x and y must not overlap.
-  void run(const EncoderInput& input, int threads) const;
+  struct Times {
+    double attention = 0, post_attention = 0, feed_forward = 0;  // seconds, of all layers
+  };
+  // Needs no lock: any number of calls may run at once. x and y must not overlap. `times`, if given, says where the
+  // time went.
+  void run(const EncoderInput& input, int threads, Times* times = nullptr) const;
 
   const KernelTable& kernels() const { return segments_.kernels(); }
   Precision precision() const { return segments_.precision(); }
   int64_t bytes() const { return segments_.bytes(); }
 
-  struct Times {
-    double attention = 0, post_attention = 0, feed_forward = 0;  // seconds, of all layers
-  };
-  // As run, and says where the time went.
-  Times profile(const EncoderInput& input, int threads) const;
-
  private:
   struct Norm {
     std::vector<float> weight, bias;
     float eps;
-  };
-  // Consecutive segments that compute the same columns.
-  struct Piece {
-    int64_t first, count;
   };
   struct Layer {
     int64_t channels, heads, head_size, hidden;
@@ -75,23 +70,18 @@ class Encoder {
     int64_t output_groups;
     // scales of one row of operands
     int64_t attention_scales, post_attention_scales, feed_forward_scales, output_scales;
-    std::vector<Piece> heads_segments;
-    std::vector<Piece> post_attention;
-    struct Chunk {
-      Piece in, out;
-      int64_t hidden_begin, hidden;
-    };
-    std::vector<std::vector<Chunk>> feed_forward;  // by output group
+    std::vector<Piece> head_pieces;                            // each a head's q, k and v
+    std::vector<Piece> post_attention;                         // in order: consecutive ones are one product too
+    std::vector<std::vector<FeedForwardChunk>> hidden_chunks;  // by output group
     Norm post_attention_norm, output_norm;
-    // Made by pack: the same by pointers.
-    std::vector<std::vector<FeedForward::Chunk>> blocks;
-    std::vector<std::vector<Segment>> output_pieces;  // the out segments of the same columns, chunk after chunk
+    // Made by pack, of hidden_chunks.
+    std::vector<std::vector<FeedForward::Chunk>> feed_forward;
+    std::vector<std::vector<Segment>> output_pieces;  // segments that write the same columns, chunk after chunk
   };
   struct Run;
 
-  Piece add_rows(const std::vector<PackedSegments::Strip>& strips, int64_t in_begin, int64_t out_begin);
   void add_attention(const LayerWeights& weights, Layer& layer);
-  void add_feed_forward(const LayerWeights& weights, Layer& layer);
+  void add_hidden_chunks(const LayerWeights& weights, Layer& layer);
 
   PackedSegments segments_;
   std::vector<Layer> layers_;

@@ -1,0 +1,19 @@
+#include "activation.h"
+
+#include <algorithm>
+
+#include "sizes.h"
+#include "thread_team.h"
+
+namespace squeezebert {
+
+void activation_backward(const KernelTable& kernels, Activation activation, float* z, float* grad, int64_t count,
+                         int threads) {
+  run_tasks(divide_up(count, kElementsPerTask), threads, [&](int64_t task) {
+    const int64_t first = task * kElementsPerTask;
+    kernels.training.activation_backward(activation, false, z + first, grad + first,
+                                         std::min(kElementsPerTask, count - first));
+  });
+}
+
+}  // namespace squeezebert

@@ -1,0 +1,37 @@
+// What the tests of the training kernels share.
+#pragma once
+#include "../core/dropout.h"
+#include "support.h"
+#include "third_party/doctest.h"
+
+namespace squeezebert::test {
+
+constexpr uint64_t kDropoutSeed = 0x0123456789abcdefull;
+
+// Philox 4x32-10, one counter at a time.
+struct Philox {
+  uint32_t numbers[4];
+  Philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
+};
+
+// What an element is multiplied by.
+double keep_factor(const Dropout& dropout, int64_t row, int64_t column);
+
+// Within twice the error of the same loop in float32, and a few ulp of what sums of `terms` numbers up to 1 grow to. Of
+// the errors the root mean square, since the largest of a short sum is luck, in either loop; but that is not far off
+// either.
+template <typename Actual>
+void check_errors(const std::vector<double>& exact, const std::vector<float>& plain, const Actual& ours,
+                  int64_t terms = 1) {
+  const auto count = static_cast<int64_t>(exact.size());
+  const Errors errors = errors_of(exact, ours, count), allowed = errors_of(exact, plain, count);
+  const double floor = std::max(few_ulp(exact), few_ulp(std::vector<double>{std::sqrt(static_cast<double>(terms))}));
+  CHECK(errors.root_mean_square <= 2 * allowed.root_mean_square + floor);
+  CHECK(errors.largest <= 4 * allowed.largest + floor);
+}
+
+struct Guarded : GuardedFloats {
+  Guarded(int64_t count, uint32_t seed, Edge edge) : GuardedFloats(count, edge) { fill_random(data(), count, seed); }
+};
+
+}  // namespace squeezebert::test
