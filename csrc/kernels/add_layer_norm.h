@@ -12,26 +12,43 @@ struct Moments {
   float mean, reciprocal;  // of the deviation
 };
 
-// Mean first, then the mean square of the differences from it, as PyTorch does.
-inline Moments moments_of(const float* row, int64_t channels, float eps) {
+// Sums over a row, vector by vector, as several chains: of one, each addition would wait for the one before.
+template <class Visit>
+inline float sum_of_row(int64_t channels, Visit visit) {
+  constexpr int kChains = 4;
+  Vec total[kChains];
+  for (Vec& chain : total) chain = broadcast(0.0f);
+  int64_t i = 0;
+  for (; i + kChains * kLanes <= channels; i += kChains * kLanes) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) total[chain] = visit(i + chain * kLanes, kLanes, total[chain]);
+  }
+  for_each_vector(channels - i, [&](int64_t j, int lanes) { total[0] = visit(i + j, lanes, total[0]); });
+  return sum_of_lanes((total[0] + total[1]) + (total[2] + total[3]));
+}
+
+// Mean first, then the mean square of the differences from it, as PyTorch does. The residual, unless it is null, is
+// added to the row before.
+inline Moments moments_of(float* row, const float* residual, int64_t channels, float eps) {
   const float count = static_cast<float>(channels);
-  Vec total = broadcast(0.0f);
-  for_each_vector(channels, [&](int64_t i, int lanes) { total = total + load_lanes(row + i, lanes); });
-  const float mean = sum_of_lanes(total) / count;
-  Vec squares = broadcast(0.0f);
-  for_each_vector(channels, [&](int64_t i, int lanes) {
+  const float total =
+      residual ? sum_of_row(channels,
+                            [&](int64_t i, int lanes, Vec sum) {
+                              const Vec v = load_lanes(row + i, lanes) + load_lanes(residual + i, lanes);
+                              store_lanes(row + i, v, lanes);
+                              return sum + v;
+                            })
+               : sum_of_row(channels, [&](int64_t i, int lanes, Vec sum) { return sum + load_lanes(row + i, lanes); });
+  const float mean = total / count;
+  const float squares = sum_of_row(channels, [&](int64_t i, int lanes, Vec sum) {
     const Vec difference = load_lanes(row + i, lanes) - broadcast(mean);
-    if (lanes == kLanes) {
-      squares = multiply_add(difference, difference, squares);
-    } else {  // lanes beyond the row hold -mean
-      float rest[kLanes];
-      store(rest, difference * difference);
-      squares = squares + load_first(rest, lanes);
-    }
+    if (lanes == kLanes) return multiply_add(difference, difference, sum);
+    float rest[kLanes];  // lanes beyond the row hold -mean
+    store(rest, difference * difference);
+    return sum + load_first(rest, lanes);
   });
-  const float variance = sum_of_lanes(squares) / count;
   float reciprocal[kLanes];
-  store(reciprocal, broadcast(1.0f) / square_root(broadcast(variance + eps)));
+  store(reciprocal, broadcast(1.0f) / square_root(broadcast(squares / count + eps)));
   return {mean, reciprocal[0]};
 }
 
@@ -45,12 +62,8 @@ inline void scale_row(const float* row, const Moments& moments, const float* wei
 
 // Adds the residual, if there is one, and normalises, in place.
 inline void normalize_row(float* y, const float* residual, const AddLayerNorm& norm) {
-  if (residual) {
-    for_each_vector(norm.channels, [&](int64_t i, int lanes) {
-      store_lanes(y + i, load_lanes(y + i, lanes) + load_lanes(residual + i, lanes), lanes);
-    });
-  }
-  scale_row(y, moments_of(y, norm.channels, norm.eps), norm.weight, norm.bias, norm.channels, y);
+  const Moments moments = moments_of(y, residual, norm.channels, norm.eps);
+  scale_row(y, moments, norm.weight, norm.bias, norm.channels, y);
 }
 
 template <class Format>

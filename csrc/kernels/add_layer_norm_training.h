@@ -22,7 +22,7 @@ inline void add_layer_norm_forward(const AddLayerNormForward& norm, Rows rows) {
         store_lanes(total + i, load_lanes(x + i, lanes) + load_lanes(residual + i, lanes), lanes);
       });
     }
-    const Moments moments = moments_of(total, norm.channels, norm.eps);
+    const Moments moments = moments_of(total, nullptr, norm.channels, norm.eps);
     scale_row(total, moments, norm.weight, norm.bias, norm.channels, y);
     norm.mean[r] = moments.mean;
     norm.reciprocal[r] = moments.reciprocal;

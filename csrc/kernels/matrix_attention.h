@@ -28,12 +28,12 @@ inline Vec coarse_weight_of(Vec x) {
   return where_positive(x + broadcast(100.0f), scale_by_power_of_two(p, n));
 }
 
-// The first lanes of v, the others 0.
-inline Vec only_first(Vec v, int lanes) {
-  if (lanes == kLanes) return v;
+// The first lanes of v, the others `other`.
+inline Vec first_or(Vec v, int lanes, float other) {
   float all[kLanes];
   store(all, v);
-  return lanes > 0 ? load_first(all, lanes) : broadcast(0.0f);
+  for (int i = lanes; i < kLanes; ++i) all[i] = other;
+  return load(all);
 }
 
 template <class Tiles>
@@ -171,42 +171,46 @@ struct MatrixScores {
   }
 
   // attention.h's `soften`, to weights rounded to bfloat16; those past the last key are 0, for whole steps.
+  template <bool kMasked>
   static float soften(const float* scores, int64_t count, float scale, const float* mask, uint16_t* weights,
                       float& largest, float& total, bool first) {
     const Vec factor = broadcast(scale);
     const auto score = [&](int64_t i, int lanes) {
       const Vec s = load(scores + i);  // in whole panels
-      return mask ? multiply_add(s, factor, load_lanes(mask + i, lanes)) : s * factor;
+      return kMasked ? multiply_add(s, factor, load_lanes(mask + i, lanes)) : s * factor;
     };
-    Vec most = broadcast(-__builtin_inff());
-    for_each_vector(count, [&](int64_t i, int lanes) {
-      const Vec v = score(i, lanes);
-      if (lanes == kLanes) {
-        most = maximum(most, v);
-      } else {
-        float rest[kLanes];
-        store(rest, v);
-        for (int j = 0; j < lanes; ++j) most = maximum(most, broadcast(rest[j]));
-      }
+    const Vec lowest = broadcast(-__builtin_inff());
+    Vec most = lowest, most_of_others = lowest;
+    int64_t i = 0;
+    for (; i + kStep <= count; i += kStep) {
+      most = maximum(most, score(i, kLanes));
+      most_of_others = maximum(most_of_others, score(i + kLanes, kLanes));
+    }
+    for_each_vector(count - i, [&](int64_t j, int lanes) {
+      const Vec v = score(i + j, lanes);
+      most = maximum(most, lanes == kLanes ? v : first_or(v, lanes, -__builtin_inff()));
     });
-    const float before = largest, here = largest_lane(most);
+    const float before = largest, here = largest_lane(maximum(most, most_of_others));
     largest = first || here > before ? here : before;
     const float origin = largest == -__builtin_inff() ? 0.0f : largest;
-    const Vec log2e = broadcast(1.44269504f), most_of_all = broadcast(origin);
-    Vec sum = broadcast(0.0f);
-    for (int64_t i = 0; i < round_up(count, kStep); i += kStep) {
-      Vec pair[2];
-      for (int j = 0; j < 2; ++j) {
-        const int64_t at = i + j * kLanes;
-        const int lanes = static_cast<int>(least(kLanes, count - at));
-        if (lanes > 0) {
-          pair[j] = only_first(coarse_weight_of((score(at, lanes) - most_of_all) * log2e), lanes);
-        } else {
-          pair[j] = broadcast(0.0f);
-        }
-        sum = sum + pair[j];
-      }
-      store_pairs(weights + i, bfloat_pairs(pair[0], pair[1]));
+    const Vec log2e = broadcast(1.44269504f), of_all = broadcast(origin);
+    const auto weight = [&](int64_t at, int lanes) { return coarse_weight_of((score(at, lanes) - of_all) * log2e); };
+    Vec sum = broadcast(0.0f), sum_of_others = sum;
+    for (i = 0; i + kStep <= count; i += kStep) {
+      const Vec here_first = weight(i, kLanes), here_second = weight(i + kLanes, kLanes);
+      sum = sum + here_first;
+      sum_of_others = sum_of_others + here_second;
+      store_pairs(weights + i, bfloat_pairs(here_first, here_second));
+    }
+    if (i < count) {
+      Vec rest[2] = {broadcast(0.0f), broadcast(0.0f)};
+      for_each_vector(count - i, [&](int64_t j, int lanes) {
+        const Vec v = weight(i + j, lanes);
+        rest[j / kLanes] = lanes == kLanes ? v : first_or(v, lanes, 0.0f);
+      });
+      sum = sum + rest[0];
+      sum_of_others = sum_of_others + rest[1];
+      store_pairs(weights + i, bfloat_pairs(rest[0], rest[1]));
     }
     float rescale = 0.0f;
     if (!first) {
@@ -214,7 +218,7 @@ struct MatrixScores {
       store(lanes, exponential(broadcast(before - origin)));
       rescale = lanes[0];
     }
-    total = (first ? 0.0f : total * rescale) + sum_of_lanes(sum);
+    total = (first ? 0.0f : total * rescale) + sum_of_lanes(sum + sum_of_others);
     return rescale;
   }
 
@@ -227,8 +231,9 @@ struct MatrixScores {
               round_up(keys, kPanel), false, s.scores, kKeys);
         for (int64_t q = 0; q < queries; ++q) {
           const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
-          const float rescale = soften(s.scores + q * kKeys, keys, a.scale, mask, s.weights + q * kKeys, s.largest[q],
-                                       s.total[q], k0 == 0);
+          const auto run = mask ? soften<true> : soften<false>;
+          const float rescale =
+              run(s.scores + q * kKeys, keys, a.scale, mask, s.weights + q * kKeys, s.largest[q], s.total[q], k0 == 0);
           if (k0 == 0) continue;
           for (int64_t c = 0; c < s.width; c += kLanes) {
             float* sums = s.sums + q * s.width + c;

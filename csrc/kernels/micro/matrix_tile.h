@@ -197,7 +197,7 @@ class MatrixTile {
     uint16_t* rounded;
     int64_t rounded_row_stride;
 
-    void skip(int64_t count) {
+    [[gnu::always_inline]] void skip(int64_t count) {
       sums += count * kSumsRowBytes;
       rows -= count;
       if constexpr (Format::kScaled) columns.row_scale += count * columns.row_scale_stride;
@@ -281,7 +281,7 @@ class MatrixTile {
     const int64_t whole = block.depth / kDepthStep, rest = block.depth % kDepthStep;
 
     End end = self.end_;
-    const auto between = [&](int) {
+    const auto between = [&](int) __attribute__((always_inline)) {
       if (end.rows >= 2) end_two_rows<kKind>(end);
     };
     Tiles& tiles = self.tiles_;
