@@ -29,11 +29,15 @@ import build_flags
 
 ROOT = Path(build_flags.__file__).resolve().parent
 TEST_SOURCES = [
+    "csrc/tests/amx_decoder.cpp",
+    "csrc/tests/amx_emulator.cpp",
+    "csrc/tests/amx_exercise.cpp",
     "csrc/tests/main.cpp",
     "csrc/tests/plain_encoder.cpp",
     "csrc/tests/support.cpp",
     "csrc/tests/test_activations.cpp",
     "csrc/tests/test_add_layer_norm.cpp",
+    "csrc/tests/test_amx.cpp",
     "csrc/tests/test_attention.cpp",
     "csrc/tests/test_embeddings.cpp",
     "csrc/tests/test_encoder.cpp",
@@ -44,6 +48,11 @@ TEST_SOURCES = [
     "csrc/tests/test_thread_team.cpp",
     "csrc/tests/test_training.cpp",
 ]
+# What tests get beside -O1, where the compiler knows it: AMX, and speed for what stands in for a CPU.
+TEST_FLAGS = {
+    "csrc/tests/amx_emulator.cpp": ["-O3"],
+    "csrc/tests/amx_exercise.cpp": ["-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+}
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + TEST_SOURCES
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
@@ -120,7 +129,7 @@ def build(variant: Variant) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         flags = build_flags.flags(source, variant.machine, gcc)
         if source in TEST_SOURCES:  # plain loops stay fast enough, and doctest's macros compile sooner
-            flags = [*flags, "-O1"]
+            flags = [*flags, "-O1", *accepted(TEST_FLAGS.get(source, []), variant.compiler)]
         run([variant.compiler, *flags, *variant.extra_flags, "-c", source, "-o", str(target)])
         return target
 
@@ -130,6 +139,14 @@ def build(variant: Variant) -> Path:
     libraries = [f"-l{name}" for name in build_flags.LINUX_LIBRARIES]
     run([variant.compiler, *variant.extra_flags, *objects, "-o", str(program), *libraries])
     return program
+
+
+def accepted(flags: list[str], compiler: str) -> list[str]:
+    """The flags, or none where the compiler doesn't take them all."""
+    if not flags:
+        return []
+    command = [compiler, *flags, "-E", "-x", "c++", os.devnull]
+    return flags if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
 
 
 def run(command: list[str], **environment: str) -> None:
