@@ -8,16 +8,20 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "amx_emulated_build.h"
+
 namespace squeezebert::test {
 
 const std::vector<const KernelTable*>& tested_builds() {
-  static const std::vector<const KernelTable*> tested = [] {
+  const KernelTable* const emulated = emulated_amx_kernels();
+  static const std::vector<const KernelTable*> tested = [emulated] {
     const char* names = std::getenv("SQUEEZEBERT_TEST_BUILDS");
     if (!names) return usable_kernels();
     std::vector<const KernelTable*> found;
     std::istringstream in(names);
     for (std::string name; std::getline(in, name, ',');) {
       if (const KernelTable* kernels = find_kernels(name)) found.push_back(kernels);
+      if (emulated && name == emulated->name) found.push_back(emulated);
     }
     if (found.empty()) throw std::runtime_error("no build of SQUEEZEBERT_TEST_BUILDS is usable here");
     return found;
