@@ -1,6 +1,6 @@
 """Runs Python with a native module whose build for AMX is usable anywhere: emulated where the CPU has no AMX.
 
-    emulated_amx.py -m squeezebert_fast.cli doctor
+    emulated_amx.py examples/demo.py
     emulated_amx.py -m pytest -p no:faulthandler tests/test_ops_grouped_pointwise_conv.py
 
 The arguments are Python's. The module is compiled into build/emulated_amx from the shipped sources, one of them
