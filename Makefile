@@ -13,7 +13,7 @@ NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-arm sanitize test-compat lint format bench profile gpu-check clean
+.PHONY: help setup demo test test-native test-triton test-arm test-amx sanitize test-compat lint format bench profile gpu-check clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -22,6 +22,7 @@ help:
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: tests, memory checker, measurements; 9 minutes;"
 	@echo "                  all of one subject with GPU_SECTION=inference or GPU_SECTION=training"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
+	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
@@ -79,6 +80,9 @@ gpu-check:
 
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
+
+test-amx: $(VENV)/setup.stamp
+	$(BIN)/python csrc/tests/run_tests.py --amx
 
 sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --sanitize

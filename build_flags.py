@@ -6,8 +6,13 @@ library alone, since pip's isolated build imports it.
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+from functools import lru_cache
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
 
 CORE_SOURCES = [
     "csrc/core/activation.cpp",
@@ -33,15 +38,10 @@ CORE_SOURCES = [
     "csrc/core/weight_gradient.cpp",
     "csrc/core/workspace.cpp",
 ]
-INSTRUCTION_SET_SOURCES = [
-    "csrc/isa/avx2.cpp",
-    "csrc/isa/avx512.cpp",
-    "csrc/isa/avx512_bf16.cpp",
-    "csrc/isa/avx512_vnni.cpp",
-    "csrc/isa/neon.cpp",
-    "csrc/isa/neon_dotprod.cpp",
-    "csrc/isa/scalar.cpp",
-]
+BUILDS = re.findall(
+    r"^BUILD\((\w+),", (ROOT / "csrc/isa/builds.inc").read_text(encoding="utf-8"), re.MULTILINE
+)
+INSTRUCTION_SET_SOURCES = [f"csrc/isa/{build}.cpp" for build in BUILDS]
 PYTHON_SOURCES = ["csrc/python/bindings.cpp", "csrc/python/training_bindings.cpp"]
 
 COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "-fno-math-errno"]
@@ -56,6 +56,7 @@ X86_FLAGS = {
     "avx512": AVX512,
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
+    "avx512_amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
 AARCH64_FLAGS = {"neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 # The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
@@ -85,18 +86,28 @@ def is_aarch64(machine: str) -> bool:
     return machine.lower() in ("aarch64", "arm64")
 
 
+@lru_cache
 def is_gcc(compiler: str) -> bool:
     """Whether the command `compiler` takes GCC's flags: anything does that doesn't call itself Clang."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     return "clang" not in version.stdout
 
 
-def flags(source: str, machine: str, gcc: bool) -> list[str]:
-    """Every flag that says how the file `source` is compiled for `machine`."""
+@lru_cache
+def known(flags: tuple[str, ...], compiler: str) -> list[str]:
+    """`flags`, or none where `compiler` doesn't know them all."""
+    command = [compiler, *flags, "-E", "-x", "c++", os.devnull]
+    return list(flags) if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
+
+
+def flags(source: str, machine: str, compiler: str) -> list[str]:
+    """Every flag that says how `compiler` makes the file `source` for `machine`.
+
+    A file of csrc/isa/ whose instruction set the compiler doesn't know gets none of its flags, and is empty then.
+    """
     path = Path(source)
     if path.parent.name != "isa":
         return COMMON_FLAGS
-    of_compiler = GCC_KERNEL_FLAGS if gcc else []
+    of_compiler = GCC_KERNEL_FLAGS if is_gcc(compiler) else []
     table = X86_FLAGS if is_x86_64(machine) else AARCH64_FLAGS if is_aarch64(machine) else {}
-    of_instruction_set = table.get(path.stem, [])
-    return COMMON_FLAGS + KERNEL_FLAGS + of_compiler + of_instruction_set
+    return COMMON_FLAGS + KERNEL_FLAGS + of_compiler + known(tuple(table.get(path.stem, ())), compiler)

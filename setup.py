@@ -23,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated build do
 import build_flags
 
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + build_flags.PYTHON_SOURCES
-HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts)
+HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts) + [
+    "csrc/isa/builds.inc"
+]
 
 PACKAGES = [
     "squeezebert_fast",
@@ -79,7 +81,7 @@ class BuildNative(build_ext):
         import pybind11
 
         ext.include_dirs.append(pybind11.get_include())
-        gcc = build_flags.is_gcc(self.compiler.compiler_cxx[0])
+        compiler = self.compiler.compiler_cxx[0]
         temp = Path(self.build_temp)
 
         def compile_one(source: str) -> str:
@@ -89,7 +91,7 @@ class BuildNative(build_ext):
                 [source],
                 output_dir=str(folder),
                 include_dirs=ext.include_dirs,
-                extra_postargs=build_flags.flags(source, platform.machine(), gcc),
+                extra_postargs=build_flags.flags(source, platform.machine(), compiler),
                 depends=ext.depends,
             )
             return objects[0]

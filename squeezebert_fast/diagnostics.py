@@ -68,6 +68,7 @@ def _cpu_rows() -> list[tuple[str, str]]:
         return [*rows, ("native module", missing or "missing")]
     rows += [
         ("features", ", ".join(cpu._native.cpu_features()) or "none that a kernel uses"),
+        *([("AMX", f"can't be used: {refusal}")] if (refusal := cpu.amx_refusal()) else []),
         ("native module", "loaded"),
         ("kernel builds usable here", ", ".join(cpu.instruction_sets())),
     ]

@@ -24,12 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 MACHINE = platform.machine()
 MODULE_SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 COMPILER = os.environ.get("CXX", "g++")
-INSTRUCTION_SETS = [Path(source).stem for source in build_flags.INSTRUCTION_SET_SOURCES]
+INSTRUCTION_SETS = build_flags.BUILDS
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF files with binutils")
 x86_only = pytest.mark.skipif(not build_flags.is_x86_64(MACHINE), reason=f"not x86-64: {MACHINE}")
 
 BASELINE, AVX2, AVX512, VNNI, BF16 = "baseline", "AVX2", "AVX-512", "AVX-512 VNNI", "AVX-512 BF16"
+AMX = "AMX"
 
 # What each file of csrc/isa/ may and does need: its own instructions are in its code, and no others.
 EXPECTED_CLASSES = {
@@ -37,6 +38,7 @@ EXPECTED_CLASSES = {
     "avx512.cpp": {AVX2, AVX512},
     "avx512_vnni.cpp": {AVX2, AVX512, VNNI},
     "avx512_bf16.cpp": {AVX2, AVX512, VNNI, BF16},
+    "avx512_amx.cpp": {AVX2, AVX512, VNNI, BF16, AMX},
 }
 
 
@@ -46,6 +48,8 @@ def output_of(*command: str | Path) -> str:
 
 def instruction_class(text: str) -> str:
     """What a CPU needs for one disassembled instruction. Every AVX, AVX2 and FMA mnemonic begins with v."""
+    if re.match(r"tile|tdp|ldtilecfg|sttilecfg", text):
+        return AMX
     if match := re.match(r"(?:\{vex\} )?v(?:p(dp)(?:busd|wssd)s?|(dpbf16|cvtne2?ps2bf16))", text):
         return VNNI if match[1] else BF16
     if re.search(r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2\d|3[01])", text):
@@ -96,11 +100,10 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no C++ compiler {COMPILER!r}")
     folder = tmp_path_factory.mktemp("objects")
-    gcc = build_flags.is_gcc(COMPILER)
 
     def compile_one(source: str) -> Path:
         target = folder / f"{Path(source).stem}.o"
-        flags = build_flags.flags(source, MACHINE, gcc)
+        flags = build_flags.flags(source, MACHINE, COMPILER)
         output_of(COMPILER, *flags, "-fPIC", "-c", ROOT / source, "-o", target)
         return target
 
@@ -139,6 +142,11 @@ def test_what_runs_before_the_cpu_is_known_is_for_every_cpu(classes_by_source: d
         ("{vex} vpdpbusd %ymm1,%ymm2,%ymm3", VNNI),
         ("vdpbf16ps %zmm1,%zmm2,%zmm3", BF16),
         ("vcvtneps2bf16 %zmm1,%ymm2", BF16),
+        ("ldtilecfg (%rsp)", AMX),
+        ("tileloadd (%rdi,%rsi,1),%tmm4", AMX),
+        ("tdpbf16ps %tmm6,%tmm4,%tmm0", AMX),
+        ("tdpbusd %tmm7,%tmm5,%tmm3", AMX),
+        ("tilerelease", AMX),
     ],
 )
 def test_an_instruction_is_told_by_its_registers_and_mnemonic(text: str, expected: str) -> None:
@@ -202,6 +210,27 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(source_tree: 
     assert [name for name in names if name.endswith(MODULE_SUFFIX)] == []
 
 
+@x86_only
+def test_a_compiler_without_amx_builds_everything_else(tmp_path: Path) -> None:
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"no C++ compiler {COMPILER!r}")
+    old = tmp_path / "old-compiler"
+    refuse = 'case "$*" in *-mamx*) echo "unknown option" >&2; exit 1;; esac'
+    old.write_text(f'#!/bin/sh\n{refuse}\nexec {COMPILER} "$@"\n')
+    old.chmod(0o755)
+
+    def exported_code(source: str) -> int:
+        target = tmp_path / f"{Path(source).stem}.o"
+        flags = build_flags.flags(source, MACHINE, str(old))
+        output_of(old, *flags, "-fPIC", "-c", ROOT / source, "-o", target)
+        return target.stat().st_size
+
+    assert exported_code("csrc/isa/avx512_amx.cpp") < 5_000 < exported_code("csrc/isa/avx512_bf16.cpp")
+    assert build_flags.flags("csrc/isa/avx512_bf16.cpp", MACHINE, str(old)) == build_flags.flags(
+        "csrc/isa/avx512_bf16.cpp", MACHINE, COMPILER
+    )
+
+
 def test_without_a_compiler_required_kernels_are_an_error(source_tree: Path) -> None:
     result = build(source_tree, "build_ext", mode="require")
     assert result.returncode != 0
@@ -241,7 +270,9 @@ def test_a_source_distribution_holds_every_file_of_the_build(source_tree: Path) 
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
     sources = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp")
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "csrc").rglob("*")
+        if path.suffix in (".h", ".cpp", ".inc")
     }
     sources.add("squeezebert_fast/models/sentiment/model_int8.safetensors")
     assert sources | {"setup.py", "build_flags.py", "triton_kernels/__init__.py"} <= names

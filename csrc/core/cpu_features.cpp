@@ -4,6 +4,13 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -11,10 +18,16 @@
 namespace squeezebert {
 namespace {
 
+struct Detected {
+  CpuFeatures features;
+  std::string amx_refusal;
+};
+
 #if defined(__x86_64__)
 
-constexpr uint64_t kAvxState = 0x06;     // XCR0: SSE and AVX registers
-constexpr uint64_t kAvx512State = 0xe6;  // and mask registers, upper halves, upper 16 registers
+constexpr uint64_t kAvxState = 0x06;      // XCR0: SSE and AVX registers
+constexpr uint64_t kAvx512State = 0xe6;   // and mask registers, upper halves, upper 16 registers
+constexpr uint64_t kTileState = 0x60000;  // configuration and tiles
 
 uint64_t saved_register_state() {
   uint32_t low = 0, high = 0;
@@ -22,27 +35,46 @@ uint64_t saved_register_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-CpuFeatures detect() {
-  CpuFeatures f;
+// Tiles are 8 KB of every thread's state: Linux (5.16 and later) gives them to a process that asks, and may refuse.
+std::string refusal_of_tiles(uint64_t state) {
+  if ((state & kTileState) != kTileState) return "the operating system doesn't save the tile registers";
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) return "";
+  return std::string("the kernel doesn't let this process use the tile registers: ") + std::strerror(errno);
+#else
+  return "how to ask this operating system for the tile registers is not known";
+#endif
+}
+
+Detected detect() {
+  Detected detected;
+  CpuFeatures& f = detected.features;
   uint32_t a = 0, b = 0, c = 0, d = 0;
   const auto bit = [](uint32_t word, int n) { return ((word >> n) & 1u) != 0; };
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return detected;
   const bool fma = bit(c, 12), osxsave = bit(c, 27), avx = bit(c, 28);
-  if (!osxsave || !avx) return f;
+  if (!osxsave || !avx) return detected;
   const uint64_t state = saved_register_state();
-  if ((state & kAvxState) != kAvxState || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  if ((state & kAvxState) != kAvxState || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return detected;
   f.avx2 = bit(b, 5) && fma;
-  if ((state & kAvx512State) != kAvx512State) return f;
+  const bool amx = bit(d, 22) && bit(d, 24) && bit(d, 25);
+  if ((state & kAvx512State) != kAvx512State) return detected;
   f.avx512 = f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);
   f.avx512_vnni = f.avx512 && bit(c, 11);
   f.avx512_bf16 = f.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5);
-  return f;
+  if (amx) {
+    detected.amx_refusal = refusal_of_tiles(state);
+    f.amx = detected.amx_refusal.empty();
+  }
+  return detected;
 }
 
 #elif defined(__aarch64__)
 
-CpuFeatures detect() {
-  CpuFeatures f;
+Detected detect() {
+  Detected detected;
+  CpuFeatures& f = detected.features;
   f.neon = true;  // part of the architecture
 #if defined(__linux__)
   // Bits of the Linux AArch64 ABI, spelled out for C libraries whose headers are older than the features.
@@ -51,21 +83,25 @@ CpuFeatures detect() {
   f.neon_i8mm = ((hwcap2 >> 13) & 1) != 0;
   f.neon_bf16 = ((hwcap2 >> 14) & 1) != 0;
 #endif
-  return f;
+  return detected;
 }
 
 #else
 
-CpuFeatures detect() { return {}; }
+Detected detect() { return {}; }
 
 #endif
 
+const Detected& detected() {
+  static const Detected once = detect();
+  return once;
+}
+
 }  // namespace
 
-const CpuFeatures& cpu_features() {
-  static const CpuFeatures features = detect();
-  return features;
-}
+const CpuFeatures& cpu_features() { return detected().features; }
+
+const std::string& amx_refusal() { return detected().amx_refusal; }
 
 std::vector<std::string> cpu_feature_names() {
   const CpuFeatures& f = cpu_features();
@@ -76,6 +112,7 @@ std::vector<std::string> cpu_feature_names() {
              {f.avx512, "avx512"},
              {f.avx512_vnni, "avx512_vnni"},
              {f.avx512_bf16, "avx512_bf16"},
+             {f.amx, "amx"},
              {f.neon, "neon"},
              {f.neon_dotprod, "neon_dotprod"},
              {f.neon_i8mm, "neon_i8mm"},

@@ -10,6 +10,7 @@ struct CpuFeatures {
   bool avx512 = false;  // F, BW, DQ and VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
+  bool amx = false;  // TILE, BF16 and INT8, and the operating system lets this process use them
   bool neon = false;
   bool neon_dotprod = false;
   bool neon_i8mm = false;
@@ -17,6 +18,9 @@ struct CpuFeatures {
 };
 
 const CpuFeatures& cpu_features();
+
+// Why AMX can't be used although the CPU has it; empty where it can, or the CPU has none.
+const std::string& amx_refusal();
 
 // The names of the features above that are present.
 std::vector<std::string> cpu_feature_names();

@@ -10,13 +10,11 @@ const std::vector<const KernelTable*>& usable_kernels() {
     const struct {
       bool supported;
       const KernelTable* (*table)();
-    } best_first[] = {{cpu.avx512_bf16 && cpu.avx512_vnni, avx512_bf16_kernels},
-                      {cpu.avx512_vnni, avx512_vnni_kernels},
-                      {cpu.avx512, avx512_kernels},
-                      {cpu.avx2, avx2_kernels},
-                      {cpu.neon_dotprod, neon_dotprod_kernels},
-                      {cpu.neon, neon_kernels},
-                      {true, scalar_kernels}};
+    } best_first[] = {
+#define BUILD(NAME, CPU) {CPU, NAME##_kernels},
+#include "../isa/builds.inc"
+#undef BUILD
+    };
     std::vector<const KernelTable*> found;
     for (const auto& build : best_first) {
       const KernelTable* table = build.supported ? build.table() : nullptr;

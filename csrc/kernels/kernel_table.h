@@ -271,13 +271,9 @@ struct KernelTable {
   TrainingKernels training;
 };
 
-// Null where the build is not part of this binary.
-const KernelTable* scalar_kernels();
-const KernelTable* avx2_kernels();
-const KernelTable* avx512_kernels();
-const KernelTable* avx512_vnni_kernels();
-const KernelTable* avx512_bf16_kernels();
-const KernelTable* neon_kernels();
-const KernelTable* neon_dotprod_kernels();
+// NAME_kernels of each build; null where it is not part of this binary.
+#define BUILD(NAME, CPU) const KernelTable* NAME##_kernels();
+#include "../isa/builds.inc"
+#undef BUILD
 
 }  // namespace squeezebert

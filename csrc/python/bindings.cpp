@@ -56,7 +56,8 @@ NormWeights norm_of(const NormTuple& t) {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Kernels on addresses, sizes and strides. Private: use squeezebert_fast.ops.";
 
-  m.def("cpu_features", &cpu_feature_names, "Names of the vector features that CPU and operating system support.");
+  m.def("cpu_features", &cpu_feature_names, "Names of the features that kernels use and CPU and system support.");
+  m.def("amx_refusal", &amx_refusal, "Why AMX can't be used although the CPU has it, or an empty string.");
   m.def(
       "instruction_sets",
       [] {

@@ -4,6 +4,8 @@
     run_tests.py --sanitize          every few shapes under AddressSanitizer and UndefinedBehaviorSanitizer
     run_tests.py --thread-sanitizer  what runs on several threads, under ThreadSanitizer
     run_tests.py --valgrind          every few shapes under memcheck, on a build that it can run
+    run_tests.py --amx               on the build for AMX: where the CPU has none, emulated; then every few shapes
+                                     under the sanitizers, which so check what tiles load and store
     run_tests.py --arm               for AArch64, on emulated CPUs of three ages; checks the inner loops' code too
 
 Other arguments go to the tests (`--test-case=...`, `--list-test-cases`: doctest's). CXX names the compiler.
@@ -29,6 +31,10 @@ import build_flags
 
 ROOT = Path(build_flags.__file__).resolve().parent
 TEST_SOURCES = [
+    "csrc/tests/amx_decoder.cpp",
+    "csrc/tests/amx_emulated_build.cpp",
+    "csrc/tests/amx_emulator.cpp",
+    "csrc/tests/amx_exercise.cpp",
     "csrc/tests/amx_twin_build.cpp",
     "csrc/tests/main.cpp",
     "csrc/tests/plain_encoder.cpp",
@@ -37,6 +43,7 @@ TEST_SOURCES = [
     "csrc/tests/test_activations.cpp",
     "csrc/tests/test_add_layer_norm.cpp",
     "csrc/tests/test_add_layer_norm_training.cpp",
+    "csrc/tests/test_amx.cpp",
     "csrc/tests/test_attention.cpp",
     "csrc/tests/test_attention_training.cpp",
     "csrc/tests/test_dropout.cpp",
@@ -54,6 +61,11 @@ TEST_SOURCES = [
 ]
 # Kernels that only tests have, and the file whose flags they get.
 BUILT_LIKE = {"csrc/tests/amx_twin_build.cpp": "csrc/isa/avx512_vnni.cpp"}
+# What tests get beside -O1, where the compiler knows it: AMX, and speed for what stands in for a CPU.
+TEST_FLAGS = {
+    "csrc/tests/amx_emulator.cpp": ["-O3"],
+    "csrc/tests/amx_exercise.cpp": ["-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+}
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + TEST_SOURCES
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
@@ -82,6 +94,11 @@ VALGRIND_RUNS = [
     ],
 ]
 VALGRIND_ENVIRONMENT = {"SQUEEZEBERT_TEST_BUILDS": "avx2,neon", "SQUEEZEBERT_TEST_EVERY": "4"}
+
+# What the build for AMX uses beside tiles, which alone are emulated.
+AMX_NEEDS = {"avx512_bf16", "avx512_vnni"}
+AMX_ENVIRONMENT = {"SQUEEZEBERT_TEST_BUILDS": "avx512_amx"}
+AMX_SANITIZERS_ENVIRONMENT = {**AMX_ENVIRONMENT, "SQUEEZEBERT_TEST_EVERY": "8"}
 
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 ARM_EMULATOR = "qemu-aarch64-static"
@@ -119,7 +136,6 @@ class Variant:
 
 def build(variant: Variant) -> Path:
     """Compile what changed, link, and return the program."""
-    gcc = build_flags.is_gcc(variant.compiler)
     shared = [*(ROOT / "csrc").rglob("*.h"), ROOT / "build_flags.py", Path(__file__)]
     newest_shared = max(path.stat().st_mtime for path in shared)
 
@@ -128,9 +144,10 @@ def build(variant: Variant) -> Path:
         if target.exists() and target.stat().st_mtime > max(newest_shared, (ROOT / source).stat().st_mtime):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        flags = build_flags.flags(BUILT_LIKE.get(source, source), variant.machine, gcc)
-        if source in TEST_SOURCES and source not in BUILT_LIKE:  # plain loops stay fast enough, and doctest's macros compile sooner
-            flags = [*flags, "-O1"]
+        flags = build_flags.flags(BUILT_LIKE.get(source, source), variant.machine, variant.compiler)
+        if source in TEST_SOURCES and source not in BUILT_LIKE:
+            # plain loops stay fast enough, and doctest's macros compile sooner
+            flags = [*flags, "-O1", *build_flags.known(tuple(TEST_FLAGS.get(source, ())), variant.compiler)]
         run([variant.compiler, *flags, *variant.extra_flags, "-c", source, "-o", str(target)])
         return target
 
@@ -188,6 +205,19 @@ def test_arm(test_arguments: list[str]) -> None:
         sys.exit(f"failed on {', '.join(failed)}")
 
 
+def test_amx(test_arguments: list[str]) -> None:
+    if not build_flags.known(tuple(TEST_FLAGS["csrc/tests/amx_exercise.cpp"]), os.environ.get("CXX", "g++")):
+        print("--amx: the compiler knows no AMX; nothing was run")
+        return
+    cpuinfo = Path("/proc/cpuinfo")
+    present = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    if missing := AMX_NEEDS - present:
+        print(f"--amx: this CPU lacks {' and '.join(sorted(missing))}, which isn't emulated; nothing was run")
+        return
+    run([str(here()), *test_arguments], **AMX_ENVIRONMENT)
+    run([str(here("-sanitized", SANITIZERS)), *test_arguments], **AMX_SANITIZERS_ENVIRONMENT)
+
+
 def here(suffix: str = "", extra_flags: list[str] | None = None) -> Path:
     """The program for this machine."""
     compiler, machine = os.environ.get("CXX", "g++"), platform.machine()
@@ -198,11 +228,13 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     which = parser.add_mutually_exclusive_group()
-    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--arm"):
+    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--amx", "--arm"):
         which.add_argument(option, action="store_true")
     arguments, test_arguments = parser.parse_known_args()
     if arguments.arm:
         test_arm(test_arguments)
+    elif arguments.amx:
+        test_amx(test_arguments)
     elif arguments.sanitize:
         run([str(here("-sanitized", SANITIZERS)), *test_arguments], **SANITIZERS_ENVIRONMENT)
     elif arguments.thread_sanitizer:

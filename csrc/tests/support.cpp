@@ -9,17 +9,21 @@
 #include <stdexcept>
 
 #include "../core/cpu_features.h"
+#include "amx_emulated_build.h"
 #include "amx_twin_build.h"
 
 namespace squeezebert::test {
 
+// The emulated build is tested where it is asked for: a tile instruction takes microseconds.
 const std::vector<const KernelTable*>& tested_builds() {
-  static const std::vector<const KernelTable*> tested = [] {
+  const KernelTable* const emulated = emulated_amx_kernels();
+  static const std::vector<const KernelTable*> tested = [emulated] {
     std::vector<const KernelTable*> all = usable_kernels(), found;
     const KernelTable* const twin = amx_twin_kernels();
     if (twin && cpu_features().avx512_vnni) all.push_back(twin);
     const char* names = std::getenv("SQUEEZEBERT_TEST_BUILDS");
     if (!names) return all;
+    if (emulated) all.push_back(emulated);
     std::istringstream in(names);
     for (std::string name; std::getline(in, name, ',');) {
       for (const KernelTable* kernels : all) {

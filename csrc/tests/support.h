@@ -29,7 +29,8 @@ inline const PrecisionKernels& kernels_in(const KernelTable& kernels, Precision 
 
 // ---- what a run covers
 
-// The usable builds that SQUEEZEBERT_TEST_BUILDS (names with commas between them) lists, or all of them.
+// The usable builds that SQUEEZEBERT_TEST_BUILDS (names with commas between them) lists, or all of them. Where there is
+// no AMX, avx512_amx runs on an emulator (amx_emulator.h) if it is listed: it is too slow for every run.
 const std::vector<const KernelTable*>& tested_builds();
 
 // Where memory is checked or a CPU is emulated, a part must do: of each list of shapes, every

@@ -50,6 +50,9 @@ TEST_CASE("detected features are those that the kernel lists") {
     MESSAGE("no features of this CPU in /proc/cpuinfo");
     return;
   }
+  const auto lists = [&](const Names& all) {
+    return std::includes(listed.begin(), listed.end(), all.begin(), all.end());
+  };
   const struct {
     const char* name;
     Names requires_all;
@@ -68,10 +71,15 @@ TEST_CASE("detected features are those that the kernel lists") {
   };
   for (const auto& feature : table) {
     CAPTURE(std::string(feature.name));
-    const bool all =
-        std::includes(listed.begin(), listed.end(), feature.requires_all.begin(), feature.requires_all.end());
-    CHECK((detected().count(feature.name) == 1) == all);
+    CHECK((detected().count(feature.name) == 1) == lists(feature.requires_all));
   }
+}
+
+// The operating system may refuse it, to one process and not to another.
+TEST_CASE("AMX is there, or refused with a reason, where the kernel lists it") {
+  const bool usable = detected().count("amx") == 1;
+  CHECK((usable || !amx_refusal().empty()) == (cpuinfo_features().count("amx_tile") == 1));
+  CHECK(!(usable && !amx_refusal().empty()));
 }
 
 // run_tests.py names what each emulated CPU has.
@@ -84,7 +92,10 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
   for (const std::string name : {"avx512_vnni", "avx512", "avx2", "neon_dotprod", "neon"}) {
     if (detected().count(name)) expected.insert(name);
   }
-  if (detected().count("avx512_bf16") && detected().count("avx512_vnni")) expected.insert("avx512_bf16");
+  if (detected().count("avx512_bf16") && detected().count("avx512_vnni")) {
+    expected.insert("avx512_bf16");
+    if (detected().count("amx") && avx512_amx_kernels()) expected.insert("avx512_amx");
+  }
   const auto& usable = usable_kernels();
   Names names;
   for (const KernelTable* kernels : usable) names.insert(kernels->name);
@@ -95,7 +106,8 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
 }
 
 TEST_CASE("a build says which precisions it has an instruction for") {
-  const Names bfloat16 = {"avx512_bf16"}, int8 = {"avx512_bf16", "avx512_vnni", "neon_dotprod"};
+  const Names bfloat16 = {"avx512_amx", "avx512_bf16"},
+              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "neon_dotprod"};
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
     CHECK(kernels_in(*kernels, Precision::bfloat16).native == (bfloat16.count(kernels->name) == 1));

@@ -84,6 +84,11 @@ def instruction_sets() -> list[str]:
     return list(_usable)
 
 
+def amx_refusal() -> str | None:
+    """Why the CPU's matrix units (AMX) can't be used; None where they can, or where it has none."""
+    return None if _native is None else _native.amx_refusal() or None
+
+
 def instruction_set() -> str:
     """The kernel build in use: the best one, or the one that SQUEEZEBERT_FAST_ISA names.
 
@@ -97,7 +102,8 @@ def instruction_set() -> str:
         usable = instruction_sets()
         wanted = os.environ.get(ISA_VARIABLE) or usable[0]
         if wanted not in usable:
-            raise ArgumentError(f"{ISA_VARIABLE} is {wanted!r}; usable here: {', '.join(usable)}")
+            reason = f" (AMX: {amx_refusal()})" if amx_refusal() else ""
+            raise ArgumentError(f"{ISA_VARIABLE} is {wanted!r}; usable here: {', '.join(usable)}{reason}")
         _chosen = wanted
     return _chosen
 
