@@ -17,6 +17,7 @@
 namespace {
 
 using squeezebert::KernelTable;
+using squeezebert::Precision;
 using squeezebert::PrecisionKernels;
 
 template <class Micro, class Scores>
@@ -29,6 +30,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
   kernels.hidden_chunk = Micro::kHiddenChunk;
   kernels.native = native;
   kernels.scores = Scores::kPrecision;
+  kernels.rounds_context = Scores::kPrecision == Precision::bfloat16 && sizeof(typename Format::Operand) == 2;
   kernels.coarse_gelu = Format::kCoarse;
   kernels.operand_shift = Format::kOperandShift;
   kernels.operand_bytes = Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand));
