@@ -24,7 +24,6 @@ from benchmarks.report import Case, Row, Shape, best_peer, cpu_title, plot, shap
 from benchmarks.training_memory import in_a_process
 from benchmarks.training_profile import profile_runner
 from benchmarks.training_step import (
-    CHECKED_LAYERS,
     COMPILED,
     ENGINES,
     PATCHED,
@@ -150,7 +149,7 @@ def main() -> None:
     check_plot(picture)
     where, shown = about("training", chosen.repeats), console()
     for precision in chosen.precisions:
-        check_patched(precision, base_classifier(min(chosen.layers, CHECKED_LAYERS)))
+        check_patched(precision, base_classifier(chosen.layers))
     rows: list[Row] = []
     memory: list[dict[str, Any]] = []
     profiles: list[dict[str, Any]] = []

@@ -25,10 +25,6 @@ BACKWARD = 2
 """Products of the backward for each one of the forward: a gradient for either operand."""
 
 CHECKED_SHAPE = (3, 16)
-CHECKED_LAYERS = 2
-"""After more layers of random weights a sequence's tokens are so alike that the gradients of late queries and keys, a
-thousandth of the others, are what is left when attention over nearly equal values cancels. There the rule doesn't
-hold: the backward takes sums over a row from attention's result as rounded to bfloat16, and eager doesn't."""
 
 
 @dataclass(frozen=True)
