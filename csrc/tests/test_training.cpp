@@ -639,6 +639,11 @@ TEST_CASE("attention with dropout, and its gradients, are those of a plain loop,
         check_errors(exact.context, plain.context, context);
         const GuardedFloats q(numbers.q.size(), edge), k(numbers.k.size(), edge), v(numbers.v.size(), edge);
         attention_backward(*kernels, tensors, {numbers.grad.data(), q.data(), k.data(), v.data()}, 3);
+        const GuardedFloats q_alone(q.size(), edge), k_alone(k.size(), edge), v_alone(v.size(), edge);
+        attention_backward(*kernels, tensors, {numbers.grad.data(), q_alone.data(), k_alone.data(), v_alone.data()}, 1);
+        CHECK(same_bits(q.data(), q_alone.data(), q.size()));
+        CHECK(same_bits(k.data(), k_alone.data(), k.size()));
+        CHECK(same_bits(v.data(), v_alone.data(), v.size()));
         check_errors(exact.q, plain.q, q);
         check_errors(exact.k, plain.k, k);
         check_errors(exact.v, plain.v, v);
