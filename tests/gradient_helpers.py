@@ -27,6 +27,12 @@ class Random:
         return values.to(self.dtype).requires_grad_()
 
 
+def alike(random: Callable[..., Tensor], *shape: int, fraction: float = 0.1) -> Tensor:
+    """Tokens of late layers, [..., tokens, channels]: what all of a sequence share, and a fraction of their own."""
+    common, own = random(*shape[:-2], 1, shape[-1]).detach(), random(*shape).detach()
+    return (common.double() + fraction * own.double()).to(own.dtype).requires_grad_()
+
+
 def result_and_gradients(
     operation: Operation, tensors: Sequence[Tensor | None], autocast: bool = False
 ) -> list[Tensor]:

@@ -87,7 +87,7 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
             ),
             (
                 LIBRARY.attention_backward,
-                (x, x, x, x, None, x, torch.ones(2, 2, 5, 2), 2, 0.5, torch.tensor(3), needs[:3]),
+                (x, x, x, x, None, torch.ones(2, 2, 5, 2), 2, 0.5, torch.tensor(3), needs[:3]),
             ),
             (
                 LIBRARY.add_layer_norm_backward,

@@ -151,8 +151,8 @@ struct AttentionForward {
 
 struct AttentionBackward {
   HeadTensors head;
-  const float *context, *grad;
-  int64_t context_row_stride, grad_row_stride;
+  const float* grad;
+  int64_t grad_row_stride;
   float *grad_q, *grad_k, *grad_v;
   int64_t grad_q_row_stride, grad_k_row_stride, grad_v_row_stride;
 };

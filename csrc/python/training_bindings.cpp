@@ -82,16 +82,14 @@ void bind_training(py::module_& m) {
       "attention_backward",
       [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,
          uintptr_t mask, const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout, uintptr_t statistics,
-         uintptr_t context, uintptr_t grad, const std::array<uintptr_t, 3>& gradients, int threads) {
-        attention_backward(kernels_named(instruction_set),
-                           tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
-                           {at<const float>(context), at<const float>(grad), at<float>(gradients[0]),
-                            at<float>(gradients[1]), at<float>(gradients[2])},
-                           threads);
+         uintptr_t grad, const std::array<uintptr_t, 3>& gradients, int threads) {
+        attention_backward(
+            kernels_named(instruction_set), tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
+            {at<const float>(grad), at<float>(gradients[0]), at<float>(gradients[1]), at<float>(gradients[2])},
+            threads);
       },
       py::arg("instruction_set"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"), py::arg("mask_strides"),
-      py::arg("dropout"), py::arg("statistics"), py::arg("context"), py::arg("grad"), py::arg("gradients"),
-      py::arg("threads"), Release());
+      py::arg("dropout"), py::arg("statistics"), py::arg("grad"), py::arg("gradients"), py::arg("threads"), Release());
   m.def(
       "add_layer_norm_forward",
       [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t x, uintptr_t residual,

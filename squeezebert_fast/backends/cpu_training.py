@@ -230,17 +230,16 @@ def attention_backward(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    result: Tensor,
     statistics: Tensor,
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    """Gradients of q, k and v, from `attention`'s arguments and results."""
+    """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
     native: Any = cpu._native
     dtypes = q.dtype, k.dtype, v.dtype
-    grad, q, k, v, result = (_single(tensor) for tensor in (grad, q, k, v, result))
+    grad, q, k, v = (_single(tensor) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
         gradients = [gradient.zero_() for gradient in gradients]
@@ -253,7 +252,6 @@ def attention_backward(
             *_mask_arguments(mask),
             (dropout_p, _number(seed)),
             statistics.data_ptr(),
-            result.data_ptr(),
             grad.data_ptr(),
             addresses(*gradients),
             torch.get_num_threads(),
