@@ -75,6 +75,11 @@ def norm_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
     return total
 
 
+def dropout_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
+    """What `dropout` multiplies x by."""
+    return cpu_training.dropout(torch.ones(*shape), p, seed)
+
+
 def attention_kept(seed: Tensor | None, batch: int, heads: int, queries: int, keys: int, p: float) -> Tensor:
     """What the dropout of `attention` multiplies probabilities by: equal ones, of values that are a key's number."""
     q = torch.zeros(batch, queries, heads * keys)

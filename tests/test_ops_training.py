@@ -20,6 +20,7 @@ from tests.gradient_helpers import (
     assert_gradients_within_rule,
     attention_kept,
     doubled,
+    dropout_kept,
     norm_kept,
     seed_after,
 )
@@ -256,6 +257,18 @@ def test_add_layer_norm_with_dropout_is_that_of_its_mask(p: float) -> None:
     assert_gradients_within_rule(ours, by_mask, tensors)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_is_that_of_its_mask(p: float, dtype: torch.dtype) -> None:
+    kept = dropout_kept(seed_after(8, p), (3, 5, 27), p)
+
+    def ours(x: Tensor) -> Tensor:
+        torch.manual_seed(8)
+        return ops.dropout(x, p, **STRICT)
+
+    assert_gradients_within_rule(ours, lambda x: x * kept.to(x.dtype), [Random(7, dtype)(3, 5, 27)])
+
+
 @pytest.mark.parametrize("padding_idx", [None, 3])
 def test_embeddings_add_up_the_gradients_of_equal_ids(padding_idx: int | None) -> None:
     random = Random(8)
@@ -388,6 +401,7 @@ def test_only_what_the_backward_reads_is_kept() -> None:
                 x.numel() + 2 * 2 * 4 * 64 + mask.numel() + 1,
             ),
             (lambda: ops.add_layer_norm(x, x, gamma, gamma, dropout_p=0.1), x.numel() + 2 * 2 * 64 + 1),
+            (lambda: ops.dropout(x, 0.1), 1),
         ):
             kept.clear()
             run()
@@ -443,6 +457,10 @@ def test_a_second_derivative_through_dropout() -> None:
     wide: list[Tensor] = doubled([x, residual, gamma, beta])  # type: ignore[assignment]
     exact = penalty(reference.add_layer_norm(wide[0] * kept, *wide[1:]), wide[0])
     assert_within_rule(actual, same, exact)
+
+    kept = dropout_kept(seed_after(3), (4, 16), 0.5)
+    cubes = penalty(ops.dropout(x, 0.5) ** 2, x)
+    assert_within_rule(cubes, penalty((x * kept) ** 2, x), penalty((wide[0] * kept) ** 2, wide[0]))
 
     y = ops.attention(x[None], x[None], x[None], None, 2, 0.5)
     with pytest.raises(UnsupportedError, match=r"attention: dropout_p is 0\.5, and only without dropout"):

@@ -7,6 +7,7 @@
 #include "../kernels/add_layer_norm_training.h"
 #include "../kernels/attention.h"
 #include "../kernels/attention_training.h"
+#include "../kernels/dropout.h"
 #include "../kernels/embeddings.h"
 #include "../kernels/feed_forward.h"
 #include "../kernels/feed_forward_backward.h"
@@ -58,7 +59,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
         ::embeddings,                                                                                     \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
          ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
-         ::feed_forward_backward_scratch, ::feed_forward_backward}};                                      \
+         ::feed_forward_backward_scratch, ::feed_forward_backward, ::drop_rows}};                         \
     return &table;                                                                                        \
   }
 

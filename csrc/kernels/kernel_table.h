@@ -232,6 +232,8 @@ struct TrainingKernels {
   void (*activation_backward)(Activation activation, bool keep, float* z, float* grad, int64_t count);
   int64_t (*feed_forward_backward_scratch)(int64_t in, int64_t hidden, int64_t out);
   void (*feed_forward_backward)(const FeedForwardBackward& block, char* scratch);
+  // y = dropout(x), [rows, channels]; of x's gradient the same.
+  void (*dropout)(const Dropout& dropout, const float* x, float* y, int64_t channels, Rows rows);
 };
 
 // The kernels of one precision, and the shape of their micro-kernel.

@@ -119,6 +119,15 @@ void bind_training(py::module_& m) {
       py::arg("instruction_set"), py::arg("rows"), py::arg("channels"), py::arg("grad"), py::arg("total"),
       py::arg("moments"), py::arg("weight"), py::arg("dropout"), py::arg("gradients"), py::arg("threads"), Release());
   m.def(
+      "dropout",
+      [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t x, const DropoutTuple& dropout,
+         uintptr_t y, int threads) {
+        apply_dropout(kernels_named(instruction_set), dropout_from(dropout), at<const float>(x), at<float>(y), rows,
+                      channels, threads);
+      },
+      py::arg("instruction_set"), py::arg("rows"), py::arg("channels"), py::arg("x"), py::arg("dropout"), py::arg("y"),
+      py::arg("threads"), Release());
+  m.def(
       "weight_gradient",
       [](const std::string& instruction_set, const std::vector<uintptr_t>& grads, uintptr_t x,
          const std::array<int64_t, 4>& sizes, const std::vector<uintptr_t>& weights,

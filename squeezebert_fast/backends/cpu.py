@@ -36,6 +36,7 @@ OPERATIONS = frozenset(
         "qkv_projection",
         "attention",
         "add_layer_norm",
+        "dropout",
         "grouped_mlp",
         "embeddings",
         "encoder",

@@ -329,6 +329,29 @@ def add_layer_norm_backward(
     return tuple(None if g is None else _as(t, g) for g, t in zip(gradients, dtypes, strict=True))
 
 
+def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
+    """See `squeezebert_fast.ops.dropout`."""
+    native: Any = cpu._native
+    dtype, x = x.dtype, _single(x)
+    y = torch.empty_like(x)
+    if x.numel() > 0:
+        native.dropout(
+            cpu.instruction_set(),
+            x.numel() // x.shape[-1],
+            x.shape[-1],
+            x.data_ptr(),
+            (dropout_p, _number(seed)),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return _as(dtype, y)
+
+
+def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs: tuple[bool]) -> Gradients:
+    """The gradient of x: `grad`, dropped by the same mask."""
+    return (dropout(grad, dropout_p, seed) if needs[0] else None,)
+
+
 def _single(tensor: Tensor) -> Tensor:
     # Between kernels, whose data has pushed PyTorch out of the caches, a call that does nothing takes microseconds.
     if tensor.dtype is torch.float32 and tensor.is_contiguous():
