@@ -155,7 +155,7 @@ TEST_CASE("the gradients of attention among tokens that are alike are those of a
   for (const AttentionShape& shape : sampled(shapes)) {
     const AttentionNumbers numbers(shape, Edge::end);
     numbers.make_alike(0.05f);
-    const Dropout dropout = dropout_of(shape.dropout, kSeed);
+    const Dropout dropout = dropout_of(shape.dropout, kDropoutSeed);
     const AttentionResults<double> exact = numbers.plain<double>(dropout);
     const AttentionResults<float> plain = numbers.plain<float>(dropout);
     for (const KernelTable* kernels : tested_builds()) {
