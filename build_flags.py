@@ -35,6 +35,7 @@ CORE_SOURCES = [
 ]
 INSTRUCTION_SET_SOURCES = [
     "csrc/isa/avx2.cpp",
+    "csrc/isa/avx2_vnni.cpp",
     "csrc/isa/avx512.cpp",
     "csrc/isa/avx512_bf16.cpp",
     "csrc/isa/avx512_vnni.cpp",
@@ -53,6 +54,7 @@ COMMON_FLAGS += ["-fno-lto", "-Wall", "-Wextra"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
+    "avx2_vnni": ["-mavx2", "-mfma", "-mavxvnni"],
     "avx512": AVX512,
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],

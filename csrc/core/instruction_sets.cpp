@@ -13,6 +13,7 @@ const std::vector<const KernelTable*>& usable_kernels() {
     } best_first[] = {{cpu.avx512_bf16 && cpu.avx512_vnni, avx512_bf16_kernels},
                       {cpu.avx512_vnni, avx512_vnni_kernels},
                       {cpu.avx512, avx512_kernels},
+                      {cpu.avx2_vnni, avx2_vnni_kernels},
                       {cpu.avx2, avx2_kernels},
                       {cpu.neon_dotprod, neon_dotprod_kernels},
                       {cpu.neon, neon_kernels},

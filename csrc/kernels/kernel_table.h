@@ -274,6 +274,7 @@ struct KernelTable {
 // Null where the build is not part of this binary.
 const KernelTable* scalar_kernels();
 const KernelTable* avx2_kernels();
+const KernelTable* avx2_vnni_kernels();
 const KernelTable* avx512_kernels();
 const KernelTable* avx512_vnni_kernels();
 const KernelTable* avx512_bf16_kernels();
