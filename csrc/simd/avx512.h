@@ -58,6 +58,7 @@ inline Vec scale_by_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); 
 // ---- int8: sums of products in int32
 
 using IntVec = __m512i;
+constexpr int kIntTileRows = kTileRows;
 inline IntVec load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Vec load_ints(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
