@@ -112,7 +112,12 @@ inline IntVec load_int_weights(const int8_t* p) {
 inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
   int32_t pair;
   __builtin_memcpy(&pair, two, sizeof pair);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_set1_epi32(pair), weights));
+  // As assembly: GCC would compute equal products once, and multiply_add_chains would count what nothing computes.
+  IntVec products;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(sum), "=x"(products)
+          : "x"(_mm256_set1_epi32(pair)), "x"(weights));
+  return sum;
 }
 inline void store(IntOperand* p, IntVec v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_16_bits(v)); }
 #endif

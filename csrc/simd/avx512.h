@@ -100,7 +100,12 @@ inline IntVec load_int_weights(const int8_t* p) {
 inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
   int32_t pair;
   __builtin_memcpy(&pair, two, sizeof pair);
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_set1_epi32(pair), weights));
+  // As assembly: GCC would compute equal products once, and multiply_add_chains would count what nothing computes.
+  IntVec products;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+          : "+v"(sum), "=v"(products)
+          : "v"(_mm512_set1_epi32(pair)), "v"(weights));
+  return sum;
 }
 inline void store(IntOperand* p, IntVec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
