@@ -231,6 +231,25 @@ def test_a_compiler_without_amx_builds_everything_else(tmp_path: Path) -> None:
     )
 
 
+@x86_only
+def test_a_compiler_behind_a_launcher_gets_the_flags_of_every_build(
+    source_tree: Path, tmp_path: Path
+) -> None:
+    launcher, compiler, log = tmp_path / "launcher", tmp_path / "compiler", tmp_path / "log"
+    # As ccache: the first argument is the compiler, or an option of its own.
+    launcher.write_text('#!/bin/sh\ncase "$1" in -*) echo "launcher: $1" >&2; exit 1;; esac\nexec "$@"\n')
+    output = 'while [ $# -gt 0 ]; do [ "$1" != -o ] || : > "$2"; shift; done'
+    compiler.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{output}\n')
+    for script in (launcher, compiler):
+        script.chmod(0o755)
+    result = build(source_tree, "build_ext", mode="require", compiler=f"{launcher} {compiler}")
+    assert result.returncode == 0, result.stderr
+    compiled = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    for name, expected in build_flags.X86_FLAGS.items():
+        (line,) = [words for words in compiled if f"csrc/isa/{name}.cpp" in words]
+        assert set(expected) <= set(line), name
+
+
 def test_without_a_compiler_required_kernels_are_an_error(source_tree: Path) -> None:
     result = build(source_tree, "build_ext", mode="require")
     assert result.returncode != 0
