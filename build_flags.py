@@ -56,6 +56,7 @@ AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfm
 NO_UNWINDING = ["-fno-exceptions"]
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
+    "avx2_vnni": ["-mavx2", "-mfma", "-mavxvnni"],
     "avx512": AVX512,
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],

@@ -66,10 +66,13 @@ Detected detect() {
     detected.amx_refusal = refusal_of_tiles(state);
     f.amx = detected.amx_refusal.empty();
   }
+  uint32_t a1 = 0, b1 = 0, c1 = 0, d1 = 0;
+  __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
+  f.avx2_vnni = f.avx2 && bit(a1, 4);
   if ((state & kAvx512State) != kAvx512State) return detected;
   f.avx512 = f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);
   f.avx512_vnni = f.avx512 && bit(c, 11);
-  f.avx512_bf16 = f.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5);
+  f.avx512_bf16 = f.avx512 && bit(a1, 5);
   f.slow_bf16 = f.avx512_bf16 && intel;
   return detected;
 }
@@ -113,6 +116,7 @@ std::vector<std::string> cpu_feature_names() {
     bool present;
     const char* name;
   } all[] = {{f.avx2, "avx2"},
+             {f.avx2_vnni, "avx2_vnni"},
              {f.avx512, "avx512"},
              {f.avx512_vnni, "avx512_vnni"},
              {f.avx512_bf16, "avx512_bf16"},

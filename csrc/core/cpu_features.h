@@ -6,7 +6,8 @@
 namespace squeezebert {
 
 struct CpuFeatures {
-  bool avx2 = false;    // with FMA
+  bool avx2 = false;  // with FMA
+  bool avx2_vnni = false;
   bool avx512 = false;  // F, BW, DQ and VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;

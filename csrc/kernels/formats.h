@@ -21,6 +21,7 @@ struct Columns {
 // What a precision is to the kernels:
 //
 //     kStep              values along K that one instruction multiplies for a column
+//     kTileRows          rows whose sums, three vectors each, stay in registers
 //     kInPlace           rows are operands as they are
 //     kScaled            operands and weights have scales
 //     kCoarse            results are rounded right after, so an activation need not be of float32's accuracy
@@ -32,6 +33,7 @@ struct Float32 {
   using Weights = Vec;
   using Sum = Vec;
   static constexpr int kStep = 1;
+  static constexpr int kTileRows = ::kTileRows;
   static constexpr bool kInPlace = true;
   static constexpr bool kScaled = false;
   static constexpr bool kCoarse = false;
@@ -69,6 +71,7 @@ struct Bfloat16 {
   using Weights = BfloatWeights;
   using Sum = Vec;
   static constexpr int kStep = 2;
+  static constexpr int kTileRows = ::kTileRows;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
   static constexpr bool kCoarse = false;
@@ -114,6 +117,7 @@ struct Int8 {
   using Weights = decltype(load_int_weights(nullptr));
   using Sum = IntVec;
   static constexpr int kStep = kIntStep;
+  static constexpr int kTileRows = kIntTileRows;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = true;
   static constexpr bool kCoarse = true;

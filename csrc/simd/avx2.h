@@ -1,4 +1,4 @@
-// 8 float32 lanes: AVX2 and FMA.
+// 8 float32 lanes: AVX2 and FMA, with VNNI where the build has it.
 #pragma once
 #include <immintrin.h>
 
@@ -64,33 +64,65 @@ inline Vec scale_by_power_of_two(Vec v, Vec n) {
   return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 
-// ---- int8: sums of products in int32. vpmaddubsw would saturate: activations are kept as 16 bits, weights are
-// widened, and vpmaddwd is exact.
+// ---- int8: sums of products in int32
 
 using IntVec = __m256i;
-using IntOperand = int16_t;
-constexpr int kIntOperandShift = 0;
-constexpr int kIntStep = 2;
 inline IntVec load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Vec load_ints(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 inline Vec to_float(IntVec v) { return _mm256_cvtepi32_ps(v); }
 inline IntVec to_int(Vec v) { return _mm256_cvtps_epi32(v); }
+inline __m128i to_16_bits(IntVec v) {
+  return _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+#ifdef __AVXVNNI__
+// vpdpbusd multiplies unsigned by signed: an activation is kept as its value + 128, and sums start at -128 times the
+// sum of the weights.
+using IntOperand = uint8_t;
+constexpr int kIntOperandShift = 128;
+constexpr int kIntStep = 4;
+constexpr int kIntTileRows = kTileRows;
+inline IntVec load_int_weights(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline IntVec multiply_add(const IntOperand* four, IntVec weights, IntVec sum) {
+  int32_t bytes;
+  __builtin_memcpy(&bytes, four, sizeof bytes);
+  // As assembly: of the intrinsic, GCC 12 keeps two copies of every sum, and spills them at each step. Unless told, the
+  // assembler takes the encoding of AVX-512, which the CPUs that this build is for don't have.
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(_mm256_set1_epi32(bytes)), "x"(weights));
+  return sum;
+}
+inline __m128i to_operands(IntVec v) {
+  const __m128i bytes = _mm_packs_epi16(to_16_bits(v), _mm_setzero_si128());
+  return _mm_xor_si128(bytes, _mm_set1_epi8(static_cast<char>(kIntOperandShift)));
+}
+inline void store(IntOperand* p, IntVec v) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), to_operands(v)); }
+#else
+// vpmaddubsw would saturate: activations are kept as 16 bits, weights are widened, and vpmaddwd is exact.
+using IntOperand = int16_t;
+constexpr int kIntOperandShift = 0;
+constexpr int kIntStep = 2;
+// A product needs a register before it is added, and beside the sums of 4 rows there is none left: one sum would be
+// spilled at every step, which makes a tile a quarter slower.
+constexpr int kIntTileRows = 3;
 inline IntVec load_int_weights(const int8_t* p) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
   int32_t pair;
   __builtin_memcpy(&pair, two, sizeof pair);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_set1_epi32(pair), weights));
+  // As assembly: GCC would compute equal products once, and multiply_add_chains would count what nothing computes.
+  IntVec products;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(sum), "=x"(products)
+          : "x"(_mm256_set1_epi32(pair)), "x"(weights));
+  return sum;
 }
-inline void store(IntOperand* p, IntVec v) {
-  const __m128i lanes = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), lanes);
-}
+inline void store(IntOperand* p, IntVec v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_16_bits(v)); }
+#endif
 inline void store_first(IntOperand* p, IntVec v, int count) {
-  int16_t all[kLanes];
+  IntOperand all[kLanes];
   store(all, v);
   for (int i = 0; i < count; ++i) p[i] = all[i];
 }

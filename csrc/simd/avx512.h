@@ -58,6 +58,7 @@ inline Vec scale_by_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); 
 // ---- int8: sums of products in int32
 
 using IntVec = __m512i;
+constexpr int kIntTileRows = kTileRows;
 inline IntVec load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Vec load_ints(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -99,7 +100,12 @@ inline IntVec load_int_weights(const int8_t* p) {
 inline IntVec multiply_add(const IntOperand* two, IntVec weights, IntVec sum) {
   int32_t pair;
   __builtin_memcpy(&pair, two, sizeof pair);
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_set1_epi32(pair), weights));
+  // As assembly: GCC would compute equal products once, and multiply_add_chains would count what nothing computes.
+  IntVec products;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+          : "+v"(sum), "=v"(products)
+          : "v"(_mm512_set1_epi32(pair)), "v"(weights));
+  return sum;
 }
 inline void store(IntOperand* p, IntVec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));

@@ -61,6 +61,7 @@ inline Vec scale_by_power_of_two(Vec v, Vec n) {
 // ---- int8: sums of products in int32
 
 using IntVec = int32x4_t;
+constexpr int kIntTileRows = kTileRows;
 inline IntVec load(const int32_t* p) { return vld1q_s32(p); }
 inline Vec load_ints(const int8_t* p) {
   const int32_t lanes[kLanes] = {p[0], p[1], p[2], p[3]};

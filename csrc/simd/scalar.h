@@ -55,6 +55,7 @@ struct IntVec {
 using IntOperand = int16_t;
 constexpr int kIntOperandShift = 0;
 constexpr int kIntStep = 1;
+constexpr int kIntTileRows = kTileRows;
 inline IntVec load(const int32_t* p) { return {*p}; }
 inline Vec load_ints(const int8_t* p) { return {static_cast<float>(*p)}; }
 inline Vec to_float(IntVec v) { return {static_cast<float>(v.value)}; }

@@ -84,8 +84,8 @@ THREAD_SANITIZER_ENVIRONMENT = {
     "SQUEEZEBERT_TEST_EVERY": "2",
 }
 
-# The shipped machine code under memcheck, which knows no AVX-512 but finds what sanitizers don't: decisions and
-# results that depend on memory that nothing wrote.
+# The shipped machine code under memcheck, which knows neither AVX-512 nor VNNI but finds what sanitizers don't:
+# decisions and results that depend on memory that nothing wrote.
 VALGRIND = ["valgrind", "--quiet", "--error-exitcode=1"]
 VALGRIND_RUNS = [
     [

@@ -59,6 +59,7 @@ TEST_CASE("detected features are those that the kernel lists") {
   } table[] = {
 #if defined(__x86_64__)
       {"avx2", {"avx2", "fma"}},
+      {"avx2_vnni", {"avx_vnni"}},
       {"avx512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}},
       {"avx512_vnni", {"avx512_vnni"}},
       {"avx512_bf16", {"avx512_bf16"}},
@@ -93,7 +94,7 @@ TEST_CASE("detected features are those of the emulated CPU") {
 
 TEST_CASE("usable builds are those that the CPU supports, best first, scalar last") {
   Names expected = {"scalar"};
-  for (const std::string name : {"avx512_vnni", "avx512", "avx2", "neon_dotprod", "neon"}) {
+  for (const std::string name : {"avx512_vnni", "avx512", "avx2_vnni", "avx2", "neon_dotprod", "neon"}) {
     if (detected().count(name)) expected.insert(name);
   }
   if (detected().count("avx512_bf16") && detected().count("avx512_vnni")) {
@@ -111,7 +112,7 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
 
 TEST_CASE("a build says which precisions it has an instruction for") {
   const Names bfloat16 = {"avx512_amx", "avx512_bf16"},
-              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "neon_dotprod"};
+              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "neon_dotprod"};
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
     CHECK(kernels_in(*kernels, Precision::bfloat16).native == (bfloat16.count(kernels->name) == 1));

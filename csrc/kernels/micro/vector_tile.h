@@ -1,5 +1,6 @@
-// The micro-kernel on vector registers: kTileRows rows by three vectors of sums, each step of K an outer product of a
-// column of operands, broadcast, and a row of a packed panel. Included by the instruction-set builds alone.
+// The micro-kernel on vector registers: Format::kTileRows rows by three vectors of sums, each step of K an outer
+// product of a column of operands, broadcast, and a row of a packed panel. Included by the instruction-set builds
+// alone.
 #pragma once
 #include "../epilogue.h"
 #include "../multiply_add_chains.h"
@@ -100,7 +101,7 @@ inline Tile<Format> tile_of(int64_t rows, int64_t vectors) {
 template <class F>
 struct VectorTile {
   using Format = F;
-  static constexpr int64_t kRows = kTileRows, kPanelColumns = ::kPanelColumns, kDepthStep = Format::kStep;
+  static constexpr int64_t kRows = Format::kTileRows, kPanelColumns = ::kPanelColumns, kDepthStep = Format::kStep;
   // Two weight blocks of the deepest segments, and the rows they meet, stay in a second-level cache of 1 MB.
   static constexpr int64_t kDeepestSegment = 1536 / static_cast<int64_t>(sizeof(typename Format::Weight));
   static constexpr int64_t kHiddenChunk = 192;
