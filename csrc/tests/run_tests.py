@@ -80,7 +80,7 @@ THREAD_SANITIZER_RUNS = [
 ]
 THREAD_SANITIZER_ENVIRONMENT = {
     "TSAN_OPTIONS": "halt_on_error=1",
-    "SQUEEZEBERT_TEST_BUILDS": "avx2,neon",
+    "SQUEEZEBERT_TEST_BUILDS": "avx2,avx2_vnni,neon",
     "SQUEEZEBERT_TEST_EVERY": "2",
 }
 
