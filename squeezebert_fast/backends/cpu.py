@@ -159,6 +159,13 @@ def has_instruction(precision: str) -> bool:
     return native.has_instruction(instruction_set(), getattr(native.Precision, precision))
 
 
+def scores_precision(precision: str) -> str:
+    """What the build in use multiplies attention's scores and values in, in an encoder of this precision."""
+    native: Any = _native
+    name: str = native.scores_precision(instruction_set(), getattr(native.Precision, precision)).name
+    return name
+
+
 def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:
     """Operations per second of multiply-adds in registers: the limit to measure against. Needs the native module."""
     native: Any = _native
