@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -50,13 +51,24 @@ COMMON_FLAGS += ["-fno-lto", "-Wall", "-Wextra"]
 # What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where
 # it was made.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
+# A destructor releases the tiles. For it to run where something throws, which nothing does here, the compiler would add
+# code, tables and a weak symbol, of which the linker keeps one copy for all files.
+NO_UNWINDING = ["-fno-exceptions"]
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx2_vnni": ["-mavx2", "-mfma", "-mavxvnni"],
     "avx512": AVX512,
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
-    "avx512_amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+    "avx512_amx": [
+        *AVX512,
+        "-mavx512vnni",
+        "-mavx512bf16",
+        "-mamx-tile",
+        "-mamx-bf16",
+        "-mamx-int8",
+        *NO_UNWINDING,
+    ],
 }
 AARCH64_FLAGS = {"neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 # The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
@@ -90,21 +102,23 @@ def is_aarch64(machine: str) -> bool:
 @lru_cache
 def is_gcc(compiler: str) -> bool:
     """Whether the command `compiler` takes GCC's flags: anything does that doesn't call itself Clang."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    command = [*shlex.split(compiler), "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, check=False)
     return "clang" not in version.stdout
 
 
 @lru_cache
 def known(flags: tuple[str, ...], compiler: str) -> list[str]:
     """`flags`, or none where `compiler` doesn't know them all."""
-    command = [compiler, *flags, "-E", "-x", "c++", os.devnull]
+    command = [*shlex.split(compiler), *flags, "-E", "-x", "c++", os.devnull]
     return list(flags) if subprocess.run(command, capture_output=True, check=False).returncode == 0 else []
 
 
 def flags(source: str, machine: str, compiler: str) -> list[str]:
     """Every flag that says how `compiler` makes the file `source` for `machine`.
 
-    A file of csrc/isa/ whose instruction set the compiler doesn't know gets none of its flags, and is empty then.
+    `compiler` is a command as a shell takes it: `ccache g++` has two words. A file of csrc/isa/ whose instruction set
+    the compiler doesn't know gets none of its flags, and is empty then.
     """
     path = Path(source)
     if path.parent.name != "isa":

@@ -10,6 +10,7 @@ built; `require` makes that an error; `off` doesn't try.
 
 import os
 import platform
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,7 +83,7 @@ class BuildNative(build_ext):
         import pybind11
 
         ext.include_dirs.append(pybind11.get_include())
-        compiler = self.compiler.compiler_cxx[0]
+        compiler = shlex.join(self.compiler.compiler_cxx)
         temp = Path(self.build_temp)
 
         def compile_one(source: str) -> str:

@@ -165,6 +165,21 @@ def test_the_environment_names_the_build(monkeypatch: pytest.MonkeyPatch, restor
 
 
 @needs_native
+def test_a_build_that_amx_was_refused_to_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, restored_choice: None
+) -> None:
+    usable = [name for name in cpu.instruction_sets() if name != "avx512_amx"]
+    monkeypatch.setattr(cpu, "_usable", usable)
+    monkeypatch.setattr(cpu._native, "amx_refusal", lambda: "the kernel said no")
+    monkeypatch.setattr(cpu, "_chosen", None)
+    monkeypatch.setenv(cpu.ISA_VARIABLE, "avx512_amx")
+    with pytest.raises(
+        ArgumentError, match=r"is 'avx512_amx'; usable here: .*scalar \(AMX: the kernel said no\)"
+    ):
+        cpu.instruction_set()
+
+
+@needs_native
 def test_an_unusable_build_is_refused_by_name() -> None:
     with pytest.raises(ArgumentError, match=r"instruction set 'sse9' is not usable; usable here: .*scalar"):
         cpu.use_instruction_set("sse9").__enter__()

@@ -77,6 +77,15 @@ def test_a_wrong_instruction_set_is_told_and_raises_nothing(monkeypatch: pytest.
     assert dict(report.sections["CPU"])["kernel build in use"] == expected
 
 
+def test_why_amx_cant_be_used_is_told_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cpu.instruction_sets():
+        pytest.skip("the native module is not built")
+    monkeypatch.setattr(cpu._native, "amx_refusal", lambda: "the kernel said no")
+    assert dict(squeezebert_fast.doctor().sections["CPU"])["AMX"] == "can't be used: the kernel said no"
+    monkeypatch.setattr(cpu._native, "amx_refusal", lambda: "")
+    assert "AMX" not in dict(squeezebert_fast.doctor().sections["CPU"])
+
+
 def test_the_report_is_text_in_aligned_columns() -> None:
     report = squeezebert_fast.doctor()
     lines = str(report).splitlines()

@@ -30,8 +30,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 x86_only = pytest.mark.skipif(not build_flags.is_x86_64(MACHINE), reason=f"not x86-64: {MACHINE}")
 
 BASELINE, AVX2, AVX_VNNI = "baseline", "AVX2", "AVX VNNI"
-AVX512, VNNI, BF16 = "AVX-512", "AVX-512 VNNI", "AVX-512 BF16"
-AMX = "AMX"
+AVX512, VNNI, BF16, AMX = "AVX-512", "AVX-512 VNNI", "AVX-512 BF16", "AMX"
 
 # What each file of csrc/isa/ may and does need: its own instructions are in its code, and no others.
 EXPECTED_CLASSES = {
@@ -234,6 +233,25 @@ def test_a_compiler_without_amx_builds_everything_else(tmp_path: Path) -> None:
     assert build_flags.flags("csrc/isa/avx512_bf16.cpp", MACHINE, str(old)) == build_flags.flags(
         "csrc/isa/avx512_bf16.cpp", MACHINE, COMPILER
     )
+
+
+@x86_only
+def test_a_compiler_behind_a_launcher_gets_the_flags_of_every_build(
+    source_tree: Path, tmp_path: Path
+) -> None:
+    launcher, compiler, log = tmp_path / "launcher", tmp_path / "compiler", tmp_path / "log"
+    # As ccache: the first argument is the compiler, or an option of its own.
+    launcher.write_text('#!/bin/sh\ncase "$1" in -*) echo "launcher: $1" >&2; exit 1;; esac\nexec "$@"\n')
+    output = 'while [ $# -gt 0 ]; do [ "$1" != -o ] || : > "$2"; shift; done'
+    compiler.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{output}\n')
+    for script in (launcher, compiler):
+        script.chmod(0o755)
+    result = build(source_tree, "build_ext", mode="require", compiler=f"{launcher} {compiler}")
+    assert result.returncode == 0, result.stderr
+    compiled = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    for name, expected in build_flags.X86_FLAGS.items():
+        (line,) = [words for words in compiled if f"csrc/isa/{name}.cpp" in words]
+        assert set(expected) <= set(line), name
 
 
 def test_without_a_compiler_required_kernels_are_an_error(source_tree: Path) -> None:

@@ -41,7 +41,9 @@ std::string refusal_of_tiles(uint64_t state) {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) return "";
-  return std::string("the kernel doesn't let this process use the tile registers: ") + std::strerror(errno);
+  // The kernel says ENOSPC, "No space left on device", of stacks on which a signal's frame wouldn't fit with tiles.
+  const std::string reason = errno == ENOSPC ? "a thread's signal stack is too small for them" : std::strerror(errno);
+  return "the kernel doesn't let this process use the tile registers: " + reason;
 #else
   return "how to ask this operating system for the tile registers is not known";
 #endif
@@ -60,7 +62,10 @@ Detected detect() {
   const uint64_t state = saved_register_state();
   if ((state & kAvxState) != kAvxState || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return detected;
   f.avx2 = bit(b, 5) && fma;
-  const bool amx = bit(d, 22) && bit(d, 24) && bit(d, 25);
+  if (bit(d, 22) && bit(d, 24) && bit(d, 25)) {
+    detected.amx_refusal = refusal_of_tiles(state);
+    f.amx = detected.amx_refusal.empty();
+  }
   uint32_t a1 = 0, b1 = 0, c1 = 0, d1 = 0;
   __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
   f.avx2_vnni = f.avx2 && bit(a1, 4);
@@ -69,10 +74,6 @@ Detected detect() {
   f.avx512_vnni = f.avx512 && bit(c, 11);
   f.avx512_bf16 = f.avx512 && bit(a1, 5);
   f.slow_bf16 = f.avx512_bf16 && intel;
-  if (amx) {
-    detected.amx_refusal = refusal_of_tiles(state);
-    f.amx = detected.amx_refusal.empty();
-  }
   return detected;
 }
 

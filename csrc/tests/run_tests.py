@@ -80,7 +80,7 @@ THREAD_SANITIZER_RUNS = [
 ]
 THREAD_SANITIZER_ENVIRONMENT = {
     "TSAN_OPTIONS": "halt_on_error=1",
-    "SQUEEZEBERT_TEST_BUILDS": "avx2,neon",
+    "SQUEEZEBERT_TEST_BUILDS": "avx2,avx2_vnni,neon",
     "SQUEEZEBERT_TEST_EVERY": "2",
 }
 
@@ -136,7 +136,12 @@ class Variant:
 
 def build(variant: Variant) -> Path:
     """Compile what changed, link, and return the program."""
-    shared = [*(ROOT / "csrc").rglob("*.h"), ROOT / "build_flags.py", Path(__file__)]
+    shared = [
+        *(ROOT / "csrc").rglob("*.h"),
+        ROOT / "csrc/isa/builds.inc",
+        ROOT / "build_flags.py",
+        Path(__file__),
+    ]
     newest_shared = max(path.stat().st_mtime for path in shared)
 
     def compile_one(source: str) -> Path:
