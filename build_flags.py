@@ -51,9 +51,6 @@ COMMON_FLAGS += ["-fno-lto", "-Wall", "-Wextra"]
 # What csrc/isa/NAME.cpp gets beside the common flags. Never -march=native: a build must not depend on where
 # it was made.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
-# A destructor releases the tiles. For it to run where something throws, which nothing does here, the compiler would add
-# code, tables and a weak symbol, of which the linker keeps one copy for all files.
-NO_UNWINDING = ["-fno-exceptions"]
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx2_vnni": ["-mavx2", "-mfma", "-mavxvnni"],
@@ -67,13 +64,13 @@ X86_FLAGS = {
         "-mamx-tile",
         "-mamx-bf16",
         "-mamx-int8",
-        *NO_UNWINDING,
     ],
 }
 AARCH64_FLAGS = {"neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 # The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
 # one loop and not in another, and a token's bits would depend on the tile it is in.
-# Nothing in them throws, and tables for unwinding past a destructor would refer to the C++ library.
+# Nothing in them throws. For a destructor (it releases the tiles) to run where something does, the compiler would add
+# code, tables and a weak symbol, of which the linker keeps one copy for all files.
 KERNEL_FLAGS = ["-ffp-contract=off", "-fno-exceptions"]
 # Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step
 # of K (NEON). With a region for each loop, its allocator moves some sums back and forth at every step where the

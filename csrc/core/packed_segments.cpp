@@ -33,6 +33,17 @@ float quantize_row(const float* row, int64_t count, int8_t* ints) {
   return bound / 127.0f + poison;
 }
 
+float scale_row(const float* row, int64_t count, float* scaled) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    if (std::isfinite(row[i])) largest = std::max(largest, std::fabs(row[i]));
+  }
+  // Products of two such powers are float32 too, and their inverses.
+  const int power = largest > 0.0f ? std::clamp(std::ilogb(largest), -60, 60) : 0;
+  for (int64_t i = 0; i < count; ++i) scaled[i] = std::ldexp(row[i], -power);
+  return std::ldexp(1.0f, power);
+}
+
 int64_t PackedSegments::array_bytes(int64_t columns) const {
   return aligned(divide_up(columns, kernels_->lanes) * kernels_->lanes * 4);
 }
@@ -102,7 +113,8 @@ void PackedSegments::pack_one(int64_t index) {
   std::vector<float> floats;
   std::vector<int8_t> ints;
   const bool quantized = precision_ == Precision::int8;
-  const bool in_place = !quantized && source.strips.size() == 1 && source.strips.front().column == 0;
+  const bool by_parts = kernels.products > 0;
+  const bool in_place = !quantized && !by_parts && source.strips.size() == 1 && source.strips.front().column == 0;
   if (quantized) {
     ints.assign(static_cast<std::size_t>(columns * depth), 0);
   } else if (!in_place) {
@@ -115,6 +127,10 @@ void PackedSegments::pack_one(int64_t index) {
       const int64_t from = row * stride + source.k_begin, to = column * depth;
       if (source.bias && strip.conv.bias) bias[column] = strip.conv.bias[row];
       if (depth == 0) continue;  // no weights, no scale: the bias is all
+      if (by_parts) {
+        scale[column] = scale_row(strip.conv.weight + from, depth, &floats[static_cast<std::size_t>(to)]);
+        continue;
+      }
       if (!quantized) {
         if (!in_place) {
           std::memcpy(&floats[static_cast<std::size_t>(to)], strip.conv.weight + from,
@@ -150,8 +166,8 @@ void PackedSegments::pack_one(int64_t index) {
   }
   segment.weight = weight;
   segment.bias = source.bias ? bias : nullptr;
-  segment.scale = quantized ? scale : nullptr;
-  segment.start = quantized ? start : nullptr;
+  segment.scale = quantized || by_parts ? scale : nullptr;
+  segment.start = start;
 }
 
 }  // namespace squeezebert

@@ -4,8 +4,23 @@
 #include "../kernels/micro/matrix_tile.h"
 #include "export_table.h"
 
+namespace {
+
+// Scores stay on vectors, in float32.
+template <int kParts, class Tiles>
+constexpr PrecisionKernels kernels_by_parts() {
+  using Micro = MatrixTile<Float32Parts<kParts>, Tiles>;
+  PrecisionKernels kernels = kernels_of<Micro, VectorScores>(true);
+  kernels.products = Micro::kProducts;
+  return kernels;
+}
+
+}  // namespace
+
 // int8's attention is in bfloat16: rounding keys, queries, values and weights to it costs less accuracy than int8 has
 // cost already, and float32 would take longer than all products.
 #define SQUEEZEBERT_EXPORT_MATRIX_TABLE(NAME, TILES)                                                           \
   SQUEEZEBERT_EXPORT_KERNELS(NAME, (kernels_of<MatrixTile<MatrixBfloat16, TILES>, MatrixScores<TILES>>(true)), \
-                             (kernels_of<MatrixTile<Int8, TILES>, MatrixScores<TILES>>(true)))
+                             (kernels_of<MatrixTile<Int8, TILES>, MatrixScores<TILES>>(true)),                 \
+                             (kernels_by_parts<3, TILES>()), (kernels_by_parts<2, TILES>()),                   \
+                             (kernels_by_parts<1, TILES>()))

@@ -34,7 +34,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
   kernels.rounds_context = Scores::kPrecision == Precision::bfloat16 && sizeof(typename Format::Operand) == 2;
   kernels.coarse_gelu = Format::kCoarse;
   kernels.operand_shift = Format::kOperandShift;
-  kernels.operand_bytes = Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand));
+  kernels.operand_bytes = operand_bytes<Format>();
   kernels.packed_bytes = packed_bytes<Micro>;
   kernels.pack = pack<Micro>;
   kernels.prepare = Format::prepare;
@@ -50,12 +50,13 @@ constexpr PrecisionKernels kernels_of(bool native) {
 
 }  // namespace
 
-#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8)                                                  \
+// HIGHEST, HIGH and MEDIUM: float32 by parts, or as it is.
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                           \
   const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                         \
     static constexpr KernelTable table = {                                                                \
         #NAME,                                                                                            \
         kLanes,                                                                                           \
-        {kernels_of<VectorTile<Float32>, VectorScores>(true), BFLOAT16, INT8},                            \
+        {kernels_of<VectorTile<Float32>, VectorScores>(true), BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM},     \
         ::embeddings,                                                                                     \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
          ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
@@ -66,4 +67,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
 // Whether bfloat16 and int8 have instructions of their own in this build.
 #define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                  \
   SQUEEZEBERT_EXPORT_KERNELS(NAME, (kernels_of<VectorTile<Bfloat16>, VectorScores>(NATIVE_BFLOAT16)), \
-                             (kernels_of<VectorTile<Int8>, VectorScores>(NATIVE_INT8)))
+                             (kernels_of<VectorTile<Int8>, VectorScores>(NATIVE_INT8)),               \
+                             (kernels_of<VectorTile<Float32>, VectorScores>(true)),                   \
+                             (kernels_of<VectorTile<Float32>, VectorScores>(true)),                   \
+                             (kernels_of<VectorTile<Float32>, VectorScores>(true)))

@@ -33,8 +33,7 @@ inline int64_t feed_forward_scratch(const FeedForward& block) {
   const int64_t width = widest_chunk(block), rows = kFeedForwardRows;
   int64_t bytes = rows * width * 4;
   if (!Format::kInPlace) {
-    bytes += round_up(rows * width * static_cast<int64_t>(sizeof(typename Format::Operand)) + kOperandSlack, 64) +
-             round_up(rows * 4, 64);
+    bytes += round_up(rows * width * operand_bytes<Format>() + kOperandSlack, 64) + round_up(rows * 4, 64);
   }
   return bytes;
 }
@@ -64,8 +63,8 @@ inline void feed_forward(const FeedForward& block, Rows rows, char* scratch) {
         run_product(micro, in, stretch);
         if constexpr (!Format::kInPlace) {
           operands.data = rest;
-          operands.scale = reinterpret_cast<float*>(
-              rest + round_up(most * width * static_cast<int64_t>(sizeof(Operand)) + kOperandSlack, 64));
+          operands.scale =
+              reinterpret_cast<float*>(rest + round_up(most * width * operand_bytes<Format>() + kOperandSlack, 64));
           Format::prepare(hidden, width, local, operands);
           operands.scale -= chunk.hidden_begin / chunk.hidden;  // segments count groups from the hidden row's first
         }

@@ -24,8 +24,14 @@ struct Columns {
 //     kTileRows          rows whose sums, three vectors each, stay in registers
 //     kInPlace           rows are operands as they are
 //     kScaled            operands and weights have scales
+//     kPlanes            parts that an operand and a weight come in; planes of a row follow each other row_stride apart
 //     kCoarse            results are rounded right after, so an activation need not be of float32's accuracy
 //     kOperandShift      what is added to an operand, and is to be taken off the sums again
+template <class Format>
+constexpr int64_t operand_bytes() {
+  return Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand)) * Format::kPlanes;
+}
+
 struct Float32 {
   using Operand = float;
   using Weight = float;
@@ -36,6 +42,7 @@ struct Float32 {
   static constexpr int kTileRows = ::kTileRows;
   static constexpr bool kInPlace = true;
   static constexpr bool kScaled = false;
+  static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = false;
   static constexpr int32_t kOperandShift = 0;
 
@@ -44,7 +51,7 @@ struct Float32 {
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
   static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
   static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
-  static Weight pack(Source v) { return v; }
+  static Weight pack(Source v, int) { return v; }
   static void prepare(const float*, int64_t, Rows, const Operands&) {}
 };
 
@@ -57,6 +64,11 @@ inline float float_of(uint32_t bits) {
   float v;
   __builtin_memcpy(&v, &bits, sizeof v);
   return v;
+}
+// The power of two at or below v, 2^-60 to 2^60, so that it, its inverse and products of two have one exactly.
+inline float near_power_of_two(float v) {
+  const uint32_t bits = bits_of(v) & 0x7f800000, least = 67 << 23, most = 187 << 23;
+  return float_of(bits < least ? least : bits > most ? most : bits);
 }
 // To nearest, ties to even; a NaN stays one.
 inline uint32_t rounded_to_bfloat(uint32_t bits) {
@@ -74,6 +86,7 @@ struct Bfloat16 {
   static constexpr int kTileRows = ::kTileRows;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
+  static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = false;
   static constexpr int32_t kOperandShift = 0;
 
@@ -82,7 +95,7 @@ struct Bfloat16 {
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
   static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
   static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
-  static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
+  static Weight pack(Source v, int) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
 
   static void store_operand(uint16_t* p, uint32_t bits) { *p = static_cast<uint16_t>(bits >> 16); }
   static void store_operand(float* p, uint32_t bits) { *p = float_of(bits); }
@@ -120,6 +133,7 @@ struct Int8 {
   static constexpr int kTileRows = kIntTileRows;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = true;
+  static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = true;
   static constexpr int32_t kOperandShift = kIntOperandShift;
 
@@ -130,7 +144,7 @@ struct Int8 {
   static Vec finish(Sum sum, Vec scale, const Columns& columns, int row) {
     return to_float(sum) * scale * broadcast(columns.row_scale[row * columns.row_scale_stride]);
   }
-  static Weight pack(Source v) { return v; }
+  static Weight pack(Source v, int) { return v; }
 
   static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
     const int64_t size = operands.channels / operands.groups;

@@ -8,8 +8,10 @@ namespace squeezebert {
 enum class Activation : int32_t { none, gelu, gelu_tanh, relu, silu };
 
 // What the products of a model run in. Sums are float32, of int8 exact int32; everything between products is float32.
-enum class Precision : int32_t { float32, bfloat16, int8 };
-constexpr int kPrecisions = 3;
+// float32 is on vectors. The last three are float32 too, on matrix units by parts of bfloat16 (micro/float32_parts.h),
+// by the names that PyTorch has for their accuracy; builds without such units have float32's kernels in their place.
+enum class Precision : int32_t { float32, bfloat16, int8, float32_highest, float32_high, float32_medium };
+constexpr int kPrecisions = 6;
 
 // One dense block of a grouped product: columns that depend on the same inputs. A whole product is a list of them, cut
 // so that each stays in the caches; blocks of the same columns follow each other along `depth`, all but the first of
@@ -20,7 +22,7 @@ struct Segment {
   bool accumulate;
   const void* weight;    // as `pack` wrote it
   const float* bias;     // null but in a column's last block
-  const float* scale;    // int8 alone: by column
+  const float* scale;    // int8 and parts alone: by column
   const int32_t* start;  // int8 alone: what the sums start from, by column
 };
 
@@ -28,12 +30,12 @@ struct Rows {
   int64_t begin, end;
 };
 
-// Rows as products read them: float32 as they are; otherwise rounded to bfloat16, or quantized to int8 with one scale
-// per row and group of channels, in the build's own layout.
+// Rows as products read them: float32 as they are; otherwise rounded to bfloat16, split into parts of it with one scale
+// per row, or quantized to int8 with one scale per row and group of channels, in the build's own layout.
 struct Operands {
   void* data;
   int64_t row_stride;  // in elements
-  float* scale;        // int8 alone: [rows, groups]
+  float* scale;        // int8 and parts alone: [rows, groups]
   int64_t groups;
   int64_t channels;
 };
@@ -242,6 +244,7 @@ struct PrecisionKernels {
   int64_t deepest_segment;            // along K, that suits the caches
   int64_t hidden_chunk;               // channels of a feed-forward block's hidden rows that are made at once, at most
   bool native;                        // it has an instruction of its own; without, products are computed by wider ones
+  int64_t products;                   // by parts: of bfloat16, for one of float32; else 0
   Precision scores;                   // of attention: what scores and values are multiplied in
   bool rounds_context;                // attention can write its context as operands
   bool coarse_gelu;                   // gelu is off by up to 2e-4 of x, since its results are rounded right after

@@ -6,10 +6,10 @@
 
 namespace {
 
-// Steps of Format::kStep values in a panel: whole steps of the micro-kernel.
+// Numbers of a column in a panel: whole steps of the micro-kernel, each with its planes one after the other.
 template <class Micro>
 inline int64_t packed_depth(int64_t depth) {
-  return round_up(depth, Micro::kDepthStep);
+  return round_up(depth, Micro::kDepthStep) * Micro::Format::kPlanes;
 }
 
 template <class Micro>
@@ -34,14 +34,17 @@ inline void pack(const void* weight, int64_t column_stride, int64_t depth_stride
       return;
     }
   }
-  const int64_t steps_end = packed_depth<Micro>(depth);
   for (int64_t panel = 0; panel < columns; panel += Micro::kPanelColumns) {
     const int64_t end = panel + padded_columns(least(Micro::kPanelColumns, columns - panel));
-    for (int64_t k = 0; k < steps_end; k += Format::kStep) {
-      for (int64_t n = panel; n < end; ++n) {
-        for (int64_t i = k; i < k + Format::kStep; ++i) {
-          *to++ = n < columns && i < depth ? Format::pack(from[n * column_stride + i * depth_stride])
-                                           : typename Format::Weight{};
+    for (int64_t step = 0; step < depth; step += Micro::kDepthStep) {
+      for (int plane = 0; plane < Format::kPlanes; ++plane) {
+        for (int64_t k = step; k < step + Micro::kDepthStep; k += Format::kStep) {
+          for (int64_t n = panel; n < end; ++n) {
+            for (int64_t i = k; i < k + Format::kStep; ++i) {
+              *to++ = n < columns && i < depth ? Format::pack(from[n * column_stride + i * depth_stride], plane)
+                                               : typename Format::Weight{};
+            }
+          }
         }
       }
     }

@@ -51,8 +51,9 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
   Lines fetched[kFetched] = {{}, {}, ahead[0], ahead[1]};
   const auto run_block = [&](Rows some, int64_t n) {
     Block<Format> block;
-    block.x = operands + some.begin * x.row_stride;
-    block.x_row_stride = x.row_stride;
+    block.x = operands + some.begin * x.row_stride * Format::kPlanes;
+    block.x_row_stride = x.row_stride * Format::kPlanes;
+    block.x_plane_stride = x.row_stride;
     block.rows = some.end - some.begin;
     block.rows_before = some.begin - rows.begin;
     block.panel = weight + n * packed;
@@ -83,8 +84,9 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
   const auto fetch_rows = [&](int64_t t, int64_t panels) {
     if (!far_x || t + 1 >= blocks.count) return;
     const Rows following = blocks[t + 1];
-    fetched[1] = lines_of(operands + following.begin * x.row_stride, following.end - following.begin,
-                          segment.depth * kOperandBytes, x.row_stride * kOperandBytes);
+    fetched[1] = lines_of(operands + following.begin * x.row_stride * Format::kPlanes,
+                          (following.end - following.begin) * Format::kPlanes, segment.depth * kOperandBytes,
+                          x.row_stride * kOperandBytes);
     fetched[1].most = divide_up(fetched[1].count, panels);
   };
   const bool panels_stay = packed * Micro::kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;

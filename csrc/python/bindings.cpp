@@ -78,7 +78,10 @@ PYBIND11_MODULE(_native, m) {
   py::enum_<Precision>(m, "Precision")
       .value("float32", Precision::float32)
       .value("bfloat16", Precision::bfloat16)
-      .value("int8", Precision::int8);
+      .value("int8", Precision::int8)
+      .value("float32_highest", Precision::float32_highest)
+      .value("float32_high", Precision::float32_high)
+      .value("float32_medium", Precision::float32_medium);
 
   const auto rate = [&](const char* name, auto function, const char* doc) {
     m.def(
@@ -108,6 +111,13 @@ PYBIND11_MODULE(_native, m) {
       },
       py::arg("instruction_set"), py::arg("precision"),
       "What an encoder in this precision multiplies attention's scores and values in.");
+  m.def(
+      "products_by_parts",
+      [](const std::string& name, Precision precision) {
+        return kernels_named(name).precision[static_cast<int>(precision)].products;
+      },
+      py::arg("instruction_set"), py::arg("precision"),
+      "How many products of bfloat16 on matrix units stand for one of float32; 0 where none do.");
 
   // rows, whether they are taken to int8 and back, quantized, scale, size
   using TableTuple = std::tuple<uintptr_t, bool, uintptr_t, uintptr_t, int64_t>;
@@ -264,5 +274,6 @@ PYBIND11_MODULE(_native, m) {
           "As run; returns the seconds that the attention, post-attention and feed-forward passes took.")
       .def_property_readonly("instruction_set", [](const Encoder& self) { return self.kernels().name; })
       .def_property_readonly("precision", &Encoder::precision)
-      .def_property_readonly("bytes", &Encoder::bytes);
+      .def_property_readonly("bytes", &Encoder::bytes)
+      .def_property_readonly_static("long_sequence", [](const py::object&) { return Encoder::kLongSequence; });
 }

@@ -51,6 +51,7 @@ inline float largest_magnitude(Vec v) {
   __builtin_memcpy(&largest, &bits, sizeof largest);
   return largest;
 }
+inline bool all_finite(Vec v) { return _mm512_cmp_ps_mask(_mm512_sub_ps(v, v), _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0; }
 inline Vec round_nearest(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
@@ -160,6 +161,17 @@ inline Vec bfloat_pairs(Vec first, Vec second) {
   };
   return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(rounded(first)), rounded(second), 1));
 #endif
+}
+// A nearest bfloat16, as float32; of finite numbers that don't round to infinity.
+inline Vec near_bfloat(Vec v) {
+  const __m512i up = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+  return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+}
+// A lane's two numbers.
+inline Vec first_of_pairs(Vec pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16)); }
+inline Vec second_of_pairs(Vec pairs) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
 }
 inline Vec load_pairs(const uint16_t* p) { return _mm512_loadu_ps(p); }
 // The first `count` numbers of the 32, the others 0.

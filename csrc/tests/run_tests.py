@@ -51,6 +51,7 @@ TEST_SOURCES = [
     "csrc/tests/test_encoder.cpp",
     "csrc/tests/test_feed_forward.cpp",
     "csrc/tests/test_fingerprint.cpp",
+    "csrc/tests/test_float32_parts.cpp",
     "csrc/tests/test_grouped_mlp_backward.cpp",
     "csrc/tests/test_grouped_pointwise_conv.cpp",
     "csrc/tests/test_instruction_sets.cpp",

@@ -90,8 +90,22 @@ std::string name_of(Precision precision) {
       return "bfloat16";
     case Precision::int8:
       return "int8";
+    case Precision::float32_highest:
+      return "float32_highest";
+    case Precision::float32_high:
+      return "float32_high";
+    case Precision::float32_medium:
+      return "float32_medium";
   }
   throw std::logic_error("unknown precision");
+}
+
+std::vector<Precision> precisions_of(const KernelTable& kernels) {
+  std::vector<Precision> precisions(std::begin(kAllPrecisions), std::end(kAllPrecisions));
+  for (Precision precision : {Precision::float32_highest, Precision::float32_high, Precision::float32_medium}) {
+    if (kernels_in(kernels, precision).products > 0) precisions.push_back(precision);
+  }
+  return precisions;
 }
 
 void fill_random(float* values, int64_t count, uint32_t seed) {

@@ -23,6 +23,9 @@ std::string name_of(Activation activation);
 std::string name_of(Precision precision);
 inline std::string name_of(const KernelTable& kernels) { return kernels.name; }
 
+// kAllPrecisions and, where the build has them, those by parts.
+std::vector<Precision> precisions_of(const KernelTable& kernels);
+
 inline const PrecisionKernels& kernels_in(const KernelTable& kernels, Precision precision) {
   return kernels.precision[static_cast<int>(precision)];
 }

@@ -187,7 +187,7 @@ TEST_CASE("a forward has the same bits on any number of threads, also of calls a
     const std::vector<float> x = random_floats(c.batch * c.tokens * c.shape->channels, 5);
     const EncoderMask mask = mask_of(Kind::right, c.batch, c.shape->heads, c.tokens);
     for (const KernelTable* kernels : tested_builds()) {
-      for (Precision precision : kAllPrecisions) {
+      for (Precision precision : precisions_of(*kernels)) {
         CAPTURE(name_of(*kernels));
         CAPTURE(name_of(precision));
         CAPTURE(c.shape->channels);
@@ -216,12 +216,12 @@ TEST_CASE("padding and the rest of a batch don't change a sequence's bits") {
   for (const EncoderShape* shape : sampled(std::vector<const EncoderShape*>{&kMisaligned, &kOneGroup, &kOdd})) {
     const PlainEncoder plain(*shape);
     const int64_t channels = shape->channels, batch = 3;
-    for (int64_t tokens : sampled(std::vector<int64_t>{7, 60})) {
+    for (int64_t tokens : sampled(std::vector<int64_t>{7, 60, 100})) {
       const std::vector<float> x = random_floats(batch * tokens * channels, 6);
       for (Kind kind : {Kind::none, Kind::right, Kind::left, Kind::holes, Kind::all}) {
         const EncoderMask mask = mask_of(kind, batch, shape->heads, tokens);
         for (const KernelTable* kernels : tested_builds()) {
-          for (Precision precision : kAllPrecisions) {
+          for (Precision precision : precisions_of(*kernels)) {
             CAPTURE(name_of(*kernels));
             CAPTURE(name_of(precision));
             CAPTURE(tokens);
@@ -267,7 +267,7 @@ TEST_CASE("a batch of more tokens than one part holds has the bits of its sequen
   const int64_t batch = 130, tokens = 17, sequence = tokens * 24;
   const std::vector<float> x = random_floats(batch * sequence, 7);
   for (const KernelTable* kernels : tested_builds()) {
-    for (Precision precision : kAllPrecisions) {
+    for (Precision precision : precisions_of(*kernels)) {
       CAPTURE(name_of(*kernels));
       CAPTURE(name_of(precision));
       const Encoder encoder = plain.packed(*kernels, precision);
@@ -296,7 +296,7 @@ TEST_CASE("rows and sequences of x may stand apart, and nothing around x and y i
       }
     }
     for (const KernelTable* kernels : tested_builds()) {
-      for (Precision precision : kAllPrecisions) {
+      for (Precision precision : precisions_of(*kernels)) {
         CAPTURE(name_of(*kernels));
         CAPTURE(name_of(precision));
         const Encoder encoder = plain.packed(*kernels, precision);
@@ -323,7 +323,7 @@ TEST_CASE("of a sequence that is masked everywhere, lowest gives even attention 
   const int64_t batch = 3, tokens = 17, sequence = tokens * kAligned.channels;
   const std::vector<float> x = random_floats(batch * sequence, 9);
   for (const KernelTable* kernels : tested_builds()) {
-    for (Precision precision : kAllPrecisions) {
+    for (Precision precision : precisions_of(*kernels)) {
       for (float lowered : {kLowest, kInfinite}) {
         CAPTURE(name_of(*kernels));
         CAPTURE(name_of(precision));
@@ -354,7 +354,7 @@ TEST_CASE("a NaN in one sequence reaches no other") {
     std::vector<float> x = clean;
     x[static_cast<std::size_t>(sequence)] = special;  // where an operand of the row before would read on
     for (const KernelTable* kernels : tested_builds()) {
-      for (Precision precision : kAllPrecisions) {
+      for (Precision precision : precisions_of(*kernels)) {
         CAPTURE(name_of(*kernels));
         CAPTURE(name_of(precision));
         const Encoder encoder = plain.packed(*kernels, precision);

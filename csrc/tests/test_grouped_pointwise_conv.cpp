@@ -138,6 +138,12 @@ void run_guarded(const Convolution& conv, const KernelTable& table, Precision pr
         reinterpret_cast<int32_t*>(start.data())[n] = -kernels.operand_shift * sum;
       }
       kernels.pack(ints.data(), depth, 1, columns, depth, packed.data());
+    } else if (kernels.products > 0) {
+      std::vector<float> scaled(static_cast<std::size_t>(columns * depth));
+      for (int64_t n = 0; n < columns; ++n) {
+        scale[n] = scale_row(weight + n * depth, depth, scaled.data() + n * depth);
+      }
+      kernels.pack(scaled.data(), depth, 1, columns, depth, packed.data());
     } else {
       kernels.pack(weight, depth, 1, columns, depth, packed.data());
     }
@@ -242,7 +248,7 @@ TEST_CASE("a product touches its operands alone") {
     for (Edge edge : {Edge::begin, Edge::end}) {
       const Convolution conv(shape, edge);
       for (const KernelTable* kernels : tested_builds()) {
-        for (Precision precision : kAllPrecisions) {
+        for (Precision precision : precisions_of(*kernels)) {
           CAPTURE(name_of(*kernels));
           CAPTURE(name_of(precision));
           CAPTURE(shape.text());
@@ -272,7 +278,7 @@ TEST_CASE("a token has the same bits in any batch, in any row, on any number of 
        {Shape{130, 2, 192, 100, 3, 5}, Shape{37, 1, 800, 49}, Shape{9, 4, 385, 47, 0, 1}, Shape{40, 1, 1700, 200}}) {
     const Convolution conv(shape);
     for (const KernelTable* kernels : tested_builds()) {
-      for (Precision precision : kAllPrecisions) {
+      for (Precision precision : precisions_of(*kernels)) {
         CAPTURE(name_of(*kernels));
         CAPTURE(name_of(precision));
         CAPTURE(shape.text());
@@ -312,7 +318,7 @@ TEST_CASE("an infinity or a NaN stays in its own token and group") {
         constexpr int64_t kToken = 6, kGroup = 1;
         conv.x[kToken * shape.x_row_stride() + kGroup * shape.in_per_group + channel] = special;
         for (const KernelTable* kernels : tested_builds()) {
-          for (Precision precision : kAllPrecisions) {
+          for (Precision precision : precisions_of(*kernels)) {
             CAPTURE(name_of(*kernels));
             CAPTURE(name_of(precision));
             CAPTURE(special);
@@ -340,7 +346,7 @@ TEST_CASE("an infinite or NaN weight spoils its own channel alone") {
     constexpr int64_t kChannel = 7;
     conv.weight[kChannel * shape.in_per_group + 3] = special;
     for (const KernelTable* kernels : tested_builds()) {
-      for (Precision precision : kAllPrecisions) {
+      for (Precision precision : precisions_of(*kernels)) {
         CAPTURE(name_of(*kernels));
         CAPTURE(name_of(precision));
         CAPTURE(special);
@@ -372,7 +378,7 @@ TEST_CASE("a product over no channels is the activated bias") {
   const Shape shape{9, 2, 0, 21};
   const Convolution conv(shape);
   for (const KernelTable* kernels : tested_builds()) {
-    for (Precision precision : kAllPrecisions) {
+    for (Precision precision : precisions_of(*kernels)) {
       CAPTURE(name_of(*kernels));
       CAPTURE(name_of(precision));
       const GuardedFloats y(shape.y_size());

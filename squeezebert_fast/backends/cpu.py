@@ -166,6 +166,25 @@ def scores_precision(precision: str) -> str:
     return name
 
 
+def products_by_parts(form: str) -> int:
+    """How many products of bfloat16 on matrix units stand for one of float32 in a `form_of`; 0: none do."""
+    native: Any = _native
+    return native.products_by_parts(instruction_set(), getattr(native.Precision, form))
+
+
+def form_of(precision: str) -> str:
+    """What an encoder is packed for, by its name in `native.Precision`.
+
+    float32, where the build has matrix units, is as accurate as PyTorch is asked to be.
+    """
+    if precision != "float32" or not products_by_parts("float32_highest"):
+        return precision
+    try:
+        return f"float32_{torch.get_float32_matmul_precision()}"
+    except RuntimeError:  # it was set by backend, in the way that PyTorch 2.9 began with
+        return "float32_highest"
+
+
 def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:
     """Operations per second of multiply-adds in registers: the limit to measure against. Needs the native module."""
     native: Any = _native
@@ -195,6 +214,8 @@ class _Entry:
 SAMPLES = 64
 """Elements of a weight that every call compares, to tell whether its packed form still stands for it."""
 
+LONG_SEQUENCE: int = 0 if _native is None else _native.Encoder.long_sequence
+"""Tokens from which on a sequence runs by parts, where `products_by_parts`."""
 ROWS_FOR_ALL: int = 0 if _native is None else _native.Fingerprint.rows_for_all
 """Rows of input, tokens, of however many calls, after which all elements of a weight have been compared."""
 

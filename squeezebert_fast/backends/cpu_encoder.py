@@ -71,10 +71,11 @@ class CpuEncoder:
         """layers: at least one, each passed by `refusal`, all with the same channels."""
         native: Any = cpu._native
         self.precision = precision
+        self.form = cpu.form_of(precision)
         self.instruction_set = cpu.instruction_set()
         self.channels = layers[0].norms[0].weight.shape[0]
         self._layers = len(layers)
-        self._native = native.Encoder(self.instruction_set, getattr(native.Precision, precision))
+        self._native = native.Encoder(self.instruction_set, getattr(native.Precision, self.form))
         kept: list[Tensor] = []  # alive until they are packed
 
         def keep(tensor: Tensor) -> Tensor:

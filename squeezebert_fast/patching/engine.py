@@ -154,9 +154,12 @@ class PackedSnapshot(Snapshot):
         self._fingerprint = cpu.fingerprint(contiguous, SAMPLES)
         self.lasting = self._state is not None and len(contiguous) == len(parameters)
         self.native = CpuEncoder([layer_of(layer) for layer in encoder.layers], precision)  # type: ignore[union-attr]
+        self._stands_alone = False
 
     def is_for(self, backend: str, precision: str) -> bool:
-        return backend == "cpu" and precision == self.native.precision
+        if backend != "cpu" or precision != self.native.precision:
+            return False
+        return self._stands_alone or self.native.form == cpu.form_of(precision)
 
     def _same_parameters(self, rows: int) -> bool:
         return (
@@ -167,6 +170,7 @@ class PackedSnapshot(Snapshot):
 
     def stand_alone(self) -> None:
         """Take the parameters that are in the modules now for those that were packed: `GivenUp`, never written to."""
+        self._stands_alone = True
         self._values = _values(self._held)
         self._parameters, self._state = [], []
         self._fingerprint = cpu.fingerprint([], 0)

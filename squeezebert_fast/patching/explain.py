@@ -18,7 +18,7 @@ from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.patching import engine
 from squeezebert_fast.patching import layer as layers
-from squeezebert_fast.patching.encoder import AcceleratedEncoder, is_encoder, lasting_obstacle
+from squeezebert_fast.patching.encoder import AcceleratedEncoder, is_encoder, lasting_obstacle, snapshot_of
 from squeezebert_fast.patching.library import Library, library_of
 from squeezebert_fast.patching.swapping import SETTINGS, Settings, has_own_forward
 
@@ -123,7 +123,7 @@ def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iter
         whole = "the forward of the encoder is overridden"
     engine_choice = None if whole else _engine_choice(encoder, library, settings, backend or "auto")
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
-        together = _by_part(layer, engine_choice, settings) if engine_choice else {}
+        together = _by_part(encoder, layer, engine_choice, settings) if engine_choice else {}
         own_modules = None if together else whole or layers.obstacle(layer, library)
         for part, operation, path in PARTS:
             weight = _weight(layer, path)
@@ -158,7 +158,9 @@ def _engine_choice(
     return None if engine.obstacle(encoder, library, choice.backend, settings.precision) else choice
 
 
-def _by_part(layer: nn.Module, choice: backends.Choice, settings: Settings) -> dict[str, backends.Choice]:
+def _by_part(
+    encoder: nn.Module, layer: nn.Module, choice: backends.Choice, settings: Settings
+) -> dict[str, backends.Choice]:
     """What the engine does with each of PARTS."""
     if choice.backend == "triton" and settings.precision == "int8":
         reason = "int8 products, a kernel each, in inference"
@@ -177,10 +179,13 @@ def _by_part(layer: nn.Module, choice: backends.Choice, settings: Settings) -> d
             reason = reasons.get(part, reason)
             by_part[part] = backends.Choice("triton", reason)
         return by_part
+    form, snapshot = cpu.form_of(settings.precision), snapshot_of(encoder)
+    if not settings.keep_original and isinstance(snapshot, engine.PackedSnapshot):
+        form = snapshot.native.form  # packed once and for all
     if settings.keep_original:
-        reason = f"one call for all layers in inference, {_how(settings.precision)}"
+        reason = f"one call for all layers in inference, {_how(settings.precision, form)}"
     else:
-        reason = f"one call for all layers, {_how(settings.precision)}, originals given up"
+        reason = f"one call for all layers, {_how(settings.precision, form)}, originals given up"
     return {part: backends.Choice("cpu", reason) for part, _, _ in PARTS}
 
 
@@ -197,8 +202,11 @@ def _sizes(layer: Any, operation: str, weight: Tensor) -> dict[str, int]:
     return {"channels": weight.shape[0]} if operation == "add_layer_norm" else {}
 
 
-def _how(precision: str) -> str:
+def _how(precision: str, form: str) -> str:
     build = cpu.instruction_set()
+    if products := cpu.products_by_parts(form):
+        word = form.removeprefix("float32_")
+        return f"{build} build, from {cpu.LONG_SEQUENCE} tokens by bfloat16 products, {products} for one ({word})"
     if cpu.has_instruction(precision):
         return f"{build} build"
     return f"{build} build, whose CPU has no instruction for {precision}: wider ones compute it"

@@ -64,7 +64,8 @@ def patch(
         precision: what products run in, on the CPU: "float32" (None says the same), "bfloat16" or "int8". Sums,
             softmax, LayerNorm and residuals stay float32. bfloat16 and int8 are for inference: with gradients,
             and where the native encoder can't serve, the forward runs in the model's own dtype, or autocast's. On a
-            GPU products run in the model's own dtype, or in int8.
+            GPU products run in the model's own dtype, or in int8. On a CPU with matrix units float32 is as accurate
+            as `torch.set_float32_matmul_precision` asks for.
         unpad: run over the real tokens only, those whose keys the attention mask doesn't leave out, wherever
             they stand; the encoder's output for all others is zero. On a GPU the host waits once for their number.
         keep_original: False gives up the parameters that the native encoder has packed, for deployment: they

@@ -43,7 +43,12 @@ struct EncoderInput {
 
 class Encoder {
  public:
-  Encoder(const KernelTable& kernels, Precision precision) : segments_(kernels, precision) {}
+  // By parts a weight has 6 bytes where float32 has 4, and of a short sequence reading weights is the time. So with a
+  // precision by parts, sequences of fewer tokens run in float32 on vectors. What decides is the tokens that the mask
+  // keeps, which are the same alone, in a batch and with padding.
+  static constexpr int64_t kLongSequence = 64;
+
+  Encoder(const KernelTable& kernels, Precision precision);
 
   void add_layer(const LayerWeights& weights);  // all layers have the same channels
   void pack(int threads);                       // after the last layer, whose sources are not needed from then on
@@ -57,7 +62,7 @@ class Encoder {
 
   const KernelTable& kernels() const { return segments_.kernels(); }
   Precision precision() const { return segments_.precision(); }
-  int64_t bytes() const { return segments_.bytes(); }
+  int64_t bytes() const { return segments_.bytes() + (for_short_ ? for_short_->bytes() : 0); }
 
  private:
   struct Norm {
@@ -69,7 +74,7 @@ class Encoder {
     Activation activation;
     int64_t output_groups;
     // scales of one row of operands
-    int64_t attention_scales, post_attention_scales, feed_forward_scales, output_scales;
+    int64_t attention_scales, post_attention_scales, feed_forward_scales;
     std::vector<Piece> head_pieces;                            // each a head's q, k and v
     std::vector<Piece> post_attention;                         // in order: consecutive ones are one product too
     std::vector<std::vector<FeedForwardChunk>> hidden_chunks;  // by output group
@@ -85,6 +90,7 @@ class Encoder {
 
   PackedSegments segments_;
   std::vector<Layer> layers_;
+  std::unique_ptr<Encoder> for_short_;  // the same layers on vectors, or null
 };
 
 }  // namespace squeezebert

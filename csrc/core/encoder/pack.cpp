@@ -3,6 +3,10 @@
 
 namespace squeezebert {
 
+Encoder::Encoder(const KernelTable& kernels, Precision precision) : segments_(kernels, precision) {
+  if (segments_.precision_kernels().products > 0) for_short_ = std::make_unique<Encoder>(kernels, Precision::float32);
+}
+
 // A head's q, k and v stand side by side. Where they read the same inputs, which is where group counts are equal and a
 // head lies within a group, they are one product.
 void Encoder::add_attention(const LayerWeights& w, Layer& layer) {
@@ -42,6 +46,7 @@ void Encoder::add_hidden_chunks(const LayerWeights& w, Layer& layer) {
 }
 
 void Encoder::add_layer(const LayerWeights& w) {
+  if (for_short_) for_short_->add_layer(w);
   Layer layer;
   layer.channels = w.query.in_channels;
   layer.heads = w.heads;
@@ -51,7 +56,6 @@ void Encoder::add_layer(const LayerWeights& w) {
   layer.attention_scales = w.query.groups * w.query.scales_per_group;
   layer.post_attention_scales = w.post_attention.groups * w.post_attention.scales_per_group;
   layer.feed_forward_scales = w.intermediate.groups * w.intermediate.scales_per_group;
-  layer.output_scales = w.output.groups * w.output.scales_per_group;
   layer.output_groups = w.output.groups;
   add_attention(w, layer);
   layer.post_attention = segments_.add(w.post_attention);
@@ -65,6 +69,7 @@ void Encoder::add_layer(const LayerWeights& w) {
 }
 
 void Encoder::pack(int threads) {
+  if (for_short_) for_short_->pack(threads);
   segments_.pack(threads);
   for (Layer& layer : layers_) {
     for (const std::vector<FeedForwardChunk>& chunks : layer.hidden_chunks) {

@@ -185,18 +185,26 @@ void Encoder::Run::feed_forward_by_columns(const Layer& layer, const Part& part,
   const auto pieces = static_cast<int64_t>(layer.output_pieces.size());
   team.run(id, pieces, [&](int64_t task, int member) {
     const std::vector<Segment>& piece = layer.output_pieces[static_cast<std::size_t>(task)];
-    Product product{{hidden, layer.hidden, nullptr, layer.output_scales, layer.hidden},
+    Product product{{hidden, layer.hidden, nullptr, 1, layer.hidden},
                     piece.data(),
                     static_cast<int64_t>(piece.size()),
                     x,
                     channels,
                     Activation::none,
                     nullptr};
-    if (kernels.operand_bytes > 0) {
-      product.x = operands_in(scratch[static_cast<std::size_t>(member)], part.rows, layer.hidden, layer.output_scales);
-      kernels.prepare(hidden, layer.hidden, {0, part.rows}, product.x);
+    if (kernels.operand_bytes == 0) {
+      kernels.product(product, {0, part.rows});
+      return;
     }
-    kernels.product(product, {0, part.rows});
+    // A chunk's operands have scales of their own, as in the one pass.
+    for (Segment segment : piece) {
+      product.x = operands_in(scratch[static_cast<std::size_t>(member)], part.rows, segment.depth, 1);
+      kernels.prepare(hidden + segment.in_begin, layer.hidden, {0, part.rows}, product.x);
+      segment.in_begin = 0;
+      product.segments = &segment;
+      product.segment_count = 1;
+      kernels.product(product, {0, part.rows});
+    }
   });
   const int64_t blocks = divide_up(part.rows, kSmallBlockRows);
   team.run(id, blocks, [&](int64_t block, int) {

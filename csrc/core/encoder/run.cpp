@@ -65,10 +65,27 @@ void Encoder::run(const EncoderInput& input, int threads, Times* times) const {
     std::memset(input.y, 0, size);
     for (std::size_t l = 0; input.states && l < layers_.size(); ++l) std::memset(input.states[l], 0, size);
   }
-  if (run.sequences.empty()) return;
-  run.split();
-  run.allocate();
-  run_team(run.threads, [&](Team& team, int id) { run.member(team, id); });
+  if (for_short_) {
+    Run of_short(*for_short_, input, run.threads, times);
+    of_short.take_short_from(run);
+    of_short.run();
+  }
+  run.run();
+}
+
+// The other one still holds the tokens that they point to.
+void Encoder::Run::take_short_from(Run& other) {
+  const auto is_long = [](const Sequence& sequence) { return sequence.key_count >= kLongSequence; };
+  const auto first = std::stable_partition(other.sequences.begin(), other.sequences.end(), is_long);
+  sequences.assign(first, other.sequences.end());
+  other.sequences.erase(first, other.sequences.end());
+}
+
+void Encoder::Run::run() {
+  if (sequences.empty()) return;
+  split();
+  allocate();
+  run_team(threads, [&](Team& team, int id) { member(team, id); });
 }
 
 }  // namespace squeezebert

@@ -77,6 +77,8 @@ struct Encoder::Run {
   void finish_task(int64_t block, int64_t tasks, const AddLayerNorm& norm, Rows rows);
 
   // run.cpp
+  void take_short_from(Run& other);
+  void run();
   void split();
   void member(Team& team, int id);
 };

@@ -30,7 +30,7 @@ void Encoder::Run::allocate() {
     }
     hidden_floats = std::max(hidden_floats, hidden_rows(layer) * layer.hidden);
     per_member = std::max(per_member, operand_memory(kBlockRows, channels, layer.post_attention_scales));
-    per_member = std::max(per_member, operand_memory(hidden_rows(layer), layer.hidden, layer.output_scales));
+    per_member = std::max(per_member, operand_memory(hidden_rows(layer), layer.hidden, 1));
     x_scales = std::max(x_scales, layer.attention_scales);
     y_scales = std::max(y_scales, layer.feed_forward_scales);
   }

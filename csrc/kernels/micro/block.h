@@ -28,6 +28,7 @@ template <class Format>
 struct Block {
   const typename Format::Operand* x;
   int64_t x_row_stride, rows;
+  int64_t x_plane_stride;
   int64_t rows_before;  // of x that lie before it and belong to the same product
   const typename Format::Weight* panel;
   int64_t width, depth;  // real columns and values along K

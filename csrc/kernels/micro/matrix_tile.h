@@ -24,6 +24,7 @@
 #pragma once
 #include "../epilogue.h"
 #include "block.h"
+#include "float32_parts.h"
 
 namespace {
 
@@ -37,10 +38,11 @@ struct MatrixBfloat16 {
   static constexpr int kStep = 2;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
+  static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = true;
   static constexpr int32_t kOperandShift = 0;
 
-  static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
+  static Weight pack(Source v, int) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
   static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
     for (int64_t r = rows.begin; r < rows.end; ++r) {
       const float* from = x + r * x_row_stride;
@@ -56,9 +58,12 @@ struct MatrixBfloat16 {
   }
 };
 
+template <class Format>
+constexpr bool kOfBytes = sizeof(typename Format::Operand) == 1;  // int8: sums are int32
+
 template <class Format, class Tiles, int kC, int kA, int kB>
 [[gnu::always_inline]] inline void multiply_add_tiles(Tiles& tiles) {
-  if constexpr (Format::kScaled) {
+  if constexpr (kOfBytes<Format>) {
     tiles.template multiply_add_int8<kC, kA, kB>();
   } else {
     tiles.template multiply_add_bfloat16<kC, kA, kB>();
@@ -86,6 +91,52 @@ template <class Format, int kTall, int kWide, class Tiles, class Between>
   if constexpr (kTall == 2 && kWide == 2) {
     multiply_add_tiles<Format, Tiles, 3, 5, 7>(tiles);
     between(3);
+  }
+}
+
+// The same by parts: pairs of parts in such an order that every one needs two new tiles of four. What is small comes
+// before what is large. `between(i)` stands after the i-th pair.
+template <class Format, int kTall, int kWide, class Tiles, class Between>
+[[gnu::always_inline]] inline void matrix_step_by_parts(Tiles& tiles, const uint16_t* top, const uint16_t* bottom,
+                                                        int64_t row_bytes, int64_t plane_stride, const char* panel,
+                                                        int64_t panel_row_bytes, Between between) {
+  const auto operands = [&](int plane) __attribute__((always_inline)) {
+    tiles.template load<4>(top + plane * plane_stride, row_bytes);
+    if constexpr (kTall == 2) tiles.template load<5>(bottom + plane * plane_stride, row_bytes);
+  };
+  const auto weights = [&](int plane) __attribute__((always_inline)) {
+    const char* part = panel + plane * kTileSide * panel_row_bytes;
+    tiles.template load<6>(part, panel_row_bytes);
+    if constexpr (kWide == 2) tiles.template load<7>(part + 64, panel_row_bytes);
+  };
+  const auto multiply = [&](int pair) __attribute__((always_inline)) {
+    multiply_add_tiles<Format, Tiles, 0, 4, 6>(tiles);
+    if constexpr (kWide == 2) multiply_add_tiles<Format, Tiles, 1, 4, 7>(tiles);
+    if constexpr (kTall == 2) multiply_add_tiles<Format, Tiles, 2, 5, 6>(tiles);
+    if constexpr (kTall == 2 && kWide == 2) multiply_add_tiles<Format, Tiles, 3, 5, 7>(tiles);
+    between(pair);
+  };
+  operands(0);
+  if constexpr (Format::kPlanes == 3) {
+    weights(2);
+    multiply(0);
+    weights(1);
+    multiply(1);
+    operands(1);
+    multiply(2);
+    weights(0);
+    multiply(3);
+    operands(2);
+    multiply(4);
+    operands(0);
+    multiply(5);
+  } else {
+    weights(1);
+    multiply(0);
+    weights(0);
+    multiply(1);
+    operands(1);
+    multiply(2);
   }
 }
 
@@ -124,7 +175,10 @@ class MatrixTile {
   static constexpr int64_t kDepthStep = 64 / static_cast<int64_t>(sizeof(Operand));
   // Deeper segments have fewer ends, and add to y less often. The operands of a block and a panel, 24 KB each in
   // bfloat16, are what a first-level cache of 48 KB holds: of those one streams past.
-  static constexpr int64_t kDeepestSegment = 384, kHiddenChunk = 384;
+  static constexpr int64_t kDeepestSegment = Format::kPlanes == 1 ? 384 : 192, kHiddenChunk = kDeepestSegment;
+  // Of parts, for one of the numbers they are parts of.
+  static constexpr int64_t kProducts = Format::kPlanes * (Format::kPlanes + 1) / 2;
+  static constexpr bool kRepairs = Format::kPlanes > 1;
   static constexpr bool kRounds = true;
   static_assert(kLanes == kTileSide, "a row of a tile is a vector");
   static_assert(Format::kStep * sizeof(typename Format::Weight) == 4, "a column of a tile of weights has 4 bytes");
@@ -179,7 +233,7 @@ class MatrixTile {
       multiply_add_tiles<Format, Tiles, 2, 5, 6>(tiles);
       multiply_add_tiles<Format, Tiles, 3, 5, 7>(tiles);
     }
-    return iterations * 4 * 2 * kTileSide * kTileSide * kDepthStep;
+    return iterations * 4 * 2 * kTileSide * kTileSide * kDepthStep / kProducts;
   }
 
  private:
@@ -187,15 +241,24 @@ class MatrixTile {
   enum { kGelu = 1, kAccumulate = 2, kRounded = 4, kKinds = 8 };
   using Multiply = void (*)(MatrixTile&, const Block<Format>&, Lines*);
 
+  // What sums are made of: the operands of the first row, and the panel.
+  struct Factors {
+    const Operand* x;
+    int64_t x_row_stride, x_plane_stride;
+    const char* panel;
+    int64_t panel_row_bytes, depth;
+  };
+
   // The rows of a block whose end is still to come.
   struct End {
-    const char* sums;
+    char* sums;
     int64_t rows, width;
     Columns columns;
     float* y;
     int64_t y_row_stride;
     uint16_t* rounded;
     int64_t rounded_row_stride;
+    Factors factors;  // where kRepairs
 
     [[gnu::always_inline]] void skip(int64_t count) {
       sums += count * kSumsRowBytes;
@@ -203,6 +266,7 @@ class MatrixTile {
       if constexpr (Format::kScaled) columns.row_scale += count * columns.row_scale_stride;
       y += count * y_row_stride;
       rounded += count * rounded_row_stride;
+      if constexpr (kRepairs) factors.x += count * factors.x_row_stride;
     }
   };
   static constexpr int64_t kSumsRowBytes = kPanelColumns * 4;
@@ -212,20 +276,70 @@ class MatrixTile {
   [[gnu::always_inline]] static inline Vec end_vector(const End& end, int64_t r, int j, Vec before) {
     const char* sums = end.sums + r * kSumsRowBytes + j * 64;
     Vec total;
-    if constexpr (Format::kScaled) {
+    if constexpr (kOfBytes<Format>) {
       const IntVec start = load(end.columns.start + j * kLanes);
       const IntVec sum = add(load(reinterpret_cast<const int32_t*>(sums)), start);
       total = Format::finish(sum, load(end.columns.scale + j * kLanes), end.columns, static_cast<int>(r));
     } else {
       total = load(reinterpret_cast<const float*>(sums));
+      if constexpr (Format::kScaled) {
+        total = Format::finish(total, load(end.columns.scale + j * kLanes), end.columns, static_cast<int>(r));
+      }
     }
     if (kKind & kAccumulate) total = total + before;
     total = total + load(end.columns.bias + j * kLanes);
-    return kKind & kGelu ? coarse_gelu(total) : total;
+    if constexpr (Format::kCoarse) {
+      return kKind & kGelu ? coarse_gelu(total) : total;
+    } else {
+      return kKind & kGelu ? gelu(total) : total;
+    }
+  }
+
+  // Where an infinity or a NaN is among a row's operands or a column's weights, or sums overflow, a sum of products of
+  // parts isn't finite; nor need it be what float32 gives: an infinite operand times a weight's later part, 0, is NaN.
+  // So such sums are made anew, of whole numbers. Which are depends on the row and the weights alone.
+  [[gnu::always_inline]] static inline void check(const End& end, int64_t rows, int vectors) {
+    Vec total = broadcast(0.0f);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int j = 0; j < vectors; ++j) total = multiply_add(load_sums_of(end, r, j), broadcast(0.0f), total);
+    }
+    if (__builtin_expect(!all_finite(total), 0)) repair(end, rows, vectors);
+  }
+  static Vec load_sums_of(const End& end, int64_t r, int j) {
+    return load(reinterpret_cast<const float*>(end.sums + r * kSumsRowBytes + j * 64));
+  }
+
+  [[gnu::noinline]] static void repair(const End& end, int64_t rows, int vectors) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int j = 0; j < vectors; ++j) {
+        if (all_finite(load_sums_of(end, r, j))) continue;
+        store(reinterpret_cast<float*>(end.sums + r * kSumsRowBytes + j * 64), sum_of_wholes(end.factors, r, j));
+      }
+    }
+  }
+
+  static Vec sum_of_wholes(const Factors& factors, int64_t r, int j) {
+    const Operand* x = factors.x + r * factors.x_row_stride;
+    const int64_t part_bytes = kTileSide * factors.panel_row_bytes;
+    Vec sum = broadcast(0.0f);
+    for (int64_t k = 0; k < factors.depth; ++k) {
+      const char* row = factors.panel + k / kDepthStep * Format::kPlanes * part_bytes +
+                        k % kDepthStep / Format::kStep * factors.panel_row_bytes + j * 64;
+      float operand = 0.0f;
+      Vec weight = broadcast(0.0f);
+      for (int p = 0; p < Format::kPlanes; ++p) {
+        const Vec pairs = load_pairs(reinterpret_cast<const uint16_t*>(row + p * part_bytes));
+        operand += float_of(static_cast<uint32_t>(x[p * factors.x_plane_stride + k]) << 16);
+        weight = weight + (k % 2 == 0 ? first_of_pairs(pairs) : second_of_pairs(pairs));
+      }
+      sum = multiply_add(operand, weight, sum);
+    }
+    return sum;
   }
 
   template <int kKind>
   [[gnu::always_inline]] static inline void end_two_rows(End& end) {
+    if constexpr (kRepairs) check(end, 2, 2);
     Vec v[2][2];
 #pragma GCC unroll 2
     for (int r = 0; r < 2; ++r) {
@@ -250,6 +364,7 @@ class MatrixTile {
   // A row of any width.
   template <int kKind>
   static void end_row(End& end) {
+    if constexpr (kRepairs) check(end, 1, static_cast<int>(divide_up(end.width, static_cast<int64_t>(kLanes))));
     Vec v[2] = {broadcast(0.0f), broadcast(0.0f)};
     for_each_vector(end.width, [&](int64_t c, int lanes) {
       const Vec before = kKind & kAccumulate ? load_lanes(end.y + c, lanes) : broadcast(0.0f);
@@ -285,24 +400,36 @@ class MatrixTile {
       if (end.rows >= 2) end_two_rows<kKind>(end);
     };
     Tiles& tiles = self.tiles_;
+    constexpr int64_t kStepBytes = kTileSide * kPanelRowBytes * Format::kPlanes;
+    const auto step = [&](const Operand* from, const Operand* lower, int64_t from_row_bytes, int64_t plane_stride,
+                          int64_t k) __attribute__((always_inline)) {
+      if constexpr (Format::kPlanes == 1) {
+        matrix_step<Format, kTall, kWide>(tiles, from, lower, from_row_bytes, panel + k * kStepBytes, kPanelRowBytes,
+                                          between);
+      } else {
+        matrix_step_by_parts<Format, kTall, kWide>(tiles, from, lower, from_row_bytes, plane_stride,
+                                                   panel + k * kStepBytes, kPanelRowBytes, between);
+      }
+    };
     zero_sums<kTall, kWide>(tiles);
     for (int64_t k = 0; k < whole; ++k) {
-      for (int list = 0; list < kFetched; ++list) fetched[list].fetch_some(kLinesAStep);
-      matrix_step<Format, kTall, kWide>(tiles, top + k * kDepthStep, bottom + k * kDepthStep, row_bytes,
-                                        panel + k * kTileSide * kPanelRowBytes, kPanelRowBytes, between);
+      for (int list = 0; list < kFetched; ++list) fetched[list].fetch_some(kLinesAStep * Format::kPlanes);
+      step(top + k * kDepthStep, bottom + k * kDepthStep, row_bytes, block.x_plane_stride, k);
     }
     if (rest > 0) {  // what follows in memory may be NaN, which zero weights don't make 0
-      alignas(64) Operand last[kRows * kDepthStep] = {};
+      alignas(64) Operand last[Format::kPlanes * kRows * kDepthStep] = {};
       const auto copy = [&](const Operand* from, int64_t rows, Operand* to) {
         for (int64_t r = 0; r < rows; ++r) {
-          __builtin_memcpy(to + r * kDepthStep, from + r * block.x_row_stride + whole * kDepthStep,
-                           static_cast<unsigned>(rest) * sizeof(Operand));
+          for (int p = 0; p < Format::kPlanes; ++p) {
+            __builtin_memcpy(to + (p * kRows + r) * kDepthStep,
+                             from + r * block.x_row_stride + p * block.x_plane_stride + whole * kDepthStep,
+                             static_cast<unsigned>(rest) * sizeof(Operand));
+          }
         }
       };
       copy(top, kTall == 2 ? kTileSide : above + block.rows, last);
       if (kTall == 2) copy(bottom, kTileSide, last + kTileSide * kDepthStep);
-      matrix_step<Format, kTall, kWide>(tiles, last, last + kTileSide * kDepthStep, 64,
-                                        panel + whole * kTileSide * kPanelRowBytes, kPanelRowBytes, between);
+      step(last, last + kTileSide * kDepthStep, 64, kRows * kDepthStep, whole);
     }
     if (end.rows > 0) finish_rows<kKind>(end);
 
@@ -315,8 +442,12 @@ class MatrixTile {
                  block.y,
                  block.y_row_stride,
                  block.rounded,
-                 block.rounded_row_stride};
+                 block.rounded_row_stride,
+                 {}};
     if (!block.columns.bias) self.end_.columns.bias = kNoBias;
+    if constexpr (kRepairs) {
+      self.end_.factors = {block.x, block.x_row_stride, block.x_plane_stride, panel, kPanelRowBytes, block.depth};
+    }
   }
 
   static constexpr int kLinesAStep = 8;
