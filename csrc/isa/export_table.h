@@ -45,19 +45,27 @@ constexpr PrecisionKernels kernels_of(bool native) {
   return kernels;
 }
 
+template <class Gradients>
+constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
+  kernels.weight_gradient_scratch = weight_gradient_scratch<Gradients>;
+  kernels.weight_gradient = weight_gradient<Gradients>;
+  kernels.feed_forward_backward_scratch = feed_forward_backward_scratch<Gradients>;
+  kernels.feed_forward_backward = feed_forward_backward<Gradients>;
+  return kernels;
+}
+
 }  // namespace
 
-#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8)                                                  \
-  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                         \
-    static constexpr KernelTable table = {                                                                \
-        #NAME,                                                                                            \
-        kLanes,                                                                                           \
-        {kernels_of<VectorTile<Float32>, VectorScores>(true), BFLOAT16, INT8},                            \
-        ::embeddings,                                                                                     \
-        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
-         ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
-         ::feed_forward_backward_scratch, ::feed_forward_backward}};                                      \
-    return &table;                                                                                        \
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8)                                                        \
+  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                               \
+    static constexpr KernelTable table = {                                                                      \
+        #NAME,                                                                                                  \
+        kLanes,                                                                                                 \
+        {with_gradients<VectorGradients>(kernels_of<VectorTile<Float32>, VectorScores>(true)), BFLOAT16, INT8}, \
+        ::embeddings,                                                                                           \
+        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward,       \
+         ::add_layer_norm_backward, ::activation_backward}};                                                    \
+    return &table;                                                                                              \
   }
 
 // Whether bfloat16 and int8 have instructions of their own in this build.
