@@ -23,7 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated build do
 import build_flags
 
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + build_flags.PYTHON_SOURCES
-HEADERS = [*sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts), "csrc/isa/builds.inc"]
+HEADERS = [
+    *sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts),
+    "csrc/isa/builds.inc",
+]
 
 PACKAGES = [
     "squeezebert_fast",
