@@ -1,4 +1,4 @@
-// A feed-forward block, act(x * in^T + bias) * out^T + bias, whose groups line up, in float32, and its gradient.
+// A feed-forward block, act(x * in^T + bias) * out^T + bias, whose groups line up, and its gradient.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -40,6 +40,7 @@ struct GroupedMlpBackward {
   // Each may be null; a bias's gradient is computed with its weight's alone.
   float *grad_x, *grad_weight_in, *grad_bias_in, *grad_weight_out, *grad_bias_out;
 };
-void grouped_mlp_backward(const KernelTable& kernels, const GroupedMlpBackward& block, int threads);
+void grouped_mlp_backward(const KernelTable& kernels, Precision precision, const GroupedMlpBackward& block,
+                          int threads);
 
 }  // namespace squeezebert

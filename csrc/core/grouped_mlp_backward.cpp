@@ -4,6 +4,7 @@
 #include "grouped_mlp.h"
 #include "sizes.h"
 #include "thread_team.h"
+#include "weight_gradient.h"
 #include "workspace.h"
 
 namespace squeezebert {
@@ -28,19 +29,19 @@ struct Backward {
   const int64_t hidden, chunks, tasks;          // of a group
   std::vector<FeedForwardBackward::Chunk> all;  // group by group
   std::vector<int64_t> first_segment;           // of every chunk: in, back_out, back_in, end
-  const TrainingKernels* const kernels;
+  const PrecisionKernels* const kernels;
   char* scratch = nullptr;
   int64_t scratch_bytes = 0;
   float* partial_x = nullptr;  // [tasks - 1, rows, in_channels]
 
-  Backward(const KernelTable& k, const GroupedMlpBackward& b, int threads)
+  Backward(const KernelTable& k, Precision precision, const GroupedMlpBackward& b, int threads)
       : block(b),
-        segments(k, Precision::float32),
+        segments(k, precision),
         bounds(bounds_of_equal_chunks(b.in.out_per_group())),
         hidden(b.in.out_per_group()),
         chunks(static_cast<int64_t>(bounds.size()) - 1),
         tasks(std::clamp<int64_t>(divide_up(kMlpTasksPerThread * threads, b.in.groups), 1, chunks)),
-        kernels(&k.training) {
+        kernels(&gradient_kernels(k, precision)) {
     const ConvWeights back_out = transposed(block.out), back_in = transposed(block.in);
     for (int64_t task = 0; task < block.in.groups * tasks; ++task) {
       const int64_t group = task / tasks;
@@ -121,11 +122,12 @@ struct Backward {
 
 }  // namespace
 
-void grouped_mlp_backward(const KernelTable& kernels, const GroupedMlpBackward& block, int threads) {
-  Backward run(kernels, block, threads);
+void grouped_mlp_backward(const KernelTable& kernels, Precision precision, const GroupedMlpBackward& block,
+                          int threads) {
+  Backward run(kernels, precision, block, threads);
   const int64_t widest = divide_up(run.hidden, run.chunks);
-  run.scratch_bytes = aligned(
-      kernels.training.feed_forward_backward_scratch(block.in.in_per_group(), widest, block.out.out_per_group()));
+  run.scratch_bytes =
+      aligned(run.kernels->feed_forward_backward_scratch(block.in.in_per_group(), widest, block.out.out_per_group()));
   const int64_t partial = block.grad_x ? (run.tasks - 1) * block.rows * block.in.in_channels : 0;
   const Workspace workspace(run.scratch_bytes * threads + aligned(partial * 4));
   run.scratch = workspace.data();

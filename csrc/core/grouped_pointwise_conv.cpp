@@ -42,9 +42,12 @@ PackedGroupedPointwiseConv::PackedGroupedPointwiseConv(const KernelTable& kernel
 // term, and those of the same channels follow each other.
 struct PackedGroupedPointwiseConv::Run {
   const PrecisionKernels* kernels;
-  const float* x;  // the rows that products take as `operands`
+  struct Input {
+    const float* x;  // the rows that products take as `operands`
+    Operands operands;
+  };
+  std::vector<Input> inputs;
   int64_t x_row_stride;
-  Operands operands;
   std::vector<Segment> segments;
   std::vector<Product> products;
   int64_t products_of_piece;
@@ -56,7 +59,9 @@ struct PackedGroupedPointwiseConv::Run {
 
   void member(Team& team, int id) {
     if (kernels->operand_bytes > 0) {
-      team.run(id, row_blocks, [&](int64_t block, int) { kernels->prepare(x, x_row_stride, rows(block), operands); });
+      team.run(id, row_blocks, [&](int64_t block, int) {
+        for (const Input& input : inputs) kernels->prepare(input.x, x_row_stride, rows(block), input.operands);
+      });
     }
     team.run(id, row_blocks * pieces, [&](int64_t task, int) {
       const int64_t block = by_row ? task / pieces : task % row_blocks;
@@ -91,7 +96,6 @@ void PackedGroupedPointwiseConv::run_side_by_side(const std::vector<Term>& terms
 
 void PackedGroupedPointwiseConv::run_sum(const std::vector<Term>& terms, int64_t tokens, int threads) {
   const PackedGroupedPointwiseConv& first = *terms.at(0).conv;
-  if (first.precision() != Precision::float32) throw std::invalid_argument("a sum of convolutions is in float32");
   run_terms(terms, true, first.in_channels_, tokens, first.out_channels_, Activation::none, threads);
 }
 
@@ -105,18 +109,22 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
   const int64_t operand_bytes = aligned(tokens * conv.in_channels_ * kernels.operand_bytes + kSlack);
   const int64_t scale_bytes = aligned(kernels.operand_bytes > 0 ? tokens * conv.scales_ * 4 : 0);
   const int64_t bias_floats = conv.out_channels_ + kSlackFloats;
-  const Workspace workspace(operand_bytes + scale_bytes + count * bias_floats * 4);
-  char* memory = workspace.data();
-  auto* biases = reinterpret_cast<float*>(memory + operand_bytes + scale_bytes);
+  const int64_t input_bytes = operand_bytes + scale_bytes;
+  const Workspace workspace(inputs * input_bytes + count * bias_floats * 4);
+  auto* biases = reinterpret_cast<float*>(workspace.data() + inputs * input_bytes);
 
   Run run{};
   run.kernels = &kernels;
-  run.x = terms.front().x;
   run.x_row_stride = x_row_stride;
-  run.operands = {const_cast<float*>(run.x), x_row_stride, nullptr, conv.scales_, conv.in_channels_};
-  if (kernels.operand_bytes > 0) {
-    run.operands = {memory, conv.in_channels_, reinterpret_cast<float*>(memory + operand_bytes), conv.scales_,
-                    conv.in_channels_};
+  for (int64_t i = 0; i < inputs; ++i) {
+    const float* x = terms[static_cast<std::size_t>(i)].x;
+    Operands operands{const_cast<float*>(x), x_row_stride, nullptr, conv.scales_, conv.in_channels_};
+    if (kernels.operand_bytes > 0) {
+      char* memory = workspace.data() + i * input_bytes;
+      operands = {memory, conv.in_channels_, reinterpret_cast<float*>(memory + operand_bytes), conv.scales_,
+                  conv.in_channels_};
+    }
+    run.inputs.push_back({x, operands});
   }
   int64_t bytes = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -140,8 +148,7 @@ void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool 
     for (int64_t i = 0; i < count; ++i) {
       const Term& term = terms[static_cast<std::size_t>(i)];
       Product product{};
-      product.x = run.operands;
-      if (sum) product.x.data = const_cast<float*>(term.x);
+      product.x = run.inputs[static_cast<std::size_t>(sum ? i : 0)].operands;
       product.segments = run.segments.data() + i * conv.segments_.size() + piece.first;
       product.segment_count = piece.count;
       product.y = sum ? terms.front().y : term.y;

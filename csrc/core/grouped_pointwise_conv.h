@@ -26,7 +26,7 @@ class PackedGroupedPointwiseConv {
   };
   // Several convolutions of one build, precision and shape, where nothing stands between rows: `qkv_projection`. Side
   // by side, its forward: on the x of the first, whose rows all of them read while they are near. As a sum, x's
-  // gradient: into the y of the first, in float32.
+  // gradient: into the y of the first.
   static void run_side_by_side(const std::vector<Term>& terms, int64_t tokens, int threads);
   static void run_sum(const std::vector<Term>& terms, int64_t tokens, int threads);
 

@@ -20,7 +20,7 @@ struct ConvWeights {
   // In int8, a group's inputs are cut into as many equal stretches with scales of their own, of weights and of
   // operands.
   int64_t scales_per_group = 1;
-  // `weight` is that of the product whose gradient this is: [in_channels, out_channels / groups]. float32 alone.
+  // `weight` is that of the product whose gradient this is: [in_channels, out_channels / groups]. Not int8.
   bool transposed = false;
 
   int64_t in_per_group() const { return in_channels / groups; }

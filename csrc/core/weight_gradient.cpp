@@ -1,6 +1,7 @@
 #include "weight_gradient.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "packed_segments.h"
 #include "scratch.h"
@@ -14,7 +15,17 @@ constexpr int64_t kTaskSize = 384, kSmallTaskSize = 192;
 
 }  // namespace
 
-void weight_gradient(const KernelTable& kernels, const GroupedGradients& g, int threads) {
+bool has_gradients(const KernelTable& kernels, Precision precision) {
+  return kernels.precision[static_cast<int>(precision)].weight_gradient;
+}
+
+const PrecisionKernels& gradient_kernels(const KernelTable& kernels, Precision precision) {
+  if (!has_gradients(kernels, precision)) throw std::invalid_argument("the build has no gradients in this precision");
+  return kernels.precision[static_cast<int>(precision)];
+}
+
+void weight_gradient(const KernelTable& table, Precision precision, const GroupedGradients& g, int threads) {
+  const PrecisionKernels& kernels = gradient_kernels(table, precision);
   const int64_t in = g.in_channels / g.groups, out = g.out_channels / g.groups;
   std::vector<WeightGradient> tasks;
   const int64_t large =
@@ -41,9 +52,9 @@ void weight_gradient(const KernelTable& kernels, const GroupedGradients& g, int 
       });
     }
   }
-  const int64_t scratch_bytes = kernels.training.weight_gradient_scratch(std::min(out, size), std::min(in, size));
+  const int64_t scratch_bytes = kernels.weight_gradient_scratch(std::min(out, size), std::min(in, size));
   run_with_scratch(static_cast<int64_t>(tasks.size()), threads, scratch_bytes, [&](int64_t i, char* scratch) {
-    kernels.training.weight_gradient(tasks[static_cast<std::size_t>(i)], scratch);
+    kernels.weight_gradient(tasks[static_cast<std::size_t>(i)], scratch);
   });
 }
 

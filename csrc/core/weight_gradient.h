@@ -1,4 +1,4 @@
-// Gradients of weights, in float32.
+// Gradients of weights.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -19,6 +19,12 @@ struct GroupedGradients {
   const float* x;  // [rows, in_channels]
   int64_t rows, groups, in_channels, out_channels;
 };
-void weight_gradient(const KernelTable& kernels, const GroupedGradients& gradients, int threads);
+void weight_gradient(const KernelTable& kernels, Precision precision, const GroupedGradients& gradients, int threads);
+
+// Whether products of gradients run in this precision: float32 everywhere, bfloat16 on matrix units.
+bool has_gradients(const KernelTable& kernels, Precision precision);
+
+// The kernels of gradients in a precision. Throws std::invalid_argument where the build has none.
+const PrecisionKernels& gradient_kernels(const KernelTable& kernels, Precision precision);
 
 }  // namespace squeezebert

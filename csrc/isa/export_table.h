@@ -48,20 +48,29 @@ constexpr PrecisionKernels kernels_of(bool native) {
   return kernels;
 }
 
+template <class Gradients>
+constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
+  kernels.weight_gradient_scratch = weight_gradient_scratch<Gradients>;
+  kernels.weight_gradient = weight_gradient<Gradients>;
+  kernels.feed_forward_backward_scratch = feed_forward_backward_scratch<Gradients>;
+  kernels.feed_forward_backward = feed_forward_backward<Gradients>;
+  return kernels;
+}
+
 }  // namespace
 
 // HIGHEST, HIGH and MEDIUM: float32 by parts, or as it is.
-#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                           \
-  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                         \
-    static constexpr KernelTable table = {                                                                \
-        #NAME,                                                                                            \
-        kLanes,                                                                                           \
-        {kernels_of<VectorTile<Float32>, VectorScores>(true), BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM},     \
-        ::embeddings,                                                                                     \
-        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward, \
-         ::add_layer_norm_backward, ::weight_gradient_scratch, ::weight_gradient, ::activation_backward,  \
-         ::feed_forward_backward_scratch, ::feed_forward_backward, ::drop_rows}};                         \
-    return &table;                                                                                        \
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                                \
+  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                              \
+    static constexpr KernelTable table = {                                                                     \
+        #NAME,                                                                                                 \
+        kLanes,                                                                                                \
+        {with_gradients<VectorGradients>(kernels_of<VectorTile<Float32>, VectorScores>(true)), BFLOAT16, INT8, \
+         HIGHEST, HIGH, MEDIUM},                                                                               \
+        ::embeddings,                                                                                          \
+        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward,      \
+         ::add_layer_norm_backward, ::activation_backward, ::drop_rows}};                                      \
+    return &table;                                                                                             \
   }
 
 // Whether bfloat16 and int8 have instructions of their own in this build.

@@ -18,13 +18,41 @@ using squeezebert::FeedForwardBackward;
 
 constexpr int64_t kFeedForwardBackwardRows = 128;  // whole vectors and tiles of every build
 
-inline int64_t feed_forward_backward_scratch(int64_t in, int64_t hidden, int64_t out) {
-  const int64_t hidden_rows = 2 * kFeedForwardBackwardRows * hidden * static_cast<int64_t>(sizeof(float));
-  const int64_t of_in = weight_gradient_scratch(hidden, in), of_out = weight_gradient_scratch(out, hidden);
-  return round_up(hidden_rows, 64) + (of_in > of_out ? of_in : of_out);
+// Rows as a product's operands: they themselves, or rounded into scratch.
+template <class Gradients>
+inline int64_t gradient_operands_bytes(int64_t channels) {
+  using Format = typename Gradients::Micro::Format;
+  const int64_t bytes = kFeedForwardBackwardRows * channels * static_cast<int64_t>(sizeof(typename Format::Operand));
+  return Format::kInPlace ? 0 : round_up(bytes, 64);
 }
 
+// `from` is at the first of `channels`, which segments count from `begin`.
+template <class Gradients>
+inline Operands gradient_operands(const float* from, int64_t row_stride, Rows rows, int64_t begin, int64_t channels,
+                                  char* scratch) {
+  using Format = typename Gradients::Micro::Format;
+  if constexpr (Format::kInPlace) {
+    return {const_cast<float*>(from) - begin, row_stride, nullptr, 1, 0};
+  } else {
+    Format::prepare(from, row_stride, rows, {scratch, channels, nullptr, 1, channels});
+    return {reinterpret_cast<typename Format::Operand*>(scratch) - begin, channels, nullptr, 1, 0};
+  }
+}
+
+template <class Gradients>
+inline int64_t feed_forward_backward_scratch(int64_t in, int64_t hidden, int64_t out) {
+  const int64_t hidden_rows = 2 * kFeedForwardBackwardRows * hidden * static_cast<int64_t>(sizeof(float));
+  const int64_t widest = in > out ? (in > hidden ? in : hidden) : (out > hidden ? out : hidden);
+  const int64_t operands = gradient_operands_bytes<Gradients>(widest);
+  const int64_t of_in = weight_gradient_scratch<Gradients>(hidden, in);
+  const int64_t of_out = weight_gradient_scratch<Gradients>(out, hidden);
+  const int64_t of_weights = of_in > of_out ? of_in : of_out;
+  return round_up(hidden_rows, 64) + (operands > of_weights ? operands : of_weights);
+}
+
+template <class Gradients>
 inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
+  using Micro = typename Gradients::Micro;
   for (int64_t c = 0; c < b.chunk_count; ++c) {
     const FeedForwardBackward::Chunk& chunk = b.chunks[c];
     const int64_t width = chunk.hidden;
@@ -35,31 +63,32 @@ inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
     for (int64_t first = 0; first < b.rows || first_block; first += kFeedForwardBackwardRows, first_block = false) {
       const Rows rows{0, least(kFeedForwardBackwardRows, b.rows - first)};
       const float *x = b.x + first * b.x_row_stride, *grad = b.grad + first * b.grad_row_stride;
-      // Segments count channels from the tensors' first ones: so do the pointers here.
-      const Operands from_x{const_cast<float*>(x), b.x_row_stride, nullptr, 1, 0};
-      const Operands from_grad{const_cast<float*>(grad), b.grad_row_stride, nullptr, 1, 0};
-      const Operands from_z{grad_z - chunk.hidden_begin, width, nullptr, 1, 0};
-      product<VectorTile<Float32>>(
-          {from_x, chunk.in, chunk.in_count, z - chunk.hidden_begin, width, Activation::none, nullptr, true}, rows);
-      product<VectorTile<Float32>>({from_grad, chunk.back_out, chunk.back_out_count, grad_z - chunk.hidden_begin, width,
-                                    Activation::none, nullptr, true},
-                                   rows);
+      // Products and gradients of weights follow each other, in the same scratch.
+      const Operands from_x =
+          gradient_operands<Gradients>(x + b.in_begin, b.x_row_stride, rows, b.in_begin, b.in, rest);
+      product<Micro>({from_x, chunk.in, chunk.in_count, z - chunk.hidden_begin, width, Activation::none, nullptr, true},
+                     rows);
+      const Operands from_grad =
+          gradient_operands<Gradients>(grad + b.out_begin, b.grad_row_stride, rows, b.out_begin, b.out, rest);
+      product<Micro>({from_grad, chunk.back_out, chunk.back_out_count, grad_z - chunk.hidden_begin, width,
+                      Activation::none, nullptr, true},
+                     rows);
       activation_backward(b.activation, true, z, grad_z, rows.end * width);
       if (b.grad_x) {
-        product<VectorTile<Float32>>(
-            {from_z, chunk.back_in, chunk.back_in_count, b.grad_x + first * b.grad_x_row_stride, b.grad_x_row_stride,
-             Activation::none, nullptr, false, true},
-            rows);
+        const Operands from_z = gradient_operands<Gradients>(grad_z, width, rows, chunk.hidden_begin, width, rest);
+        product<Micro>({from_z, chunk.back_in, chunk.back_in_count, b.grad_x + first * b.grad_x_row_stride,
+                        b.grad_x_row_stride, Activation::none, nullptr, false, true},
+                       rows);
       }
       if (chunk.grad_in) {
-        weight_gradient({grad_z, width, x + b.in_begin, b.x_row_stride, rows.end, width, b.in, !first_block,
-                         chunk.grad_in, b.in, chunk.grad_bias_in},
-                        rest);
+        weight_gradient<Gradients>({grad_z, width, x + b.in_begin, b.x_row_stride, rows.end, width, b.in, !first_block,
+                                    chunk.grad_in, b.in, chunk.grad_bias_in},
+                                   rest);
       }
       if (chunk.grad_out) {
-        weight_gradient({grad + b.out_begin, b.grad_row_stride, z, width, rows.end, b.out, width, !first_block,
-                         chunk.grad_out, b.grad_out_row_stride, chunk.grad_bias_out},
-                        rest);
+        weight_gradient<Gradients>({grad + b.out_begin, b.grad_row_stride, z, width, rows.end, b.out, width,
+                                    !first_block, chunk.grad_out, b.grad_out_row_stride, chunk.grad_bias_out},
+                                   rest);
       }
     }
   }

@@ -123,7 +123,7 @@ struct Embeddings {
   float* y;  // [rows, channels]
 };
 
-// ---- training, in float32
+// ---- training: tensors are float32
 
 // Zero an element with probability threshold / 2^32, multiply the others by scale. threshold 0: no dropout.
 struct Dropout {
@@ -228,12 +228,8 @@ struct TrainingKernels {
   void (*attention_backward)(const AttentionBackward& attention, char* scratch);
   void (*add_layer_norm_forward)(const AddLayerNormForward& norm, Rows rows);
   void (*add_layer_norm_backward)(const AddLayerNormBackward& norm, Rows rows);
-  int64_t (*weight_gradient_scratch)(int64_t out, int64_t in);
-  void (*weight_gradient)(const WeightGradient& gradient, char* scratch);
   // z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
   void (*activation_backward)(Activation activation, bool keep, float* z, float* grad, int64_t count);
-  int64_t (*feed_forward_backward_scratch)(int64_t in, int64_t hidden, int64_t out);
-  void (*feed_forward_backward)(const FeedForwardBackward& block, char* scratch);
   // y = dropout(x), [rows, channels]; of x's gradient the same.
   void (*dropout)(const Dropout& dropout, const float* x, float* y, int64_t channels, Rows rows);
 };
@@ -265,6 +261,12 @@ struct PrecisionKernels {
   void (*attention)(const Attention& attention, char* scratch);
   int64_t (*feed_forward_scratch)(const FeedForward& block);
   void (*feed_forward)(const FeedForward& block, Rows rows, char* scratch);
+
+  // Products of gradients: in float32, and in bfloat16 on matrix units. Null in other precisions, which gain nothing.
+  int64_t (*weight_gradient_scratch)(int64_t out, int64_t in);
+  void (*weight_gradient)(const WeightGradient& gradient, char* scratch);
+  int64_t (*feed_forward_backward_scratch)(int64_t in, int64_t hidden, int64_t out);
+  void (*feed_forward_backward)(const FeedForwardBackward& block, char* scratch);
 
   // Independent chains of multiply-adds in registers; returns the number of operations done. What the arithmetic units
   // can do when nothing has to be loaded: the denominator of every "fraction of peak".

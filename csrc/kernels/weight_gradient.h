@@ -4,6 +4,15 @@
 // Rows are the depth of this product. Of kGradientRows of them at a time, grad is transposed, x is packed into panels,
 // and the product is that of the forward. Both copies stay in the second-level cache, a panel and a tile's operands in
 // the first.
+//
+// `Gradients` is what runs products of gradients: VectorGradients in float32, MatrixGradients (matrix_gradients.h) in
+// bfloat16.
+//
+//     Micro                   the micro-kernel
+//     kRowStep                rows of grad that are transposed at once
+//     transpose               grad [rows, columns] to operands [columns, rows], zero up to whole steps of rows
+//     pack                    x [rows, columns] to panels
+//     add_up                  the bias: from grad [rows, columns], or from what `transpose` made of it
 #pragma once
 #include "panels.h"
 #include "product.h"
@@ -12,10 +21,34 @@ namespace {
 
 using squeezebert::WeightGradient;
 
-constexpr int64_t kGradientRows = 256;  // whole vectors of every build
+constexpr int64_t kGradientRows = 256;  // whole steps of every build
 
+struct VectorGradients {
+  using Micro = VectorTile<Float32>;
+  static constexpr int64_t kRowStep = kLanes;
+
+  static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, float* to,
+                        int64_t to_stride) {
+    ::transpose(grad, stride, rows, columns, to, to_stride);
+  }
+  static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* panels) {
+    pack_rows(x, stride, rows, columns, panels);
+  }
+  static void add_up(const float*, int64_t, const float* transposed, int64_t transposed_stride, int64_t rows,
+                     int64_t columns, bool accumulate, float* bias) {
+    for (int64_t o = 0; o < columns; ++o) {
+      Vec sum = broadcast(0.0f);
+      for (int64_t r = 0; r < rows; r += kLanes) sum = sum + load(transposed + o * transposed_stride + r);
+      bias[o] = (accumulate ? bias[o] : 0.0f) + sum_of_lanes(sum);
+    }
+  }
+};
+
+template <class Gradients>
 inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
-  return (out * (kGradientRows + kLanes) + padded_columns(in) * kGradientRows) * static_cast<int64_t>(sizeof(float));
+  using Operand = typename Gradients::Micro::Format::Operand;
+  return (out * (kGradientRows + Gradients::kRowStep) + padded_columns(in) * kGradientRows) *
+         static_cast<int64_t>(sizeof(Operand));
 }
 
 // The lines of some rows, spread over the tiles of a product.
@@ -27,30 +60,31 @@ inline Lines rows_ahead(const float* from, int64_t row_stride, int64_t first, in
   return lines;
 }
 
+template <class Gradients>
 inline void weight_gradient(const WeightGradient& g, char* scratch) {
-  // One vector more than the rows: a power of two would put all channels of a block into the same few cache lines.
-  const int64_t stride = round_up(least(kGradientRows, g.rows), kLanes) + kLanes;
-  float* grads = reinterpret_cast<float*>(scratch);  // [out, stride]
-  float* panels = grads + g.out * stride;
-  const int64_t tiles = divide_up(g.out, kTileRows) * divide_up(g.in, kPanelColumns);
+  using Micro = typename Gradients::Micro;
+  using Operand = typename Micro::Format::Operand;
+  // One step more than the rows: a power of two would put all channels of a block into the same few cache lines.
+  const int64_t stride = round_up(least(kGradientRows, g.rows), Gradients::kRowStep) + Gradients::kRowStep;
+  Operand* grads = reinterpret_cast<Operand*>(scratch);  // [out, stride]
+  Operand* panels = grads + g.out * stride;
+  const int64_t tiles = divide_up(g.out, Micro::kRows) * divide_up(g.in, Micro::kPanelColumns);
   bool accumulate = g.accumulate;
   int64_t first = 0;
   do {
     const int64_t count = least(kGradientRows, g.rows - first);
-    transpose(g.grad + first * g.grad_row_stride, g.grad_row_stride, count, g.out, grads, stride);
-    pack_rows(g.x + first * g.x_row_stride, g.x_row_stride, count, g.in, panels);
+    const float *grad = g.grad + first * g.grad_row_stride, *x = g.x + first * g.x_row_stride;
+    Gradients::transpose(grad, g.grad_row_stride, count, g.out, grads, stride);
+    Gradients::pack(x, g.x_row_stride, count, g.in, panels);
     const Segment segment{0, count, 0, g.in, accumulate, panels, nullptr, nullptr, nullptr};
     const int64_t following = least(kGradientRows, g.rows - first - count);
-    VectorTile<Float32> micro(g.out);
+    Micro micro(g.out);
     run_segment(micro, {grads, stride, nullptr, 1, count}, segment, Activation::none, {g.y, g.y_row_stride}, {0, g.out},
                 false, false,
                 {rows_ahead(g.grad, g.grad_row_stride, first + count, following, g.out, tiles),
                  rows_ahead(g.x, g.x_row_stride, first + count, following, g.in, tiles)});
-    for (int64_t o = 0; g.bias && o < g.out; ++o) {
-      Vec sum = broadcast(0.0f);
-      for (int64_t r = 0; r < count; r += kLanes) sum = sum + load(grads + o * stride + r);
-      g.bias[o] = (accumulate ? g.bias[o] : 0.0f) + sum_of_lanes(sum);
-    }
+    micro.finish();
+    if (g.bias) Gradients::add_up(grad, g.grad_row_stride, grads, stride, count, g.out, accumulate, g.bias);
     accumulate = true;
     first += count;
   } while (first < g.rows);

@@ -21,6 +21,7 @@
 #include "../core/instruction_sets.h"
 #include "../core/rates.h"
 #include "../core/thread_team.h"
+#include "../core/weight_gradient.h"
 #include "arguments.h"
 
 namespace py = pybind11;
@@ -103,6 +104,10 @@ PYBIND11_MODULE(_native, m) {
       },
       py::arg("instruction_set"), py::arg("precision"),
       "Whether the build multiplies in this precision by an instruction made for it, not by wider ones.");
+  m.def(
+      "has_gradients",
+      [](const std::string& name, Precision precision) { return has_gradients(kernels_named(name), precision); },
+      py::arg("instruction_set"), py::arg("precision"), "Whether products of gradients run in this precision.");
 
   m.def(
       "scores_precision",

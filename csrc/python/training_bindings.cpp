@@ -129,7 +129,7 @@ void bind_training(py::module_& m) {
       py::arg("threads"), Release());
   m.def(
       "weight_gradient",
-      [](const std::string& instruction_set, const std::vector<uintptr_t>& grads, uintptr_t x,
+      [](const std::string& instruction_set, Precision precision, const std::vector<uintptr_t>& grads, uintptr_t x,
          const std::array<int64_t, 4>& sizes, const std::vector<uintptr_t>& weights,
          const std::vector<uintptr_t>& biases, int threads) {
         const auto& [rows, groups, in_channels, out_channels] = sizes;
@@ -137,14 +137,14 @@ void bind_training(py::module_& m) {
         for (std::size_t i = 0; i < grads.size(); ++i) {
           gradients.all.push_back({at<const float>(grads[i]), at<float>(weights.at(i)), at<float>(biases.at(i))});
         }
-        weight_gradient(kernels_named(instruction_set), gradients, threads);
+        weight_gradient(kernels_named(instruction_set), precision, gradients, threads);
       },
-      py::arg("instruction_set"), py::arg("grads"), py::arg("x"), py::arg("sizes"), py::arg("weights"),
-      py::arg("biases"), py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("precision"), py::arg("grads"), py::arg("x"), py::arg("sizes"),
+      py::arg("weights"), py::arg("biases"), py::arg("threads"), Release());
   m.def(
       "grouped_mlp_backward",
-      [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, Activation activation,
-         const std::array<uintptr_t, 2>& x_and_grad, const std::array<uintptr_t, 3>& weights,
+      [](const std::string& instruction_set, Precision precision, const std::array<int64_t, 5>& sizes,
+         Activation activation, const std::array<uintptr_t, 2>& x_and_grad, const std::array<uintptr_t, 3>& weights,
          const std::array<uintptr_t, 5>& gradients, int threads) {
         const auto& [rows, groups, channels, hidden, out_channels] = sizes;
         GroupedMlpBackward block{};
@@ -160,10 +160,10 @@ void bind_training(py::module_& m) {
         block.grad_bias_in = at<float>(gradients[2]);
         block.grad_weight_out = at<float>(gradients[3]);
         block.grad_bias_out = at<float>(gradients[4]);
-        grouped_mlp_backward(kernels_named(instruction_set), block, threads);
+        grouped_mlp_backward(kernels_named(instruction_set), precision, block, threads);
       },
-      py::arg("instruction_set"), py::arg("sizes"), py::arg("activation"), py::arg("x_and_grad"), py::arg("weights"),
-      py::arg("gradients"), py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("precision"), py::arg("sizes"), py::arg("activation"), py::arg("x_and_grad"),
+      py::arg("weights"), py::arg("gradients"), py::arg("threads"), Release());
   m.def(
       "activation_backward",
       [](const std::string& instruction_set, Activation activation, uintptr_t z, uintptr_t grad, int64_t count,

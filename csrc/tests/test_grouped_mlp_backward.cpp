@@ -1,4 +1,6 @@
 // The gradients of a feed-forward block against plain loops in double.
+#include <map>
+
 #include "../core/grouped_mlp.h"
 #include "third_party/doctest.h"
 #include "training_support.h"
@@ -18,9 +20,16 @@ struct MlpResults {
   std::vector<Real> x, weight_in, bias_in, weight_out, bias_out;
 };
 
+// In bfloat16, x, grad and weights are rounded already, `whole` is grad before that. The hidden rows and their
+// gradients are rounded where they are operands, but not in double, whose error would hide ours.
 template <typename Real>
-MlpResults<Real> plain_mlp_backward(const MlpShape& s, const float* x, const float* grad, const float* weight_in,
-                                    const float* bias_in, const float* weight_out) {
+MlpResults<Real> plain_mlp_backward(const MlpShape& s, Precision precision, const float* whole, const float* x,
+                                    const float* grad, const float* weight_in, const float* bias_in,
+                                    const float* weight_out) {
+  const auto operand = [&](Real v) {
+    if constexpr (std::is_same_v<Real, float>) return precision == Precision::bfloat16 ? rounded_to_bfloat16(v) : v;
+    return v;
+  };
   const auto sized = [](int64_t size) { return std::vector<Real>(static_cast<std::size_t>(size)); };
   MlpResults<Real> r{sized(s.rows * s.groups * s.in), sized(s.groups * s.hidden * s.in), sized(s.groups * s.hidden),
                      sized(s.groups * s.out * s.hidden), sized(s.groups * s.out)};
@@ -32,12 +41,13 @@ MlpResults<Real> plain_mlp_backward(const MlpShape& s, const float* x, const flo
   for (int64_t row = 0; row < s.rows; ++row) {
     for (int64_t g = 0; g < s.groups; ++g) {
       const float *from = x + (row * s.groups + g) * s.in, *of = grad + (row * s.groups + g) * s.out;
-      for (int64_t o = 0; o < s.out; ++o) r.bias_out[static_cast<std::size_t>(g * s.out + o)] += of[o];
+      for (int64_t o = 0; o < s.out; ++o)
+        r.bias_out[static_cast<std::size_t>(g * s.out + o)] += whole[(row * s.groups + g) * s.out + o];
       for (int64_t h = 0; h < s.hidden; ++h) {
         const int64_t channel = g * s.hidden + h;
         Real z = bias_in ? bias_in[channel] : 0, dz = 0;
         for (int64_t i = 0; i < s.in; ++i) z += static_cast<Real>(from[i]) * weight_in[channel * s.in + i];
-        const Real a = activate(s.activation, z);
+        const Real a = operand(activate(s.activation, z));
         for (int64_t o = 0; o < s.out; ++o) {
           const int64_t at = (g * s.out + o) * s.hidden + h;
           dz += static_cast<Real>(of[o]) * weight_out[at];
@@ -45,6 +55,7 @@ MlpResults<Real> plain_mlp_backward(const MlpShape& s, const float* x, const flo
         }
         dz *= static_cast<Real>(slope(static_cast<double>(z)));
         r.bias_in[static_cast<std::size_t>(channel)] += dz;
+        dz = operand(dz);
         for (int64_t i = 0; i < s.in; ++i) {
           r.weight_in[static_cast<std::size_t>(channel * s.in + i)] += dz * static_cast<Real>(from[i]);
           r.x[static_cast<std::size_t>((row * s.groups + g) * s.in + i)] += dz * weight_in[channel * s.in + i];
@@ -70,12 +81,22 @@ TEST_CASE("the gradients of a feed-forward block are those of plain loops, howev
       const Guarded weight_in(s.groups * s.hidden * s.in, 3, edge), bias_in(s.groups * s.hidden, 4, edge);
       const Guarded weight_out(s.groups * s.out * s.hidden, 5, edge);
       const float* bias = s.rows % 2 ? bias_in.data() : nullptr;
-      const auto exact =
-          plain_mlp_backward<double>(s, x.data(), grad.data(), weight_in.data(), bias, weight_out.data());
-      const auto plain = plain_mlp_backward<float>(s, x.data(), grad.data(), weight_in.data(), bias, weight_out.data());
-      for (const KernelTable* kernels : tested_builds()) {
+      std::map<Precision, MlpResults<double>> exact_in;
+      std::map<Precision, MlpResults<float>> plain_in;
+      for (Precision precision : {Precision::float32, Precision::bfloat16}) {
+        const auto of_x = operands_of(x, precision), of_grad = operands_of(grad, precision);
+        const auto of_in = operands_of(weight_in, precision), of_out = operands_of(weight_out, precision);
+        exact_in[precision] = plain_mlp_backward<double>(s, precision, grad.data(), of_x.data(), of_grad.data(),
+                                                         of_in.data(), bias, of_out.data());
+        plain_in[precision] = plain_mlp_backward<float>(s, precision, grad.data(), of_x.data(), of_grad.data(),
+                                                        of_in.data(), bias, of_out.data());
+      }
+      for (const GradientBuild& build : gradient_builds()) {
+        const auto& exact = exact_in[build.precision];
+        const auto& plain = plain_in[build.precision];
         for (int threads : {1, 3}) {
-          CAPTURE(name_of(*kernels));
+          CAPTURE(name_of(*build.table));
+          CAPTURE(name_of(build.precision));
           CAPTURE(s.rows);
           CAPTURE(s.hidden);
           CAPTURE(threads);
@@ -93,7 +114,7 @@ TEST_CASE("the gradients of a feed-forward block are those of plain loops, howev
           block.grad_bias_in = of_bias_in.data();
           block.grad_weight_out = of_out.data();
           block.grad_bias_out = of_bias_out.data();
-          grouped_mlp_backward(*kernels, block, threads);
+          grouped_mlp_backward(*build.table, build.precision, block, threads);
           const int64_t terms = std::max(s.rows, s.hidden);
           check_errors(exact.x, plain.x, of_x, terms);
           check_errors(exact.weight_in, plain.weight_in, of_in, terms);
@@ -104,7 +125,7 @@ TEST_CASE("the gradients of a feed-forward block are those of plain loops, howev
           const GuardedFloats alone(x.size(), edge);
           block.grad_x = alone.data();
           block.grad_weight_in = block.grad_bias_in = block.grad_weight_out = block.grad_bias_out = nullptr;
-          grouped_mlp_backward(*kernels, block, threads);
+          grouped_mlp_backward(*build.table, build.precision, block, threads);
           CHECK(same_bits(alone.data(), of_x.data(), x.size()));
         }
       }

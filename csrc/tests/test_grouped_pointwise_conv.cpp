@@ -463,7 +463,8 @@ TEST_CASE("convolutions that differ in shape or precision are refused together")
   };
   CHECK_THROWS_AS(together(shape), std::invalid_argument);
   CHECK_THROWS_AS(together(precision), std::invalid_argument);
-  CHECK_THROWS_AS(PackedGroupedPointwiseConv::run_sum({{&precision, conv.x.data(), nullptr, y.data()}}, 3, 1),
+  CHECK_THROWS_AS(PackedGroupedPointwiseConv::run_sum(
+                      {{&a, conv.x.data(), nullptr, y.data()}, {&precision, conv.x.data(), nullptr, y.data()}}, 3, 1),
                   std::invalid_argument);
 }
 

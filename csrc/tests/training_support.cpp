@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "../core/weight_gradient.h"
+
 namespace squeezebert::test {
 
 Philox::Philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) : numbers{c0, c1, c2, c3} {
@@ -21,6 +23,16 @@ double keep_factor(const Dropout& dropout, int64_t row, int64_t column) {
   const Philox made(dropout.seed, static_cast<uint32_t>(column / 4), static_cast<uint32_t>(row),
                     static_cast<uint32_t>(row >> 32), 0);
   return made.numbers[column % 4] < dropout.threshold ? 0 : static_cast<double>(dropout.scale);
+}
+
+std::vector<GradientBuild> gradient_builds() {
+  std::vector<GradientBuild> found;
+  for (const KernelTable* table : tested_builds()) {
+    for (Precision precision : kAllPrecisions) {
+      if (has_gradients(*table, precision)) found.push_back({table, precision});
+    }
+  }
+  return found;
 }
 
 }  // namespace squeezebert::test

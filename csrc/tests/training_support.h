@@ -30,6 +30,23 @@ void check_errors(const std::vector<double>& exact, const std::vector<float>& pl
   CHECK(errors.largest <= 4 * allowed.largest + floor);
 }
 
+// As operands of a product in this precision; the guards stay where they are.
+inline std::vector<float> operands_of(const GuardedFloats& values, Precision precision) {
+  std::vector<float> operands(values.data(), values.data() + values.size());
+  if (precision == Precision::bfloat16) {
+    for (float& v : operands) v = rounded_to_bfloat16(v);
+  }
+  return operands;
+}
+
+// A build, and a precision that its products of gradients run in.
+struct GradientBuild {
+  const KernelTable* table;
+  Precision precision;
+  const PrecisionKernels& kernels() const { return kernels_in(*table, precision); }
+};
+std::vector<GradientBuild> gradient_builds();
+
 struct Guarded : GuardedFloats {
   Guarded(int64_t count, uint32_t seed, Edge edge) : GuardedFloats(count, edge) { fill_random(data(), count, seed); }
 };

@@ -185,6 +185,17 @@ def form_of(precision: str) -> str:
         return "float32_highest"
 
 
+def gradient_precision(dtype: torch.dtype) -> str:
+    """What a backward's products of tensors of this dtype run in: "bfloat16" or "float32".
+
+    bfloat16's on matrix units are rounded to bfloat16 first, as autocast rounds them; without such units float32, in
+    which those products are exact, is as fast.
+    """
+    native: Any = _native
+    rounds = dtype is torch.bfloat16 and native.has_gradients(instruction_set(), native.Precision.bfloat16)
+    return "bfloat16" if rounds else "float32"
+
+
 def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:
     """Operations per second of multiply-adds in registers: the limit to measure against. Needs the native module."""
     native: Any = _native
@@ -319,7 +330,7 @@ def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int, rows: int) ->
     return made
 
 
-def pack_transposed(weight: Tensor, groups: int) -> Any:
+def pack_transposed(weight: Tensor, groups: int, precision: str = "float32") -> Any:
     """`weight`, [out_channels, in_channels / groups, ...], for the product that takes a gradient back to the input.
 
     Not kept: an optimizer changes the weight before the next backward.
@@ -328,8 +339,9 @@ def pack_transposed(weight: Tensor, groups: int) -> Any:
     out_channels, in_per_group = weight.shape[:2]
     floats = weight.detach().contiguous()
     conv = (floats.data_ptr(), 0, 0, 0, groups, out_channels, in_per_group * groups, 1)
-    threads = torch.get_num_threads()
-    return native.PackedGroupedPointwiseConv(instruction_set(), native.Precision.float32, conv, threads, True)
+    return native.PackedGroupedPointwiseConv(
+        instruction_set(), getattr(native.Precision, precision), conv, torch.get_num_threads(), True
+    )
 
 
 def _pack(weight: Tensor, groups: int, precision: str) -> Any:

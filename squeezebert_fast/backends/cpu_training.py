@@ -9,7 +9,8 @@ number of threads.
 
 The kernels compute in float32. bfloat16 numbers are exact there, and so are their products, so this is what a bfloat16
 multiplication with float32 sums gives. A float32 parameter beside bfloat16 inputs is rounded to bfloat16 where it is a
-product's operand, as autocast does.
+product's operand, as autocast does. On matrix units the products of a backward of bfloat16 tensors round their other
+operands too, which autocast has rounded by then (`cpu.gradient_precision`).
 """
 
 from __future__ import annotations
@@ -47,19 +48,21 @@ def grouped_pointwise_conv_backward(
 
     x may be None where neither that nor the weight's gradient needs it, and the weight likewise.
     """
-    dtype, weight = grad.dtype, None if weight is None else _operand(weight, grad)
+    dtype, precision = grad.dtype, cpu.gradient_precision(grad.dtype)
+    weight = None if weight is None else _operand(weight, grad)
     grad, x, bias = _single(grad), _single_or_none(x), _single_or_none(bias)
     if activation is not None:
         assert x is not None
         assert weight is not None
-        z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None)
+        z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None, precision)
         grad = grad.clone()
         _activation_backward(activation, z, grad)
     grad_x = None
     if needs[0]:
         assert weight is not None
-        grad_x = _as(dtype, cpu.run_packed(cpu.pack_transposed(weight, groups), grad, None, None))
-    return grad_x, *_weight_gradients([grad], x, groups, needs[1:2], needs[2:])
+        back = cpu.pack_transposed(weight, groups, precision)
+        grad_x = _as(dtype, cpu.run_packed(back, grad, None, None))
+    return grad_x, *_weight_gradients([grad], x, groups, precision, needs[1:2], needs[2:])
 
 
 def qkv_projection(
@@ -109,13 +112,14 @@ def qkv_projection_backward(
     """
     given = [grad for grad in (grad_q, grad_k, grad_v) if grad is not None]
     dtype, threads = given[0].dtype, torch.get_num_threads()
+    precision = cpu.gradient_precision(dtype)
     grads = [_single_or_none(grad) for grad in (grad_q, grad_k, grad_v)]
     rows = given[0].numel() // given[0].shape[-1]
     for_x, for_weights, for_biases = needs[0], needs[1::2], needs[2::2]
     grad_x = None
     if for_x:
         terms = [
-            (grad, cpu.pack_transposed(_operand(weight, given[0]), groups))
+            (grad, cpu.pack_transposed(_operand(weight, given[0]), groups, precision))
             for grad, weight in zip(grads, (weight_q, weight_k, weight_v), strict=True)
             if grad is not None and weight is not None
         ]
@@ -123,7 +127,7 @@ def qkv_projection_backward(
         grad_x = terms[0][0].new_empty((*given[0].shape[:-1], packed[0].out_channels))
         packed[0].run_sum(packed, addresses(*(grad for grad, _ in terms)), rows, grad_x.data_ptr(), threads)
         grad_x = _as(dtype, grad_x)
-    of_weights = _weight_gradients(grads, _single_or_none(x), groups, for_weights, for_biases)
+    of_weights = _weight_gradients(grads, _single_or_none(x), groups, precision, for_weights, for_biases)
     return grad_x, *of_weights
 
 
@@ -171,6 +175,7 @@ def grouped_mlp_backward(
     """
     native: Any = cpu._native
     dtype, weight_in, weight_out = x.dtype, _operand(weight_in, x), _operand(weight_out, x)
+    precision = getattr(native.Precision, cpu.gradient_precision(dtype))
     grad, x = _single(grad), _single(x)
     bias_in, bias_out = _single_or_none(bias_in), _single_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
@@ -180,6 +185,7 @@ def grouped_mlp_backward(
     gradients = [_empty_like(t, want) for t, want in zip(likes, wanted, strict=True)]
     native.grouped_mlp_backward(
         cpu.instruction_set(),
+        precision,
         (x.numel() // x.shape[-1], groups, x.shape[-1], weight_in.shape[0], weight_out.shape[0]),
         cpu.FUSED_ACTIVATIONS[activation],
         addresses(x, grad),
@@ -368,7 +374,9 @@ def _single_or_none(tensor: Tensor | None) -> Tensor | None:
 
 
 def _operand(weight: Tensor, x: Tensor) -> Tensor:
-    """`weight` as it meets x in a product."""
+    """`weight` as it meets x in a backward's products; not rounded yet where packing it rounds."""
+    if cpu.gradient_precision(x.dtype) == "bfloat16":
+        return _single(weight)
     return _single(weight.detach().to(x.dtype))
 
 
@@ -405,6 +413,7 @@ def _weight_gradients(
     grads: Sequence[Tensor | None],
     x: Tensor | None,
     groups: int,
+    precision: str,
     for_weights: Sequence[bool],
     for_biases: Sequence[bool],
 ) -> Gradients:
@@ -430,6 +439,7 @@ def _weight_gradients(
         products, weights, biases = zip(*together, strict=True)
         native.weight_gradient(
             cpu.instruction_set(),
+            getattr(native.Precision, precision),
             addresses(*products),
             x.data_ptr(),
             (x.numel() // x.shape[-1], groups, x.shape[-1], products[0].shape[-1]),
