@@ -38,9 +38,8 @@ CORE_SOURCES = [
     "csrc/core/weight_gradient.cpp",
     "csrc/core/workspace.cpp",
 ]
-BUILDS = re.findall(
-    r"^BUILD\((\w+),", (ROOT / "csrc/isa/builds.inc").read_text(encoding="utf-8"), re.MULTILINE
-)
+_TABLE = (ROOT / "csrc/isa/builds.inc").read_text(encoding="utf-8")
+BUILDS = list(dict.fromkeys(re.findall(r"^BUILD\((\w+),", _TABLE, re.MULTILINE)))  # a build may have two rows
 INSTRUCTION_SET_SOURCES = [f"csrc/isa/{build}.cpp" for build in BUILDS]
 PYTHON_SOURCES = ["csrc/python/bindings.cpp", "csrc/python/training_bindings.cpp"]
 
@@ -61,7 +60,8 @@ X86_FLAGS = {
 AARCH64_FLAGS = {"neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 # The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
 # one loop and not in another, and a token's bits would depend on the tile it is in.
-KERNEL_FLAGS = ["-ffp-contract=off"]
+# Nothing in them throws, and tables for unwinding past a destructor would refer to the C++ library.
+KERNEL_FLAGS = ["-ffp-contract=off", "-fno-exceptions"]
 # Before register allocation, GCC's scheduler hoists so many loads that sums spill to the stack at every step
 # of K (NEON). With a region for each loop, its allocator moves some sums back and forth at every step where the
 # multiply-add is assembly (int8). Its AVX-512 header trips its own warning about uninitialised variables. Clang

@@ -57,9 +57,14 @@ def add_shapes(parser: argparse.ArgumentParser, default: tuple[tuple[int, int], 
 
 
 def prepare(chosen: argparse.Namespace) -> None:
-    """Threads, the output folder, and no talk from exporters and quantisers."""
+    """Threads, the output folder, and `quiet`."""
     torch.set_num_threads(chosen.threads)
     chosen.out.mkdir(parents=True, exist_ok=True)
+    quiet()
+
+
+def quiet() -> None:
+    """No talk from exporters and quantisers."""
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names every torchvision operator it lacks
     warnings.simplefilter("ignore")

@@ -21,16 +21,16 @@ from benchmarks.command import about, add_precisions, add_shapes, console, exit_
 from benchmarks.kernel import LAYERS, measure_kernel
 from benchmarks.models import SHAPES, measure_models
 from benchmarks.peers import ENGINES, FAMILIES
-from benchmarks.report import Row, cpu_model, plot, rows_of, shape_name, table, write_json
+from benchmarks.report import Case, Row, cpu_title, plot, rows_of, shape_name, table, write_json
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import check_plot
 
-SAME = ("command", "git_commit", "cpu", "versions")
+SAME = ("command", "git_commit", "cpu", "cpu_features", "versions")
 """What must be as it was for a run to go on with another's rows."""
 
 
 def arguments() -> argparse.Namespace:
-    parser = parser_for("compare", __doc__, repeats=20)
+    parser = parser_for("compare", __doc__, repeats=8)
     parser.add_argument("--suite", choices=("models", "kernel", "all"), default="all")
     add_shapes(parser, SHAPES)
     add_precisions(parser)
@@ -40,36 +40,41 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def finished(path: Path, now: dict[str, Any]) -> list[Row]:
-    """The rows that an interrupted run of the same command left at `path`."""
+def finished(path: Path, now: dict[str, Any]) -> tuple[list[Row], list[dict[str, str]]]:
+    """The rows, and what was left out, that an interrupted run of the same command left at `path`."""
     if not path.exists():
-        return []
+        return [], []
     before = json.loads(path.read_text(encoding="utf-8"))
-    return rows_of(before["rows"]) if all(before.get(key) == now[key] for key in SAME) else []
+    if any(before.get(key) != now[key] for key in SAME):
+        return [], []
+    return rows_of(before["rows"]), before["left_out"]
 
 
 def run_suite(
     name: str,
     title: str,
     wanted: Iterable[str],
-    measured: Callable[[list[str]], Iterator[list[Row]]],
+    measured: Callable[[list[str]], Iterator[Case]],
     plotted: Callable[[Row], bool],
     chosen: argparse.Namespace,
 ) -> None:
     """Measure the cases in `wanted`, and print and write each when it is done."""
     path, shown = chosen.out / f"{name}.json", console()
     where = about("compare", chosen.repeats)
-    rows = finished(path, where) if chosen.resume else []
+    rows, left_out = finished(path, where) if chosen.resume else ([], [])
     done = list(dict.fromkeys(row.case for row in rows))
     shown.rule(", ".join([*title.splitlines(), f"{torch.get_num_threads()} threads"]))
     if done:
         shown.print(f"measured before: {', '.join(done)}")
     for case in measured([case for case in wanted if case not in done]):
-        shown.print(table(case))
-        rows += case
-        write_json(path, {**where, "rows": [row.to_dict() for row in rows]})
-    plot(path.with_suffix(".svg"), title, filter(plotted, rows))
-    shown.print(f"wrote {path} and .svg")
+        if case.rows:
+            shown.print(table(case.rows))
+        rows += case.rows
+        left_out += case.left_out_dicts()
+        write_json(path, {**where, "rows": [row.to_dict() for row in rows], "left_out": left_out})
+    if rows:
+        plot(path.with_suffix(".svg"), title, filter(plotted, rows))
+        shown.print(f"wrote {path} and .svg")
 
 
 def run_models(chosen: argparse.Namespace) -> None:
@@ -79,13 +84,14 @@ def run_models(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_suite(
             "models",
-            f"Base model\n{cpu_model()}",
+            f"Base model\n{cpu_title()}",
             shapes,
             lambda cases: measure_models(
                 engines,
                 [shapes[case] for case in cases],
                 chosen.repeats,
                 Path(folder),
+                console(),
                 with_bert=not chosen.no_bert,
             ),
             lambda row: row.timing.name in names,  # not BERT-base, which does other work
@@ -97,7 +103,7 @@ def run_kernel(chosen: argparse.Namespace) -> None:
     best, layers = cpu.instruction_set(), {layer.name: layer for layer in LAYERS}
     run_suite(
         "kernel",
-        f"Grouped pointwise convolution, 1024 tokens, float32\n{cpu_model()}",
+        f"Grouped pointwise convolution, 1024 tokens, float32\n{cpu_title()}",
         layers,
         lambda cases: measure_kernel([layers[case] for case in cases], chosen.repeats),
         lambda row: row.timing.name.startswith("F.") or row.timing.name.split()[0] == best,

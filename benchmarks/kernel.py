@@ -1,4 +1,7 @@
-"""The native grouped pointwise convolution in every build that runs here, against PyTorch's products."""
+"""The native grouped pointwise convolution in every build that runs here, against PyTorch's products.
+
+All in one process: they share PyTorch's threads, so that nobody has others, which could get in the way.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.report import Row
+from benchmarks.report import Case, Row
 from squeezebert_fast import ops
 from squeezebert_fast.activations import apply_activation
 from squeezebert_fast.backends import cpu
@@ -109,7 +112,7 @@ def bare_kernel(layer: Layer, instruction_set: str) -> Callable[[], object]:
     return run
 
 
-def measure_kernel(layers: Iterable[Layer], repeats: int) -> Iterator[list[Row]]:
+def measure_kernel(layers: Iterable[Layer], repeats: int) -> Iterator[Case]:
     """For each layer, rows for F.conv1d, F.linear and, per instruction set, the op and its bare kernel.
 
     Raises UnsupportedError without the native module.
@@ -134,7 +137,7 @@ def _measure_layer(
     set_of: Mapping[str, str],
     peers: Sequence[str],
     repeats: int,
-) -> list[Row]:
+) -> Case:
     peaks = {instruction_set: MultiplyAddPeak() for instruction_set in set_of.values()}
 
     def sample_peaks() -> None:
@@ -149,10 +152,11 @@ def _measure_layer(
             for turn in measure(turns, repeats, warmup=1, between=sample_peaks)
         ]
     best_peer = min((timing for timing in timings if timing.name in peers), key=lambda timing: timing.median)
-    return [
+    rows = [
         Row(layer.name, t, timings[0], best_peer, layer.flops, peaks[set_of[t.name]].flops_per_second)
         for t in timings
     ]
+    return Case(layer.name, rows, left_out={})
 
 
 def _turn(run: Callable[[], object]) -> None:

@@ -29,7 +29,7 @@ class PassWork:
     products: int
     """With weights, in the engine's precision."""
     scores: int = 0
-    """Of queries with keys, and of probabilities with values: float32 whatever the precision."""
+    """Of queries with keys, and of probabilities with values: in `cpu.scores_precision`."""
 
     @property
     def flops(self) -> int:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.agreement import check
-from benchmarks.report import Shape, shape_name
-from benchmarks.subjects import LastHiddenState, Subject, random_inputs
+from benchmarks.report import BFLOAT16_FEATURES, Shape, cpu_features, shape_name
+from benchmarks.subjects import LastHiddenState, Subject, padded_inputs, random_inputs
+from benchmarks.turns import CandidateFailed, Turns
 from squeezebert_fast import SqueezeBertModel, patch
 
 Inputs = tuple[Tensor, Tensor]
@@ -29,10 +33,6 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 
 ANY_SHAPE_SAMPLE = (2, 16)
 """What an engine for any shape is built and checked with."""
-
-
-class EngineUnavailable(Exception):
-    """An engine can't be measured here, and why."""
 
 
 def eager(subject: Subject, shape: Shape | None, precision: str) -> Forward:
@@ -48,11 +48,7 @@ def compiled(subject: Subject, shape: Shape | None, precision: str) -> Forward:
     forward = torch.compile(model, dynamic=shape is None, options={"freezing": True})
     # outside: tensors of inference mode would make it compile again
     inputs = random_inputs(subject, shape or ANY_SHAPE_SAMPLE)
-    try:
-        with torch.inference_mode():
-            forward(*inputs)
-    except RuntimeError as error:
-        raise EngineUnavailable(f"it fails: {str(error).strip().splitlines()[0]}") from error
+    run(forward, inputs)
     return forward
 
 
@@ -64,8 +60,6 @@ def onnx_runtime(subject: Subject, shape: Shape | None, precision: str) -> Forwa
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # Its threads spin while it runs, as by default, but not into the next candidate's turn.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     if shape is not None:
         options.add_free_dimension_override_by_name("batch", shape[0])
         options.add_free_dimension_override_by_name("tokens", shape[1])
@@ -84,7 +78,7 @@ def openvino(subject: Subject, shape: Shape | None, precision: str) -> Forward:
     ov: Any = importlib.import_module("openvino")
     core = ov.Core()
     if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise EngineUnavailable("it has no bfloat16 on this CPU")
+        raise CandidateFailed("it has no bfloat16 on this CPU")
     model = core.read_model(subject.onnx_file())
     if shape is not None:
         model.reshape({port.any_name: list(shape) for port in model.inputs})
@@ -153,9 +147,7 @@ ENGINES = (
 FAMILIES = tuple(dict.fromkeys(engine.family for engine in ENGINES))
 
 BERT_ENGINES = tuple(
-    engine
-    for engine in ENGINES
-    if (engine.family in ("ONNX Runtime", "OpenVINO") and engine.precision != "bfloat16") or engine is EAGER
+    engine for engine in ENGINES if engine.family in ("ONNX Runtime", "OpenVINO") or engine is EAGER
 )
 
 UNPADDED = tuple(
@@ -164,41 +156,78 @@ UNPADDED = tuple(
 )
 
 
-def build(
-    subject: Subject, engines: Iterable[Engine], shape: Shape | None
-) -> tuple[dict[Engine, Forward], dict[str, str]]:
-    """Engines for one shape (None: any), each checked against eager, and by name the reasons why others are left out.
-
-    The forwards run under torch.inference_mode(); a later call may overwrite what an earlier one returned.
-    Raises WrongEngine for an engine that computes something else.
-    """
-    input_ids, attention_mask = random_inputs(subject, shape or ANY_SHAPE_SAMPLE)
-    padding = input_ids.shape[1] // 4
-    attention_mask[-1, input_ids.shape[1] - padding :] = 0
-    with torch.inference_mode():
-        expected = LastHiddenState(subject.model)(input_ids, attention_mask)
-    ready: dict[Engine, Forward] = {}
-    skipped: dict[str, str] = {}
-    for engine in engines:
-        try:
-            forward = engine.make(subject, shape, engine.precision)
-        except (ImportError, EngineUnavailable) as error:
-            skipped[engine.name] = str(error)
-            continue
-        with torch.inference_mode():
-            actual = forward(input_ids, attention_mask)
-        what = f"{engine.name}, {subject.name} {shape_name(shape or ANY_SHAPE_SAMPLE)}"
-        check(what, engine.precision, actual, expected, attention_mask)
-        ready[engine] = forward
-    return ready, skipped
-
-
 def run(forward: Forward, inputs: Inputs) -> Tensor:
     """A forward as every engine is timed."""
     with torch.inference_mode():
         return forward(*inputs)
 
 
-def forget_compiled() -> None:
-    """Drop what torch.compile made for other shapes; before an engine is built, since it drops all."""
-    torch._dynamo.reset()
+class EngineRunner:
+    """An engine in the process that measures it, for one shape, or with `batches` (a file of many inputs) for any."""
+
+    def __init__(self, engine: Engine, subject: Subject, shape: Shape | None, batches: Path | None) -> None:
+        self._forward = engine.make(subject, shape, engine.precision)
+        self._padded = padded_inputs(subject, shape or ANY_SHAPE_SAMPLE)
+        self._inputs: list[Inputs] = []
+        if batches is not None:
+            self._inputs = torch.load(batches)
+        elif shape is not None:
+            self._inputs = [random_inputs(subject, shape)]
+
+    def prepare(self) -> None:
+        """Nothing lies between two forwards."""
+
+    def call(self, number: int = 0) -> None:
+        """The forward of one of the inputs."""
+        run(self._forward, self._inputs[number])
+
+    def output(self) -> NDArray[np.float32]:
+        """For `padded_inputs`."""
+        return run(self._forward, self._padded).float().numpy()
+
+
+def unavailable(engine: Engine) -> str | None:
+    """Why an engine isn't measured on this CPU, or None."""
+    if engine.peer and engine.precision == "bfloat16" and not BFLOAT16_FEATURES & set(cpu_features()):
+        return "this CPU has no instruction for bfloat16, with which a peer would only lose time"
+    return None
+
+
+def start_engines(
+    turns: Turns,
+    subject: Subject,
+    engines: Sequence[Engine],
+    shape: Shape | None,
+    *,
+    prefix: str = "",
+    batches: Path | None = None,
+) -> dict[str, Engine]:
+    """Start a process for each engine, and check its output against that of EAGER, the first of them.
+
+    Returns those that are ready, by the name of the candidate: `prefix` and the engine's. `turns` knows why others
+    aren't. Raises WrongEngine for an engine that computes something else.
+    """
+    assert engines[0] == EAGER
+    mask = padded_inputs(subject, shape or ANY_SHAPE_SAMPLE)[1]
+    ready: dict[str, Engine] = {}
+    expected: Tensor | None = None
+    for engine in turns.starting(engines, subject.name):
+        name = f"{prefix}{engine.name}"
+        reason = unavailable(engine)
+        if engine != EAGER and expected is None:
+            reason = f"there is no {EAGER.name} to check it against"
+        if reason is not None:
+            turns.leave_out(name, reason)
+            continue
+        if not turns.start(name, partial(EngineRunner, engine, subject, shape, batches)):
+            continue
+        try:
+            actual = torch.from_numpy(turns.ask(name, EngineRunner.output))
+        except CandidateFailed:
+            continue
+        if expected is None:
+            expected = actual
+        what = f"{engine.name}, {subject.name} {shape_name(shape or ANY_SHAPE_SAMPLE)}"
+        check(what, engine.precision, actual, expected, mask)
+        ready[name] = engine
+    return ready

@@ -36,7 +36,9 @@ AVX2_SHAPE = (8, 128)
 
 def limit_seconds(work: PassWork, peaks: MultiplyAddPeaks, precision: str) -> float:
     """What the passes' multiply-adds take at the peaks of the precisions they run in."""
-    return work.products / (peaks[precision] or 1.0) + work.scores / (peaks["float32"] or 1.0)
+    return work.products / (peaks[precision] or 1.0) + work.scores / (
+        peaks[cpu.scores_precision(precision)] or 1.0
+    )
 
 
 def steadiness(peak: MultiplyAddPeak) -> float:

@@ -8,113 +8,74 @@ prints the tables and writes training.json and training.svg. README.md says what
 from __future__ import annotations
 
 import argparse
-import gc
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from benchmarks.command import about, add_shapes, console, exit_with, parser_for, positive, prepare
-from benchmarks.peers import EngineUnavailable, forget_compiled
-from benchmarks.report import Row, Shape, cpu_model, plot, shape_name, table, write_json
+from benchmarks.peaks import Peaks
+from benchmarks.report import Case, Row, Shape, best_peer, cpu_title, plot, shape_name, table, write_json
 from benchmarks.training_memory import in_a_process
-from benchmarks.training_profile import profile_case
+from benchmarks.training_profile import profile_runner
 from benchmarks.training_step import (
     COMPILED,
-    EAGER,
     ENGINES,
     PATCHED,
     PRECISIONS,
-    Batch,
-    Candidate,
+    StepRunner,
     base_classifier,
-    candidate,
     check_patched,
-    random_batch,
     step_flops,
-    warm_up,
 )
+from benchmarks.turns import TURN, CandidateFailed, Turns
 from squeezebert_fast import SqueezeBertConfig
-from squeezebert_fast.benchmark import MultiplyAddPeaks, Timing, check_plot, measure
+from squeezebert_fast.benchmark import Timing, check_plot
 
 SHAPES = ((8, 128),)
+
+PROFILED_STEPS = 10
 
 
 def case_name(shape: Shape, precision: str) -> str:
     return f"{shape_name(shape)} {precision}" + (" autocast" if precision == "bfloat16" else "")
 
 
-def build(
-    engines: Sequence[str],
-    precisions: Sequence[str],
-    base: nn.Module,
-    batch: Batch,
-    log: Callable[[str], None],
-) -> list[Candidate]:
-    """Each engine in each precision, warm; one that can't run here is left out, and `log` told why."""
-    forget_compiled()
-    ready = []
-    for precision in precisions:
-        check_patched(precision, base)
-        for engine in engines:
-            built = candidate(engine, precision, base)
-            try:
-                warm_up(built, batch)
-                warm_up(built, batch)
-            except EngineUnavailable as reason:
-                log(f"without {built.name}: {reason}")
-            else:
-                ready.append(built)
-    return ready
-
-
-def measure_steps(
-    candidates: Sequence[Candidate], batch: Batch, config: SqueezeBertConfig, repeats: int
-) -> list[list[Row]]:
-    """For each precision, a row for each engine; all of them are interleaved. Eager must be among the engines."""
-    shape: Shape = (batch.input_ids.shape[0], batch.input_ids.shape[1])
-    peaks = MultiplyAddPeaks(dict.fromkeys(each.precision for each in candidates))
-
-    def between() -> None:
-        peaks.sample()
-        for each in candidates:
-            each.prepare()
-
-    steps = {each.name: partial(each.step, batch) for each in candidates}
-    timings = measure(steps, repeats, warmup=0, between=between)
-    cases = []
-    for precision in peaks.by_precision:
-        by_engine = {
-            each.engine: Timing(each.engine, timing.seconds)
-            for each, timing in zip(candidates, timings, strict=True)
-            if each.precision == precision
-        }
-        peers = [timing for engine, timing in by_engine.items() if engine != PATCHED]
-        cases.append(
-            [
-                Row(
-                    case=case_name(shape, precision),
-                    timing=timing,
-                    baseline=by_engine[EAGER],
-                    best_peer=min(peers, key=lambda peer: peer.median),
-                    flops=step_flops(config, shape),
-                    peak=peaks[precision],
-                    precision=precision,
-                )
-                for timing in by_engine.values()
-            ]
+def rows_of(
+    precision: str, shape: Shape, timings: Sequence[Timing], config: SqueezeBertConfig, peak: float | None
+) -> list[Row]:
+    """A row for each engine in one precision, held against the first: eager, unless that failed."""
+    peers = [(precision, timing) for timing in timings if timing.name != PATCHED]
+    return [
+        Row(
+            case=case_name(shape, precision),
+            timing=timing,
+            baseline=timings[0],
+            best_peer=best_peer(precision, peers),
+            flops=step_flops(config, shape),
+            peak=peak,
+            precision=precision,
         )
-    return cases
+        for timing in timings
+    ]
 
 
-def memory_rows(engines: Sequence[str], precision: str, shape: Shape, layers: int) -> list[dict[str, Any]]:
-    """What a step of each engine takes, eager first."""
+def memory_rows(
+    engines: Sequence[str], precision: str, shape: Shape, layers: int, left_out: dict[str, str]
+) -> list[dict[str, Any]]:
+    """What a step of each engine takes, eager first. left_out: is told of those that fail, and why."""
     rows: list[dict[str, Any]] = []
     for engine in engines:
-        taken = in_a_process(engine, precision, shape, layers)
+        try:
+            taken = in_a_process(engine, precision, shape, layers)
+        except CandidateFailed as failure:
+            left_out[f"{engine}, memory"] = str(failure)
+            continue
         step = taken["peak_bytes"] - taken["before_bytes"]
         kept = taken["before_bytes"] - taken["loaded_bytes"] - taken["gradients_bytes"]
         row = {"case": case_name(shape, precision), "candidate": engine, "precision": precision, **taken}
@@ -151,36 +112,28 @@ def profile_table(rows: Sequence[dict[str, Any]]) -> Table:
     return result
 
 
-def measure_shape(
-    chosen: argparse.Namespace, shape: Shape, base: nn.Module, shown: Console
-) -> tuple[list[Row], list[dict[str, Any]], list[tuple[str, str]]]:
-    """Rows of the timing and of the profile, and the engine and precision of all that ran."""
-    batch, config = random_batch(shape), SqueezeBertConfig(num_hidden_layers=chosen.layers)
+def measure_case(
+    chosen: argparse.Namespace, shape: Shape, precision: str, shown: Console
+) -> tuple[Case, list[dict[str, Any]]]:
+    """What is timed in one precision, and the rows of the profile of the patched model's step."""
+    config, name = SqueezeBertConfig(num_hidden_layers=chosen.layers), case_name(shape, precision)
     engines = [engine for engine in ENGINES if not (engine == COMPILED and chosen.no_compile)]
-    rows: list[Row] = []
-    profiles: list[dict[str, Any]] = []
-    ran: list[tuple[str, str]] = []
-    # One precision after the other, as a training run has one: beside the other's tensors the allocator gives memory
-    # back and asks for it again, which slows eager down by a third.
-    for precision in chosen.precisions:
-        candidates = build(engines, [precision], base, batch, shown.print)
-        for case in measure_steps(candidates, batch, config, chosen.repeats):
-            shown.print(table(case))
-            rows += case
-        for each in candidates:
-            ran.append((each.engine, precision))
-            if each.engine == PATCHED:
-                name = case_name(shape, precision)
-                operations = [
-                    {"case": name, **row} for row in profile_case(each, batch, config, chosen.repeats)
-                ]
-                shown.print(profile_table(operations))
-                profiles += operations
-    return rows, profiles, ran
+    profile: list[dict[str, Any]] = []
+    with Turns(torch.get_num_threads(), shown) as turns:
+        for engine in turns.starting(engines, name):
+            turns.start(engine, partial(StepRunner, engine, precision, shape, chosen.layers))
+        peaks = Peaks(turns, [precision])
+        timings = turns.measure(engines, [TURN] * chosen.repeats, between=peaks.sample)
+        limits = peaks.flops_per_second()
+        with contextlib.suppress(CandidateFailed):
+            profile = turns.ask(PATCHED, profile_runner, config, PROFILED_STEPS)
+        left_out = dict(turns.failed)
+    case = Case(name, rows_of(precision, shape, timings, config, limits[precision]), left_out)
+    return case, [{"case": name, **row} for row in profile]
 
 
 def main() -> None:
-    parser = parser_for("training", __doc__, repeats=15)
+    parser = parser_for("training", __doc__, repeats=5)
     add_shapes(parser, SHAPES)
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=PRECISIONS, metavar="NAME")
     parser.add_argument(
@@ -194,23 +147,33 @@ def main() -> None:
     prepare(chosen)
     picture = chosen.out / "training.svg"
     check_plot(picture)
-    where, shown, base = about("training", chosen.repeats), console(), base_classifier(chosen.layers)
+    where, shown = about("training", chosen.repeats), console()
+    for precision in chosen.precisions:
+        check_patched(precision, base_classifier(chosen.layers))
     rows: list[Row] = []
     memory: list[dict[str, Any]] = []
     profiles: list[dict[str, Any]] = []
-    for shape in chosen.shapes:
-        measured, profiled, ran = measure_shape(chosen, shape, base, shown)
-        rows += measured
-        profiles += profiled
-        gc.collect()  # the candidates, 400 MB each: other processes need the memory now
-        for precision in chosen.precisions:
-            taken = memory_rows([e for e, p in ran if p == precision], precision, shape, chosen.layers)
+    left_out: list[dict[str, str]] = []
+    for shape, precision in product(chosen.shapes, chosen.precisions):
+        case, profile = measure_case(chosen, shape, precision, shown)
+        if case.rows:
+            shown.print(table(case.rows))
+            rows += case.rows
+        measured = [row.timing.name for row in case.rows]
+        taken = memory_rows(measured, precision, shape, chosen.layers, case.left_out)
+        if taken:
             shown.print(memory_table(taken))
             memory += taken
+        if profile:
+            shown.print(profile_table(profile))
+            profiles += profile
         content = {"rows": [row.to_dict() for row in rows], "memory": memory, "profile": profiles}
+        left_out += case.left_out_dicts()
+        content["left_out"] = left_out
         write_json(picture.with_suffix(".json"), {**where, "layers": chosen.layers, **content})
-    plot(picture, f"Training step, {chosen.layers} layers\n{cpu_model()}", rows)
-    shown.print(f"wrote {picture.with_suffix('.json')} and .svg")
+    if rows:
+        plot(picture, f"Training step, {chosen.layers} layers\n{cpu_title()}", rows)
+        shown.print(f"wrote {picture.with_suffix('.json')} and .svg")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from benchmarks.command import exit_with, positive, shape
 from benchmarks.memory import status
 from benchmarks.report import Shape, shape_name
 from benchmarks.training_step import ENGINES, PRECISIONS, base_classifier, candidate, random_batch, warm_up
+from benchmarks.turns import CandidateFailed
 
 # glibc would keep some of what is freed, how much depends on the order of sizes: with this it maps every large block
 # apart, and gives it back at once, so that resident is what is in use.
@@ -64,7 +65,7 @@ def memory_of_a_step(engine: str, precision: str, shape: Shape, layers: int) -> 
 
 
 def in_a_process(engine: str, precision: str, shape: Shape, layers: int) -> dict[str, int]:
-    """`memory_of_a_step` in a new process, with as many threads as here."""
+    """`memory_of_a_step` in a new process, with as many threads as here. Raises CandidateFailed."""
     arguments = [engine, precision, shape_name(shape), "--threads", str(torch.get_num_threads())]
     command = [sys.executable, "-m", "benchmarks.training_memory", *arguments, "--layers", str(layers)]
     done = subprocess.run(
@@ -76,7 +77,7 @@ def in_a_process(engine: str, precision: str, shape: Shape, layers: int) -> dict
         env={**os.environ, **ALLOCATOR},
     )
     if done.returncode != 0:
-        sys.exit(f"error: {engine}: {done.stderr.strip()}")
+        raise CandidateFailed((done.stderr.strip().splitlines() or [f"it exited with {done.returncode}"])[-1])
     taken: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return taken
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.agreement import WrongEngine
 from benchmarks.report import Shape
-from benchmarks.training_step import BACKWARD, Batch, Candidate, forward_work
+from benchmarks.training_step import BACKWARD, Batch, Candidate, StepRunner, forward_work
 from squeezebert_fast import SqueezeBertConfig
 from squeezebert_fast.benchmark import MultiplyAddPeaks
 
@@ -83,3 +83,8 @@ def profile_case(
     rows.append({"operation": "step", "both_ms": 1e3 * whole, "of_step": 1.0})
     common = {"precision": candidate.precision, "peak_flops_per_second": peaks[candidate.precision]}
     return [{**common, **row} for row in rows]
+
+
+def profile_runner(runner: StepRunner, config: SqueezeBertConfig, repeats: int) -> list[dict[str, Any]]:
+    """`profile_case` of what a process measures."""
+    return profile_case(runner.candidate, runner.batch, config, repeats)

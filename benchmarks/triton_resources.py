@@ -349,7 +349,7 @@ def attention_backward(dtype: torch.dtype, mask: str, dropout: Dropout, head: in
     added = None if shape is None else meta(*shape, dtype=dtype)
     x, statistics = meta(batch, tokens, C, dtype=dtype), meta(batch, heads, tokens, 2, dtype=torch.float32)
     call = lambda: attentions_back.attention_backward(  # noqa: E731
-        x, x, x, x, added, x, statistics, heads, dropout, (True,) * 3
+        x, x, x, x, added, statistics, heads, dropout, (True,) * 3
     )
     name = f"attention backward {short(dtype)}, mask {mask}"
     name += (", dropout" if dropout.p else "") + (f", heads of {head}" if head != 64 else "")

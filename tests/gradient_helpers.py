@@ -27,6 +27,12 @@ class Random:
         return values.to(self.dtype).requires_grad_()
 
 
+def alike(random: Callable[..., Tensor], *shape: int, fraction: float = 0.1) -> Tensor:
+    """Tokens of late layers, [..., tokens, channels]: what all of a sequence share, and a fraction of their own."""
+    common, own = random(*shape[:-2], 1, shape[-1]).detach(), random(*shape).detach()
+    return (common.double() + fraction * own.double()).to(own.dtype).requires_grad_()
+
+
 def result_and_gradients(
     operation: Operation, tensors: Sequence[Tensor | None], autocast: bool = False
 ) -> list[Tensor]:
@@ -67,6 +73,11 @@ def norm_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
         torch.ones(*shape), torch.zeros(*shape), channels, channels, 1e-12, p, seed
     )
     return total
+
+
+def dropout_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
+    """What `dropout` multiplies x by."""
+    return cpu_training.dropout(torch.ones(*shape), p, seed)
 
 
 def attention_kept(seed: Tensor | None, batch: int, heads: int, queries: int, keys: int, p: float) -> Tensor:

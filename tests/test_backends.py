@@ -75,8 +75,17 @@ def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(oper
     assert unknown == backends.Choice("reference", "no kernel for pooling in this version")
 
 
+def test_a_gpu_keeps_pytorchs_dropout_and_says_so() -> None:
+    request = Request("dropout", torch.device("cuda"), torch.float32)
+    choice = backends.choose(request, "triton", strict=True)
+    assert choice == backends.Choice("reference", "triton: no Triton kernel for dropout in this version")
+    assert backends.choose(request).backend == "reference"
+
+
 @needs_native
-@pytest.mark.parametrize("operation", ["qkv_projection", "attention", "add_layer_norm", "grouped_mlp"])
+@pytest.mark.parametrize(
+    "operation", ["qkv_projection", "attention", "add_layer_norm", "dropout", "grouped_mlp"]
+)
 def test_the_cpu_serves_single_operations_with_gradients_autocast_and_in_graphs(
     operation: str,
 ) -> None:

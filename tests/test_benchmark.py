@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import peers
+from benchmarks import report as reporting
 from benchmarks.agreement import WrongEngine, check
 from benchmarks.passes import pass_work
-from benchmarks.report import Row, rows_of, table
+from benchmarks.report import Row, best_peer, rows_of, table
+from benchmarks.sentences import over_all, turns_over
 from squeezebert_fast import ArgumentError, SqueezeBertConfig, SqueezeBertModel, UnsupportedError
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import (
@@ -259,3 +263,59 @@ def test_rows_survive_their_file_and_fill_a_table() -> None:
     assert again[1].fraction_of_peak is None
     assert again[1].speed_up == pytest.approx(4.0)
     assert table(again).row_count == 2
+
+
+def test_a_row_without_a_peer_survives_its_file_too() -> None:
+    alone = Timing("alone", (0.5,))
+    rows = [Row("1x2", alone, alone, None, 10, None)]
+    assert rows_of(json.loads(json.dumps([row.to_dict() for row in rows]))) == rows
+    assert table(rows).row_count == 1
+
+
+def test_float32_and_bfloat16_have_peers_of_their_own_and_int8_must_beat_them_all() -> None:
+    slow, fast, rounded = Timing("slow", (0.3,)), Timing("fast", (0.2,)), Timing("rounded", (0.1,))
+    known = [("float32", slow), ("float32", fast), ("bfloat16", rounded)]
+    assert best_peer("float32", known) is fast
+    assert best_peer("bfloat16", known) is best_peer("int8", known) is rounded
+    assert (
+        best_peer("bfloat16", [("float32", fast), ("bfloat16", Timing("emulated", (0.9,)))]).name
+        == "emulated"
+    )  # type: ignore[union-attr]
+    assert best_peer("bfloat16", known[:2]) is best_peer("int8", known[:2]) is fast  # none in that precision
+    assert best_peer("float32", [("int8", rounded)]) is None
+
+
+CPUINFO = "processor : 0\nmodel name\t: A CPU\nflags\t\t: fpu {}\n\nprocessor : 1\nflags : other\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "features", "title", "bfloat16"),
+    [
+        ("avx2 amx_bf16 amx_tile", ["amx_tile", "amx_bf16", "avx2"], "A CPU, with AMX", True),
+        ("avx512_bf16", ["avx512_bf16"], "A CPU, without AMX", True),
+        ("avx512f sse", ["avx512f"], "A CPU, without AMX", False),
+    ],
+)
+def test_a_cpu_is_told_by_its_name_and_what_it_has(
+    flags: str, features: list[str], title: str, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: CPUINFO.format(flags))
+    monkeypatch.setattr(reporting.platform, "machine", lambda: "x86_64")
+    assert reporting.cpu_features() == features
+    assert reporting.cpu_title() == title
+    for engine in peers.ENGINES:
+        rounds = engine.precision == "bfloat16" and engine.peer
+        assert (peers.unavailable(engine) is None) == (bfloat16 or not rounds)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_each_batch_counts_once_a_round_and_those_before_it_are_dropped(count: int) -> None:
+    turns = turns_over(count)
+    assert [number for turn in turns for (number,) in turn[2:]] == list(range(count))
+    for turn in turns:
+        numbers = [number for (number,) in turn]
+        assert all((a + 1) % count == b for a, b in pairwise(numbers))
+
+
+def test_seconds_of_batches_are_summed_round_by_round() -> None:
+    assert over_all(Timing("x", (1.0, 2.0, 3.0, 10.0, 20.0, 30.0)), 3) == Timing("x", (6.0, 60.0))

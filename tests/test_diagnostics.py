@@ -37,6 +37,7 @@ def test_every_operation_has_a_backend_and_a_reason() -> None:
             "grouped_mlp",
             "attention",
             "add_layer_norm",
+            "dropout",
         }
         assert all("(" in value for value in rows.values())
         assert rows["grouped_mlp"] == rows["grouped_pointwise_conv"]

@@ -203,9 +203,9 @@ def test_the_direction_of_every_hidden_state_is_kept(library: str) -> None:
 
 def test_packed_weights_take_a_quarter_of_the_memory() -> None:
     fields: dict[str, Any] = {
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "num_attention_heads": 6,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
         **groups(4),
     }
     encoder: Any = encoder_of(**fields, num_hidden_layers=1)

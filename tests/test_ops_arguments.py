@@ -120,6 +120,18 @@ def test_a_bad_norm_is_refused(message: str) -> None:
     refused(message, ops.add_layer_norm, *NORM[message])
 
 
+DROPOUT = {
+    "x has shape [], expected [..., channels]": torch.tensor(1.0),
+    "x is torch.int64, expected a floating dtype": ONES(2, 4).long(),
+    "x is a list, expected a tensor": [1.0],
+}
+
+
+@pytest.mark.parametrize("message", DROPOUT)
+def test_a_bad_dropout_is_refused(message: str) -> None:
+    refused(message, ops.dropout, DROPOUT[message])
+
+
 MLP = {
     "weight_in has shape [6, 2], expected": (ONES(3, 4), ONES(6, 2), None, ONES(4, 3, 1), None, 2),
     "bias_in has shape [5], expected [6]": (ONES(3, 4), ONES(6, 2, 1), ONES(5), ONES(4, 3, 1), None, 2),

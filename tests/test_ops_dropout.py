@@ -12,7 +12,7 @@ from torch import Tensor
 from squeezebert_fast import ArgumentError, ops
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.ops.dropout import draw_seed
-from tests.gradient_helpers import Random, attention_kept, norm_kept, seed_after
+from tests.gradient_helpers import Random, attention_kept, dropout_kept, norm_kept, seed_after
 
 pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
 
@@ -22,10 +22,10 @@ def kept_of(operation: str, number: int, p: float) -> Tensor:
     seed = seed_after(number, p)
     if operation == "attention":
         return attention_kept(seed, 3, 4, 37, 53, p)
-    return norm_kept(seed, (7, 31, 101), p)
+    return (norm_kept if operation == "add_layer_norm" else dropout_kept)(seed, (7, 31, 101), p)
 
 
-@pytest.mark.parametrize("operation", ["attention", "add_layer_norm"])
+@pytest.mark.parametrize("operation", ["attention", "add_layer_norm", "dropout"])
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
 def test_the_rate_is_p_and_what_is_kept_grows(operation: str, p: float) -> None:
     kept = kept_of(operation, 1, p)
@@ -40,7 +40,7 @@ def test_the_rate_is_p_and_what_is_kept_grows(operation: str, p: float) -> None:
         assert float((rates - p).abs().max()) < bound
 
 
-@pytest.mark.parametrize("operation", ["attention", "add_layer_norm"])
+@pytest.mark.parametrize("operation", ["attention", "add_layer_norm", "dropout"])
 def test_neighbours_and_seeds_are_independent(operation: str) -> None:
     first, second = (kept_of(operation, number, 0.5) == 0 for number in (1, 2))
     bound = 5 * math.sqrt(0.25 / first.numel())
@@ -55,7 +55,7 @@ def test_neighbours_and_seeds_are_independent(operation: str) -> None:
             assert abs(equal - 0.5) < 5 * math.sqrt(0.25 / here.numel()), (axis, distance)
 
 
-@pytest.mark.parametrize("operation", ["attention", "add_layer_norm"])
+@pytest.mark.parametrize("operation", ["attention", "add_layer_norm", "dropout"])
 def test_the_mask_is_the_seeds_on_any_number_of_threads(operation: str) -> None:
     threads = torch.get_num_threads()
     try:
@@ -71,6 +71,7 @@ def test_the_mask_is_the_seeds_on_any_number_of_threads(operation: str) -> None:
 
 def layer(x: Tensor, p: float) -> Tensor:
     channels = torch.ones(x.shape[-1])
+    x = ops.dropout(x, p)
     return ops.add_layer_norm(ops.attention(x, x, x, None, 2, p), x, channels, channels, dropout_p=p)
 
 
@@ -105,6 +106,28 @@ def test_everything_may_be_dropped() -> None:
     y = ops.add_layer_norm(x, x.detach(), weight, bias, dropout_p=1.0)
     torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (8,), weight, bias, 1e-12))
     assert not torch.autograd.grad(y.square().sum(), x)[0].any()
+    y = ops.dropout(x, 1.0)
+    assert not y.any()
+    assert not torch.autograd.grad(y.sum(), x)[0].any()
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0), (1,), (2, 3, 5, 7)])
+def test_dropout_takes_any_shape_and_leaves_its_input_alone(shape: tuple[int, ...]) -> None:
+    x = torch.ones(shape)
+    for p in (0.0, 0.5):
+        y = ops.dropout(x, p, strict=True)
+        assert y.shape == x.shape
+        assert bool((x == 1).all())
+        assert y.numel() == 0 or y.data_ptr() != x.data_ptr()
+        assert bool(((y == 0) | (y == 1 / (1 - p))).all())
+
+
+def test_dropout_reads_any_strides() -> None:
+    x = torch.rand(6, 5, 7).permute(2, 0, 1)[::2, :, 1:]
+    y = ops.dropout(x, 0.0, strict=True)
+    assert torch.equal(y, x)
+    kept = dropout_kept(seed_after(9, 0.5), x.shape, 0.5)
+    assert torch.equal(ops.dropout(x, 0.5, strict=True), x * kept)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -133,6 +156,8 @@ def test_dropout_keeps_the_mean() -> None:
     attended = torch.stack([ops.attention(x, x, x, None, 2, 0.25) for _ in range(1500)])
     assert attended.std(0).min() > 0.01
     torch.testing.assert_close(attended.mean(0), ops.attention(x, x, x, None, 2), rtol=0, atol=0.08)
+    dropped = torch.stack([ops.dropout(x, 0.25) for _ in range(1500)])
+    torch.testing.assert_close(dropped.mean(0), x, rtol=0, atol=0.15)
     # far from zero a norm is nearly linear in one small part
     sums = torch.stack([ops.add_layer_norm(0.01 * x, x, weight, bias, dropout_p=0.25) for _ in range(1500)])
     torch.testing.assert_close(sums.mean(0), ops.add_layer_norm(0.01 * x, x, weight, bias), rtol=0, atol=2e-3)
@@ -144,6 +169,7 @@ def test_dropout_keeps_the_mean() -> None:
     [
         lambda x, p: ops.attention(x, x, x, None, 2, p),
         lambda x, p: ops.add_layer_norm(x, x, torch.ones(8), torch.ones(8), dropout_p=p),
+        lambda x, p: ops.dropout(x, p),
     ],
 )
 def test_what_is_no_probability_is_refused(call: Callable[[Tensor, float], Tensor], p: float) -> None:

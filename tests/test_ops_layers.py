@@ -175,6 +175,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
         "qkv_projection",
         "attention",
         "add_layer_norm",
+        "dropout",
         "grouped_mlp",
         "embeddings",
     )

@@ -15,6 +15,7 @@ from squeezebert_fast.backends import cpu
 from squeezebert_fast.ops.gradients import (
     add_layer_norm,
     attention,
+    dropout,
     grouped_mlp,
     grouped_pointwise_conv,
     qkv_projection,
@@ -51,6 +52,8 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             f"attention {name}": (LIBRARY.attention, (x, x, x, mask, 2, 0.0, None)),
             f"dropped attention {name}": (LIBRARY.attention, (x, x, x.detach(), None, 2, 0.5, seed)),
             f"norm {name}": (LIBRARY.add_layer_norm, (x, x, gamma, beta, 1e-5, 0.0, None)),
+            f"dropout {name}": (LIBRARY.dropout, (x, 0.5, seed)),
+            f"no dropout {name}": (LIBRARY.dropout, (x, 0.0, None)),
             f"dropped norm {name}": (LIBRARY.add_layer_norm, (x, x.detach(), gamma, beta, 1e-5, 0.5, seed)),
         }
     return cases
@@ -87,12 +90,13 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
             ),
             (
                 LIBRARY.attention_backward,
-                (x, x, x, x, None, x, torch.ones(2, 2, 5, 2), 2, 0.5, torch.tensor(3), needs[:3]),
+                (x, x, x, x, None, torch.ones(2, 2, 5, 2), 2, 0.5, torch.tensor(3), needs[:3]),
             ),
             (
                 LIBRARY.add_layer_norm_backward,
                 (x, x, rows, rows, gamma, 0.5, torch.tensor(3), torch.float32, needs[:4]),
             ),
+            (LIBRARY.dropout_backward, (x, 0.5, torch.tensor(3), needs[:1])),
         ]
     for operation, arguments in cases:
         torch.library.opcheck(operation, arguments)
@@ -101,6 +105,7 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
 def block(
     x: Tensor, weight: Tensor, bias: Tensor, into: Tensor, out: Tensor, gamma: Tensor, p: float = 0.0
 ) -> Tensor:
+    x = ops.dropout(x, p, strict=True)
     q, k, v = ops.qkv_projection(x, weight, bias, weight.neg(), None, weight, bias, 2, strict=True)
     y = ops.attention(q, k, v, None, 4, p, strict=True)
     y = ops.grouped_pointwise_conv(y, weight, bias, 2, strict=True)
@@ -140,7 +145,14 @@ def test_a_graph_has_the_kernels_of_forward_and_backward(autocast: bool, p: floa
         results.append((y, *torch.autograd.grad(y.float().square().sum(), tensors)))
     tolerance = {"rtol": 0.05, "atol": 0.5} if autocast else {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(results[1], results[0], **tolerance)
-    for name in ("grouped_pointwise_conv", "qkv_projection", "attention", "add_layer_norm", "grouped_mlp"):
+    for name in (
+        "grouped_pointwise_conv",
+        "qkv_projection",
+        "attention",
+        "add_layer_norm",
+        "grouped_mlp",
+        "dropout",
+    ):
         assert f"squeezebert_fast.{name}.default" in seen
         assert f"squeezebert_fast.{name}_backward.default" in seen
 
@@ -189,7 +201,7 @@ def test_an_exported_program_has_the_operations(strict: bool) -> None:
     batch = torch.export.Dim("batch", min=2, max=64)
     shapes = (({0: batch}, *[None] * len(parameters)),)
     exported = torch.export.export(Block(), (x, *parameters), dynamic_shapes=shapes, strict=strict)
-    assert sum("squeezebert_fast" in str(node.target) for node in exported.graph.nodes) == 5
+    assert sum("squeezebert_fast" in str(node.target) for node in exported.graph.nodes) == 6
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)
@@ -204,5 +216,5 @@ def test_the_eager_routes_do_not_go_through_the_dispatcher() -> None:
         with torch.no_grad():
             block(x, *parameters)
     assert not [event.name for event in profile.events() if event.name.startswith("squeezebert_fast::")]
-    for module in (grouped_pointwise_conv, qkv_projection, grouped_mlp, attention, add_layer_norm):
+    for module in (grouped_pointwise_conv, qkv_projection, grouped_mlp, attention, add_layer_norm, dropout):
         assert module.__name__.startswith("squeezebert_fast.ops.gradients.")

@@ -16,9 +16,11 @@ from squeezebert_fast.ops.embeddings import gather_rows
 from tests.gradient_helpers import (
     Operation,
     Random,
+    alike,
     assert_gradients_within_rule,
     attention_kept,
     doubled,
+    dropout_kept,
     norm_kept,
     seed_after,
 )
@@ -198,6 +200,29 @@ def test_attention_with_dropout_is_that_of_its_mask(p: float) -> None:
     assert_gradients_within_rule(ours, by_mask, tensors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("mask", ["none", "padding", "of every head"])
+@pytest.mark.parametrize("keys", [37, 600])
+def test_attention_among_tokens_that_are_alike(keys: int, mask: str, p: float, dtype: torch.dtype) -> None:
+    """There a query's gradient is a small difference: what is rounded in between shows."""
+    random, heads = Random(keys, dtype), 2
+    tensors = [alike(random, 2, n, 64 * heads) for n in (23, keys, keys)]
+    added, kept = masks(2, heads, 23, keys)[mask], attention_kept(seed_after(9, p), 2, heads, 23, keys, p)
+    added = None if added is None else added[:1].to(dtype)  # of the sequence that has tokens
+
+    def ours(*qkv: Tensor) -> Tensor:
+        torch.manual_seed(9)
+        return ops.attention(*qkv, added, heads, p, **STRICT)  # type: ignore[arg-type]
+
+    def definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = reference.attention_scores(q, k, None if added is None else added.to(q.dtype), heads)
+        probabilities = scores.softmax(-1) * kept.to(q.dtype)
+        return (probabilities @ v.unflatten(-1, (heads, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
+
+    assert_gradients_within_rule(ours, definition, tensors)
+
+
 @pytest.mark.parametrize("eps", [1e-12, 1e-5])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (2, 1, 100), (6,)])
 def test_add_layer_norm(shape: tuple[int, ...], eps: float) -> None:
@@ -230,6 +255,18 @@ def test_add_layer_norm_with_dropout_is_that_of_its_mask(p: float) -> None:
         return reference.add_layer_norm(x * kept.to(x.dtype), *others)
 
     assert_gradients_within_rule(ours, by_mask, tensors)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_is_that_of_its_mask(p: float, dtype: torch.dtype) -> None:
+    kept = dropout_kept(seed_after(8, p), (3, 5, 27), p)
+
+    def ours(x: Tensor) -> Tensor:
+        torch.manual_seed(8)
+        return ops.dropout(x, p, **STRICT)
+
+    assert_gradients_within_rule(ours, lambda x: x * kept.to(x.dtype), [Random(7, dtype)(3, 5, 27)])
 
 
 @pytest.mark.parametrize("padding_idx", [None, 3])
@@ -358,12 +395,13 @@ def test_only_what_the_backward_reads_is_kept() -> None:
             (lambda: ops.qkv_projection(x, *[weight, bias] * 3, 2), x.numel()),
             (lambda: ops.qkv_projection(x.detach(), *[weight.detach(), bias] * 3, 2), 0),
             (lambda: ops.grouped_mlp(x, weight, bias, out, None, 2), x.numel()),
-            # the result, two numbers a row of scores, and no scores
+            # two numbers a row of scores, and neither scores nor the result
             (
                 lambda: ops.attention(x, x, x, mask, 4, 0.1),
-                2 * x.numel() + 2 * 2 * 4 * 64 + mask.numel() + 1,
+                x.numel() + 2 * 2 * 4 * 64 + mask.numel() + 1,
             ),
             (lambda: ops.add_layer_norm(x, x, gamma, gamma, dropout_p=0.1), x.numel() + 2 * 2 * 64 + 1),
+            (lambda: ops.dropout(x, 0.1), 1),
         ):
             kept.clear()
             run()
@@ -419,6 +457,10 @@ def test_a_second_derivative_through_dropout() -> None:
     wide: list[Tensor] = doubled([x, residual, gamma, beta])  # type: ignore[assignment]
     exact = penalty(reference.add_layer_norm(wide[0] * kept, *wide[1:]), wide[0])
     assert_within_rule(actual, same, exact)
+
+    kept = dropout_kept(seed_after(3), (4, 16), 0.5)
+    cubes = penalty(ops.dropout(x, 0.5) ** 2, x)
+    assert_within_rule(cubes, penalty((x * kept) ** 2, x), penalty((wide[0] * kept) ** 2, wide[0]))
 
     y = ops.attention(x[None], x[None], x[None], None, 2, 0.5)
     with pytest.raises(UnsupportedError, match=r"attention: dropout_p is 0\.5, and only without dropout"):

@@ -67,7 +67,21 @@ def test_forward_and_backward_are_eager_ones(training: bool, library: str) -> No
     actual = loss_and_gradients(graph, model, batch_of())
     expected = loss_and_gradients(model, model, batch_of())
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-    assert len(seen) == 2 * LAYER
+    # and those of embeddings that drop
+    assert len(seen) == 2 * LAYER + (2 if training else 0)
+    assert seen.count("squeezebert_fast.dropout.default") == training
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("replaced", [nn.Identity, nn.Tanh])
+def test_a_graph_has_an_embeddings_dropout_as_it_was_replaced(
+    library: str, replaced: type[nn.Module]
+) -> None:
+    model = model_of(library).train()
+    model.transformer.embeddings.dropout = replaced()
+    graph, seen = compiled(model)
+    torch.testing.assert_close(graph(**batch_of()).loss, model(**batch_of()).loss, rtol=1e-4, atol=1e-4)
+    assert len(seen) == LAYER
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -114,7 +114,15 @@ def test_every_operation_of_a_training_step_is_the_kernels(
 
         return call
 
-    for name in ("grouped_pointwise_conv", "qkv_projection", "grouped_mlp", "attention", "add_layer_norm"):
+    names = (
+        "grouped_pointwise_conv",
+        "qkv_projection",
+        "grouped_mlp",
+        "attention",
+        "add_layer_norm",
+        "dropout",
+    )
+    for name in names:
         for kernel in (name, name + "_backward"):
             monkeypatch.setattr(cpu_training, kernel, counted(kernel, getattr(cpu_training, kernel)))
     gradients(model, batch_of(), autocast)
@@ -125,6 +133,8 @@ def test_every_operation_of_a_training_step_is_the_kernels(
     assert calls.count("grouped_pointwise_conv_backward") == layers
     # and that of the embeddings
     assert calls.count("add_layer_norm") == calls.count("add_layer_norm_backward") == 2 * layers + 1
+    assert calls.count("dropout_backward") == 1
+    assert calls.count("dropout") == 2  # its backward is itself
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -216,6 +226,60 @@ def test_embeddings_train_with_the_padding_row_left_alone(library: str) -> None:
                 change(model)(**wrong)
             errors.append((caught.type, str(caught.value)))
         assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_the_embeddings_dropout_is_that_of_its_module(library: str, p: float) -> None:
+    model = model_of(library, "SqueezeBertModel")
+    embeddings = squeezebert_fast.patch(model).embeddings
+    ids = batch_of("SqueezeBertModel")["input_ids"]
+    embeddings.dropout.p = p
+    y = embeddings(ids)
+    kept = embeddings.dropout.eval() and embeddings(ids)
+    dropped = y == 0
+    torch.testing.assert_close(y, torch.where(dropped, 0.0, kept / (1 - p) if p < 1 else kept))
+    assert abs(float(dropped.float().mean()) - p) < 0.1
+    embeddings.dropout.train()
+    torch.manual_seed(3)
+    first = embeddings(ids)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        torch.testing.assert_close(embeddings(ids), first.detach())
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("how", ["a hook", "a class", "a forward", "a hook on every module"])
+def test_the_embeddings_dropout_may_be_watched_or_replaced(
+    library: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = squeezebert_fast.patch(model_of(library, "SqueezeBertModel", tiny_config(**DROPOUT)))
+    embeddings, seen = model.embeddings, []
+    monkeypatch.setattr(cpu_training, "dropout", lambda *_: pytest.fail("the module was passed over"))
+
+    def watch(module: nn.Module, *_: Any) -> None:
+        seen.append(module)
+
+    class Watched(nn.Dropout):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self)
+            return super().forward(x)
+
+    handle = None
+    if how == "a hook":
+        handle = embeddings.dropout.register_forward_hook(watch)
+    elif how == "a class":
+        embeddings.dropout = Watched(0.2)
+    elif how == "a forward":
+        embeddings.dropout.forward = Watched.forward.__get__(Watched(0.2))
+    else:
+        handle = torch.nn.modules.module.register_module_forward_hook(watch)
+    try:
+        embeddings(batch_of("SqueezeBertModel")["input_ids"])
+    finally:
+        if handle is not None:
+            handle.remove()
+    assert any(isinstance(module, nn.Dropout) for module in seen)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

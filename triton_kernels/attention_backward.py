@@ -1,16 +1,20 @@
 """The backward of attention: scores and probabilities once more, block by block, from two numbers a row.
 
     p = exp(scores - largest) * reciprocal, dropped where the forward dropped      of v = p^T grad
-    d = sum over channels of grad * context, a number a row                        of q = s k * scale
+    d = sum over keys of p_before_dropout * dropped(grad v^T), a number a row      of q = s k * scale
     s = p_before_dropout * (dropped(grad v^T) - d)                                 of k = s^T q * scale
 
 Two kernels, so that nothing is added atomically and no scores are in memory (FlashAttention-2, Dao, arXiv
-2307.08691): the first takes a tile of queries and walks along the keys, for q's gradient, and leaves d; the
-second takes a tile of keys and walks along the queries, for those of k and v, with the scores transposed, so
-that they are an operand where they are made. Both compute scores: seven products in place of five.
+2307.08691): the first takes a tile of queries and walks along the keys, once for d and once for q's gradient;
+the second takes a tile of keys and walks along the queries, for those of k and v, with the scores transposed,
+so that they are an operand where they are made. Every walk computes scores: nine products in place of five.
 
-Base model, per token, S tokens a sequence: 10752 x S FLOP, and 15 KB in bfloat16 (q, k, v, context, grad,
-twice; three gradients).
+FlashAttention takes d from the context, as the sum over channels of grad * context, and saves a walk. But the
+context was rounded, to bfloat16 say. Where tokens are alike, as in the last layers, grad v^T - d is a small
+difference of large numbers, and that rounding alone was several times as large as q's gradient.
+
+Base model, per token, S tokens a sequence: 13824 x S FLOP, and 17 KB in bfloat16 (q, k, v, grad, twice; three
+gradients).
 """
 
 from __future__ import annotations
@@ -45,13 +49,34 @@ def head_rows(x, row, rows, stride, channel, HEAD: tl.constexpr):
     return tl.load(x + row[:, None] * stride + channel[None, :], mask=inside, other=0.0)
 
 
+@triton.jit
+def probabilities_and_slopes(
+    q_tile, grad_tile, k_tile, v, mask, keys_from, key, keys, v_stride, channel, read_query, mask_query_stride,
+    mask_key_stride, largest, reciprocal, scale, head_row, threshold, dropout_scale, seed,
+    HEAD: tl.constexpr, MASK: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+):  # fmt: skip
+    """A tile of queries and one of keys: p before dropout, 0 past the last key, and dropped(grad v^T)."""
+    LOG2_E: tl.constexpr = 1.4426950408889634
+    v_tile = head_rows(v, key, keys, v_stride, channel, HEAD)
+    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale
+    if MASK == "by key":
+        scores += mask_values(mask, mask + key * mask_key_stride, key < keys)[None, :]
+    elif MASK == "any":
+        at = mask + read_query[:, None] * mask_query_stride + key[None, :] * mask_key_stride
+        scores += mask_values(mask, at, (key < keys)[None, :])
+    p = tl.exp2((scores - largest[:, None]) * LOG2_E) * reciprocal[:, None]
+    of_p = tl.dot(grad_tile, tl.trans(v_tile), input_precision=PRECISION)
+    if DROPOUT:
+        of_p *= keep_factors(head_row, keys_from, threshold, dropout_scale, seed, BLOCK_KEYS)
+    return tl.where((key < keys)[None, :], p, 0.0), of_p
+
+
 @triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale"])
 def attention_query_gradient_kernel(
     q,
     k,
     v,
     mask,
-    context,
     statistics,
     grad,
     of_q,
@@ -84,8 +109,7 @@ def attention_query_gradient_kernel(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """context, of_q: contiguous. d: float32 [batch, HEADS, queries], for the other kernel."""
-    LOG2_E: tl.constexpr = 1.4426950408889634
+    """of_q: contiguous. d: float32 [batch, HEADS, queries], for the other kernel."""
     program = tl.program_id(0)
     head = program % HEADS
     sequence = (program // HEADS // query_tiles).to(tl.int64)
@@ -101,29 +125,30 @@ def attention_query_gradient_kernel(
     inside = query < queries
     q_tile = head_rows(q, query, queries, q_stride, channel, HEAD)
     grad_tile = head_rows(grad, query, queries, grad_stride, channel, HEAD)
-    context_tile = head_rows(context + own, query, queries, HEADS * HEAD, channel, HEAD)
-    row_d = tl.sum(grad_tile.to(tl.float32) * context_tile.to(tl.float32), 1)
-    tl.store(d + head_row, row_d, mask=inside)
     largest = tl.load(statistics + head_row * 2, mask=inside, other=0.0)
     reciprocal = tl.load(statistics + head_row * 2 + 1, mask=inside, other=0.0)
     read_query = tl.minimum(query, queries - 1)
+    row_d = tl.zeros((BLOCK_QUERIES,), tl.float32)
+    for keys_from in range(0, keys, BLOCK_KEYS):
+        key = (keys_from + tl.arange(0, BLOCK_KEYS)).to(tl.int64)
+        k_tile = head_rows(k, key, keys, k_stride, channel, HEAD)
+        p, of_p = probabilities_and_slopes(
+            q_tile, grad_tile, k_tile, v, mask, keys_from, key, keys, v_stride, channel, read_query, mask_query_stride,
+            mask_key_stride, largest, reciprocal, scale, head_row, threshold, dropout_scale, seed,
+            HEAD, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
+        )  # fmt: skip
+        row_d += tl.sum(p * of_p, 1)
+    tl.store(d + head_row, row_d, mask=inside)
     sums = tl.zeros((BLOCK_QUERIES, BLOCK_HEAD), tl.float32)
     for keys_from in range(0, keys, BLOCK_KEYS):
-        key = keys_from + tl.arange(0, BLOCK_KEYS)
-        key_row = key.to(tl.int64)
-        k_tile = head_rows(k, key_row, keys, k_stride, channel, HEAD)
-        v_tile = head_rows(v, key_row, keys, v_stride, channel, HEAD)
-        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale
-        if MASK == "by key":
-            scores += mask_values(mask, mask + key_row * mask_key_stride, key < keys)[None, :]
-        elif MASK == "any":
-            at = mask + read_query[:, None] * mask_query_stride + key_row[None, :] * mask_key_stride
-            scores += mask_values(mask, at, (key < keys)[None, :])
-        p = tl.exp2((scores - largest[:, None]) * LOG2_E) * reciprocal[:, None]
-        of_p = tl.dot(grad_tile, tl.trans(v_tile), input_precision=PRECISION)
-        if DROPOUT:
-            of_p *= keep_factors(head_row, keys_from, threshold, dropout_scale, seed, BLOCK_KEYS)
-        s = tl.where((key < keys)[None, :], p * (of_p - row_d[:, None]), 0.0)
+        key = (keys_from + tl.arange(0, BLOCK_KEYS)).to(tl.int64)
+        k_tile = head_rows(k, key, keys, k_stride, channel, HEAD)
+        p, of_p = probabilities_and_slopes(
+            q_tile, grad_tile, k_tile, v, mask, keys_from, key, keys, v_stride, channel, read_query, mask_query_stride,
+            mask_key_stride, largest, reciprocal, scale, head_row, threshold, dropout_scale, seed,
+            HEAD, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
+        )  # fmt: skip
+        s = p * (of_p - row_d[:, None])
         sums = tl.dot(s.to(k_tile.dtype), k_tile, sums, input_precision=PRECISION)
     at = of_q + own + query[:, None] * (HEADS * HEAD) + channel[None, :]
     stored = inside[:, None] & (channel < HEAD)[None, :]
@@ -241,7 +266,6 @@ def attention_backward(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    context: Tensor,
     statistics: Tensor,
     num_heads: int,
     dropout: Dropout,
@@ -251,13 +275,14 @@ def attention_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of q, k and v, each where `needs` has True.
 
-    grad: of the context, [batch, queries, channels], of q's dtype; the others are arguments and results of
-    `attention_with_statistics`. tiles: of the two kernels, in place of our own choice.
+    grad: of the context, [batch, queries, channels], of q's dtype; the others are arguments of
+    `attention_with_statistics`, and the statistics that it returns. tiles: of the two kernels, in place of our
+    own choice.
 
     Returns tensors of the shapes and the dtype of q and k, contiguous.
     """
     grad, q, k, v = (channels_contiguous(t) for t in (grad, q, k, v))
-    check_contiguous(context, statistics)
+    check_contiguous(statistics)
     (batch, queries, channels), keys = q.shape, k.shape[1]
     head = channels // num_heads
     of_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -287,7 +312,6 @@ def attention_backward(
             k,
             v,
             added,
-            context,
             statistics,
             grad,
             of_q,

@@ -44,8 +44,8 @@ void attention_backward(const KernelTable& kernels, const AttentionTensors& t, c
       t.batch * t.heads, threads, kernels.training.attention_scratch(head_of(t, 0)), [&](int64_t task, char* scratch) {
         const int64_t sequence = task / t.heads, channel = task % t.heads * t.head_size;
         const int64_t query = sequence * t.queries * channels + channel, key = sequence * t.keys * channels + channel;
-        kernels.training.attention_backward({head_of(t, task), g.context + query, g.grad + query, channels, channels,
-                                             g.q + query, g.k + key, g.v + key, channels, channels, channels},
+        kernels.training.attention_backward({head_of(t, task), g.grad + query, channels, g.q + query, g.k + key,
+                                             g.v + key, channels, channels, channels},
                                             scratch);
       });
 }

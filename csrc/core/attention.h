@@ -19,7 +19,7 @@ struct AttentionTensors {
 void attention_forward(const KernelTable& kernels, const AttentionTensors& tensors, float* context, int threads);
 
 struct AttentionGradients {
-  const float *context, *grad;  // [batch, queries, channels]
+  const float* grad;  // [batch, queries, channels]
   float *q, *k, *v;
 };
 void attention_backward(const KernelTable& kernels, const AttentionTensors& tensors,

@@ -52,6 +52,8 @@ Detected detect() {
   CpuFeatures& f = detected.features;
   uint32_t a = 0, b = 0, c = 0, d = 0;
   const auto bit = [](uint32_t word, int n) { return ((word >> n) & 1u) != 0; };
+  // "GenuineIntel", in the order in which CPUID spreads it over three registers.
+  const bool intel = __get_cpuid(0, &a, &b, &c, &d) && b == 0x756e6547 && d == 0x49656e69 && c == 0x6c65746e;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return detected;
   const bool fma = bit(c, 12), osxsave = bit(c, 27), avx = bit(c, 28);
   if (!osxsave || !avx) return detected;
@@ -63,6 +65,7 @@ Detected detect() {
   f.avx512 = f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);
   f.avx512_vnni = f.avx512 && bit(c, 11);
   f.avx512_bf16 = f.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5);
+  f.slow_bf16 = f.avx512_bf16 && intel;
   if (amx) {
     detected.amx_refusal = refusal_of_tiles(state);
     f.amx = detected.amx_refusal.empty();

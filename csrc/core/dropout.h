@@ -1,4 +1,4 @@
-// What kernels need to know of a dropout.
+// Dropout: what kernels need to know of it, and by itself.
 #pragma once
 #include <cstdint>
 
@@ -8,5 +8,9 @@ namespace squeezebert {
 
 // probability: of dropping an element, in [0, 1].
 Dropout dropout_of(double probability, uint64_t seed);
+
+// y = dropout(x), [rows, channels], contiguous; of x's gradient the same.
+void apply_dropout(const KernelTable& kernels, const Dropout& dropout, const float* x, float* y, int64_t rows,
+                   int64_t channels, int threads);
 
 }  // namespace squeezebert

@@ -7,6 +7,7 @@
 #include "../kernels/add_layer_norm_training.h"
 #include "../kernels/attention.h"
 #include "../kernels/attention_training.h"
+#include "../kernels/dropout.h"
 #include "../kernels/embeddings.h"
 #include "../kernels/feed_forward.h"
 #include "../kernels/feed_forward_backward.h"
@@ -17,6 +18,7 @@
 namespace {
 
 using squeezebert::KernelTable;
+using squeezebert::Precision;
 using squeezebert::PrecisionKernels;
 
 template <class Micro, class Scores>
@@ -29,6 +31,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
   kernels.hidden_chunk = Micro::kHiddenChunk;
   kernels.native = native;
   kernels.scores = Scores::kPrecision;
+  kernels.rounds_context = Scores::kPrecision == Precision::bfloat16 && sizeof(typename Format::Operand) == 2;
   kernels.coarse_gelu = Format::kCoarse;
   kernels.operand_shift = Format::kOperandShift;
   kernels.operand_bytes = Format::kInPlace ? 0 : static_cast<int64_t>(sizeof(typename Format::Operand));
@@ -64,7 +67,7 @@ constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
         {with_gradients<VectorGradients>(kernels_of<VectorTile<Float32>, VectorScores>(true)), BFLOAT16, INT8}, \
         ::embeddings,                                                                                           \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward,       \
-         ::add_layer_norm_backward, ::activation_backward}};                                                    \
+         ::add_layer_norm_backward, ::activation_backward, ::drop_rows}};                                       \
     return &table;                                                                                              \
   }
 

@@ -3,8 +3,12 @@
 //
 //     dV = P'^T dO        P' = P * keep, dropout's factors
 //     dP = (dO V^T) * keep
-//     dS = P * (dP - delta) * scale,     delta = dO . O, query by query
+//     dS = P * (dP - delta) * scale,     delta = sum of P * dP over the keys, query by query
 //     dQ = dS K,  dK = dS^T Q
+//
+// delta is dO . O as well, which is cheaper, and which FlashAttention takes. But where tokens are alike, as in the last
+// layers, dP - delta is a small difference of large numbers: it must come from the same dP, not from an O that was
+// summed, or even rounded to bfloat16, in between.
 //
 // Included by the instruction-set builds alone.
 #pragma once
@@ -56,6 +60,7 @@ struct AttentionBackwardScratch {
   float *keys, *values;             // panels of [head_size, kPanelColumns]
   float *scores, *slopes;           // [kBackwardQueries, width], P' and dS
   float *scores_t, *slopes_t;       // [width, kBackwardQueries]
+  float* probabilities;             // [width], of one query before dropout
   int64_t padded, width;
   int64_t bytes;
 };
@@ -78,6 +83,7 @@ inline AttentionBackwardScratch attention_backward_layout(const HeadTensors& h, 
   for (float** panels : by_panel) *panels = take(round_up(h.keys, kPanelColumns) * h.head_size);
   float** const by_block[] = {&s.scores, &s.slopes, &s.scores_t, &s.slopes_t};
   for (float** block : by_block) *block = take(kBackwardQueries * s.width);
+  s.probabilities = take(s.width);
   s.bytes = offset;
   return s;
 }
@@ -88,18 +94,23 @@ inline int64_t attention_training_scratch(const HeadTensors& h) {
   return forward > backward ? forward : backward;
 }
 
-// One query's scores to P' and its products dO V^T to dS, in place.
-inline void softmax_backward(const HeadTensors& h, int64_t query, int64_t first, int64_t count, float delta,
-                             float* scores, float* slopes) {
+// One query's scores to P', and its products dO V^T to dP, in place; P to `probabilities`, which without dropout may be
+// `scores`. Returns the sum of P * dP.
+inline float probabilities_again(const HeadTensors& h, int64_t query, int64_t first, int64_t count,
+                                 float* probabilities, float* scores, float* slopes) {
   const float* mask = h.mask ? h.mask + query * h.mask_row_stride + first : nullptr;
-  const Vec factor = broadcast(h.scale), reciprocal = broadcast(h.statistics[2 * query + 1]), d = broadcast(delta);
+  const Vec factor = broadcast(h.scale), reciprocal = broadcast(h.statistics[2 * query + 1]);
   const Vec largest = broadcast(h.statistics[2 * query]);
+  Vec sum = broadcast(0.0f);
   const auto visit = [&](int64_t i, int lanes, auto keep) {
     Vec score = load_lanes(scores + i, lanes) * factor;
     if (mask) score = score + load_lanes(mask + i, lanes);
-    const Vec p = weight_of(score - largest) * reciprocal;
+    const Vec p = weight_of(score - largest) * reciprocal, slope = keep(load_lanes(slopes + i, lanes));
     store_lanes(scores + i, keep(p), lanes);
-    store_lanes(slopes + i, p * (keep(load_lanes(slopes + i, lanes)) - d) * factor, lanes);
+    store_lanes(probabilities + i, p, lanes);
+    store_lanes(slopes + i, slope, lanes);
+    // the lanes past the last key hold the weight of a score of 0, which may be infinite
+    sum = multiply_add(lanes == kLanes ? p : load_first(probabilities + i, lanes), slope, sum);
   };
   if (h.dropout.threshold) {
     for_each_kept(h.dropout, h.dropout_row + query, first, count,
@@ -107,6 +118,16 @@ inline void softmax_backward(const HeadTensors& h, int64_t query, int64_t first,
   } else {
     for_each_vector(count, [&](int64_t i, int lanes) { visit(i, lanes, [](Vec v) { return v; }); });
   }
+  return sum_of_lanes(sum);
+}
+
+// One query's dP to dS, in place.
+inline void softmax_backward(const float* probabilities, float delta, float scale, int64_t count, float* slopes) {
+  const Vec d = broadcast(delta), factor = broadcast(scale);
+  for_each_vector(count, [&](int64_t i, int lanes) {
+    const Vec slope = load_lanes(slopes + i, lanes) - d;
+    store_lanes(slopes + i, load_lanes(probabilities + i, lanes) * slope * factor, lanes);
+  });
 }
 
 inline void attention_backward(const AttentionBackward& a, char* scratch) {
@@ -120,25 +141,38 @@ inline void attention_backward(const AttentionBackward& a, char* scratch) {
   const auto row = [](int64_t j) { return j; };
   transpose_keys(s.k, padded, h.head_size, h.keys, row, s.keys);
   transpose_keys(s.v, padded, h.head_size, h.keys, row, s.values);
+  const bool several = h.keys > kKeyBlock;
+  const auto probabilities_of = [&](int64_t q) {
+    return h.dropout.threshold ? s.probabilities : s.scores + q * s.width;
+  };
 
   for (int64_t q0 = 0; q0 < h.queries; q0 += kBackwardQueries) {
     const int64_t queries = least(kBackwardQueries, h.queries - q0);
-    float delta[kBackwardQueries];
-    for (int64_t q = 0; q < queries; ++q) {
-      Vec sum = broadcast(0.0f);
-      const float* context = a.context + (q0 + q) * a.context_row_stride;
-      for_each_vector(h.head_size, [&](int64_t c, int lanes) {
-        sum = multiply_add(load(s.grad + (q0 + q) * padded + c), load_lanes(context + c, lanes), sum);
-      });
-      delta[q] = sum_of_lanes(sum);
-    }
-    for (int64_t k0 = 0; k0 < h.keys; k0 += kKeyBlock) {
-      const int64_t keys = least(kKeyBlock, h.keys - k0);
+    const auto products = [&](int64_t k0, int64_t keys) {
       times_panels(s.q + q0 * padded, padded, queries, s.keys + k0 * h.head_size, h.head_size, keys, s.scores, s.width);
       times_panels(s.grad + q0 * padded, padded, queries, s.values + k0 * h.head_size, h.head_size, keys, s.slopes,
                    s.width);
+    };
+    const auto again = [&](int64_t q, int64_t k0, int64_t keys) {
+      return probabilities_again(h, q0 + q, k0, keys, probabilities_of(q), s.scores + q * s.width,
+                                 s.slopes + q * s.width);
+    };
+    // Where one block holds all keys, a query's delta comes with its probabilities; else the blocks are gone through
+    // twice.
+    float delta[kBackwardQueries] = {};
+    if (several) {
+      for (int64_t k0 = 0; k0 < h.keys; k0 += kKeyBlock) {
+        const int64_t keys = least(kKeyBlock, h.keys - k0);
+        products(k0, keys);
+        for (int64_t q = 0; q < queries; ++q) delta[q] += again(q, k0, keys);
+      }
+    }
+    for (int64_t k0 = 0; k0 < h.keys; k0 += kKeyBlock) {
+      const int64_t keys = least(kKeyBlock, h.keys - k0);
+      products(k0, keys);
       for (int64_t q = 0; q < queries; ++q) {
-        softmax_backward(h, q0 + q, k0, keys, delta[q], s.scores + q * s.width, s.slopes + q * s.width);
+        const float sum = again(q, k0, keys);
+        softmax_backward(probabilities_of(q), several ? delta[q] : sum, h.scale, keys, s.slopes + q * s.width);
       }
       times_rows(s.slopes, s.width, queries, s.k + k0 * padded, padded, keys, k0 > 0, s.grad_q + q0 * padded, padded,
                  vectors);

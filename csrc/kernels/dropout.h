@@ -59,6 +59,14 @@ inline void for_each_kept(const Dropout& dropout, int64_t row, int64_t first, in
   }
 }
 
+inline void drop_rows(const Dropout& dropout, const float* x, float* y, int64_t channels, Rows rows) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    for_each_kept(dropout, r, 0, channels, [&](int64_t i, int lanes, Vec factor) {
+      store_lanes(y + r * channels + i, load_lanes(x + r * channels + i, lanes) * factor, lanes);
+    });
+  }
+}
+
 inline void drop_row(const Dropout& dropout, int64_t row, int64_t first, int64_t count, float* values) {
   for_each_kept(dropout, row, first, count, [&](int64_t i, int lanes, Vec factor) {
     store_lanes(values + i, load_lanes(values + i, lanes) * factor, lanes);

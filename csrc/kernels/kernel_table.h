@@ -78,6 +78,9 @@ struct Attention {
   int64_t mask_row_stride;  // may be 0
   float* context;           // the head's first channel
   int64_t context_row_stride;
+  // Where `rounds_context`: the same rounded to the operands of the next product, in place of `context`; or null.
+  uint16_t* rounded_context;
+  int64_t rounded_context_row_stride;
   const Segment* next;  // as Product's
 };
 
@@ -148,8 +151,8 @@ struct AttentionForward {
 
 struct AttentionBackward {
   HeadTensors head;
-  const float *context, *grad;
-  int64_t context_row_stride, grad_row_stride;
+  const float* grad;
+  int64_t grad_row_stride;
   float *grad_q, *grad_k, *grad_v;
   int64_t grad_q_row_stride, grad_k_row_stride, grad_v_row_stride;
 };
@@ -225,6 +228,8 @@ struct TrainingKernels {
   void (*add_layer_norm_backward)(const AddLayerNormBackward& norm, Rows rows);
   // z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
   void (*activation_backward)(Activation activation, bool keep, float* z, float* grad, int64_t count);
+  // y = dropout(x), [rows, channels]; of x's gradient the same.
+  void (*dropout)(const Dropout& dropout, const float* x, float* y, int64_t channels, Rows rows);
 };
 
 // The kernels of one precision, and the shape of their micro-kernel.
@@ -234,6 +239,7 @@ struct PrecisionKernels {
   int64_t hidden_chunk;               // channels of a feed-forward block's hidden rows that are made at once, at most
   bool native;                        // it has an instruction of its own; without, products are computed by wider ones
   Precision scores;                   // of attention: what scores and values are multiplied in
+  bool rounds_context;                // attention can write its context as operands
   bool coarse_gelu;                   // gelu is off by up to 2e-4 of x, since its results are rounded right after
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place

@@ -222,7 +222,7 @@ struct MatrixScores {
     return rescale;
   }
 
-  static void attend(Tiles& tiles, const Attend& a, const Layout& s) {
+  static void attend(Tiles& tiles, const Attention& call, const Attend& a, const Layout& s) {
     for (int64_t q0 = 0; q0 < a.queries; q0 += kQueries) {
       const int64_t queries = least(kQueries, a.queries - q0);
       for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeys) {
@@ -243,7 +243,27 @@ struct MatrixScores {
         times(tiles, queries, s.weights, kKeys, round_up(keys, kStep), s.v + k0 * kPanel, kPanel * s.keys, s.width,
               k0 > 0, s.sums, s.width);
       }
-      finish_rows(a, q0, queries, s);
+      if (call.rounded_context) {
+        round_rows(call, q0, queries, s);
+      } else {
+        finish_rows(a, q0, queries, s);
+      }
+    }
+  }
+
+  static void round_rows(const Attention& call, int64_t q0, int64_t queries, const Layout& s) {
+    for (int64_t q = 0; q < queries; ++q) {
+      const Vec inverse = broadcast(inverse_of(s.largest[q], s.total[q]));
+      uint16_t* context = call.rounded_context + (call.row_begin + q0 + q) * call.rounded_context_row_stride;
+      for (int64_t c = 0; c < call.head_size; c += kStep) {
+        const float* sums = s.sums + q * s.width + c;
+        const Vec pairs = bfloat_pairs(load(sums) * inverse, load(sums + kLanes) * inverse);
+        if (c + kStep <= call.head_size) {
+          store_pairs(context + c, pairs);
+        } else {
+          store_first_pairs(context + c, pairs, static_cast<int>(call.head_size - c));
+        }
+      }
     }
   }
 
@@ -281,7 +301,7 @@ struct MatrixScores {
       pack_values(v, stride, a.key_count, a.head_size, row_of, s);
     }
     Tiles tiles(static_cast<int>(kTileSide));
-    attend(tiles, a, s);
+    attend(tiles, call, a, s);
   }
 };
 

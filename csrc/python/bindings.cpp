@@ -106,6 +106,14 @@ PYBIND11_MODULE(_native, m) {
       [](const std::string& name, Precision precision) { return has_gradients(kernels_named(name), precision); },
       py::arg("instruction_set"), py::arg("precision"), "Whether products of gradients run in this precision.");
 
+  m.def(
+      "scores_precision",
+      [](const std::string& name, Precision precision) {
+        return kernels_named(name).precision[static_cast<int>(precision)].scores;
+      },
+      py::arg("instruction_set"), py::arg("precision"),
+      "What an encoder in this precision multiplies attention's scores and values in.");
+
   // rows, whether they are taken to int8 and back, quantized, scale, size
   using TableTuple = std::tuple<uintptr_t, bool, uintptr_t, uintptr_t, int64_t>;
   m.def(

@@ -82,16 +82,14 @@ void bind_training(py::module_& m) {
       "attention_backward",
       [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,
          uintptr_t mask, const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout, uintptr_t statistics,
-         uintptr_t context, uintptr_t grad, const std::array<uintptr_t, 3>& gradients, int threads) {
-        attention_backward(kernels_named(instruction_set),
-                           tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
-                           {at<const float>(context), at<const float>(grad), at<float>(gradients[0]),
-                            at<float>(gradients[1]), at<float>(gradients[2])},
-                           threads);
+         uintptr_t grad, const std::array<uintptr_t, 3>& gradients, int threads) {
+        attention_backward(
+            kernels_named(instruction_set), tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
+            {at<const float>(grad), at<float>(gradients[0]), at<float>(gradients[1]), at<float>(gradients[2])},
+            threads);
       },
       py::arg("instruction_set"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"), py::arg("mask_strides"),
-      py::arg("dropout"), py::arg("statistics"), py::arg("context"), py::arg("grad"), py::arg("gradients"),
-      py::arg("threads"), Release());
+      py::arg("dropout"), py::arg("statistics"), py::arg("grad"), py::arg("gradients"), py::arg("threads"), Release());
   m.def(
       "add_layer_norm_forward",
       [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t x, uintptr_t residual,
@@ -120,6 +118,15 @@ void bind_training(py::module_& m) {
       },
       py::arg("instruction_set"), py::arg("rows"), py::arg("channels"), py::arg("grad"), py::arg("total"),
       py::arg("moments"), py::arg("weight"), py::arg("dropout"), py::arg("gradients"), py::arg("threads"), Release());
+  m.def(
+      "dropout",
+      [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t x, const DropoutTuple& dropout,
+         uintptr_t y, int threads) {
+        apply_dropout(kernels_named(instruction_set), dropout_from(dropout), at<const float>(x), at<float>(y), rows,
+                      channels, threads);
+      },
+      py::arg("instruction_set"), py::arg("rows"), py::arg("channels"), py::arg("x"), py::arg("dropout"), py::arg("y"),
+      py::arg("threads"), Release());
   m.def(
       "weight_gradient",
       [](const std::string& instruction_set, Precision precision, const std::vector<uintptr_t>& grads, uintptr_t x,

@@ -28,3 +28,31 @@ TEST_CASE("a dropout's threshold and scale are those of its probability") {
   CHECK(dropout_of(1, 1).scale == 0.0f);
   CHECK(dropout_of(1e-12, 1).threshold == 1);
 }
+
+TEST_CASE("dropout multiplies each element by its place's factor, on any number of threads") {
+  for (int64_t channels : {1, 3, 16, 63, 64, 65, 257, 768}) {
+    for (int64_t rows : {0, 1, 5, 70}) {
+      for (double probability : {0.0, 0.4, 1.0}) {
+        const Dropout dropout = dropout_of(probability, kDropoutSeed);
+        for (const Edge edge : {Edge::begin, Edge::end}) {
+          const Guarded x(rows * channels, 1, edge);
+          std::vector<float> expected;
+          for (int64_t i = 0; i < x.size(); ++i) {
+            expected.push_back(x[i] * static_cast<float>(keep_factor(dropout, i / channels, i % channels)));
+          }
+          for (const KernelTable* kernels : tested_builds()) {
+            CAPTURE(name_of(*kernels));
+            CAPTURE(rows);
+            CAPTURE(channels);
+            CAPTURE(probability);
+            const GuardedFloats y(rows * channels, edge), again(rows * channels, edge);
+            apply_dropout(*kernels, dropout, x.data(), y.data(), rows, channels, 1);
+            apply_dropout(*kernels, dropout, x.data(), again.data(), rows, channels, 3);
+            CHECK(same_bits(y.data(), again.data(), y.size()));
+            CHECK(same_bits(y.data(), expected.data(), y.size()));
+          }
+        }
+      }
+    }
+  }
+}

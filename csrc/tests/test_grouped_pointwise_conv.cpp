@@ -457,8 +457,6 @@ TEST_CASE("convolutions that differ in shape or precision are refused together")
   };
   CHECK_THROWS_AS(together(shape), std::invalid_argument);
   CHECK_THROWS_AS(together(precision), std::invalid_argument);
-  CHECK_THROWS_AS(PackedGroupedPointwiseConv::run_sum({{&precision, conv.x.data(), nullptr, y.data()}}, 3, 1),
-                  std::invalid_argument);
 }
 
 TEST_CASE("memory of a size that was given up is taken again") {

@@ -36,6 +36,7 @@ OPERATIONS = frozenset(
         "qkv_projection",
         "attention",
         "add_layer_norm",
+        "dropout",
         "grouped_mlp",
         "embeddings",
         "encoder",
@@ -161,12 +162,19 @@ def has_instruction(precision: str) -> bool:
 def gradient_precision(dtype: torch.dtype) -> str:
     """What a backward's products of tensors of this dtype run in: "bfloat16" or "float32".
 
-    bfloat16's on matrix units are rounded to bfloat16 first, as autocast rounds them; without such units float32, in
-    which those products are exact, is as fast.
+    On matrix units operands are rounded to bfloat16, as autocast rounds them. Other builds compute in float32, where
+    products of bfloat16 numbers are exact.
     """
     native: Any = _native
     rounds = dtype is torch.bfloat16 and native.has_gradients(instruction_set(), native.Precision.bfloat16)
     return "bfloat16" if rounds else "float32"
+
+
+def scores_precision(precision: str) -> str:
+    """What the build in use multiplies attention's scores and values in, in an encoder of this precision."""
+    native: Any = _native
+    name: str = native.scores_precision(instruction_set(), getattr(native.Precision, precision)).name
+    return name
 
 
 def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:

@@ -236,17 +236,16 @@ def attention_backward(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    result: Tensor,
     statistics: Tensor,
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    """Gradients of q, k and v, from `attention`'s arguments and results."""
+    """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
     native: Any = cpu._native
     dtypes = q.dtype, k.dtype, v.dtype
-    grad, q, k, v, result = (_single(tensor) for tensor in (grad, q, k, v, result))
+    grad, q, k, v = (_single(tensor) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
         gradients = [gradient.zero_() for gradient in gradients]
@@ -259,7 +258,6 @@ def attention_backward(
             *_mask_arguments(mask),
             (dropout_p, _number(seed)),
             statistics.data_ptr(),
-            result.data_ptr(),
             grad.data_ptr(),
             addresses(*gradients),
             torch.get_num_threads(),
@@ -335,6 +333,29 @@ def add_layer_norm_backward(
         torch.get_num_threads(),
     )
     return tuple(None if g is None else _as(t, g) for g, t in zip(gradients, dtypes, strict=True))
+
+
+def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
+    """See `squeezebert_fast.ops.dropout`."""
+    native: Any = cpu._native
+    dtype, x = x.dtype, _single(x)
+    y = torch.empty_like(x)
+    if x.numel() > 0:
+        native.dropout(
+            cpu.instruction_set(),
+            x.numel() // x.shape[-1],
+            x.shape[-1],
+            x.data_ptr(),
+            (dropout_p, _number(seed)),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return _as(dtype, y)
+
+
+def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs: tuple[bool]) -> Gradients:
+    """The gradient of x: `grad`, dropped by the same mask."""
+    return (dropout(grad, dropout_p, seed) if needs[0] else None,)
 
 
 def _single(tensor: Tensor) -> Tensor:

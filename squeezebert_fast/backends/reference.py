@@ -6,7 +6,7 @@ from squeezebert_fast.backends.request import Request
 
 NAME = "reference"
 OPERATIONS = frozenset(
-    {"grouped_pointwise_conv", "qkv_projection", "attention", "add_layer_norm", "grouped_mlp"}
+    {"grouped_pointwise_conv", "qkv_projection", "attention", "add_layer_norm", "dropout", "grouped_mlp"}
 )
 
 

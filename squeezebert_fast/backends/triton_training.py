@@ -157,19 +157,18 @@ def attention_backward(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    result: Tensor,
     statistics: Tensor,
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    """Gradients of q, k and v, from `attention`'s arguments and results."""
+    """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
     with torch.no_grad():
         backward = kernels("attention_backward").attention_backward
         drop = _dropout(dropout_p, seed)
         operands = (dense(t) for t in (grad, q, k, v))
-        return backward(*operands, mask, whole(result), whole(statistics), num_heads, drop, needs)
+        return backward(*operands, mask, whole(statistics), num_heads, drop, needs)
 
 
 def add_layer_norm(

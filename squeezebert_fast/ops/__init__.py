@@ -8,6 +8,7 @@ auto, reference, cpu, triton, cuda. On the CPU's kernels they are differentiable
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.add_layer_norm import add_layer_norm
 from squeezebert_fast.ops.attention import attention
+from squeezebert_fast.ops.dropout import dropout
 from squeezebert_fast.ops.embeddings import embeddings
 from squeezebert_fast.ops.grouped_mlp import grouped_mlp
 from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
@@ -16,6 +17,7 @@ from squeezebert_fast.ops.qkv_projection import qkv_projection
 __all__ = [
     "add_layer_norm",
     "attention",
+    "dropout",
     "embeddings",
     "grouped_mlp",
     "grouped_pointwise_conv",

@@ -90,6 +90,11 @@ def add_layer_norm(
     return F.layer_norm(x + residual, (x.shape[-1],), weight, bias, eps)
 
 
+def dropout(x: Tensor, dropout_p: float) -> Tensor:
+    """Zero each element with probability `dropout_p`, multiply the others by 1 / (1 - dropout_p)."""
+    return F.dropout(x, dropout_p)
+
+
 def grouped_mlp(
     x: Tensor,
     weight_in: Tensor,

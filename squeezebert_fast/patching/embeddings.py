@@ -13,13 +13,16 @@ from squeezebert_fast.backends.request import (
     Request,
     autocast_dtype,
     context_obstacle,
+    graph_obstacle,
     tensor_obstacle,
     tracing,
 )
 from squeezebert_fast.errors import UnsupportedError
-from squeezebert_fast.patching.layer import module_obstacle
+from squeezebert_fast.ops.attention import broadcasts
+from squeezebert_fast.patching.layer import hooks_on_every_module, module_obstacle
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
+INTEGERS = (torch.int64, torch.int32)
 TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
@@ -28,21 +31,54 @@ class AcceleratedEmbeddings(Accelerated):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         settings: Settings = self.__dict__[SETTINGS]
-        if tracing() and settings.keep_original:
-            return super().forward(*args, **kwargs)
         names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
         given = {**dict.fromkeys(names), **dict(zip(names, args, strict=False)), **kwargs}
+        if tracing() and settings.keep_original:
+            if torch.compiler.is_compiling() and self._dropped_in_graph(settings, **given):
+                words = given["input_ids"]
+                others = _filled_in(words, given["position_ids"], given["token_type_ids"])
+                return self._dropped(self._gathered(settings, words, *others), settings)
+            return super().forward(*args, **kwargs)
         reason = self._obstacle(settings, **given)
         if reason is None:
             y = self._run(settings, given["input_ids"], given["token_type_ids"], given["position_ids"])
             if y is not None:
-                return self.__dict__["_modules"]["dropout"](y)
+                return self._dropped(y, settings)
             reason = "an index is out of its table's range"
         if self._words_given_up(settings) and given["inputs_embeds"] is None:
             raise UnsupportedError(
                 f"embeddings: {reason} (keep_original=False leaves nothing to fall back to)"
             )
         return super().forward(*args, **kwargs)  # which raises its own error for an index
+
+    def _dropped(self, y: Tensor, settings: Settings) -> Tensor:
+        dropout = self.__dict__["_modules"]["dropout"]
+        if _drops(dropout) and hooks_on_every_module() is None:
+            return ops.dropout(y, dropout.p, backend=settings.backend)
+        return dropout(y)
+
+    def _dropped_in_graph(
+        self,
+        settings: Settings,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        **others: Any,
+    ) -> bool:
+        """Whether a graph has to have our dropout, since what runs in eager mode has.
+
+        Without dropout it has the embeddings as their library wrote them, for the compiler to fuse.
+        """
+        if inputs_embeds is not None or input_ids is None or others:
+            return False
+        if _obstacle_in_graph(self) is not None or not _drops(self.__dict__["_modules"]["dropout"]):
+            return False
+        ids = [given for given in (input_ids, token_type_ids, position_ids) if given is not None]
+        return input_ids.dim() == 2 and all(
+            given.dtype in INTEGERS and broadcasts(tuple(given.shape), tuple(input_ids.shape))
+            for given in ids
+        )
 
     def _obstacle(
         self,
@@ -55,10 +91,23 @@ class AcceleratedEmbeddings(Accelerated):
     ) -> str | None:
         if inputs_embeds is not None or input_ids is None or others:
             return "word embeddings are given in place of ids"
-        modules = self.__dict__["_modules"]
         reason = context_obstacle() or tensor_obstacle(input_ids, token_type_ids, position_ids)
         if reason is not None:
             return reason
+        if reason := self._own_obstacle(settings):
+            return reason
+        device = self.__dict__["_modules"]["LayerNorm"].weight.device
+        if input_ids.dim() != 2 or any(
+            ids is not None and (ids.device != device or ids.dtype not in INTEGERS)
+            for ids in (input_ids, token_type_ids, position_ids)
+        ):
+            return f"ids are not integers [batch, tokens] on {device}"
+        choice = self._choice(settings)
+        return None if choice.backend in ("cpu", "triton") else choice.reason
+
+    def _own_obstacle(self, settings: Settings) -> str | None:
+        """Why these modules and parameters keep the kernels away from any call, or None."""
+        modules = self.__dict__["_modules"]
         for name in (*TABLES, "LayerNorm", "dropout"):
             module = modules.get(name)
             cls = {"LayerNorm": nn.LayerNorm, "dropout": nn.Dropout}.get(name, nn.Embedding)
@@ -77,19 +126,13 @@ class AcceleratedEmbeddings(Accelerated):
         for parameter in parameters:
             if parameter is None or parameter.dtype is not words.dtype or parameter.shape[-1] != channels:
                 return f"a parameter is missing, not {words.dtype}, or of another size"
-            if given_up and parameter is words:
-                continue
-            if reason := tensor_obstacle(parameter):
+            # torch.export makes parameters tensors without memory
+            in_place = not (given_up and parameter is words) and not torch.compiler.is_compiling()
+            if in_place and (reason := tensor_obstacle(parameter)):
                 return reason
             if parameter.device != device:
                 return f"parameters are on {parameter.device} and {device}"
-        if input_ids.dim() != 2 or any(
-            ids is not None and (ids.device != device or ids.dtype not in (torch.int64, torch.int32))
-            for ids in (input_ids, token_type_ids, position_ids)
-        ):
-            return f"ids are not integers [batch, tokens] on {device}"
-        choice = self._choice(settings)
-        return None if choice.backend in ("cpu", "triton") else choice.reason
+        return None
 
     def _words_given_up(self, settings: Settings) -> bool:
         """Whether the words have no values, rather than values that are elsewhere for now (accelerate's offloading)."""
@@ -125,11 +168,7 @@ class AcceleratedEmbeddings(Accelerated):
         needs_grad = self._needs_grad()
         on_gpu = self._choice(settings).backend == "triton"
         if on_gpu or needs_grad:  # the native kernel counts positions itself, and takes no types for 0
-            device = input_ids.device
-            if position_ids is None:
-                position_ids = torch.arange(input_ids.shape[1], device=device)
-            if token_type_ids is None:
-                token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
+            position_ids, token_type_ids = _filled_in(input_ids, position_ids, token_type_ids)
         try:
             ids = [
                 given if given is None else given.expand(input_ids.shape)
@@ -139,13 +178,8 @@ class AcceleratedEmbeddings(Accelerated):
             return None
         of_all = [given for given in ids if given is not None]
         if needs_grad:
-            word_ids, at, kinds = of_all
-            words, positions, types = weights
-            options = norm.weight, norm.bias, norm.eps, modules[TABLES[0]].padding_idx
             try:
-                return ops.embeddings(
-                    word_ids, at, kinds, words, positions, types, *options, backend=settings.backend
-                )
+                return self._gathered(settings, *of_all)
             except IndexError:
                 return None
         if on_gpu:
@@ -167,3 +201,43 @@ class AcceleratedEmbeddings(Accelerated):
             assert ids[0] is not None
             cpu.compare_rows(words, ids[0])  # with what a decoder that is tied to them has packed
         return y
+
+    def _gathered(
+        self, settings: Settings, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor
+    ) -> Tensor:
+        modules = self.__dict__["_modules"]
+        words, positions, types = (modules[name].weight for name in TABLES)
+        norm = modules["LayerNorm"]
+        options = norm.weight, norm.bias, norm.eps, modules[TABLES[0]].padding_idx
+        ids = input_ids, position_ids, token_type_ids
+        return ops.embeddings(*ids, words, positions, types, *options, backend=settings.backend)
+
+
+def _filled_in(
+    input_ids: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Positions and token types, those that are not given being what both libraries take then."""
+    device = input_ids.device
+    if position_ids is None:
+        position_ids = torch.arange(input_ids.shape[1], device=device)
+    if token_type_ids is None:
+        token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
+    return position_ids, token_type_ids
+
+
+def _drops(dropout: nn.Dropout) -> bool:
+    return dropout.training and dropout.p > 0.0
+
+
+def _obstacle_in_graph(embeddings: AcceleratedEmbeddings) -> str | None:
+    """Why the embeddings' dropout is PyTorch's in a graph, or None."""
+    settings: Settings = embeddings.__dict__[SETTINGS]
+    reason = graph_obstacle() or hooks_on_every_module() or embeddings._own_obstacle(settings)
+    if reason is not None:
+        return reason
+    choice = embeddings._choice(settings)
+    return None if choice.backend == "cpu" else choice.reason
+
+
+# See `patching.encoder.tracing_obstacle`.
+_obstacle_in_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -43,6 +43,10 @@ void Encoder::Run::attention(const Layer& layer, const Part& part, Team& team, i
     a.mask_row_stride = input.mask_query_stride;
     a.context = context + head * layer.head_size;
     a.context_row_stride = channels;
+    if (kernels.rounds_context) {
+      a.rounded_context = reinterpret_cast<uint16_t*>(context) + head * layer.head_size;
+      a.rounded_context_row_stride = channels;
+    }
     const int64_t next = task + threads;  // the one that this thread most likely takes
     if (next >= count * layer.heads) {
       a.next = post_attention_segment(layer, next - count * layer.heads);
@@ -97,7 +101,7 @@ void Encoder::Run::post_attention(const Layer& layer, const Part& part, Team& te
     Product product{};
     product.x = {context, channels, nullptr, layer.post_attention_scales, channels};
     Rows of_operands = rows;
-    if (kernels.operand_bytes > 0) {
+    if (kernels.operand_bytes > 0 && !kernels.rounds_context) {
       of_operands = {0, rows.end - rows.begin};
       product.x = operands_in(scratch[static_cast<std::size_t>(member)], of_operands.end, channels,
                               layer.post_attention_scales);

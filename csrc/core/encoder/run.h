@@ -36,7 +36,7 @@ struct Encoder::Run {
   std::vector<Part> parts;
 
   // Buffers for the rows of the largest part.
-  float *x, *context, *y, *hidden = nullptr;
+  float *x, *context, *y, *hidden = nullptr;  // context: rounded where the kernels write it so
   Operands x_operands{}, y_operands{};
   std::vector<char*> scratch;
   std::unique_ptr<Workspace> workspace;

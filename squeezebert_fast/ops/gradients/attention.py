@@ -1,4 +1,4 @@
-"""`attention` on kernels that train. Kept for the backward: arguments, result and two numbers a row, no scores."""
+"""`attention` on kernels that train. Kept for the backward: the arguments and two numbers a row, no scores."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ def _backward_fake(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    result: Tensor,
     statistics: Tensor,
     num_heads: int,
     dropout_p: float,
@@ -49,22 +48,23 @@ def _backward_fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, num_heads, dropout_p, seed = inputs
-    ctx.save_for_backward(*tensors, seed, *output)
-    ctx.mark_non_differentiable(output[1])
+    _, statistics = output
+    ctx.save_for_backward(*tensors, seed, statistics)
+    ctx.mark_non_differentiable(statistics)
     ctx.options = num_heads, dropout_p
 
 
 def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor | None, _: Any) -> Gradients:
     if grad is None:
         return (None, None, None)
-    *tensors, seed, result, statistics = ctx.saved_tensors
-    return kernel(grad, *tensors, result, statistics, *ctx.options, seed, ctx.needs_input_grad[:3])
+    *tensors, seed, statistics = ctx.saved_tensors
+    return kernel(grad, *tensors, statistics, *ctx.options, seed, ctx.needs_input_grad[:3])
 
 
 def _definition(ctx: Any, grad: Tensor | None, _: Any) -> Gradients:
     if grad is None:
         return (None, None, None)
-    *qkv, mask, _, _, _ = ctx.saved_tensors
+    *qkv, mask, _, _ = ctx.saved_tensors
     num_heads, dropout_p = ctx.options
     if dropout_p > 0.0:  # only the kernel can draw its mask
         raise UnsupportedError(
@@ -87,7 +87,7 @@ attention = Differentiable(
         _fake,
     ),
     backward=(
-        "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor result, Tensor statistics, int num_heads, "
+        "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor statistics, int num_heads, "
         "float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]",
         _backward_fake,
     ),

@@ -28,7 +28,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class Differentiable:
-    """An operation with a forward and a backward kernel in each of KERNELS. Its arguments are theirs, checked."""
+    """An operation with a forward and a backward kernel in some of KERNELS. Its arguments are theirs, checked."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Differentiable:
         save: Callable[..., None],
         gradients: Callable[..., Gradients],
         definition: Callable[..., Gradients],
+        backends: Sequence[str] = tuple(KERNELS),
     ) -> None:
         """Define the library operations NAME and NAME_backward.
 
@@ -51,6 +52,7 @@ class Differentiable:
             gradients: those of the leading tensor arguments, given `ctx`, the backward kernel and the gradients of
                 the results, None for zeros.
             definition: the same in PyTorch's operations, for where they must be differentiable or seen (no kernel).
+            backends: those of KERNELS that have these kernels.
         """
 
         def eager(backend: str) -> Any:
@@ -89,7 +91,8 @@ class Differentiable:
             return (*cast, *[None] * (len(ctx.dtypes) - len(found)))
 
         self.name = name
-        self.functions = {backend: eager(backend) for backend in KERNELS}
+        self.backends = backends
+        self.functions = {backend: eager(backend) for backend in backends}
         self.op = self._define(name, *forward, lambda kernel: kernel)
         backward_op = self._define(name + "_backward", *backward, _leaving_out)
         torch.library.register_autograd(
@@ -97,7 +100,7 @@ class Differentiable:
         )
 
     def __call__(self, backend: str, *arguments: Any) -> Any:
-        """By the kernels of `backend`, one of KERNELS; in a graph, by those of the device that it will run on."""
+        """By the kernels of `backend`, one of its backends; in a graph, by those of the device that it will run on."""
         if torch.compiler.is_compiling():
             return self.op(*arguments)
         if gradients_are_recorded(*(value for value in arguments if isinstance(value, Tensor))):
@@ -117,8 +120,8 @@ class Differentiable:
         adapted: Callable[[Callable[..., Any]], Callable[..., Any]],
     ) -> Any:
         _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        for backend, key in _DISPATCH.items():
-            _LIBRARY.impl(name, adapted(self.kernel(backend, name)), key)
+        for backend in self.backends:
+            _LIBRARY.impl(name, adapted(self.kernel(backend, name)), _DISPATCH[backend])
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
         return getattr(getattr(torch.ops, NAMESPACE), name).default
 

@@ -1,0 +1,233 @@
+"""Candidates of benchmarks/ take turns in processes of their own. Nothing here depends on how long anything takes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks.agreement import WrongEngine
+from benchmarks.peers import EAGER, ENGINES, EngineRunner, start_engines
+from benchmarks.subjects import bert_base
+from benchmarks.turns import TURN, CandidateFailed, Turns
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whether a process is stopped")
+
+
+def quiet_console() -> Console:
+    return Console(file=StringIO(), width=200)
+
+
+def state(pid: int) -> str | None:
+    """The letter that /proc gives a process: R runs, S sleeps, T is stopped, Z has ended. None: there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+class Witness:
+    """A runner that writes down its name at each call, and what state the processes of the others are in."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name, self._folder = name, folder
+        (folder / f"{name}.pid").write_text(str(os.getpid()))
+
+    def prepare(self) -> None:
+        self._write(f"({self._name})")
+
+    def call(self, *arguments: object) -> None:
+        pids = [int(path.read_text()) for path in self._folder.glob("*.pid")]
+        states = {state(pid) for pid in pids if pid != os.getpid()}
+        self._write(self._name + "".join(map(str, arguments)) + ("" if states <= {"T"} else "!"))
+
+    def _write(self, text: str) -> None:
+        with (self._folder / "log").open("a") as log:
+            log.write(text + " ")
+
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+
+class Doomed:
+    """A runner that comes to a bad end in its second turn."""
+
+    def __init__(self, end: Callable[[], object]) -> None:
+        self._end, self._calls = end, 0
+
+    def prepare(self) -> None:
+        pass
+
+    def call(self) -> None:
+        self._calls += 1
+        if self._calls > len(TURN):
+            self._end()
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    time.sleep(1000)
+
+
+def test_candidates_take_turns_alone_and_the_first_two_calls_of_each_are_dropped(tmp_path: Path) -> None:
+    with Turns(3, quiet_console()) as turns:
+        for name in "ab":
+            assert turns.start(name, partial(Witness, name, tmp_path))
+        assert turns.ask("a", Witness.threads) == 3
+        pids = [int((tmp_path / f"{name}.pid").read_text()) for name in "ab"]
+        assert [state(pid) for pid in pids] == ["T", "T"]
+        turn = [(number,) for number in range(3)]
+
+        def between() -> None:
+            with (tmp_path / "log").open("a") as log:
+                log.write("| ")
+
+        timings = turns.measure("ab", [turn, [(7,)] * 4], between=between)
+    assert [(timing.name, len(timing.seconds)) for timing in timings] == [("a", 1 + 2), ("b", 1 + 2)]
+    first, second = ([f"({name}) {name}{number}" for number in range(3)] for name in "ab")
+    rest = [f"({name}) {name}7" for name in "aaaabbbb"]
+    assert (tmp_path / "log").read_text().split() == " ".join([*first, *second, "|", *rest, "|"]).split()
+    assert [state(pid) for pid in pids] == [None, None]
+
+
+def test_one_that_crashes_is_told_of_and_the_others_keep_their_figures(tmp_path: Path) -> None:
+    shown = quiet_console()
+    with Turns(1, shown) as turns:
+        assert turns.start("sound", partial(Witness, "sound", tmp_path))
+        assert turns.start("killed", partial(Doomed, kill_itself))
+        assert turns.start("raising", partial(Doomed, partial(fail, "one line\nand more")))
+        assert not turns.start("unbuilt", partial(fail, "no such engine"))
+        assert not turns.start("exiting", partial(os._exit, 3))
+        timings = turns.measure(["killed", "sound", "raising", "unbuilt"], [TURN] * 3)
+        with pytest.raises(CandidateFailed, match="SIGKILL"):
+            turns.ask("killed", Doomed.prepare)
+    assert [(timing.name, len(timing.seconds)) for timing in timings] == [("sound", 3 * 4)]
+    assert turns.failed == {
+        "unbuilt": "ValueError: no such engine",
+        "exiting": "it exited with 3",
+        "killed": "its process ended by SIGKILL",
+        "raising": "ValueError: one line",
+    }
+    told = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert all(f"without {name}: {reason}" in told for name, reason in turns.failed.items())
+
+
+def test_one_that_hangs_is_ended() -> None:
+    with Turns(1, quiet_console(), build_seconds=0.2) as turns:
+        assert not turns.start("start", hang)
+        assert turns.failed == {"start": "no answer within 0.2 s"}
+    with Turns(1, quiet_console(), answer_seconds=0.2) as turns:
+        assert turns.start("turn", partial(Doomed, hang))
+        pid = turns.ask("turn", pid_of)
+        assert turns.measure(["turn"], [TURN * 2]) == []
+        assert turns.failed == {"turn": "no answer within 0.2 s"}
+        assert state(pid) is None
+
+
+def pid_of(_: object) -> int:
+    return os.getpid()
+
+
+def test_an_interrupted_measurement_leaves_no_process() -> None:
+    pids = []
+
+    def interrupted(turns: Turns) -> None:
+        pids.append(turns.ask("idle", pid_of))
+        raise KeyboardInterrupt
+
+    def measure() -> None:
+        with Turns(1, quiet_console()) as turns:
+            turns.start("idle", partial(Doomed, hang))
+            turns.measure(["idle"], [TURN], between=partial(interrupted, turns))
+
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    assert state(pids[0]) is None
+
+
+def test_ctrl_c_is_the_commands_alone_and_its_death_ends_what_is_stopped() -> None:
+    script = (
+        "import time, sys; from functools import partial; from benchmarks.turns import Turns\n"
+        "from tests.test_benchmark_turns import *\n"
+        "with Turns(1, quiet_console()) as turns:\n"
+        "    turns.start('idle', partial(Doomed, hang))\n"
+        "    print(turns.ask('idle', pid_of), flush=True)\n"
+        "    time.sleep(1000)\n"
+    )
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        pid = int(command.stdout.readline())
+        assert os.getpgid(pid) != os.getpgid(command.pid)
+        assert state(pid) == "T"
+        command.kill()
+    for _ in range(600):
+        if state(pid) in (None, "Z"):
+            break
+        time.sleep(0.1)
+    assert state(pid) in (None, "Z")
+
+
+class FakeTurns:
+    """In place of `Turns`: outputs by name, an exception for one that fails."""
+
+    def __init__(self, outputs: dict[str, Any]) -> None:
+        self.outputs, self.failed = outputs, dict[str, str]()
+
+    def starting(self, engines: Sequence[Any], what: str) -> Sequence[Any]:
+        return engines
+
+    def start(self, name: str, build: partial[EngineRunner]) -> bool:
+        if name not in self.outputs:
+            self.leave_out(name, "not built")
+        return name in self.outputs
+
+    def ask(self, name: str, question: Callable[..., Any]) -> Any:
+        assert question is EngineRunner.output
+        if isinstance(self.outputs[name], CandidateFailed):
+            self.leave_out(name, str(self.outputs[name]))
+            raise self.outputs[name]
+        return self.outputs[name]
+
+    def leave_out(self, name: str, reason: str) -> None:
+        self.failed[name] = reason
+
+
+FLOAT32 = [engine for engine in ENGINES if engine.precision == "float32"]
+COMPILED, ONNX, OPENVINO, OURS = (engine.name for engine in FLOAT32[1:5])
+
+
+def test_engines_are_checked_against_eager_and_those_that_fail_are_left_out(tmp_path: Path) -> None:
+    right = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
+    fake: Any = FakeTurns({EAGER.name: right, COMPILED: CandidateFailed("crashed"), OURS: right * (1 + 1e-6)})
+    assert list(start_engines(fake, bert_base(tmp_path), FLOAT32[:5], (1, 8))) == [EAGER.name, OURS]
+    assert fake.failed == {COMPILED: "crashed", ONNX: "not built", OPENVINO: "not built"}
+    fake = FakeTurns({EAGER.name: right, COMPILED: right + 1.0})
+    with pytest.raises(WrongEngine, match=rf"{COMPILED}, BERT-base 1x8: output differs"):
+        start_engines(fake, bert_base(tmp_path), FLOAT32[:2], (1, 8))
+
+
+def test_without_eager_nothing_can_be_checked_so_nothing_is_measured(tmp_path: Path) -> None:
+    fake: Any = FakeTurns({ONNX: np.zeros((1, 8, 4), np.float32)})
+    assert start_engines(fake, bert_base(tmp_path), FLOAT32[:3], (1, 8), prefix="x, ") == {}
+    assert list(fake.failed) == [f"x, {engine.name}" for engine in FLOAT32[:3]]
+    assert fake.failed[f"x, {ONNX}"] == "there is no transformers eager to check it against"
