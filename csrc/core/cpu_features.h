@@ -12,7 +12,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
   // vdpbf16ps does half as many operations a second as float32's multiply-adds, not twice as many: on Intel's CPUs, as
-  // measured on one of them with AMX (210 against 430 GFLOP/s).
+  // the register-only loops showed on one of them with AMX.
   bool slow_bf16 = false;
   bool amx = false;  // TILE, BF16 and INT8, and the operating system lets this process use them
   bool neon = false;

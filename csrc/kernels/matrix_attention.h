@@ -17,7 +17,8 @@ namespace {
 
 // 2^x for x <= 128, to one part in 9,900 (bfloat16 has one in 256), and 0 below -100: attention.h's `weight_of` says
 // why not some 1e-38. Of the polynomials of degree 3 that are exact at 0, where the largest score is, the one whose
-// largest relative error on [-1/2, 1/2] is least. A NaN stays one.
+// largest relative error on [-1/2, 1/2] is least
+// (benchmarks/fit_exponential.py). A NaN stays one.
 inline Vec coarse_weight_of(Vec x) {
   const Vec bounded = maximum(broadcast(-126.0f), x);
   const Vec n = round_nearest(bounded), f = bounded - n;
