@@ -23,7 +23,16 @@ def refused(message: str, operation: Any, *args: Any, **kwargs: Any) -> None:
 CONV = {
     "x has shape [2, 5], expected [..., 6]": (ONES(2, 5), ONES(4, 3, 1), None, 2),
     "x has shape [], expected [..., 6]": (torch.tensor(1.0), ONES(4, 3, 1), None, 2),
-    "weight has shape [4, 3], expected [out_channels, in_channels / groups, 1]": (ONES(2, 3), ONES(4, 3)),
+    "weight has shape [4], expected [out_channels, in_channels / groups, 1] or "
+    "[out_channels, in_channels / groups], none of them 0": (ONES(2, 3), ONES(4)),
+    "weight has shape [4, 3, 1, 1], expected": (ONES(2, 3), ONES(4, 3, 1, 1)),
+    "weight has shape [4, 0], expected": (ONES(2, 0), ONES(4, 0)),
+    "x has shape [2, 5], expected [..., 6] for a weight of shape [4, 3] and 2": (
+        ONES(2, 5),
+        ONES(4, 3),
+        None,
+        2,
+    ),
     "weight has shape [4, 3, 2], expected": (ONES(2, 3), ONES(4, 3, 2)),
     "weight has shape [0, 3, 1], expected": (ONES(2, 3), ONES(0, 3, 1)),
     "weight has shape [4, 0, 1], expected": (ONES(2, 0), ONES(4, 0, 1)),
@@ -133,9 +142,9 @@ def test_a_bad_dropout_is_refused(message: str) -> None:
 
 
 MLP = {
-    "weight_in has shape [6, 2], expected": (ONES(3, 4), ONES(6, 2), None, ONES(4, 3, 1), None, 2),
+    "weight_in has shape [6], expected": (ONES(3, 4), ONES(6), None, ONES(4, 3, 1), None, 2),
     "bias_in has shape [5], expected [6]": (ONES(3, 4), ONES(6, 2, 1), ONES(5), ONES(4, 3, 1), None, 2),
-    "weight_out has shape [4, 3], expected": (ONES(3, 4), ONES(6, 2, 1), None, ONES(4, 3), None, 2),
+    "weight_out has shape [4], expected": (ONES(3, 4), ONES(6, 2, 1), None, ONES(4), None, 2),
     "the hidden tensor has shape [3, 6], expected [..., 8] for a weight_out of shape [4, 4, 1]": (
         *(ONES(3, 4), ONES(6, 2, 1), None, ONES(4, 4, 1), None, 2),
     ),
@@ -158,7 +167,10 @@ def test_a_bad_feed_forward_block_is_refused(message: str) -> None:
 
 W = ONES(8, 4, 1)
 PROJECTION = {
-    "weight_q has shape [8, 4], expected": (ONES(3, 8), ONES(8, 4), None, W, None, W, None, 2),
+    "weight_q has shape [8], expected": (ONES(3, 8), ONES(8), None, W, None, W, None, 2),
+    "weight_k has shape [8, 4, 1], expected weight_q's, [8, 4]": (
+        *(ONES(3, 8), ONES(8, 4), None, W, None, W, None, 2),
+    ),
     "bias_k has shape [4], expected [8]": (ONES(3, 8), W, None, W, ONES(4), W, None, 2),
     "weight_v has shape [4, 4, 1], expected weight_q's, [8, 4, 1]": (
         *(ONES(3, 8), W, None, W, None, ONES(4, 4, 1), None, 2),

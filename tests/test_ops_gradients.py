@@ -16,9 +16,11 @@ from tests.helpers import assert_within_rule
 needs_native = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
 
 
-def arguments(seed: int = 0, groups: int = 4, tokens: tuple[int, ...] = (3, 5)) -> list[Tensor]:
+def arguments(
+    seed: int = 0, groups: int = 4, tokens: tuple[int, ...] = (3, 5), last: tuple[int, ...] = (1,)
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(*tokens, 24), (36, 24 // groups, 1), (36,)]
+    shapes = [(*tokens, 24), (36, 24 // groups, *last), (36,)]
     return [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
 
 
@@ -50,10 +52,11 @@ def test_gradients_are_within_the_rule(groups: int, activation: str | None) -> N
 @needs_native
 @pytest.mark.parametrize("needed", [n for n in itertools.product([False, True], repeat=3) if any(n)])
 @pytest.mark.parametrize("activation", [None, "gelu"])
+@pytest.mark.parametrize("last", [(1,), ()])
 def test_any_subset_of_arguments_may_need_a_gradient(
-    needed: tuple[bool, ...], activation: str | None
+    last: tuple[int, ...], needed: tuple[bool, ...], activation: str | None
 ) -> None:
-    tensors = [t.detach().requires_grad_(n) for t, n in zip(arguments(2), needed, strict=True)]
+    tensors = [t.detach().requires_grad_(n) for t, n in zip(arguments(2, last=last), needed, strict=True)]
     seed = torch.randn(3, 5, 36, generator=torch.Generator().manual_seed(2))
     actual = gradients(native, tensors, seed, 4, activation)
     expected = gradients(reference.grouped_pointwise_conv, tensors, seed, 4, activation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,12 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         x, weight, bias = random(2, 5, 8), parameter(12, 4, 1), parameter(12)
         out, gamma, beta = parameter(6, 6, 1), parameter(8), parameter(8)
         mask = torch.zeros(2, 1, 1, 5)
+        linear, linear_out = parameter(12, 4), parameter(6, 6)
         cases |= {
+            f"linear {name}": (LIBRARY.grouped_pointwise_conv, (x, linear, bias, 2, "gelu")),
+            f"frozen linear {name}": (LIBRARY.grouped_pointwise_conv, (x.detach(), linear, None, 2, None)),
+            f"linear projection {name}": (LIBRARY.qkv_projection, (x, *[linear, bias] * 3, 2)),
+            f"linear mlp {name}": (LIBRARY.grouped_mlp, (x, linear, bias, linear_out, None, 2, "silu")),
             f"conv {name}": (LIBRARY.grouped_pointwise_conv, (x, weight, bias, 2, "gelu")),
             f"plain conv {name}": (LIBRARY.grouped_pointwise_conv, (x, weight, None, 2, None)),
             f"frozen conv {name}": (LIBRARY.grouped_pointwise_conv, (x.detach(), weight, None, 2, None)),
@@ -74,7 +80,8 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
     )
     rows = torch.ones(2, 5)
     cases: list[tuple[Any, tuple[Any, ...]]] = []
-    for needs in ([True] * 5, [False, True, False, True, False]):
+    for last, needs in itertools.product([(1,), ()], ([True] * 5, [False, True, False, True, False])):
+        weight, out = weight.reshape(12, 4, *last), out.reshape(6, 6, *last)
         cases += [
             (
                 LIBRARY.grouped_pointwise_conv_backward,
@@ -113,9 +120,10 @@ def block(
     return ops.grouped_mlp(y, into, None, out, bias, 2, strict=True)
 
 
-def leaves(seed: int = 3) -> list[Tensor]:
+def leaves(seed: int = 3, last: tuple[int, ...] = (1,)) -> list[Tensor]:
     random = Random(seed)
-    return [random(3, 5, 16), random(16, 8, 1), random(16), random(24, 8, 1), random(16, 12, 1), random(16)]
+    weights = random(16, 8, *last), random(24, 8, *last), random(16, 12, *last)
+    return [random(3, 5, 16), weights[0], random(16), *weights[1:], random(16)]
 
 
 def graphs() -> tuple[Callable[..., Any], list[str]]:
@@ -133,11 +141,14 @@ def graphs() -> tuple[Callable[..., Any], list[str]]:
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_graph_has_the_kernels_of_forward_and_backward(autocast: bool, p: float) -> None:
+@pytest.mark.parametrize("last", [(1,), ()])
+def test_a_graph_has_the_kernels_of_forward_and_backward(
+    last: tuple[int, ...], autocast: bool, p: float
+) -> None:
     torch._dynamo.reset()
     compiler, seen = graphs()
     compiled = torch.compile(block, backend=compiler, fullgraph=True)
-    tensors, results = leaves(), []
+    tensors, results = leaves(last=last), []
     for run in (block, compiled):
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -168,10 +179,11 @@ def test_a_graph_draws_a_new_mask_each_time_it_runs() -> None:
     assert torch.equal(compiled(*tensors, 0.5), first)
 
 
-def test_one_graph_for_any_number_of_sequences() -> None:
+@pytest.mark.parametrize("last", [(1,), ()])
+def test_one_graph_for_any_number_of_sequences(last: tuple[int, ...]) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=True)
-    x, *parameters = leaves()
+    x, *parameters = leaves(last=last)
     for given in (x, x[:2], torch.cat([x, x], 1)):
         torch.testing.assert_close(compiled(given, *parameters), block(given, *parameters))
 

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native m
 LOWEST = torch.finfo(torch.float32).min
 ACTIVATIONS = [None, "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "tanh", "mish"]
 STRICT = {"backend": "cpu", "strict": True}
+FORMS = {"conv": (1,), "linear": ()}
+"""Of a weight: the axes that nn.Conv1d and nn.Linear have after [out_channels, in_channels / groups]."""
 
 
 def bind(operation: Callable[..., Tensor], *rest: object, **options: object) -> Operation:
@@ -39,9 +41,10 @@ def bind(operation: Callable[..., Tensor], *rest: object, **options: object) -> 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("groups", [1, 3])
-def test_convolution(groups: int, activation: str | None) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_convolution(form: str, groups: int, activation: str | None) -> None:
     random = Random(groups)
-    tensors = [random(2, 7, 15), random(21, 15 // groups, 1, scale=0.5), random(21)]
+    tensors = [random(2, 7, 15), random(21, 15 // groups, *FORMS[form], scale=0.5), random(21)]
     rest = (groups, activation)
     assert_gradients_within_rule(
         bind(ops.grouped_pointwise_conv, *rest, **STRICT),
@@ -59,21 +62,25 @@ def projected(module: object, groups: int, **options: object) -> Operation:
     return lambda *tensors: torch.stack(module.qkv_projection(*tensors, groups, **options))  # type: ignore
 
 
-def projection_arguments(random: Random, biased: bool = True, groups: int = 2) -> list[Tensor | None]:
-    shapes = [(10, 8 // groups, 1), (10,)] * 3
+def projection_arguments(
+    random: Random, biased: bool = True, groups: int = 2, form: str = "conv"
+) -> list[Tensor | None]:
+    shapes = [(10, 8 // groups, *FORMS[form]), (10,)] * 3
     return [random(3, 5, 8), *(random(*s) if biased or len(s) > 1 else None for s in shapes)]
 
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_projection(groups: int, biased: bool) -> None:
-    tensors = projection_arguments(Random(groups), biased, groups)
+@pytest.mark.parametrize("form", FORMS)
+def test_projection(form: str, groups: int, biased: bool) -> None:
+    tensors = projection_arguments(Random(groups), biased, groups, form)
     assert_gradients_within_rule(projected(ops, groups, **STRICT), projected(reference, groups), tensors)
 
 
 @pytest.mark.parametrize("needed", [n for n in itertools.product([False, True], repeat=7) if any(n)])
-def test_any_parts_of_a_projection_may_be_frozen(needed: tuple[bool, ...]) -> None:
-    tensors = projection_arguments(Random(2))
+@pytest.mark.parametrize("form", FORMS)
+def test_any_parts_of_a_projection_may_be_frozen(form: str, needed: tuple[bool, ...]) -> None:
+    tensors = projection_arguments(Random(2), form=form)
     tensors = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]  # type: ignore
     assert_gradients_within_rule(projected(ops, 2, **STRICT), projected(reference, 2), tensors)
 
@@ -103,13 +110,16 @@ def test_a_projection_of_which_a_part_is_used(again: bool, used: tuple[bool, ...
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_feed_forward_block(groups: int, biased: bool, activation: str | None) -> None:
+@pytest.mark.parametrize(("form", "form_out"), [("conv", "conv"), ("linear", "linear"), ("linear", "conv")])
+def test_feed_forward_block(
+    form: str, form_out: str, groups: int, biased: bool, activation: str | None
+) -> None:
     random = Random(groups)
     tensors = [
         random(3, 5, 20),
-        random(36, 20 // groups, 1, scale=0.5),
+        random(36, 20 // groups, *FORMS[form], scale=0.5),
         random(36) if biased else None,
-        random(28, 36 // groups, 1, scale=0.5),
+        random(28, 36 // groups, *FORMS[form_out], scale=0.5),
         random(28) if biased else None,
     ]
     assert_gradients_within_rule(
@@ -411,18 +421,19 @@ def test_only_what_the_backward_reads_is_kept() -> None:
 
 
 @pytest.mark.parametrize("operation", ["conv", "projection", "mlp", "attention", "norm"])
-def test_second_derivatives_equal_the_references(operation: str) -> None:
-    random = Random(13)
+@pytest.mark.parametrize("form", FORMS)
+def test_second_derivatives_equal_the_references(form: str, operation: str) -> None:
+    random, last = Random(13), FORMS[form]
     tensors: list[Tensor | None]
     ours: Operation
     if operation == "conv":
-        tensors = [random(5, 8), random(6, 4, 1), random(6)]
+        tensors = [random(5, 8), random(6, 4, *last), random(6)]
         ours, theirs = (bind(f.grouped_pointwise_conv, 2, "gelu") for f in (ops, reference))
     elif operation == "projection":
-        tensors = projection_arguments(random)
+        tensors = projection_arguments(random, form=form)
         ours, theirs = projected(ops, 2), projected(reference, 2)
     elif operation == "mlp":
-        tensors = [random(5, 8), random(12, 4, 1), random(12), random(6, 6, 1), random(6)]
+        tensors = [random(5, 8), random(12, 4, *last), random(12), random(6, 6, *last), random(6)]
         ours, theirs = (bind(f.grouped_mlp, 2, "silu") for f in (ops, reference))
     elif operation == "attention":
         tensors = [random(2, 5, 8), random(2, 4, 8), random(2, 4, 8)]

@@ -174,7 +174,7 @@ def grouped_mlp_backward(
     """Gradients of x, weight_in, bias_in, weight_out and bias_out, each where `needs` has True.
 
     grad: [..., out_channels] in x's dtype; the others are `grouped_mlp`'s. x's gradient is in x's dtype, the
-    parameters' are float32.
+    parameters' are float32 and of their shapes.
     """
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
     of_x = of_in = of_bias_in = of_out = of_bias_out = None
@@ -193,4 +193,7 @@ def grouped_mlp_backward(
             of_x = grouped_pointwise_conv(of_z, weight_in, None, groups, transposed=True).view(x.shape)
     if for_bias_out and of_bias_out is None:
         of_bias_out = column_sums(grad)
+    of_in, of_out = (
+        None if g is None else g.view(w.shape) for g, w in ((of_in, weight_in), (of_out, weight_out))
+    )
     return of_x, of_in, of_bias_in, of_out, of_bias_out

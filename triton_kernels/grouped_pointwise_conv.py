@@ -185,10 +185,10 @@ def grouped_pointwise_conv(
 ) -> Tensor:
     """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis.
 
-    x: [..., in_channels], float32, bfloat16 or float16. weight: [out_channels, in_channels / groups, 1],
-    contiguous, of x's dtype; bias: [out_channels] or None, contiguous, of any of these dtypes. activation: a
-    key of FUSED_ACTIVATIONS. transposed: the product's gradient with respect to its input, x being that of its
-    result: weight is then [in_channels, out_channels / groups, 1]. tile: in place of the table's choice.
+    x: [..., in_channels], float32, bfloat16 or float16. weight: [out_channels, in_channels / groups, 1] or without
+    the last axis, contiguous, of x's dtype; bias: [out_channels] or None, contiguous, of any of these dtypes.
+    activation: a key of FUSED_ACTIVATIONS. transposed: the product's gradient with respect to its input, x being
+    that of its result: weight is then [in_channels, out_channels / groups, 1]. tile: in place of the table's choice.
 
     Returns [..., out_channels] in x's dtype, contiguous. Sums are float32.
     """

@@ -30,7 +30,8 @@ def grouped_mlp(
     Args:
         x: [..., channels].
         weight_in: [hidden, channels / groups, 1]; bias_in: [hidden] or None.
-        weight_out: [out_channels, hidden / groups, 1]; bias_out: [out_channels] or None.
+        weight_out: [out_channels, hidden / groups, 1]; bias_out: [out_channels] or None. Both weights may lack
+            the last axis.
         groups, activation, backend, strict: as in `grouped_pointwise_conv`, which serves both products where
             there is no kernel for the whole, as with an activation that isn't fused. Kernels keep x and the
             weights for the backward, which computes the hidden tensor again.

@@ -27,10 +27,10 @@ def check_arguments(
         if not isinstance(tensor, Tensor):
             raise ArgumentError(f"{name} is a {type(tensor).__name__}, expected a tensor")
     shape, in_channels = weight.shape, x.shape[-1] if x.dim() else 0
-    if len(shape) != 3 or shape[2] != 1 or shape[0] == 0 or shape[1] == 0:
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,)) or shape[0] == 0 or shape[1] == 0:
         raise ArgumentError(
-            f"{names[1]} has shape {list(shape)}, expected [out_channels, in_channels / groups, 1], "
-            "none of them 0"
+            f"{names[1]} has shape {list(shape)}, expected [out_channels, in_channels / groups, 1] or "
+            "[out_channels, in_channels / groups], none of them 0"
         )
     if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1 or shape[0] % groups:
         raise ArgumentError(
@@ -69,7 +69,8 @@ def grouped_pointwise_conv(
     Args:
         x: [..., in_channels], any floating dtype, any strides. Kernels take float32 and bfloat16, on a GPU also
             float16.
-        weight: [out_channels, in_channels / groups, 1], as `nn.Conv1d` holds it.
+        weight: [out_channels, in_channels / groups, 1], as `nn.Conv1d` holds it, or without the last axis, as
+            `nn.Linear` does.
         bias: [out_channels] or None.
         groups: output channels of group i depend on input channels of group i alone.
         activation: a name that transformers' `hidden_act` accepts, or None. gelu, its tanh forms, relu and

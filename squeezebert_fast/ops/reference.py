@@ -21,14 +21,15 @@ def grouped_pointwise_conv(
 ) -> Tensor:
     """`activation(conv1d(x, weight, bias, kernel_size=1, groups))` over the last axis of `x`.
 
-    x: [..., in_channels]; weight: [out_channels, in_channels / groups, 1]; bias: [out_channels] or None.
-    Returns [..., out_channels].
+    x: [..., in_channels]; weight: [out_channels, in_channels / groups, 1], or without the last axis; bias:
+    [out_channels] or None. Returns [..., out_channels].
     """
     if groups == 1:  # the same product; a matrix product is a far better kernel than a convolution
-        y = F.linear(x, weight.squeeze(-1), bias)
+        y = F.linear(x, weight if weight.dim() == 2 else weight.squeeze(-1), bias)
     else:
         # [1, channels, tokens]; conv1d takes no tokens only as an empty batch
         tokens = x.reshape(1, -1, x.shape[-1]).transpose(1, 2) if x.numel() else x.reshape(0, x.shape[-1], 1)
+        weight = weight if weight.dim() == 3 else weight.unsqueeze(-1)
         y = F.conv1d(tokens, weight, bias, groups=groups).transpose(1, 2)
         y = y.reshape(*x.shape[:-1], weight.shape[0])
     return apply_activation(activation, y)

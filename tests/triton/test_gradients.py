@@ -36,6 +36,11 @@ def leaves(random: Random, *shapes: tuple[int, ...]) -> list[Tensor]:
     return [random(*shape, scale=0.3 if shape[-1] == 1 else 1.0).requires_grad_() for shape in shapes]
 
 
+def linear(tensors: list[Tensor]) -> list[Tensor]:
+    """The same with weights of two axes, as nn.Linear holds them."""
+    return [t.detach().squeeze(-1).requires_grad_() if t.shape[2:] == (1,) else t for t in tensors]
+
+
 def results(
     operation: Operation, tensors: list[Tensor | None], autocast: torch.dtype | None = None
 ) -> list[Tensor]:
@@ -75,7 +80,7 @@ def test_a_convolution(activation: str | None, dtype: torch.dtype, device: str) 
         hold_gradients(
             lambda x, w, b, g=groups: ops.grouped_pointwise_conv(x, w, b, g, activation, **OPTIONS),
             lambda x, w, b, g=groups: reference.grouped_pointwise_conv(x, w, b, g, activation),
-            tensors,
+            linear(tensors) if groups == 1 else tensors,
         )
 
 
@@ -84,10 +89,11 @@ def test_a_convolution(activation: str | None, dtype: torch.dtype, device: str) 
 def test_a_feed_forward_block(activation: str | None, dtype: torch.dtype, device: str) -> None:
     for groups, shape in ((1, (2, 9, 24)), (4, (37, 24))):
         shapes = (shape, (72, 24 // groups, 1), (72,), (36, 72 // groups, 1), (36,))
+        tensors = leaves(Random(device, dtype), *shapes)
         hold_gradients(
             lambda *t, g=groups: ops.grouped_mlp(*t, g, activation, **OPTIONS),
             lambda *t, g=groups: reference.grouped_mlp(*t, g, activation),
-            leaves(Random(device, dtype), *shapes),
+            linear(tensors) if groups == 1 else tensors,
         )
 
 
@@ -97,11 +103,11 @@ def test_a_projection(dtype: torch.dtype, device: str) -> None:
         return lambda *t: torch.stack(module.qkv_projection(*t, groups, **options))
 
     for groups, shape in ((1, (2, 9, 24)), (4, (37, 24))):
-        shapes = (shape, *[(36, 24 // groups, 1), (36,)] * 3)
+        tensors = leaves(Random(device, dtype), shape, *[(36, 24 // groups, 1), (36,)] * 3)
         hold_gradients(
             stacked(ops, groups, **OPTIONS),
             stacked(reference, groups),
-            leaves(Random(device, dtype), *shapes),
+            linear(tensors) if groups == 1 else tensors,
         )
 
 
@@ -380,11 +386,14 @@ def test_strided_inputs_and_gradients(device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_graph_expects_what_the_kernels_make(dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize("last", [(1,), ()])
+def test_a_graph_expects_what_the_kernels_make(
+    last: tuple[int, ...], dtype: torch.dtype, device: str
+) -> None:
     """Shapes, dtypes, strides and devices, also of bfloat16 inputs beside float32 parameters and residuals."""
     random, single = Random(device, dtype), Random(device, torch.float32)
-    x, weight, bias = random(2, 5, 8), single(12, 4, 1), single(12)
-    out, gamma, residual = single(6, 6, 1), single(8), single(2, 5, 8)
+    x, weight, bias = random(2, 5, 8), single(12, 4, *last), single(12)
+    out, gamma, residual = single(6, 6, *last), single(8), single(2, 5, 8)
     seed, needs = torch.tensor(3), (True, True, False, True, True)
     norm = (x, residual, gamma, gamma, 1e-5, 0.5, seed)
     attended = (x, x, x, None, 2, 0.5, seed)

@@ -47,7 +47,7 @@ class Differentiable:
             forward: its schema, and what gives empty tensors like a kernel's results.
             backward: the same. The last argument is `needs`, a bool for each gradient; a kernel returns None for
                 what isn't needed, the library operation leaves that out. Inputs' gradients are in their dtype,
-                parameters' are float32.
+                parameters' are float32; those of weights may have a last axis of 1 that the weights lack.
             save: puts into `ctx`, given the arguments and the results, what `gradients` reads there.
             gradients: those of the leading tensor arguments, given `ctx`, the backward kernel and the gradients of
                 the results, None for zeros.
@@ -80,15 +80,16 @@ class Differentiable:
 
         def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
-            ctx.dtypes = [value.dtype if isinstance(value, Tensor) else None for value in inputs]
+            ctx.likes = [(v.dtype, v.dim()) if isinstance(v, Tensor) else None for v in inputs]
             save(ctx, inputs, output)
 
         def complete(ctx: Any, found: Gradients) -> Gradients:
-            """In the dtypes of the arguments, and for all of them."""
+            """In the dtypes and shapes of the arguments, and for all of them."""
             cast = (
-                g if g is None or g.dtype is t else g.to(t) for g, t in zip(found, ctx.dtypes, strict=False)
+                None if g is None or like is None else _like(g, *like)
+                for g, like in zip(found, ctx.likes, strict=False)
             )
-            return (*cast, *[None] * (len(ctx.dtypes) - len(found)))
+            return (*cast, *[None] * (len(ctx.likes) - len(found)))
 
         self.name = name
         self.backends = backends
@@ -131,6 +132,11 @@ def _leaving_out(kernel: Callable[..., Gradients]) -> Callable[..., list[Tensor]
         return [g for g in kernel(*arguments[:-1], tuple(arguments[-1])) if g is not None]
 
     return without_none
+
+
+def _like(gradient: Tensor, dtype: torch.dtype, axes: int) -> Tensor:
+    gradient = gradient if gradient.dtype is dtype else gradient.to(dtype)
+    return gradient if gradient.dim() == axes else gradient.squeeze(-1)  # of a weight without the last axis
 
 
 def needed(
