@@ -32,8 +32,8 @@ from squeezebert_fast.loading.files import all_or_nothing, directory_named
 from squeezebert_fast.loading.fit import PREFIX, skeleton, usable_device
 from squeezebert_fast.loading.weights import StoredTensor, weight_files
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
-from squeezebert_fast.modeling.layers import SqueezeBertModule
-from squeezebert_fast.patching.engine import CONVS, layer_of
+from squeezebert_fast.patching.engines import layer_of
+from squeezebert_fast.patching.families import family_of
 from squeezebert_fast.patching.linear import FEW_CHANNELS
 from squeezebert_fast.patching.patch import patch
 
@@ -194,10 +194,10 @@ def _to_quantize(model: nn.Module) -> dict[int, int]:
             isinstance(module, nn.Linear) and module.out_features >= FEW_CHANNELS
         ):
             blocks[id(module.weight)] = 1
-        if isinstance(module, SqueezeBertModule):
-            modules = (module.get_submodule(f"{block}.{conv}") for block, conv in CONVS)
-            for conv, parameters in zip(modules, layer_of(module).convs, strict=True):
-                blocks[id(conv.weight)] = parameters.blocks
+        family = family_of(type(module))
+        if family is not None:
+            convs = (conv for layer in family.layers_of(module) for conv in layer_of(layer, family).convs)
+            blocks |= {id(conv.weight): conv.blocks for conv in convs}
     return blocks
 
 
