@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.group import held_warnings
+from squeezebert_fast.streams import held_warnings
 
 
 def quantize(

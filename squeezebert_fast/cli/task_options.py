@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import DEFAULT_COLUMN
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 
 if TYPE_CHECKING:
     from squeezebert_fast.training.runs import Output
