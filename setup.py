@@ -38,6 +38,7 @@ PACKAGES = [
     "squeezebert_fast.ops",
     "squeezebert_fast.ops.gradients",
     "squeezebert_fast.patching",
+    "squeezebert_fast.storage",
     "squeezebert_fast.tables",
     "squeezebert_fast.tokenization",
     "squeezebert_fast.training",

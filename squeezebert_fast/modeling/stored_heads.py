@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from squeezebert_fast.configuration import MODEL_TYPE
 from squeezebert_fast.errors import ConfigError
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-from squeezebert_fast.loading.files import read_json_object
 from squeezebert_fast.loading.fit import PREFIX
-from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.loading.weights import NoWeightsError, read_weights
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.heads import SqueezeBertForMaskedLM, SqueezeBertForSequenceClassification
+from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
+from squeezebert_fast.storage.hub import ModelFiles
 
 HEADS: dict[type[SqueezeBertPreTrainedModel], tuple[str, ...]] = {
     SqueezeBertForSequenceClassification: ("pooler.dense.", "classifier."),

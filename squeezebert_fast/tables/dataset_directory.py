@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezebert_fast.errors import CheckpointError, InputError
-from squeezebert_fast.loading.files import read_json_object
+from squeezebert_fast.storage.files import read_json_object
 
 STATE = "state.json"
 INFO = "dataset_info.json"

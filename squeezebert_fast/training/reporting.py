@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from squeezebert_fast.loading.files import all_or_nothing
+from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.streams import give_up, is_terminal, progress_console
 
 

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
 from squeezebert_fast.errors import TrainingError
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-from squeezebert_fast.loading.convert import COUNTERPARTS, convert_bert
-from squeezebert_fast.loading.files import read_json_object
-from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
+from squeezebert_fast.modeling.bert_conversion import COUNTERPARTS, convert_bert
 from squeezebert_fast.modeling.stored_heads import check_head
 from squeezebert_fast.patching import patch
+from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
+from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
