@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.configuration import SqueezeBertConfig, as_config
-from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
 from squeezebert_fast.modeling.interface import TransformersInterface
-from squeezebert_fast.modeling.resizing import resize_token_embeddings
+from squeezebert_fast.modeling.resizing import resize_rows
 from squeezebert_fast.storage.arguments import for_upload
 from squeezebert_fast.storage.upload import upload
 
@@ -141,4 +141,24 @@ class SqueezeBertPreTrainedModel(TransformersInterface):
         Returns the embeddings' module, the same object as before. Raises ArgumentError for sizes that aren't
         positive.
         """
-        return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        embeddings = self.get_input_embeddings()
+        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ArgumentError(f"{name} is {value!r}, expected a positive integer or None")
+        size = embeddings.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        deviation = self.config.initializer_range
+        resize_rows(embeddings, size, mean_resizing, deviation)
+        embeddings.num_embeddings = size
+        if embeddings.padding_idx is not None and embeddings.padding_idx >= size:
+            embeddings.padding_idx = self.config.pad_token_id = None
+        decoder = self.get_output_embeddings()
+        if decoder is not None:
+            # Tied, it is about to get the embeddings' weight, and transformers gives new words a bias of 0.
+            resize_rows(decoder, size, mean_resizing and not self.config.tie_word_embeddings, deviation)
+            decoder.out_features = size
+            self.set_output_embeddings(decoder)
+        self.config.vocab_size = size
+        self.tie_weights()
+        return embeddings
