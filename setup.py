@@ -39,6 +39,8 @@ PACKAGES = [
     "squeezebert_fast.ops.gradients",
     "squeezebert_fast.patching",
     "squeezebert_fast.patching.families",
+    "squeezebert_fast.storage",
+    "squeezebert_fast.tables",
     "squeezebert_fast.tokenization",
     "squeezebert_fast.training",
     "squeezebert_fast.training.tasks",
