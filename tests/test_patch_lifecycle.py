@@ -317,11 +317,13 @@ def test_a_model_without_an_encoder_is_refused(model: Any) -> None:
     if isinstance(model, type):
         model = model(transformers.GPT2Config(vocab_size=11, n_embd=8, n_head=2, n_layer=1))
     with pytest.raises(
-        ArgumentError, match=rf"model is a {type(model).__name__} without an encoder that can be accelerated: "
+        ArgumentError,
+        match=rf"model is a {type(model).__name__} without an encoder that can be accelerated: ",
     ):
         squeezebert_fast.patch(model)
     with pytest.raises(
-        ArgumentError, match=rf"model is a {type(model).__name__} without an encoder that can be accelerated: "
+        ArgumentError,
+        match=rf"model is a {type(model).__name__} without an encoder that can be accelerated: ",
     ):
         squeezebert_fast.explain(model)
     assert squeezebert_fast.unpatch(model) is model
