@@ -111,6 +111,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.compare --out out/bench
 	$(BIN)/python -m benchmarks.small_work --out out/bench
 	$(BIN)/python -m benchmarks.sentences --out out/bench
+	$(BIN)/python -m benchmarks.embedding --out out/bench
 	$(BIN)/python -m benchmarks.accuracy --out out/bench
 	$(BIN)/python -m benchmarks.memory --out out/bench
 	$(BIN)/python -m benchmarks.training --out out/bench

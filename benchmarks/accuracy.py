@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from benchmarks.command import about, console, exit_with, parser_for, positive, prepare
 from benchmarks.minilm import convert_minilm
 from benchmarks.passes import base_model
-from benchmarks.peers import Inputs
 from benchmarks.report import write_json
 from benchmarks.sst2 import batches, read_sentences
+from benchmarks.subjects import Inputs
 from squeezebert_fast import SqueezeBertModel, patch
 from squeezebert_fast.modeling.layers import PointwiseConv1d
 from squeezebert_fast.sentence import mean_pool

@@ -1,9 +1,8 @@
-"""Measure the model in every engine and the kernel in every build, and keep it.
+"""Measure the model and BERT-base in every engine and the kernel in every build, and keep it.
 
     python -m benchmarks.compare --out benchmarks/results
 
-prints the tables and writes models.json, models.svg, kernel.json and kernel.svg. README.md says what they
-mean.
+prints the tables and writes JSON and SVG of each suite: models, bert and kernel. README.md says what they mean.
 """
 
 from __future__ import annotations
@@ -11,17 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from benchmarks.command import about, add_precisions, add_shapes, console, exit_with, parser_for, prepare
 from benchmarks.kernel import LAYERS, measure_kernel
-from benchmarks.models import SHAPES, measure_models
-from benchmarks.peers import ENGINES, FAMILIES
-from benchmarks.report import Case, Row, cpu_title, plot, rows_of, shape_name, table, write_json
+from benchmarks.models import SHAPES, measure_bert, measure_models
+from benchmarks.peers import BERT_ENGINES, ENGINES, FAMILIES, Engine
+from benchmarks.report import Case, Row, Shape, cpu_title, plot, rows_of, shape_name, table, write_json
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import check_plot
 
@@ -29,9 +30,12 @@ SAME = ("command", "git_commit", "cpu", "cpu_features", "versions")
 """What must be as it was for a run to go on with another's rows."""
 
 
+SUITES = ("models", "bert", "kernel")
+
+
 def arguments() -> argparse.Namespace:
     parser = parser_for("compare", __doc__, repeats=8)
-    parser.add_argument("--suite", choices=("models", "kernel", "all"), default="all")
+    parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
     add_shapes(parser, SHAPES)
     add_precisions(parser)
     parser.add_argument("--engines", choices=FAMILIES, nargs="+", default=FAMILIES, metavar="NAME")
@@ -77,24 +81,26 @@ def run_suite(
         shown.print(f"wrote {path} and .svg")
 
 
-def run_models(chosen: argparse.Namespace) -> None:
-    engines = [e for e in ENGINES if e.precision in chosen.precisions and e.family in chosen.engines]
+def run_engines(
+    name: str,
+    title: str,
+    known: Sequence[Engine],
+    measured: Callable[[list[Engine], list[Shape], int, Path, Console], Iterator[Case]],
+    chosen: argparse.Namespace,
+) -> None:
+    """A suite of the chosen among the `known` engines, shape by shape."""
+    engines = [e for e in known if e.precision in chosen.precisions and e.family in chosen.engines]
     shapes = {shape_name(shape): shape for shape in chosen.shapes}
-    names = {engine.name for engine in ENGINES}
+    names = {engine.name for engine in known}
     with tempfile.TemporaryDirectory() as folder:
         run_suite(
-            "models",
-            f"Base model\n{cpu_title()}",
+            name,
+            f"{title}\n{cpu_title()}",
             shapes,
-            lambda cases: measure_models(
-                engines,
-                [shapes[case] for case in cases],
-                chosen.repeats,
-                Path(folder),
-                console(),
-                with_bert=not chosen.no_bert,
+            lambda cases: measured(
+                engines, [shapes[case] for case in cases], chosen.repeats, Path(folder), console()
             ),
-            lambda row: row.timing.name in names,  # not BERT-base, which does other work
+            lambda row: row.timing.name in names,  # not BERT-base beside SqueezeBERT, which does other work
             chosen,
         )
 
@@ -116,7 +122,10 @@ def main() -> None:
     prepare(chosen)
     check_plot(chosen.out / "models.svg")
     if chosen.suite in ("models", "all"):
-        run_models(chosen)
+        measured = partial(measure_models, with_bert=not chosen.no_bert)
+        run_engines("models", "Base model", ENGINES, measured, chosen)
+    if chosen.suite == "bert" or (chosen.suite == "all" and not chosen.no_bert):
+        run_engines("bert", "BERT-base", BERT_ENGINES, measure_bert, chosen)
     if chosen.suite in ("kernel", "all"):
         run_kernel(chosen)
 

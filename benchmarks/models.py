@@ -1,4 +1,7 @@
-"""The base model in every engine, and BERT-base in the peers', all taking turns shape by shape."""
+"""The base model in every engine, beside it BERT-base in the fastest peers; and BERT-base in every engine.
+
+All take turns shape by shape.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ import torch
 from rich.console import Console
 
 from benchmarks.peaks import Peaks
-from benchmarks.peers import BERT_ENGINES, EAGER, Engine, start_engines
+from benchmarks.peers import EAGER, Engine, start_engines
 from benchmarks.report import Case, Row, Shape, best_peer, shape_name
 from benchmarks.subjects import Subject, bert_base, squeezebert_base
 from benchmarks.turns import TURN, Turns
 from squeezebert_fast.benchmark import encoder_flops
 
 SHAPES: tuple[Shape, ...] = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
+
+
+BESIDE = ("ONNX Runtime", "OpenVINO")
+"""The engines that BERT-base has beside SqueezeBERT, and eager."""
 
 
 def measure_models(
@@ -27,17 +34,29 @@ def measure_models(
     *,
     with_bert: bool = True,
 ) -> Iterator[Case]:
-    """For each shape, a row for each engine: SqueezeBERT in all, then BERT-base in those of BERT_ENGINES.
+    """For each shape, a row for each engine: SqueezeBERT in all, then BERT-base in those of BESIDE.
 
     engines: transformers eager is always among what is measured, as the baseline.
     folder: for exported models.
     """
-    plan = [(squeezebert_base(folder), [EAGER, *(engine for engine in engines if engine != EAGER)])]
+    plan = [(squeezebert_base(folder), _with_eager(engines))]
     if with_bert:
-        wanted = [engine for engine in BERT_ENGINES if engine == EAGER or engine in engines]
-        plan.append((bert_base(folder), wanted))
+        plan.append((bert_base(folder), _with_eager([e for e in engines if e.family in BESIDE])))
     for shape in shapes:
         yield _measure_shape(plan, shape, repeats, console)
+
+
+def measure_bert(
+    engines: Sequence[Engine], shapes: Sequence[Shape], repeats: int, folder: Path, console: Console
+) -> Iterator[Case]:
+    """For each shape, a row for each engine with BERT-base. As `measure_models` otherwise."""
+    plan = [(bert_base(folder), _with_eager(engines))]
+    for shape in shapes:
+        yield _measure_shape(plan, shape, repeats, console)
+
+
+def _with_eager(engines: Sequence[Engine]) -> list[Engine]:
+    return [EAGER, *(engine for engine in engines if engine != EAGER)]
 
 
 def _measure_shape(

@@ -8,25 +8,22 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.agreement import check
 from benchmarks.report import BFLOAT16_FEATURES, Shape, cpu_features, shape_name
-from benchmarks.subjects import LastHiddenState, Subject, padded_inputs, random_inputs
+from benchmarks.subjects import Inputs, LastHiddenState, Subject, padded_inputs, random_inputs
 from benchmarks.turns import CandidateFailed, Turns
 from squeezebert_fast import SqueezeBertModel, patch
-
-Inputs = tuple[Tensor, Tensor]
-"""input_ids and attention_mask, both int64 [batch, tokens]."""
+from squeezebert_fast.backends.cpu import PRECISIONS
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 """Inputs to the last hidden state [batch, tokens, channels]."""
@@ -74,19 +71,23 @@ def onnx_runtime(subject: Subject, shape: Shape | None, precision: str) -> Forwa
 
 
 def openvino(subject: Subject, shape: Shape | None, precision: str) -> Forward:
-    """OpenVINO: for latency, in the precision asked for (it would pick bfloat16 where the CPU has it)."""
+    """OpenVINO: for latency, in the precision asked for (it would pick bfloat16 where the CPU has it).
+
+    In int8 it picks that of what isn't quantised.
+    """
     ov: Any = importlib.import_module("openvino")
     core = ov.Core()
     if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise CandidateFailed("it has no bfloat16 on this CPU")
-    model = core.read_model(subject.onnx_file())
+    model = core.read_model(subject.int8_openvino_file() if precision == "int8" else subject.onnx_file())
     if shape is not None:
         model.reshape({port.any_name: list(shape) for port in model.inputs})
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
+    if precision != "int8":
+        settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
     request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -107,20 +108,16 @@ def squeezebert_fast(
 
 def patched_transformers(subject: Subject, shape: Shape | None, precision: str) -> Forward:
     """transformers' model, patched by this project."""
-    model = transformers.SqueezeBertModel(subject.model.config).eval()
-    model.load_state_dict(subject.model.state_dict())
-    return LastHiddenState(patch(model, precision=precision))
+    return LastHiddenState(patch(copy.deepcopy(subject.model), precision=precision))
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One way to run a model, in one precision."""
+class Candidate:
+    """What is measured, by its name."""
 
     family: str
     precision: str
-    make: Callable[[Subject, Shape | None, str], Forward]
-    """For a subject, the one shape it will be asked for (None: for any), and the precision."""
-    peer: bool = True
+    peer: bool = field(default=True, kw_only=True)
     """Whether it is none of this project's."""
 
     @property
@@ -128,31 +125,41 @@ class Engine:
         return self.family if self.precision == "float32" else f"{self.family} {self.precision}"
 
 
+@dataclass(frozen=True)
+class Engine(Candidate):
+    """One way to run a model, in one precision."""
+
+    make: Callable[[Subject, Shape | None, str], Forward]
+    """For a subject, the one shape it will be asked for (None: for any), and the precision."""
+
+
 EAGER = Engine("transformers eager", "float32", eager)
+PATCHED = tuple(
+    Engine("transformers patched", precision, patched_transformers, peer=False) for precision in PRECISIONS
+)
 ENGINES = (
     EAGER,
     Engine("torch.compile", "float32", compiled),
     Engine("ONNX Runtime", "float32", onnx_runtime),
     Engine("OpenVINO", "float32", openvino),
     Engine("squeezebert_fast", "float32", squeezebert_fast, peer=False),
-    Engine("transformers patched", "float32", patched_transformers, peer=False),
+    PATCHED[0],
     Engine(EAGER.family, "bfloat16", eager),
     Engine("torch.compile", "bfloat16", compiled),
     Engine("OpenVINO", "bfloat16", openvino),
     Engine("squeezebert_fast", "bfloat16", squeezebert_fast, peer=False),
     # PyTorch's dynamic quantisation knows nn.Linear, and SqueezeBERT's products are convolutions.
     Engine("ONNX Runtime", "int8", onnx_runtime),
+    Engine("OpenVINO", "int8", openvino),
     Engine("squeezebert_fast", "int8", squeezebert_fast, peer=False),
 )
 FAMILIES = tuple(dict.fromkeys(engine.family for engine in ENGINES))
 
-BERT_ENGINES = tuple(
-    engine for engine in ENGINES if engine.family in ("ONNX Runtime", "OpenVINO") or engine is EAGER
-)
+BERT_ENGINES = (*(engine for engine in ENGINES if engine.peer), *PATCHED)
 
 UNPADDED = tuple(
     Engine("squeezebert_fast unpad", precision, partial(squeezebert_fast, unpad=True), peer=False)
-    for precision in ("float32", "bfloat16", "int8")
+    for precision in PRECISIONS
 )
 
 
@@ -186,8 +193,8 @@ class EngineRunner:
         return run(self._forward, self._padded).float().numpy()
 
 
-def unavailable(engine: Engine) -> str | None:
-    """Why an engine isn't measured on this CPU, or None."""
+def unavailable(engine: Candidate) -> str | None:
+    """Why a candidate isn't measured on this CPU, or None."""
     if engine.peer and engine.precision == "bfloat16" and not BFLOAT16_FEATURES & set(cpu_features()):
         return "this CPU has no instruction for bfloat16, with which a peer would only lose time"
     return None

@@ -33,7 +33,10 @@ FEATURES = (
 BFLOAT16_FEATURES = {"amx_bf16", "avx512_bf16", "bf16"}
 """Each of which multiplies bfloat16."""
 
-PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+PACKAGES = (
+    *("torch", "transformers", "sentence-transformers", "numpy"),
+    *("onnx", "onnxruntime", "openvino", "nncf"),
+)
 
 
 Shape = tuple[int, int]
