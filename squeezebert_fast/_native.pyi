@@ -1,7 +1,8 @@
 """Types of the native module, csrc/python/bindings.cpp. Addresses are `tensor.data_ptr()`; strides count elements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
 class Activation(Enum):
     none = ...
@@ -17,6 +18,30 @@ class Precision(Enum):
     float32_highest = ...
     float32_high = ...
     float32_medium = ...
+
+class Watch:
+    def __init__(
+        self,
+        modules: list[Any],
+        dicts: list[dict[str, Any]],
+        values: list[Any],
+        without: list[dict[str, Any]],
+        name: str,
+        attributes: list[tuple[dict[str, Any], str, Any]],
+        classes: list[type],
+    ) -> None: ...
+    def unchanged(self) -> bool: ...
+
+class TensorWatch:
+    def __init__(
+        self,
+        tensors: list[Any],
+        impls: Sequence[int],
+        storages: Sequence[int],
+        place: Callable[[Any], int],
+        version: Callable[[Any], int],
+    ) -> None: ...
+    def unchanged(self) -> bool: ...
 
 class Fingerprint:
     rows_for_all: int
