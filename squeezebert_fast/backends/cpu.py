@@ -28,7 +28,6 @@ except ImportError as error:  # installed without a compiler
     _native = None  # type: ignore[assignment]
     _import_error = str(error)
 
-NAME = "cpu"
 PRECISIONS = ("float32", "bfloat16", "int8")
 OPERATIONS = frozenset(
     {

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends.request import autocast_to, request_for
-from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
 from squeezebert_fast.ops.gradients.grouped_mlp import grouped_mlp as on_kernels
 from squeezebert_fast.ops.grouped_pointwise_conv import check_arguments, grouped_pointwise_conv
 
@@ -54,7 +53,7 @@ def grouped_mlp(
     check_arguments(hidden, weight_out, bias_out, groups, None, HIDDEN_NAMES)
     request = request_for("grouped_mlp", x, weight_in, bias_in, weight_out, bias_out)
     chosen = backends.choose(request, backend, strict).backend
-    if activation in FUSED_ACTIVATIONS.get(chosen, ()):
+    if activation in backends.BACKENDS[chosen].fused_activations:
         x = autocast_to(request.autocast, x)
         return on_kernels(chosen, x, weight_in, bias_in, weight_out, bias_out, groups, activation)
     hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)

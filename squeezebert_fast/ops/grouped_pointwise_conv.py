@@ -9,7 +9,6 @@ from squeezebert_fast.activations import ACTIVATIONS, apply_activation
 from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
 from squeezebert_fast.ops.gradients.grouped_pointwise_conv import grouped_pointwise_conv as on_kernels
 
 
@@ -75,7 +74,7 @@ def grouped_pointwise_conv(
         groups: output channels of group i depend on input channels of group i alone.
         activation: a name that transformers' `hidden_act` accepts, or None. gelu, its tanh forms, relu and
             silu are fused into the kernel.
-        backend: one of auto, reference, cpu, triton, cuda; see `squeezebert_fast.backends`.
+        backend: one of auto, reference, cpu, triton; see `squeezebert_fast.backends`.
         strict: raise instead of falling back to the reference when `backend` has a kernel that can't serve
             the call.
 
@@ -95,9 +94,9 @@ def grouped_pointwise_conv(
     check_arguments(x, weight, bias, groups, activation)
     request = request_for("grouped_pointwise_conv", x, weight, bias)
     chosen = backends.choose(request, backend, strict).backend
-    if chosen in FUSED_ACTIVATIONS:
+    if chosen != "reference":
         x = autocast_to(request.autocast, x)
-        if activation in FUSED_ACTIVATIONS[chosen]:
+        if activation in backends.BACKENDS[chosen].fused_activations:
             return on_kernels(chosen, x, weight, bias, groups, activation)
         return apply_activation(activation, on_kernels(chosen, x, weight, bias, groups, None))
     return reference.grouped_pointwise_conv(x, weight, bias, groups, activation)

@@ -8,7 +8,6 @@ from squeezebert_fast import backends
 from squeezebert_fast.backends.request import autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
 from squeezebert_fast.ops.gradients.qkv_projection import qkv_projection as on_kernels
 from squeezebert_fast.ops.grouped_pointwise_conv import check_arguments
 
@@ -59,6 +58,6 @@ def qkv_projection(
     request = request_for("qkv_projection", x, *parameters)
     chosen = backends.choose(request, backend, strict).backend
     x = autocast_to(request.autocast, x)  # once for the three of them, and kept once
-    if chosen in FUSED_ACTIVATIONS:
+    if chosen != "reference":
         return on_kernels(chosen, x, *parameters, groups)
     return reference.qkv_projection(x, *parameters, groups)

@@ -72,7 +72,7 @@ def patch(
             stay in the model by name, without values (`GivenUp`). The model can then only infer on the CPU with
             its packed weights; what would need the originals raises UnsupportedError: `unpatch`, another `patch`,
             `deepcopy`, `state_dict`, another dtype, gradients, and whatever falls back otherwise.
-        backend: one of auto, reference, cpu, triton, cuda. auto is triton for CUDA tensors, cpu for those on the CPU.
+        backend: one of auto, reference, cpu, triton. auto is triton for CUDA tensors, cpu for those on the CPU.
         strict: raise UnsupportedError, here or in a forward, instead of falling back when the backend has a
             kernel for an operation but can't serve it, or when a layer's own modules must run.
 
@@ -211,8 +211,6 @@ def _check_strict(name: str, encoder: nn.Module, settings: Settings) -> None:
     assert library is not None  # is_encoder
     if reason := lasting_obstacle(encoder, library):
         raise UnsupportedError(f"{name}: {reason} (strict)")
-    if backend != "auto" and not backends.BACKENDS[backend].OPERATIONS:
-        raise UnsupportedError(f"backend {backend!r} has no kernel in this version (strict)")
     for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
         if reason := layers.obstacle(layer, library):
             raise UnsupportedError(f"{name}.layers.{index}: {reason} (strict)")

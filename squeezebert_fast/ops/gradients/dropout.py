@@ -46,5 +46,4 @@ dropout = Differentiable(
     save=_save,
     gradients=_gradients,
     definition=_definition,
-    backends=("cpu",),
 )

@@ -13,22 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training, triton_training
+from squeezebert_fast.backends import BACKENDS
 from squeezebert_fast.backends.request import gradients_are_recorded, obstacle
 from squeezebert_fast.errors import UnsupportedError
 
 NAMESPACE = "squeezebert_fast"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
-KERNELS: dict[str, Any] = {"cpu": cpu_training, "triton": triton_training}
-"""By backend: the module with an operation's kernels, NAME and NAME_backward."""
-_DISPATCH = {"cpu": "CPU", "triton": "CUDA"}
-
 Gradients = tuple[Tensor | None, ...]
 
 
 class Differentiable:
-    """An operation with a forward and a backward kernel in some of KERNELS. Its arguments are theirs, checked."""
+    """An operation with a forward and a backward kernel. Its arguments are theirs, checked."""
 
     def __init__(
         self,
@@ -39,7 +35,6 @@ class Differentiable:
         save: Callable[..., None],
         gradients: Callable[..., Gradients],
         definition: Callable[..., Gradients],
-        backends: Sequence[str] = tuple(KERNELS),
     ) -> None:
         """Define the library operations NAME and NAME_backward.
 
@@ -52,7 +47,6 @@ class Differentiable:
             gradients: those of the leading tensor arguments, given `ctx`, the backward kernel and the gradients of
                 the results, None for zeros.
             definition: the same in PyTorch's operations, for where they must be differentiable or seen (no kernel).
-            backends: those of KERNELS that have these kernels.
         """
 
         def eager(backend: str) -> Any:
@@ -92,8 +86,8 @@ class Differentiable:
             return (*cast, *[None] * (len(ctx.likes) - len(found)))
 
         self.name = name
-        self.backends = backends
-        self.functions = {backend: eager(backend) for backend in backends}
+        self.backends = [b for b in BACKENDS.values() if b.kernels is not None and name in b.operations]
+        self.functions = {backend.name: eager(backend.name) for backend in self.backends}
         self.op = self._define(name, *forward, lambda kernel: kernel)
         backward_op = self._define(name + "_backward", *backward, _leaving_out)
         torch.library.register_autograd(
@@ -101,7 +95,7 @@ class Differentiable:
         )
 
     def __call__(self, backend: str, *arguments: Any) -> Any:
-        """By the kernels of `backend`, one of its backends; in a graph, by those of the device that it will run on."""
+        """By the kernels of the backend of this name; in a graph, by those of the device that it will run on."""
         if torch.compiler.is_compiling():
             return self.op(*arguments)
         if gradients_are_recorded(*(value for value in arguments if isinstance(value, Tensor))):
@@ -111,7 +105,7 @@ class Differentiable:
     @staticmethod
     def kernel(backend: str, name: str) -> Callable[..., Any]:
         """The kernel NAME or NAME_backward of a backend."""
-        return getattr(KERNELS[backend], name)
+        return getattr(BACKENDS[backend].kernels, name)
 
     def _define(
         self,
@@ -122,7 +116,8 @@ class Differentiable:
     ) -> Any:
         _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         for backend in self.backends:
-            _LIBRARY.impl(name, adapted(self.kernel(backend, name)), _DISPATCH[backend])
+            kernel = adapted(self.kernel(backend.name, name))
+            torch.library.impl(f"{NAMESPACE}::{name}", str(backend.device_type), kernel, lib=_LIBRARY)
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
         return getattr(getattr(torch.ops, NAMESPACE), name).default
 
