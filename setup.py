@@ -36,7 +36,6 @@ PACKAGES = [
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",
     "squeezebert_fast.ops",
-    "squeezebert_fast.ops.gradients",
     "squeezebert_fast.patching",
     "squeezebert_fast.tokenization",
     "squeezebert_fast.training",

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import BACKENDS, cpu_training, triton
+from squeezebert_fast.backends import BACKENDS, cpu_ops, triton
 from squeezebert_fast.ops import reference
 
 
@@ -149,7 +149,7 @@ def fake_triton() -> Iterator[list[str]]:
         )
 
     both = [name for operation in OPERATIONS for name in (operation, operation + "_backward")]
-    operations = {name: recorded(name, getattr(cpu_training, name)) for name in both}
+    operations = {name: recorded(name, getattr(cpu_ops, name)) for name in both}
     with pytest.MonkeyPatch.context() as patch:
         kernels_of_operations: Any = SimpleNamespace(**operations)
         row = dataclasses.replace(BACKENDS["triton"], kernels=kernels_of_operations)

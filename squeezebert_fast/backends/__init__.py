@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from squeezebert_fast import triton_kernels
-from squeezebert_fast.backends import cpu, cpu_training, triton, triton_training
+from squeezebert_fast.backends import cpu, cpu_ops, triton, triton_ops
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 
@@ -25,7 +25,7 @@ class Backend:
     """Those that it has a kernel for; `embeddings` and `encoder` are the whole parts of a model that infers."""
     refusal: Callable[[Request], str | None]
     """Why it can't serve a request, or None. The text completes "cpu: ..." in `explain`."""
-    device_type: str | None = None
+    device_type: str = ""
     """Of the tensors that it is for: `auto` asks it about those, and a graph runs its kernels on those."""
     auto_refusal: Callable[[], str | None] = lambda: None
     """Why `auto` prefers the reference although this backend would serve, or None."""
@@ -58,7 +58,7 @@ BACKENDS = {
             cpu.refusal,
             device_type="cpu",
             auto_refusal=cpu.slower_than_reference,
-            kernels=cpu_training,
+            kernels=cpu_ops,
             fused_activations=cpu.FUSED_ACTIVATIONS,
         ),
         Backend(
@@ -66,7 +66,7 @@ BACKENDS = {
             triton.OPERATIONS,
             triton.refusal,
             device_type="cuda",
-            kernels=triton_training,
+            kernels=triton_ops,
             fused_activations=triton_kernels.FUSED_ACTIVATIONS,
         ),
     )

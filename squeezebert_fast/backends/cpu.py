@@ -41,8 +41,8 @@ OPERATIONS = frozenset(
         "encoder",
     }
 )
-SINGLE = ("embeddings", "encoder")
-"""Those that take float32 alone, and no product of autocast. The others convert bfloat16 on the way in and out."""
+FLOAT32_ONLY = ("embeddings", "encoder")
+"""The others convert bfloat16 on the way in and out, and follow autocast."""
 
 ISA_VARIABLE = "SQUEEZEBERT_FAST_ISA"
 """Environment variable that names the kernel build to use in place of the best one."""
@@ -132,7 +132,7 @@ def refusal(request: Request) -> str | None:
         return missing
     if request.device.type != "cpu":
         return f"the tensors are on {request.device}, not on the CPU"
-    if request.operation in SINGLE:
+    if request.operation in FLOAT32_ONLY:
         if request.dtype is not torch.float32:
             return f"the dtype is {request.dtype}, the kernel takes torch.float32"
         if request.autocast is not None and request.operation == "encoder":
