@@ -15,7 +15,6 @@ operands too, which autocast has rounded by then (`cpu.gradient_precision`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,9 +170,8 @@ def grouped_mlp_backward(
 
     The hidden tensor is computed again, and never in main memory.
     """
-    native: Any = cpu._native
     dtype, weight_in, weight_out = x.dtype, _operand(weight_in, x), _operand(weight_out, x)
-    precision = getattr(native.Precision, cpu.gradient_precision(dtype))
+    precision = cpu.NATIVE_PRECISIONS[cpu.gradient_precision(dtype)]
     grad, x = _float32(grad), _float32(x)
     bias_in, bias_out = _float32_or_none(bias_in), _float32_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
@@ -181,7 +179,7 @@ def grouped_mlp_backward(
     likes = (x, weight_in, bias_in, weight_out, bias_out)
     wanted = (for_x, for_in or for_bias_in, for_bias_in, for_out or for_bias_out, for_bias_out)
     gradients = [_empty_like(t, want) for t, want in zip(likes, wanted, strict=True)]
-    native.grouped_mlp_backward(
+    cpu._native.grouped_mlp_backward(
         cpu.instruction_set(),
         precision,
         (x.numel() // x.shape[-1], groups, x.shape[-1], weight_in.shape[0], weight_out.shape[0]),
@@ -208,14 +206,13 @@ def attention(
 
     That is each row's largest score and the reciprocal of its exponentials' sum.
     """
-    native: Any = cpu._native
     dtype, q, k, v = q.dtype, _float32(q), _float32(k), _float32(v)
     result = torch.empty_like(q)
     statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2))
     if q.numel() == 0 or k.numel() == 0:
         return result.zero_().to(dtype), statistics.zero_()
     mask = _scores_mask(mask, q, k, num_heads)
-    native.attention_forward(
+    cpu._native.attention_forward(
         cpu.instruction_set(),
         _attention_sizes(q, k, num_heads),
         addresses(q, k, v),
@@ -241,7 +238,6 @@ def attention_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
-    native: Any = cpu._native
     dtypes = q.dtype, k.dtype, v.dtype
     grad, q, k, v = (_float32(tensor) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
@@ -249,7 +245,7 @@ def attention_backward(
         gradients = [gradient.zero_() for gradient in gradients]
     else:
         mask = _scores_mask(mask, q, k, num_heads)
-        native.attention_backward(
+        cpu._native.attention_backward(
             cpu.instruction_set(),
             _attention_sizes(q, k, num_heads),
             addresses(q, k, v),
@@ -276,13 +272,12 @@ def add_layer_norm(
 
     That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
     """
-    native: Any = cpu._native
     dtype = torch.promote_types(x.dtype, residual.dtype)
     x, residual, weight, bias = (_float32(tensor) for tensor in (x, residual, weight, bias))
     y, total = torch.empty_like(x), torch.empty_like(x)
     mean, reciprocal = (x.new_empty(x.shape[:-1]) for _ in range(2))
     channels = x.shape[-1]
-    native.add_layer_norm_forward(
+    cpu._native.add_layer_norm_forward(
         cpu.instruction_set(),
         x.numel() // channels,
         channels,
@@ -312,13 +307,12 @@ def add_layer_norm_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
-    native: Any = cpu._native
     dtypes = x_dtype, total.dtype, torch.float32, torch.float32
     grad, total, weight = _float32(grad), _float32(total), _float32(weight)
     likes = (grad, grad, weight, weight)
     gradients = tuple(_empty_like(t, needed) for t, needed in zip(likes, needs, strict=True))
     channels = grad.shape[-1]
-    native.add_layer_norm_backward(
+    cpu._native.add_layer_norm_backward(
         cpu.instruction_set(),
         grad.numel() // channels,
         channels,
@@ -335,11 +329,10 @@ def add_layer_norm_backward(
 
 def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     """See `squeezebert_fast.ops.dropout`."""
-    native: Any = cpu._native
     dtype, x = x.dtype, _float32(x)
     y = torch.empty_like(x)
     if x.numel() > 0:
-        native.dropout(
+        cpu._native.dropout(
             cpu.instruction_set(),
             x.numel() // x.shape[-1],
             x.shape[-1],
@@ -400,10 +393,13 @@ def _product(
 
 def _activation_backward(activation: str, z: Tensor, grad: Tensor) -> None:
     """grad to grad * activation'(z), in place."""
-    native: Any = cpu._native
-    name = cpu.FUSED_ACTIVATIONS[activation]
-    native.activation_backward(
-        cpu.instruction_set(), name, *addresses(z, grad), z.numel(), torch.get_num_threads()
+    cpu._native.activation_backward(
+        cpu.instruction_set(),
+        cpu.FUSED_ACTIVATIONS[activation],
+        z.data_ptr(),
+        grad.data_ptr(),
+        z.numel(),
+        torch.get_num_threads(),
     )
 
 
@@ -416,7 +412,6 @@ def _weight_gradients(
     for_biases: Sequence[bool],
 ) -> Gradients:
     """Gradients of the weight and the bias of grouped products of x, one after the other, those of `grads`."""
-    native: Any = cpu._native
     found: list[Tensor | None] = []
     # the sums that are a bias's gradient are found on the way to its weight's
     together = []
@@ -435,9 +430,9 @@ def _weight_gradients(
     if together:
         assert x is not None
         products, weights, biases = zip(*together, strict=True)
-        native.weight_gradient(
+        cpu._native.weight_gradient(
             cpu.instruction_set(),
-            getattr(native.Precision, precision),
+            cpu.NATIVE_PRECISIONS[precision],
             addresses(*products),
             x.data_ptr(),
             (x.numel() // x.shape[-1], groups, x.shape[-1], products[0].shape[-1]),
