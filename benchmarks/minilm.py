@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.command import DataMissing
 from squeezebert_fast import SqueezeBertModel, SqueezeBertTokenizerFast
-from squeezebert_fast.loading.convert import convert_directory
+from squeezebert_fast.modeling.bert_conversion import convert_directory
 
 
 def minilm_directory() -> Path:

@@ -9,7 +9,7 @@ import torch
 from benchmarks.report import Shape
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel
 from squeezebert_fast.backends.cpu_encoder import CpuEncoder
-from squeezebert_fast.patching.engine import layer_of
+from squeezebert_fast.patching.plan import Plan
 
 
 def base_model() -> SqueezeBertModel:
@@ -19,7 +19,7 @@ def base_model() -> SqueezeBertModel:
 
 
 def native_encoder(model: SqueezeBertModel, precision: str) -> CpuEncoder:
-    return CpuEncoder([layer_of(layer) for layer in model.encoder.layers], precision)
+    return CpuEncoder(Plan(model.encoder).layers(), precision)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from squeezebert_fast.benchmark import (
     encoder_flops,
     measure,
 )
-from squeezebert_fast.patching.encoder import snapshot_of
+from squeezebert_fast.patching.plan import engine_of
 
 SHAPES = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
 AVX2_SHAPE = (8, 128)
@@ -75,11 +75,11 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
 
     with torch.inference_mode():
         model(input_ids)
-    snapshot = snapshot_of(model.encoder)
-    assert snapshot is not None
+    engine = engine_of(model.encoder)
+    assert engine is not None
     candidates = {
         "passes": lambda: samples.append(encoder.profile(x)),
-        "comparison": lambda: snapshot.current(input_ids.numel()),
+        "comparison": lambda: engine.current(input_ids.numel()),
         "model": lambda: model(input_ids),
     }
     with torch.inference_mode(), preemptions() as preempted:

@@ -14,6 +14,7 @@ from squeezebert_fast.errors import (
     ArgumentError,
     CheckpointError,
     ConfigError,
+    InputError,
     SqueezeBertFastError,
     TokenizerError,
     TrainingError,
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "Explanation",
+    "InputError",
     "SqueezeBertConfig",
     "SqueezeBertFastError",
     "SqueezeBertForMaskedLM",
@@ -61,8 +63,6 @@ if TYPE_CHECKING:
     from squeezebert_fast import ops
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.diagnostics import doctor
-    from squeezebert_fast.loading.convert import convert_bert, convert_directory
-    from squeezebert_fast.loading.quantized import save_quantized
     from squeezebert_fast.modeling import (
         SqueezeBertForMaskedLM,
         SqueezeBertForMultipleChoice,
@@ -72,8 +72,10 @@ if TYPE_CHECKING:
         SqueezeBertModel,
         SqueezeBertPreTrainedModel,
     )
+    from squeezebert_fast.modeling.bert_conversion import convert_bert, convert_directory
     from squeezebert_fast.patching.cuda_graphs import cuda_graphs
     from squeezebert_fast.patching.explain import Explanation, explain
+    from squeezebert_fast.patching.int8_checkpoint import save_quantized
     from squeezebert_fast.patching.patch import patch, unpatch
     from squeezebert_fast.sentence import mean_pool
     from squeezebert_fast.shipped import SENTIMENT_MODEL
@@ -84,8 +86,8 @@ else:
     _MODULES = {
         "configuration": ("SqueezeBertConfig",),
         "diagnostics": ("doctor",),
-        "loading.convert": ("convert_bert", "convert_directory"),
-        "loading.quantized": ("save_quantized",),
+        "modeling.bert_conversion": ("convert_bert", "convert_directory"),
+        "patching.int8_checkpoint": ("save_quantized",),
         "modeling": (
             "SqueezeBertForMaskedLM",
             "SqueezeBertForMultipleChoice",

@@ -25,9 +25,9 @@ from squeezebert_fast.backends import cpu
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.diagnostics import doctor
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
-from squeezebert_fast.loading.files import all_or_nothing
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching import patch
+from squeezebert_fast.storage.files import all_or_nothing
 
 if TYPE_CHECKING:
     from rich.table import Table

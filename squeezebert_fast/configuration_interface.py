@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from squeezebert_fast.storage.arguments import for_upload, without_idle
+from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, directory_named
+from squeezebert_fast.storage.hub import ModelFiles
+from squeezebert_fast.storage.upload import upload
+
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
-
-    from squeezebert_fast.configuration import SqueezeBertConfig
 
 Config = TypeVar("Config", bound="ConfigInterface")
 
@@ -85,8 +88,6 @@ class ConfigInterface:
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = False) -> None:
         """Write `to_json_string(use_diff)` to a file. Raises CheckpointError."""
-        from squeezebert_fast.loading.files import all_or_nothing
-
         path = Path(json_file_path)
         with all_or_nothing(path.parent) as stage:
             stage(path.name).write_text(self.to_json_string(use_diff), encoding="utf-8")
@@ -111,10 +112,6 @@ class ConfigInterface:
         as in the class itself. return_unused_kwargs: give (configuration, unknown ones) instead. What only concerns
         transformers' loading, such as trust_remote_code, does nothing. Raises CheckpointError and ConfigError.
         """
-        from squeezebert_fast.configuration import SqueezeBertConfig
-        from squeezebert_fast.loading.arguments import without_idle
-        from squeezebert_fast.loading.hub import ModelFiles
-
         overrides, token = without_idle(overrides, token)
         files = ModelFiles(
             pretrained_model_name_or_path,
@@ -126,9 +123,7 @@ class ConfigInterface:
             force_download,
         )
         unused = cls._unused(overrides) if return_unused_kwargs else {}
-        config: SqueezeBertConfig = SqueezeBertConfig.from_json_file(
-            files.file_or("config.json"), **overrides
-        )
+        config = cls.from_json_file(files.file_or(CONFIG_NAME), **overrides)
         config.name_or_path = pretrained_model_name_or_path
         return (config, unused) if return_unused_kwargs else config
 
@@ -136,6 +131,10 @@ class ConfigInterface:
     def _unused(cls, overrides: dict[str, Any]) -> dict[str, Any]:
         """What of `overrides` is no field, taken out of them."""
         return {name: overrides.pop(name) for name in list(overrides) if not cls.has_field(name)}
+
+    @classmethod
+    def from_json_file(cls, path: str | os.PathLike[str], **overrides: Any) -> Any:
+        raise NotImplementedError
 
     @classmethod
     def has_field(cls, name: str) -> bool:
@@ -153,22 +152,16 @@ class ConfigInterface:
         push_to_hub: upload it as well, to `repo_id` or the repository of the directory's name; options are
         `push_to_hub`'s. Raises ArgumentError for others.
         """
-        from squeezebert_fast.loading.arguments import for_upload
-        from squeezebert_fast.loading.files import all_or_nothing, directory_named
-
         options = for_upload(options)
         directory = directory_named(save_directory)
         with all_or_nothing(directory) as stage:
-            stage("config.json").write_text(self.to_json_string(), encoding="utf-8")
+            stage(CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(repo_id or directory.resolve().name, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Upload config.json to a repository of the hub, made if need be.
 
-        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError and ArgumentError.
+        options: of `squeezebert_fast.storage.upload.upload`. Raises CheckpointError and ArgumentError.
         """
-        from squeezebert_fast.loading.arguments import for_upload
-        from squeezebert_fast.loading.upload import upload
-
         return upload(self.save_pretrained, repo_id, **for_upload(options))

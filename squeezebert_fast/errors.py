@@ -27,6 +27,10 @@ class TokenizerError(SqueezeBertFastError, ValueError):
     """A vocabulary is missing or malformed, or text can't be tokenized as asked."""
 
 
+class InputError(SqueezeBertFastError, ValueError):
+    """A file or directory to read from, or to write results to, is missing, malformed or unusable."""
+
+
 class TrainingError(SqueezeBertFastError):
     """A training run can't start, go on or be resumed. What it had saved before is as it was."""
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
 from squeezebert_fast.cli import app
-from squeezebert_fast.cli.group import PROGRAM
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.streams import PROGRAM
 
 DATA = Path(__file__).parent / "data"
 VOCAB = DATA / "vocab.txt"

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from squeezebert_fast.activations import apply_activation
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.patching.engine import layer_of
+from squeezebert_fast.patching.engines import layer_of
+from squeezebert_fast.patching.plan import encoder_family
 
 Round = Callable[[Tensor, int], Tensor]
 """Rounds the last axis of a tensor, group by group."""
@@ -62,9 +63,10 @@ def emulate(
 
     def product(module: Any, x: Tensor, blocks: int) -> Tensor:
         weight = rounding(module.weight.detach().squeeze(-1).to(dtype), blocks)
-        parts = rounding(x, module.groups * blocks).unflatten(-1, (module.groups, -1))
-        rows = weight.unflatten(0, (module.groups, -1))
-        return torch.einsum("btgi,goi->btgo", parts, rows).flatten(-2) + module.bias.detach().to(dtype)
+        groups = getattr(module, "groups", 1)
+        stretches = rounding(x, groups * blocks).unflatten(-1, (groups, -1))
+        rows = weight.unflatten(0, (groups, -1))
+        return torch.einsum("btgi,goi->btgo", stretches, rows).flatten(-2) + module.bias.detach().to(dtype)
 
     def normalized(norm: Any, x: Tensor) -> Tensor:
         return F.layer_norm(
@@ -72,13 +74,12 @@ def emulate(
         )
 
     x = x.to(dtype)
-    for layer in encoder.layers:
-        attention = layer.attention
-        projections = (attention.query, attention.key, attention.value)
-        *of_projections, of_post, of_into, of_out = (conv.blocks for conv in layer_of(layer).convs)
+    family = encoder_family(encoder)
+    for layer in family.layers_of(encoder):
+        parts, cut = family.parts(layer), layer_of(layer, family)
         q, k, v = (
-            product(p, x, blocks).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-            for p, blocks in zip(projections, of_projections, strict=True)
+            product(module, x, conv.blocks).unflatten(-1, (parts.heads, -1)).transpose(1, 2)
+            for module, conv in ((parts.query, cut.query), (parts.key, cut.key), (parts.value, cut.value))
         )
         q, k, v = (of_scores(each, 1) for each in (q, k, v))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
@@ -87,11 +88,11 @@ def emulate(
         weights = (scores - scores.amax(-1, keepdim=True)).exp()
         values = of_scores(weights, 1) @ v / weights.sum(-1, keepdim=True)
         context = values.transpose(1, 2).flatten(2)
-        post = layer.post_attention
-        attended = normalized(post.layernorm, product(post.conv1d, context, of_post) + x)
-        into, out = layer.intermediate.conv1d, layer.output.conv1d
-        hidden = apply_activation(layer.intermediate.act.name, product(into, attended, of_into))
-        x = normalized(layer.output.layernorm, product(out, hidden, of_out) + attended)
+        post = product(parts.post_attention, context, cut.post_attention.blocks)
+        attended = normalized(parts.post_attention_norm, post + x)
+        hidden = product(parts.intermediate, attended, cut.intermediate.blocks)
+        hidden = apply_activation(cut.activation, hidden)
+        x = normalized(parts.output_norm, product(parts.output, hidden, cut.output.blocks) + attended)
     return x
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from squeezebert_fast import modeling
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
-from squeezebert_fast.loading.convert import TOKENIZER_FILES, convert_bert, convert_directory
+from squeezebert_fast.modeling.bert_conversion import TOKENIZER_FILES, convert_bert, convert_directory
 from squeezebert_fast.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 from tests.helpers import assert_within_rule
 from tests.minilm import minilm_directory

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.backends.cpu_encoder import CpuEncoder
-from squeezebert_fast.patching.engine import layer_of
+from squeezebert_fast.patching.engines import layer_of
+from squeezebert_fast.patching.plan import encoder_family
 from tests.engine_emulation import assert_emulated, quantized, share_of
 from tests.engine_helpers import (
     EDGES,
@@ -209,7 +210,10 @@ def test_packed_weights_take_a_quarter_of_the_memory() -> None:
         **groups(4),
     }
     encoder: Any = encoder_of(**fields, num_hidden_layers=1)
-    sizes = {p: CpuEncoder([layer_of(encoder.layers[0])], p).bytes for p in ("float32", "bfloat16", "int8")}
+    sizes = {
+        p: CpuEncoder([layer_of(encoder.layers[0], encoder_family(encoder))], p).bytes
+        for p in ("float32", "bfloat16", "int8")
+    }
     weights = sum(4 * p.numel() for p in encoder.parameters() if p.dim() == 3)
     assert weights <= sizes["float32"] <= 1.1 * weights
     assert sizes["bfloat16"] <= 0.55 * weights

@@ -14,7 +14,7 @@ import torch
 
 import squeezebert_fast
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.patching.encoder import snapshot_of
+from squeezebert_fast.patching.plan import engine_of
 from tests.engine_helpers import LIBRARIES, encoder_of, needs_native, patched, run, states
 from tests.helpers import assert_within_rule
 
@@ -38,9 +38,9 @@ def matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def form_of(encoder: torch.nn.Module) -> str:
-    snapshot = snapshot_of(encoder)
-    assert snapshot is not None
-    return snapshot.native.form  # type: ignore[union-attr]
+    engine = engine_of(encoder)
+    assert engine is not None
+    return engine.native.form  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("matrix_units")
@@ -53,7 +53,7 @@ def test_layers_are_packed_for_what_pytorch_is_asked_for_and_anew_when_that_chan
         torch.set_float32_matmul_precision(word)
         run(encoder, x)
         assert form_of(encoder) == f"float32_{word}"
-        made.append(snapshot_of(encoder))
+        made.append(engine_of(encoder))
     assert [a is b for a, b in pairwise(made)] == [False, True, False, False]
 
 
@@ -63,10 +63,10 @@ def test_other_precisions_are_what_they_are(precision: str) -> None:
     encoder = patched(encoder_of(), precision)
     x = states(encoder, 1, 5)
     expected = run(encoder, x)
-    first = snapshot_of(encoder)
+    first = engine_of(encoder)
     torch.set_float32_matmul_precision("medium")
     assert torch.equal(run(encoder, x), expected)
-    assert snapshot_of(encoder) is first
+    assert engine_of(encoder) is first
     assert form_of(encoder) == precision
 
 

@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
-from squeezebert_fast.loading.arguments import IDLE, REFUSED
 from squeezebert_fast.loading.checkpoint import load_pretrained
-from squeezebert_fast.loading.quantized import save_quantized
 from squeezebert_fast.modeling import (
     SqueezeBertForMaskedLM,
     SqueezeBertForSequenceClassification,
     SqueezeBertModel,
 )
+from squeezebert_fast.patching.int8_checkpoint import save_quantized
+from squeezebert_fast.storage.arguments import IDLE, REFUSED
 from tests.fake_hub import FakeHub
 from tests.loading_helpers import assert_same, fails, make
 

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from squeezebert_fast.errors import CheckpointError
-from squeezebert_fast.loading.hub import pinned_revision, resolve_file
+from squeezebert_fast.storage.hub import pinned_revision, resolve_file
 from tests.fake_hub import FakeHub, point_huggingface_hub_at
 
 REPO = "team/model"
@@ -200,7 +200,7 @@ def test_a_download_that_breaks_off_is_resumed_at_once_or_when_asked_again(hub: 
 SCRIPT = """
 import sys
 from squeezebert_fast.errors import CheckpointError
-from squeezebert_fast.loading.hub import resolve_file
+from squeezebert_fast.storage.hub import resolve_file
 try:
     print(resolve_file("team/model", sys.argv[1]).read_text())
 except CheckpointError as error:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import squeezebert_fast
 from squeezebert_fast.errors import ArgumentError, CheckpointError, UnsupportedError
-from squeezebert_fast.loading.quantized import INT8_NAME, METADATA
+from squeezebert_fast.loading.int8_file import INT8_NAME, METADATA
 from tests.model_pairs import CLASSES, inputs_for, pair, tiny_config
 
 CONFIG = tiny_config(hidden_size=96, intermediate_size=192, vocab_size=83)

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
 from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
-from squeezebert_fast.loading.quantized import save_quantized
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
+from squeezebert_fast.patching.int8_checkpoint import save_quantized
 from tests.loading_helpers import SIZES, assert_same, make
 
 

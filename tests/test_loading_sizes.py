@@ -16,9 +16,9 @@ import transformers
 from squeezebert_fast.configuration import MAX_UNNAMED_LABELS, SqueezeBertConfig
 from squeezebert_fast.errors import CheckpointError, ConfigError
 from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
-from squeezebert_fast.loading.convert import convert_bert
-from squeezebert_fast.loading.quantized import save_quantized
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertForSequenceClassification
+from squeezebert_fast.modeling.bert_conversion import convert_bert
+from squeezebert_fast.patching.int8_checkpoint import save_quantized
 from tests.loading_helpers import SIZES, fails, make, write_bin
 
 CLASS = SqueezeBertForSequenceClassification

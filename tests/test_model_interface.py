@@ -13,7 +13,7 @@ import squeezebert_fast
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel, SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.encoder import SqueezeBertModel as Encoder
-from squeezebert_fast.patching import layer as layer_module
+from squeezebert_fast.patching import layers as layer_module
 from tests.model_pairs import CLASSES, inputs_for, labels_for, pair, tiny_config
 
 every_class = pytest.mark.parametrize("name", CLASSES)

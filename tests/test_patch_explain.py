@@ -33,7 +33,7 @@ def table(model: nn.Module, backend: str | None = None) -> list[tuple[str, str, 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_an_unpatched_model_runs_its_own_modules(library: str) -> None:
     model = model_of(library)
-    expected = [(part, "reference", "float32", "the model is not patched") for part, _, _ in PARTS]
+    expected = [(part, "reference", "float32", "the model is not patched") for part, _ in PARTS]
     assert table(model) == expected
     assert [r.layer for r in squeezebert_fast.explain(model).rows] == 9 * ["encoder.layers.0"] + 9 * [
         "encoder.layers.1"
@@ -51,8 +51,7 @@ def test_a_patched_model_runs_its_layers_in_one_call(library: str, monkeypatch: 
     model = squeezebert_fast.patch(model_of(library))
     build = cpu.instruction_set()
     expected = [
-        (part, "cpu", "float32", f"one call for all layers in inference, {build} build")
-        for part, _, _ in PARTS
+        (part, "cpu", "float32", f"one call for all layers in inference, {build} build") for part, _ in PARTS
     ]
     assert table(model) == expected
     assert table(squeezebert_fast.unpatch(model), backend="cpu") == expected
@@ -67,9 +66,9 @@ def test_a_patched_model_runs_its_layers_in_one_call(library: str, monkeypatch: 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_layers_that_can_not_run_together_run_their_operations(library: str) -> None:
     model = squeezebert_fast.patch(model_of(library, hidden_act="tanh"))
-    assert table(model) == [(part, "cpu", "float32", "the first choice here") for part, _, _ in PARTS]
+    assert table(model) == [(part, "cpu", "float32", "the first choice here") for part, _ in PARTS]
     named = table(model, backend="cpu")
-    assert named == [(part, "cpu", "float32", "chosen by name") for part, _, _ in PARTS]
+    assert named == [(part, "cpu", "float32", "chosen by name") for part, _ in PARTS]
 
 
 def test_a_backend_that_can_not_serve_says_so() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import squeezebert_fast
 from squeezebert_fast import ArgumentError, UnsupportedError
-from squeezebert_fast.patching.encoder import _snapshots
+from squeezebert_fast.patching.plan import engine_of
 from squeezebert_fast.patching.swapping import Accelerated
 from tests.engine_helpers import (
     EDGES,
@@ -260,14 +260,15 @@ def test_int8_keeps_weights_and_sees_their_changes(library: str, calls: list[str
     assert calls == 2 * LAYER
     torch.testing.assert_close(before, run(encoder, x), rtol=0.1, atol=0.1)
     assert not torch.equal(before, run(encoder, x))
-    kept = _snapshots[fast]
+    kept = engine_of(fast)
+    assert kept is not None
     assert torch.equal(run(fast, x), before)
-    assert _snapshots[fast] is kept
+    assert engine_of(fast) is kept
     for one in (encoder, fast):
         with torch.no_grad():
             one.layers[0].output.conv1d.weight.mul_(-1.0)
     torch.testing.assert_close(run(fast, x), run(encoder, x), rtol=0.1, atol=0.1)
-    assert _snapshots[fast] is not kept
+    assert engine_of(fast) is not kept
     rows = squeezebert_fast.explain(fast).rows
     assert {(r.backend, r.precision, r.reason) for r in rows} == {
         ("triton", "int8", "int8 products, a kernel each, in inference")
@@ -280,7 +281,7 @@ def test_int8_without_padding_and_of_parameters_without_a_version(calls: list[st
         x, keep = states(encoder, 6, 13), keep_some(6, 13, "holes")
         fast = squeezebert_fast.patch(encoder, backend="triton", precision="int8", unpad=True, strict=True)
         actual = run(fast, x, padding_mask(keep))
-        assert fast not in _snapshots
+        assert engine_of(fast) is None
         squeezebert_fast.patch(fast, backend="triton", precision="int8", strict=True)
         close(actual[keep], run(fast, x, padding_mask(keep))[keep])
         assert actual[~keep].eq(0).all()
@@ -373,7 +374,7 @@ def test_a_backend_changed_by_patching_again_is_used(calls: list[str]) -> None:
         close(run(fast, x), run(encoder, x))
         assert len(calls) == expected
     squeezebert_fast.unpatch(fast)
-    assert fast not in _snapshots
+    assert engine_of(fast) is None
     assert type(fast) is type(encoder)
 
 

@@ -16,6 +16,8 @@ from torch import nn
 import squeezebert_fast
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.patching.engines import CpuEngine
+from squeezebert_fast.patching.plan import engine_of
 from tests.model_pairs import CLASSES, inputs_for, pair, tiny_config
 
 CONFIG = tiny_config(hidden_size=96, intermediate_size=192, vocab_size=83)
@@ -53,10 +55,10 @@ def test_base_size_int8_weights_are_a_quarter() -> None:
     float32 = sum(p.nbytes for p in model.parameters())
     before = cpu.packed_bytes()
     squeezebert_fast.patch(model.eval(), precision="int8", keep_original=False)
-    from squeezebert_fast.patching.encoder import _snapshots
-
+    engine = engine_of(model.encoder)
+    assert isinstance(engine, CpuEngine)
     resident = sum(p.nbytes for p in model.parameters() if not p.is_meta)
-    resident += cpu.packed_bytes() - before + _snapshots[model.encoder].native.bytes
+    resident += cpu.packed_bytes() - before + engine.native.bytes
     assert resident <= 0.30 * float32
 
 

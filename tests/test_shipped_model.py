@@ -13,7 +13,7 @@ import torch
 import squeezebert_fast
 from squeezebert_fast import SENTIMENT_MODEL, SqueezeBertForSequenceClassification, SqueezeBertTokenizerFast
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.loading.quantized import INT8_NAME
+from squeezebert_fast.loading.int8_file import INT8_NAME
 from tests.cli_helpers import succeeds
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
-from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.training.conll import read_conll
 from squeezebert_fast.training.tasks.tokens import TokenClassification
 from tests.cli_helpers import VOCAB

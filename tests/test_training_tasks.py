@@ -17,7 +17,7 @@ from squeezebert_fast import (
     SqueezeBertModel,
     SqueezeBertTokenizerFast,
 )
-from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import QuestionAnsweringModelOutput
 from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
 from squeezebert_fast.training.tasks.questions import QuestionAnswering

@@ -18,18 +18,26 @@ from squeezebert_fast.backends.encoder_layer import Conv, Layer
 from squeezebert_fast.errors import ArgumentError
 
 
-def with_blocks(convs: Sequence[Conv]) -> tuple[Conv, ...]:
-    """A layer's convolutions, in `Layer.convs`' order, with the blocks that int8 cuts their inputs into.
+def with_blocks(layer: Layer) -> Layer:
+    """The layer, with the blocks that int8 cuts the inputs of its convolutions into.
 
     query, key and value read the same operands, so groups times blocks are equal for the three.
     """
-    channels = convs[0].channels[0]
-    shared = math.lcm(*(conv.groups for conv in convs[:3]))
-    shared *= quantized.blocks_of(channels, shared, _most(shared))
-    blocks = [shared // conv.groups for conv in convs[:3]]
-    for conv, most in zip(convs[3:], (quantized.BLOCK, _most(convs[4].groups), quantized.BLOCK), strict=True):
-        blocks.append(quantized.blocks_of(conv.channels[0], conv.groups, most))
-    return tuple(dataclasses.replace(c, blocks=n) for c, n in zip(convs, blocks, strict=True))
+
+    def cut(conv: Conv, most: int) -> Conv:
+        return dataclasses.replace(conv, blocks=quantized.blocks_of(conv.channels[0], conv.groups, most))
+
+    shared = math.lcm(layer.query.groups, layer.key.groups, layer.value.groups)
+    shared *= quantized.blocks_of(layer.query.channels[0], shared, _most(shared))
+    return dataclasses.replace(
+        layer,
+        query=dataclasses.replace(layer.query, blocks=shared // layer.query.groups),
+        key=dataclasses.replace(layer.key, blocks=shared // layer.key.groups),
+        value=dataclasses.replace(layer.value, blocks=shared // layer.value.groups),
+        post_attention=cut(layer.post_attention, quantized.BLOCK),
+        intermediate=cut(layer.intermediate, _most(layer.intermediate.groups)),
+        output=cut(layer.output, quantized.BLOCK),
+    )
 
 
 def _most(groups: int) -> int:
@@ -40,9 +48,7 @@ def refusal(layer: Layer) -> str | None:
     """Why the native encoder can't take this layer, or None."""
     if layer.activation not in cpu.FUSED_ACTIVATIONS:
         return f"activation {layer.activation!r} is not one that the kernels apply"
-    tensors = [t for c in layer.convs for t in (c.weight, c.bias, c.scale) if t is not None]
-    tensors += [t for n in layer.norms for t in (n.weight, n.bias)]
-    for tensor in tensors:
+    for tensor in layer.tensors:
         if tensor.device.type != "cpu":
             return f"parameters are on {tensor.device}, not on the CPU"
         if tensor.dtype not in (torch.float32, torch.int8):
@@ -73,7 +79,7 @@ class CpuEncoder:
         self.precision = precision
         self.form = cpu.form_of(precision)
         self.instruction_set = cpu.instruction_set()
-        self.channels = layers[0].norms[0].weight.shape[0]
+        self.channels = layers[0].channels
         self._layers = len(layers)
         self._native = native.Encoder(self.instruction_set, getattr(native.Precision, self.form))
         kept: list[Tensor] = []  # alive until they are packed

@@ -13,7 +13,7 @@ class Conv:
     """A grouped pointwise convolution: float32, or int8 with float32 scales."""
 
     weight: Tensor
-    """[out_channels, in_channels / groups, 1], float32 or int8."""
+    """[out_channels, in_channels / groups], with or without a last axis of size 1; float32 or int8."""
     scale: Tensor | None
     """[out_channels, blocks]."""
     bias: Tensor | None
@@ -56,22 +56,46 @@ class Layer:
     heads: int
     activation: str
     """A key of `cpu.FUSED_ACTIVATIONS`."""
-    convs: tuple[Conv, Conv, Conv, Conv, Conv, Conv]
-    """query, key, value, post_attention, intermediate, output."""
-    norms: tuple[Norm, Norm]
-    """post_attention's and output's."""
+    query: Conv
+    key: Conv
+    value: Conv
+    post_attention: Conv
+    post_attention_norm: Norm
+    intermediate: Conv
+    output: Conv
+    output_norm: Norm
+
+    @property
+    def channels(self) -> int:
+        """Of the hidden states."""
+        return self.post_attention_norm.weight.shape[0]
+
+    @property
+    def convs(self) -> tuple[Conv, ...]:
+        """In the order in which they run."""
+        return self.query, self.key, self.value, self.post_attention, self.intermediate, self.output
+
+    @property
+    def norms(self) -> tuple[Norm, Norm]:
+        """In the order in which they run."""
+        return self.post_attention_norm, self.output_norm
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All parameters, and scales."""
+        of_convs = (t for c in self.convs for t in (c.weight, c.bias, c.scale) if t is not None)
+        return [*of_convs, *(t for n in self.norms for t in (n.weight, n.bias))]
 
     def wrong_sizes(self) -> str | None:
         """Why these parameters don't make a layer, or None."""
-        channels = self.norms[0].weight.shape[0]
-        hidden = self.convs[4].weight.shape[0]
+        channels, hidden = self.channels, self.intermediate.weight.shape[0]
         wanted = [(channels, channels)] * 4 + [(channels, hidden), (hidden, channels)]
         for conv, channels_wanted in zip(self.convs, wanted, strict=True):
             in_channels, out_channels = conv.channels
             if (
                 conv.channels != channels_wanted
                 or out_channels % conv.groups
-                or conv.weight.shape[2:] != (1,)
+                or conv.weight.shape[2:] not in ((), (1,))
             ):
                 found = f"a convolution of {in_channels} to {out_channels} channels"
                 return f"{found} where {channels_wanted} were expected"

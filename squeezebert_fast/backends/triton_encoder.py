@@ -28,18 +28,15 @@ def refusal(layer: Layer, device: torch.device, dtype: torch.dtype) -> str | Non
         return f"activation {layer.activation!r} is not one that the kernels apply"
     if any(c.scale is not None for c in layer.convs):
         return "int8 weights are the CPU's"
-    tensors = [t for c in layer.convs for t in (c.weight, c.bias) if t is not None]
-    tensors += [t for n in layer.norms for t in (n.weight, n.bias)]
-    for tensor in tensors:
+    for tensor in layer.tensors:
         if tensor.device != device or tensor.dtype != dtype:
             return f"parameters are {tensor.dtype} on {tensor.device}, others {dtype} on {device}"
         if not tensor.is_contiguous():
             return "a parameter is not contiguous"
     if reason := layer.wrong_sizes():
         return reason
-    channels = layer.convs[3].channels[1]
-    return limit("attention", channels=channels, num_heads=layer.heads) or limit(
-        "add_layer_norm", channels=channels
+    return limit("attention", channels=layer.channels, num_heads=layer.heads) or limit(
+        "add_layer_norm", channels=layer.channels
     )
 
 
@@ -57,7 +54,8 @@ class Passes:
     def __init__(self, layer: Layer) -> None:
         """layer: one that `refusal` has passed."""
         self.layer = layer
-        query, key, value, _, intermediate, output = layer.convs
+        query, key, value = layer.query, layer.key, layer.value
+        intermediate, output = layer.intermediate, layer.output
         self.attention_apart = self.feed_forward_apart = None
         if len({query.groups, key.groups, value.groups}) > 1:
             groups = f"{query.groups}, {key.groups} and {value.groups}"
@@ -70,8 +68,8 @@ class Passes:
 
     def run(self, x: Tensor, mask: Tensor | None, packing: Packing | None) -> Tensor:
         """[batch, tokens, channels] to the same, or [tokens, channels] if `packing` says where sequences start."""
-        query, key, value, post_attention, intermediate, output = self.layer.convs
-        norm, last_norm = self.layer.norms
+        query, key, value = self.layer.query, self.layer.key, self.layer.value
+        intermediate, output, last_norm = self.layer.intermediate, self.layer.output, self.layer.output_norm
         context = triton.kernels("attention").self_attention(
             x,
             (query.weight, key.weight, value.weight),
@@ -81,7 +79,7 @@ class Passes:
             mask,
             None if packing is None else (packing.offsets, packing.longest),
         )
-        y = _conv_norm(context, post_attention, x, norm)
+        y = _conv_norm(context, self.layer.post_attention, x, self.layer.post_attention_norm)
         if self.feed_forward_apart is not None:
             hidden = triton.kernels("grouped_pointwise_conv").grouped_pointwise_conv(
                 y, intermediate.weight, intermediate.bias, intermediate.groups, self.layer.activation
@@ -153,7 +151,7 @@ class TritonEncoder:
         self.precision = precision
         with torch.no_grad():
             self.passes = [Int8Passes(layer) if precision == "int8" else Passes(layer) for layer in layers]
-        weight = layers[0].norms[0].weight
+        weight = layers[0].post_attention_norm.weight
         self.channels, self.dtype, self.device = weight.shape[0], weight.dtype, weight.device
 
     def run(

@@ -24,7 +24,8 @@ from squeezebert_fast.cli import (
     pretrain,
     quantize,
 )
-from squeezebert_fast.cli.group import PROGRAM, Group
+from squeezebert_fast.cli.group import Group
+from squeezebert_fast.streams import PROGRAM
 from squeezebert_fast.version import __version__
 
 app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False)

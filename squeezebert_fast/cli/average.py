@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.group import InputError, held_warnings
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.streams import held_warnings
 
 
 def average(

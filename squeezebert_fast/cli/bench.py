@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.writing import checked_output
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.streams import held_warnings
 
 
 def bench(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.group import InputError, held_warnings
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.streams import held_warnings
 
 
 def convert(
@@ -29,7 +30,7 @@ def convert(
     if target.is_dir() and not force and any(target.iterdir()):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
 
-    from squeezebert_fast.loading.convert import convert_directory
+    from squeezebert_fast.modeling.bert_conversion import convert_directory
 
     with held_warnings():
         model = convert_directory(source, target, dtype=dtype)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import (
     Dev,
@@ -19,6 +18,7 @@ from squeezebert_fast.cli.task_options import (
     make_task,
     origin,
 )
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.settings import Settings, Softness
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Input
 from squeezebert_fast.cli.writing import checked_output, replacing, tracked
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.rows import Input
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError, held_warnings
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.streams import held_warnings
 
 if TYPE_CHECKING:
     from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
@@ -48,7 +49,8 @@ def evaluate(
         if name not in PRECISIONS:
             raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
 
-    from squeezebert_fast.cli.running import check_head, use_threads
+    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.modeling.stored_heads import check_head
     from squeezebert_fast.training import devices
     from squeezebert_fast.training.evaluation import evaluate as measure
     from squeezebert_fast.training.models import load_tokenizer
@@ -57,7 +59,7 @@ def evaluate(
     use_threads(threads)
     where = devices.choose(device)
     task = task_of(model, data)
-    check_head(task.model_class.__name__, model)
+    check_head(task.model_class, model)
     examples = task.read(source)
     tokenizer = load_tokenizer(model)
     with held_warnings():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.errors import InputError
 
 
 def fill_mask(

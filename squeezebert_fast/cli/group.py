@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from logging.handlers import MemoryHandler
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from squeezebert_fast.cli import streams
+from squeezebert_fast import streams
 from squeezebert_fast.errors import SqueezeBertFastError, TrainingInterrupted
+from squeezebert_fast.streams import PROGRAM
 
-PROGRAM = "squeezebert-fast"
 DEBUG_VARIABLE = "SQUEEZEBERT_FAST_DEBUG"
 """Environment variable that, set to 1, gives the traceback of an error in place of its one line."""
 
@@ -26,10 +22,6 @@ INTERRUPTED = 128 + 2  # as a shell reports a program that SIGINT ended
 
 # click's class, through typer because newer typers carry their own copy of click.
 UsageError: Any = typer.BadParameter.__base__
-
-
-class InputError(SqueezeBertFastError, ValueError):
-    """What a command was given to read or write is missing, malformed or unusable."""
 
 
 class Group(TyperGroup):
@@ -66,30 +58,6 @@ class Group(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)
         sys.exit(code or 0)
-
-
-@contextmanager
-def held_warnings() -> Iterator[None]:
-    """Print this package's warnings, each once, when the block ends well: an error is to be the only line on stderr."""
-    logger = logging.getLogger("squeezebert_fast")
-    printer = logging.StreamHandler(sys.stderr)
-    printer.setFormatter(logging.Formatter(f"{PROGRAM}: warning: %(message)s"))
-    held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, target=printer, flushOnClose=False)
-    said: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:  # the same data may be read for teacher and student
-        known = len(said)
-        said.add(record.getMessage())
-        return len(said) > known
-
-    held.addFilter(is_new)
-    logger.addHandler(held)
-    try:
-        yield
-        held.flush()
-    finally:
-        logger.removeHandler(held)
-        held.close()
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Input, Record
 from squeezebert_fast.cli.writing import checked_output, row_format, row_writer, tracked
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
+from squeezebert_fast.tables.rows import Input, Record
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.group import held_warnings
+from squeezebert_fast.streams import held_warnings
 
 
 def quantize(
@@ -24,7 +24,8 @@ def quantize(
     Example: squeezebert-fast quantize ./sentiment ./sentiment-int8
     """
     from squeezebert_fast.cli.stored import check_empty, model_class
-    from squeezebert_fast.loading.quantized import INT8_NAME, save_quantized
+    from squeezebert_fast.loading.int8_file import INT8_NAME
+    from squeezebert_fast.patching.int8_checkpoint import save_quantized
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
     check_empty(target, force)

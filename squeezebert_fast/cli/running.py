@@ -11,29 +11,18 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.cli.group import held_warnings
-from squeezebert_fast.cli.reading import Record
-from squeezebert_fast.configuration import MODEL_TYPE
-from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-from squeezebert_fast.loading.files import read_json_object
-from squeezebert_fast.loading.fit import PREFIX
-from squeezebert_fast.loading.hub import ModelFiles
-from squeezebert_fast.loading.weights import NoWeightsError, read_weights
+from squeezebert_fast.errors import ArgumentError, CheckpointError
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.modeling.stored_heads import HEADS, check_head
 from squeezebert_fast.patching import patch
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.rows import Record
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
 Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
 
 WINDOW_BATCHES = 64
 """Batches that are sorted together: more pad less, and hold more texts in memory."""
-
-HEADS = {
-    "SqueezeBertForSequenceClassification": ("pooler.dense.", "classifier."),
-    "SqueezeBertForMaskedLM": ("cls.predictions.transform.",),
-}
-"""What a checkpoint must hold for a class, beyond the encoder: an answer from random weights is none."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +57,8 @@ def load_engine(
     `max_length` that is more than the model takes.
     """
     use_threads(threads)
-    if model_class.__name__ in HEADS:
-        check_head(model_class.__name__, name_or_path)
+    if model_class in HEADS:
+        check_head(model_class, name_or_path)
     without_native = backend == "reference" or cpu.native_module_missing() is not None
     model = model_class.from_pretrained(name_or_path, dequantize=without_native)
     tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
@@ -84,25 +73,6 @@ def load_engine(
     ):  # an int8 checkpoint is patched as it is loaded
         patch(model, unpad=on_cpu, backend=backend, strict=backend != "auto")
     return Engine(model, tokenizer, max_length or min(limit, tokenizer.model_max_length))
-
-
-def check_head(class_name: str, name_or_path: str) -> None:
-    """Raise ConfigError for a checkpoint without the class's head, which loading would only warn of."""
-    files = ModelFiles(name_or_path)
-    config_path = files.required(CONFIG_NAME)
-    config = read_json_object(config_path)
-    if config.get("model_type", MODEL_TYPE) != MODEL_TYPE:
-        return  # loading says best what it is instead
-    stored_classes = config.get("architectures") or [class_name]
-    if class_name not in stored_classes:
-        raise ConfigError(f"{name_or_path} is a {stored_classes[0]}, expected a {class_name}")
-    try:
-        keys = [key.removeprefix(PREFIX) for key in read_weights(files.pinned_to(config_path))]
-    except NoWeightsError:
-        return  # nothing at all, or an int8 checkpoint, which is loaded whole or not
-    for part in HEADS.get(class_name, ()):
-        if not any(key.startswith(part) for key in keys):
-            raise ConfigError(f"{name_or_path} has no weights {part}* and so isn't a {class_name}")
 
 
 def run_in_order(

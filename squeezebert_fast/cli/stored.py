@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from squeezebert_fast import modeling
-from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.storage.files import CONFIG_NAME
+from squeezebert_fast.storage.hub import ModelFiles
 
 
 def check_empty(target: Path, force: bool) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import DEFAULT_COLUMN
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 
 if TYPE_CHECKING:
     from squeezebert_fast.training.runs import Output
@@ -127,8 +127,8 @@ def make_task(name: str, chosen: TaskOptions) -> Task:
 def task_of(model: str, chosen: TaskOptions) -> Task:
     """The task that a checkpoint was trained for. Raises InputError for one without a task's head."""
     from squeezebert_fast.configuration import SqueezeBertConfig
-    from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-    from squeezebert_fast.loading.hub import ModelFiles
+    from squeezebert_fast.storage.files import CONFIG_NAME
+    from squeezebert_fast.storage.hub import ModelFiles
 
     config = SqueezeBertConfig.from_json_file(ModelFiles(model).required(CONFIG_NAME))
     kind = (config.architectures or ["model of no class"])[0]

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Input
-from squeezebert_fast.cli.streams import is_missing, is_terminal, progress_console
-from squeezebert_fast.loading.files import all_or_nothing
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.storage.files import all_or_nothing
+from squeezebert_fast.streams import is_missing, is_terminal, progress_console
+from squeezebert_fast.tables.rows import Input
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")

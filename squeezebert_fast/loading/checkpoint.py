@@ -7,28 +7,28 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig, as_config
 from squeezebert_fast.errors import ArgumentError, ConfigError
-from squeezebert_fast.loading.arguments import dtype_of, for_upload, without_idle
-from squeezebert_fast.loading.files import all_or_nothing, directory_named, read_json_object
 from squeezebert_fast.loading.fit import LoadingInfo, build_model
-from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.loading.int8_file import INT8_NAME, dequantized, read_quantized
 from squeezebert_fast.loading.placement import single_device, spread, state_of
-from squeezebert_fast.loading.quantized import INT8_NAME, dequantized, load_quantized, read_quantized
 from squeezebert_fast.loading.shards import parse_size, remove_others, without_ties, write_weights
 from squeezebert_fast.loading.sizes import DeclaredConfig
+from squeezebert_fast.loading.stored_model import Model, StoredModel
 from squeezebert_fast.loading.weights import NoWeightsError, StoredTensor, read_weights
-from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
+from squeezebert_fast.storage.arguments import dtype_of, for_upload, without_idle
+from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, directory_named, read_json_object
+from squeezebert_fast.storage.hub import ModelFiles
 
-Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
-
-CONFIG_NAME = "config.json"
+LOAD_QUANTIZED = "squeezebert_fast.patching.int8_checkpoint:load_quantized"
+"""What makes a model of an int8 file: it patches, which is for a layer above, so it is named and not imported."""
 
 
 def load_pretrained(
@@ -73,7 +73,7 @@ def load_pretrained(
     dequantize: give an ordinary float model with the weights of an int8 checkpoint, rather than one patched for int8.
     config_overrides: fields of `SqueezeBertConfig` in place of those in config.json, such as `num_labels`. Arguments
         of transformers that can't change a result, such as low_cpu_mem_usage or trust_remote_code, do nothing
-        (`loading/arguments.py` lists them).
+        (`storage/arguments.py` lists them).
 
     Reads safetensors or legacy `pytorch_model.bin` files, whole or in shards, as transformers 3 to 5 and
     `save_pretrained` write them; a base model's checkpoint also into a class with a head, and the other way
@@ -110,6 +110,7 @@ def load_pretrained(
     if quantized is not None and not dequantize:
         if to_spread and device_map != "auto":
             raise ArgumentError(f"device_map is {device_map!r}; an int8 checkpoint runs on the CPU alone")
+        load_quantized = resolve_name(LOAD_QUANTIZED)
         model = load_quantized(cls, checked, stored, quantized, dtype=dtype, device=place)
     else:
         stored = stored if quantized is None else dequantized(stored)
@@ -159,7 +160,7 @@ def _stored(
 
 
 def save_pretrained(
-    model: SqueezeBertPreTrainedModel,
+    model: StoredModel,
     directory: str | os.PathLike[str],
     *,
     max_shard_size: int | str = "5GB",
@@ -177,8 +178,8 @@ def save_pretrained(
     state_dict: to write in place of the model's own.
     is_main_process: False writes nothing.
     push_to_hub: upload the same to `repo_id`, by default the repository of the directory's name; options are those
-        of `squeezebert_fast.loading.upload.upload`. Other arguments of transformers do nothing, or are refused
-        (`loading/arguments.py` lists them).
+        of `squeezebert_fast.storage.upload.upload`. Other arguments of transformers do nothing, or are refused
+        (`storage/arguments.py` lists them).
 
     Tied weights are stored once; those that accelerate has offloaded are fetched. Raises CheckpointError if
     `directory` is a file or can't be written, and ArgumentError for a bad argument.
@@ -201,7 +202,7 @@ def save_pretrained(
         model.push_to_hub(name, max_shard_size=max_shard_size, state_dict=state_dict, **options)
 
 
-def saved_config(model: SqueezeBertPreTrainedModel) -> SqueezeBertConfig:
+def saved_config(model: StoredModel) -> SqueezeBertConfig:
     """The configuration that is saved with a model: its own, with its class and dtype."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]

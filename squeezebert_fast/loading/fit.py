@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,14 @@ from torch.overrides import TorchFunctionMode
 
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
+from squeezebert_fast.loading.stored_model import PREFIX, Model, StoredModel
 from squeezebert_fast.loading.weights import StoredTensor
-from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 
 logger = logging.getLogger("squeezebert_fast.loading")
-
-Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What no model can do without. The pooler counts as a head: a converted BERT may lack it.
 BODY = ("embeddings", "encoder")
-PREFIX = SqueezeBertPreTrainedModel.base_model_prefix + "."
 TENSORFLOW_LAYER_NORM = re.compile(r"(?<=[Ll]ayer[Nn]orm\.)(gamma|beta)$")
 TENSORFLOW_NAMES = {"gamma": "weight", "beta": "bias"}
 LISTED = 3  # culprits that an error names, of however many there are
@@ -117,9 +114,7 @@ def skeleton(cls: type[Model], config: SqueezeBertConfig) -> Model:
         return cls(config)
 
 
-def _by_model_name(
-    stored: Mapping[str, StoredTensor], model: SqueezeBertPreTrainedModel
-) -> dict[str, StoredTensor]:
+def _by_model_name(stored: Mapping[str, StoredTensor], model: StoredModel) -> dict[str, StoredTensor]:
     """The checkpoint's tensors under the names that `model` has for them."""
     body = {name for name, _ in model.base_model.named_children()}
     prefix = "" if model.base_model is model else PREFIX
@@ -137,7 +132,7 @@ def _by_model_name(
     return found
 
 
-def _contradicts_tying(model: SqueezeBertPreTrainedModel, found: Mapping[str, StoredTensor]) -> bool:
+def _contradicts_tying(model: StoredModel, found: Mapping[str, StoredTensor]) -> bool:
     """Whether the file has two different tensors for one parameter: transformers 5 then trusts the file."""
     if not model.config.tie_word_embeddings:
         return False
@@ -266,7 +261,7 @@ def _allocate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Non
 
 
 @torch.no_grad()
-def _initialise(model: SqueezeBertPreTrainedModel, missing: Sequence[str]) -> None:
+def _initialise(model: StoredModel, missing: Sequence[str]) -> None:
     for name in missing:
         model.get_parameter(name).zero_()  # a module's own bias, which the class's rule below doesn't know
     # In the model's order: a set's would differ from process to process, and with it what a seed gives.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.errors import ArgumentError
-from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
+from squeezebert_fast.loading.stored_model import StoredModel
 
 SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -29,7 +29,7 @@ def single_device(device_map: Any) -> torch.device | str | None:
 
 
 def spread(
-    model: SqueezeBertPreTrainedModel,
+    model: StoredModel,
     device_map: str | dict[str, Any],
     max_memory: dict[Any, Any] | None,
     offload_folder: str | os.PathLike[str] | None,
@@ -66,7 +66,7 @@ def spread(
         raise ArgumentError(f"device_map is {device_map!r}, which accelerate refuses: {reason}") from error
 
 
-def state_of(model: SqueezeBertPreTrainedModel) -> Mapping[str, Tensor]:
+def state_of(model: StoredModel) -> Mapping[str, Tensor]:
     """The model's `state_dict`, with the weights that accelerate has offloaded."""
     offloaded = any(hasattr(module, "_hf_hook") for module in model.modules() if module is not model)
     if not offloaded or not any(parameter.is_meta for parameter in model.parameters()):

@@ -14,10 +14,9 @@ import torch
 
 from squeezebert_fast.configuration import SqueezeBertConfig, refuse_typo, unnamed_labels
 from squeezebert_fast.errors import CheckpointError, ConfigError
+from squeezebert_fast.loading.stored_model import PREFIX
 from squeezebert_fast.loading.weights import StoredTensor
-from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 
-PREFIX = SqueezeBertPreTrainedModel.base_model_prefix + "."
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 CLASSIFIER = "classifier.weight"
 LABEL_FIELDS = frozenset({"num_labels", "id2label", "label2id"})

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from squeezebert_fast.errors import CheckpointError
-from squeezebert_fast.loading.files import read_json_object
-from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.storage.files import read_json_object
+from squeezebert_fast.storage.hub import ModelFiles
 
 SHARD_NAME = re.compile(r"\w[\w.-]*")
 ZIP_MAGIC = b"PK\x03\x04"  # what torch.save has written since 1.6; only such a file can be memory-mapped

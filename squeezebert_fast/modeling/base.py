@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.configuration import SqueezeBertConfig, as_config
-from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
 from squeezebert_fast.modeling.interface import TransformersInterface
-from squeezebert_fast.modeling.resizing import resize_token_embeddings
+from squeezebert_fast.modeling.resizing import resize_rows
+from squeezebert_fast.storage.arguments import for_upload
+from squeezebert_fast.storage.upload import upload
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -22,13 +25,9 @@ Model = TypeVar("Model", bound="SqueezeBertPreTrainedModel")
 
 
 class SqueezeBertPreTrainedModel(TransformersInterface):
-    """Base class of the models. Subclasses build their modules from `config` and then call `init_weights`.
-
-    `_tied_weights_keys` maps the name of each tied parameter to that of the parameter it shares.
-    """
+    """Base class of the models. Subclasses build their modules from `config` and then call `init_weights`."""
 
     config_class = SqueezeBertConfig
-    _tied_weights_keys: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         """config: this package's, or one with `to_dict`, such as transformers', of which this model gets a copy.
@@ -46,14 +45,10 @@ class SqueezeBertPreTrainedModel(TransformersInterface):
         cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
     ) -> Model:
         """Load a model: see `squeezebert_fast.loading.checkpoint.load_pretrained`."""
-        from squeezebert_fast.loading.checkpoint import load_pretrained
-
         return load_pretrained(cls, pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save this model: see `squeezebert_fast.loading.checkpoint.save_pretrained`."""
-        from squeezebert_fast.loading.checkpoint import save_pretrained
-
         save_pretrained(self, save_directory, **kwargs)
 
     def push_to_hub(
@@ -67,11 +62,8 @@ class SqueezeBertPreTrainedModel(TransformersInterface):
         """Save this model, and upload it to a repository of the hub, made if need be.
 
         max_shard_size, state_dict: of `squeezebert_fast.loading.checkpoint.save_pretrained`. options: of
-        `squeezebert_fast.loading.upload.upload`. Raises CheckpointError and ArgumentError.
+        `squeezebert_fast.storage.upload.upload`. Raises CheckpointError and ArgumentError.
         """
-        from squeezebert_fast.loading.arguments import for_upload
-        from squeezebert_fast.loading.checkpoint import save_pretrained
-        from squeezebert_fast.loading.upload import upload
 
         def save(folder: Path) -> None:
             save_pretrained(self, folder, max_shard_size=max_shard_size, state_dict=state_dict)
@@ -149,4 +141,24 @@ class SqueezeBertPreTrainedModel(TransformersInterface):
         Returns the embeddings' module, the same object as before. Raises ArgumentError for sizes that aren't
         positive.
         """
-        return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        embeddings = self.get_input_embeddings()
+        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ArgumentError(f"{name} is {value!r}, expected a positive integer or None")
+        size = embeddings.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        deviation = self.config.initializer_range
+        resize_rows(embeddings, size, mean_resizing, deviation)
+        embeddings.num_embeddings = size
+        if embeddings.padding_idx is not None and embeddings.padding_idx >= size:
+            embeddings.padding_idx = self.config.pad_token_id = None
+        decoder = self.get_output_embeddings()
+        if decoder is not None:
+            # Tied, it is about to get the embeddings' weight, and transformers gives new words a bias of 0.
+            resize_rows(decoder, size, mean_resizing and not self.config.tie_word_embeddings, deviation)
+            decoder.out_features = size
+            self.set_output_embeddings(decoder)
+        self.config.vocab_size = size
+        self.tie_weights()
+        return embeddings

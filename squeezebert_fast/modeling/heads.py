@@ -7,7 +7,7 @@ mean over its batch, and Trainer scales it (`accepts_loss_kwargs`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.encoder import SqueezeBertModel
 from squeezebert_fast.modeling.losses import cross_entropy, sequence_loss, span_loss
 from squeezebert_fast.modeling.outputs import (
+    BaseModelOutputWithPooling,
     MaskedLMOutput,
     ModelOutput,
     MultipleChoiceModelOutput,
@@ -37,9 +38,60 @@ class _WithHead(SqueezeBertPreTrainedModel):
         self.num_labels = self.config.num_labels
         self.transformer = SqueezeBertModel(self.config)
 
+    def _encode(self, *inputs: Tensor | None, **options: Any) -> BaseModelOutputWithPooling:
+        """What the body makes of its five inputs, in their order in `forward`."""
+        return self.transformer(*inputs, return_dict=True, **options)
+
     def _returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+
+class _WithLabels(_WithHead):
+    """A model whose head makes logits, which labels make a loss of. Its class says what either is."""
+
+    output_class: ClassVar[Callable[..., ModelOutput]]
+
+    def _logits(self, encoded: BaseModelOutputWithPooling) -> Tensor:
+        raise NotImplementedError
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        head_mask: Tensor | Sequence[Tensor | None] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """labels: as the class has them, or None for no loss. Returns the class's output, or its tuple."""
+        encoded = self._encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            head_mask=head_mask,
+        )
+        logits = self._logits(encoded)
+        output = self.output_class(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return self._returned(output, return_dict)
 
 
 class SqueezeBertPredictionHeadTransform(nn.Module):
@@ -79,9 +131,13 @@ class SqueezeBertOnlyMLMHead(nn.Module):
         return self.predictions(hidden_states)
 
 
-class SqueezeBertForMaskedLM(_WithHead):
-    """Predicts masked words. The decoder has the word embeddings' weight if `config.tie_word_embeddings`."""
+class SqueezeBertForMaskedLM(_WithLabels):
+    """Predicts masked words. The decoder has the word embeddings' weight if `config.tie_word_embeddings`.
 
+    labels: [batch, tokens] word indices, -100 where a token doesn't count.
+    """
+
+    output_class = MaskedLMOutput
     _tied_weights_keys: ClassVar[dict[str, str]] = {
         "cls.predictions.decoder.weight": "transformer.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -101,45 +157,14 @@ class SqueezeBertForMaskedLM(_WithHead):
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        *,
-        head_mask: Tensor | Sequence[Tensor | None] | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> MaskedLMOutput | tuple[Any, ...]:
-        """labels: [batch, tokens] word indices, -100 where a token doesn't count."""
-        encoded = self.transformer(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            head_mask=head_mask,
-        )
-        logits = self.cls(encoded.last_hidden_state)
-        output = MaskedLMOutput(
-            loss=None if labels is None else cross_entropy(logits, labels),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-        return self._returned(output, return_dict)
+    def _logits(self, encoded: BaseModelOutputWithPooling) -> Tensor:
+        return self.cls(encoded.last_hidden_state)
 
 
-class SqueezeBertForSequenceClassification(_WithHead):
-    """Classifies sequences, or predicts numbers, from the pooled token."""
+class SqueezeBertForSequenceClassification(_WithLabels):
+    """Classifies sequences, or predicts numbers, from the pooled token. labels: see `losses.sequence_loss`."""
+
+    output_class = SequenceClassifierOutput
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
@@ -147,45 +172,25 @@ class SqueezeBertForSequenceClassification(_WithHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.init_weights()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        *,
-        head_mask: Tensor | Sequence[Tensor | None] | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """labels: see `losses.sequence_loss`."""
-        encoded = self.transformer(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            head_mask=head_mask,
-        )
-        logits = self.classifier(self.dropout(encoded.pooler_output))
-        output = SequenceClassifierOutput(
-            loss=None if labels is None else sequence_loss(self.config, logits, labels),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-        return self._returned(output, return_dict)
+    def _logits(self, encoded: BaseModelOutputWithPooling) -> Tensor:
+        return self.classifier(self.dropout(encoded.pooler_output))
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return sequence_loss(self.config, logits, labels)
 
 
-class SqueezeBertForMultipleChoice(_WithHead):
-    """Scores the choices of each question; every choice is a sequence of its own."""
+# The inputs of a model, and how many axes each has with one for choices.
+AXES = {"input_ids": 3, "attention_mask": 3, "token_type_ids": 3, "position_ids": 3, "inputs_embeds": 4}
+
+
+class SqueezeBertForMultipleChoice(_WithLabels):
+    """Scores the choices of each question; every choice is a sequence of its own.
+
+    Every input has an axis of choices after the batch's: [batch, choices, tokens]. labels: [batch] indices of the
+    right choices.
+    """
+
+    output_class = MultipleChoiceModelOutput
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
@@ -193,55 +198,24 @@ class SqueezeBertForMultipleChoice(_WithHead):
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.init_weights()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        *,
-        head_mask: Tensor | Sequence[Tensor | None] | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
-        """Every input has an axis of choices after the batch's: [batch, choices, tokens].
-
-        labels: [batch] indices of the right choices.
-        """
-        given = inputs_embeds if input_ids is None else input_ids
+    def _encode(self, *inputs: Tensor | None, **options: Any) -> BaseModelOutputWithPooling:
+        """Every choice as a sequence of its own; pooler_output is [batch, choices, channels]."""
+        given = inputs[-1] if inputs[0] is None else inputs[0]
         if not isinstance(given, Tensor) or given.dim() < 2:
             raise ArgumentError(
                 "expected input_ids [batch, choices, tokens], or inputs_embeds with channels after that"
             )
-        batch, choices = given.shape[:2]
-        input_ids = _join_choices("input_ids", input_ids, given, 3)
-        inputs_embeds = _join_choices("inputs_embeds", inputs_embeds, given, 4)
-        attention_mask = _join_choices("attention_mask", attention_mask, given, 3)
-        token_type_ids = _join_choices("token_type_ids", token_type_ids, given, 3)
-        position_ids = _join_choices("position_ids", position_ids, given, 3)
-        encoded = self.transformer(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            head_mask=head_mask,
-        )
-        logits = self.classifier(self.dropout(encoded.pooler_output)).reshape(batch, choices)
-        output = MultipleChoiceModelOutput(
-            loss=None if labels is None else cross_entropy(logits, labels),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-        return self._returned(output, return_dict)
+        joined = [
+            _join_choices(name, value, given, dims)
+            for (name, dims), value in zip(AXES.items(), inputs, strict=True)
+        ]
+        encoded = super()._encode(*joined, **options)
+        assert encoded.pooler_output is not None
+        encoded.pooler_output = encoded.pooler_output.unflatten(0, given.shape[:2])
+        return encoded
+
+    def _logits(self, encoded: BaseModelOutputWithPooling) -> Tensor:
+        return self.classifier(self.dropout(encoded.pooler_output)).squeeze(-1)
 
 
 def _join_choices(name: str, value: Tensor | None, given: Tensor, dims: int) -> Tensor | None:
@@ -255,8 +229,10 @@ def _join_choices(name: str, value: Tensor | None, given: Tensor, dims: int) -> 
     return value.flatten(0, 1)
 
 
-class SqueezeBertForTokenClassification(_WithHead):
-    """Classifies every token."""
+class SqueezeBertForTokenClassification(_WithLabels):
+    """Classifies every token. labels: [batch, tokens] class indices, -100 where a token doesn't count."""
+
+    output_class = TokenClassifierOutput
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)
@@ -264,41 +240,8 @@ class SqueezeBertForTokenClassification(_WithHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.init_weights()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        *,
-        head_mask: Tensor | Sequence[Tensor | None] | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
-        """labels: [batch, tokens] class indices, -100 where a token doesn't count."""
-        encoded = self.transformer(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            head_mask=head_mask,
-        )
-        logits = self.classifier(self.dropout(encoded.last_hidden_state))
-        output = TokenClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-        return self._returned(output, return_dict)
+    def _logits(self, encoded: BaseModelOutputWithPooling) -> Tensor:
+        return self.classifier(self.dropout(encoded.last_hidden_state))
 
 
 class SqueezeBertForQuestionAnswering(_WithHead):
@@ -333,7 +276,7 @@ class SqueezeBertForQuestionAnswering(_WithHead):
         if (start_positions is None) != (end_positions is None):
             missing = "start_positions" if start_positions is None else "end_positions"
             raise ArgumentError(f"{missing} is None, expected start_positions and end_positions together")
-        encoded = self.transformer(
+        encoded = self._encode(
             input_ids,
             attention_mask,
             token_type_ids,
@@ -341,7 +284,6 @@ class SqueezeBertForQuestionAnswering(_WithHead):
             inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            return_dict=True,
             head_mask=head_mask,
         )
         logits = self.qa_outputs(encoded.last_hidden_state)

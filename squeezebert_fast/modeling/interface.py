@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.loading.stored_model import StoredModel
 
 
-class TransformersInterface(nn.Module):
+class TransformersInterface(StoredModel):
     """Base of `SqueezeBertPreTrainedModel`, which adds the configuration, initialisation and saving."""
 
     main_input_name = "input_ids"
-    base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     # accelerate keeps the modules of these classes whole when it spreads a model: the sums inside have one device.
     _no_split_modules: ClassVar[list[str]] = ["SqueezeBertEmbeddings", "SqueezeBertModule"]
@@ -27,23 +27,12 @@ class TransformersInterface(nn.Module):
     is_parallelizable = False
     model_parallel = False
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
-    hf_device_map: dict[str, Any]  # of a model that accelerate has spread, and of no other
 
     def __init__(self) -> None:
         super().__init__()
         self.name_or_path = ""
         self.model_tags: list[str] | None = None
         self.warnings_issued: dict[str, bool] = {}
-
-    @property
-    def base_model(self) -> Any:
-        """The bare `SqueezeBertModel`: this model itself, or the one under its head."""
-        return getattr(self, self.base_model_prefix, self)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the first parameter."""
-        return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:

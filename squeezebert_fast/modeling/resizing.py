@@ -1,53 +1,19 @@
-"""Changing the size of the vocabulary that a model has embeddings, a decoder and its bias for."""
+"""New numbers of rows for an embedding's or a linear layer's parameters, as a new size of vocabulary needs them."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from squeezebert_fast.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
-
-
-def resize_token_embeddings(
-    model: SqueezeBertPreTrainedModel,
-    new_num_tokens: int | None,
-    pad_to_multiple_of: int | None,
-    mean_resizing: bool,
-) -> nn.Embedding:
-    """See `SqueezeBertPreTrainedModel.resize_token_embeddings`."""
-    embeddings = model.get_input_embeddings()
-    for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ArgumentError(f"{name} is {value!r}, expected a positive integer or None")
-    size = embeddings.num_embeddings if new_num_tokens is None else new_num_tokens
-    if pad_to_multiple_of is not None:
-        size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
-    deviation = model.config.initializer_range
-    _resize_rows(embeddings, size, mean_resizing, deviation)
-    embeddings.num_embeddings = size
-    if embeddings.padding_idx is not None and embeddings.padding_idx >= size:
-        embeddings.padding_idx = model.config.pad_token_id = None
-    decoder = model.get_output_embeddings()
-    if decoder is not None:
-        # Tied, it is about to get the embeddings' weight, and transformers gives new words a bias of 0.
-        _resize_rows(decoder, size, mean_resizing and not model.config.tie_word_embeddings, deviation)
-        decoder.out_features = size
-        model.set_output_embeddings(decoder)
-    model.config.vocab_size = size
-    model.tie_weights()
-    return embeddings
-
 
 @torch.no_grad()
-def _resize_rows(
+def resize_rows(
     module: nn.Embedding | nn.Linear, size: int, mean_resizing: bool, standard_deviation: float
 ) -> None:
-    """Give `module` new parameters with `size` rows, unless it has as many."""
+    """Give `module` new parameters with `size` rows, the old ones first, unless it has as many.
+
+    mean_resizing: added rows are near the mean of the old ones; otherwise from N(0, standard_deviation), a bias's 0.
+    """
     old = {name: p for name, p in module.named_parameters(recurse=False) if p.shape[0] != size}
     for name, parameter in old.items():
         kept = parameter[:size]

@@ -27,9 +27,10 @@ from torch.utils import _pytree as pytree
 
 from squeezebert_fast.backends.request import context_obstacle, gradients_are_recorded
 from squeezebert_fast.errors import ArgumentError
-from squeezebert_fast.patching.encoder import snapshot_of
-from squeezebert_fast.patching.engine import Snapshot, Structure
-from squeezebert_fast.patching.layer import hooks_on_every_module
+from squeezebert_fast.patching.engines import Engine
+from squeezebert_fast.patching.obstacles import hooks_on_every_module
+from squeezebert_fast.patching.plan import engine_of
+from squeezebert_fast.patching.structure import Structure
 from squeezebert_fast.patching.swapping import SETTINGS, has_own_forward
 
 
@@ -93,7 +94,7 @@ class _Graph(NamedTuple):
     container: pytree.TreeSpec
     """Of `outputs`."""
     replay: Callable[[], None]
-    kept: list[Snapshot | None]
+    kept: list[Engine | None]
     """What holds memory that the graph reads and that the model might let go: int8 weights."""
 
 
@@ -176,7 +177,7 @@ class CudaGraphs:
             self._known = _Model(self.model)
         known = self._known
         tensors = [value for value in given.values() if isinstance(value, Tensor)]
-        if gradients_are_recorded(*tensors, *(known.parameters() if torch.is_grad_enabled() else ())):
+        if gradients_are_recorded(*tensors, *(known.parameters if torch.is_grad_enabled() else ())):
             return "gradients are recorded (call it under torch.inference_mode())"
         if known.hooked() or known.overridden:
             return "a hook or another forward is on a module, which a replay would not call"
@@ -209,7 +210,7 @@ class CudaGraphs:
                 first_line = str(error).strip().partition("\n")[0]
                 return f"capture failed: {type(error).__name__}: {first_line}"
         outputs, container = pytree.tree_flatten(output)
-        kept = [snapshot_of(module) for module in self.model.modules()]
+        kept = [engine_of(module) for module in self.model.modules()]
         return _Graph(inputs, outputs, container, replay, kept)
 
     def _replay(self, graph: _Graph, given: dict[str, Any]) -> Any:

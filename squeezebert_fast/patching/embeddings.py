@@ -19,29 +19,37 @@ from squeezebert_fast.backends.request import (
 )
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.ops.attention import broadcasts
-from squeezebert_fast.patching.layer import hooks_on_every_module, module_obstacle
-from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
+from squeezebert_fast.patching.families import embeddings_of
+from squeezebert_fast.patching.families.family import Embeddings
+from squeezebert_fast.patching.obstacles import hooks_on_every_module, module_obstacle
+from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings, original_class
 
 INTEGERS = (torch.int64, torch.int32)
-TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+WORDS = "word_embeddings"
+NOTHING: dict[str, Any] = dict.fromkeys(("input_ids", "token_type_ids", "position_ids", "inputs_embeds"))
 
 
 class AcceleratedEmbeddings(Accelerated):
-    """Mixed into a SqueezeBertEmbeddings' class; `forward` has that class's arguments and results."""
+    """Mixed into the class of a family's embeddings; `forward` has that class's arguments and results."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         settings: Settings = self.__dict__[SETTINGS]
-        names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
-        given = {**dict.fromkeys(names), **dict(zip(names, args, strict=False)), **kwargs}
+        kind = self._kind()
+        given = {**NOTHING, **dict(zip(kind.arguments, args, strict=False)), **kwargs}
+        for name in kind.idle:
+            if given.get(name) == 0:
+                del given[name]
         if tracing() and settings.keep_original:
             if torch.compiler.is_compiling() and self._dropped_in_graph(settings, **given):
                 words = given["input_ids"]
-                others = _filled_in(words, given["position_ids"], given["token_type_ids"])
+                others = self._filled_in(words, given["position_ids"], given["token_type_ids"])
                 return self._dropped(self._gathered(settings, words, *others), settings)
             return super().forward(*args, **kwargs)
-        reason = self._obstacle(settings, **given)
-        if reason is None:
-            y = self._run(settings, given["input_ids"], given["token_type_ids"], given["position_ids"])
+        choice = self._served(settings, **given)
+        reason = choice if isinstance(choice, str) else None
+        if isinstance(choice, backends.Choice):
+            ids = given["input_ids"], given["token_type_ids"], given["position_ids"]
+            y = self._run(settings, choice, *ids)
             if y is not None:
                 return self._dropped(y, settings)
             reason = "an index is out of its table's range"
@@ -50,6 +58,11 @@ class AcceleratedEmbeddings(Accelerated):
                 f"embeddings: {reason} (keep_original=False leaves nothing to fall back to)"
             )
         return super().forward(*args, **kwargs)  # which raises its own error for an index
+
+    def _kind(self) -> Embeddings:
+        kind = embeddings_of(original_class(type(self)))
+        assert kind is not None  # as patch had it
+        return kind
 
     def _dropped(self, y: Tensor, settings: Settings) -> Tensor:
         dropout = self.__dict__["_modules"]["dropout"]
@@ -80,7 +93,7 @@ class AcceleratedEmbeddings(Accelerated):
             for given in ids
         )
 
-    def _obstacle(
+    def _served(
         self,
         settings: Settings,
         input_ids: Tensor | None,
@@ -88,9 +101,12 @@ class AcceleratedEmbeddings(Accelerated):
         position_ids: Tensor | None,
         inputs_embeds: Tensor | None,
         **others: Any,
-    ) -> str | None:
-        if inputs_embeds is not None or input_ids is None or others:
+    ) -> backends.Choice | str:
+        """The backend that has a kernel for a call, or why none serves it."""
+        if inputs_embeds is not None or input_ids is None:
             return "word embeddings are given in place of ids"
+        if others:
+            return f"{', '.join(others)} is given"
         reason = context_obstacle() or tensor_obstacle(input_ids, token_type_ids, position_ids)
         if reason is not None:
             return reason
@@ -103,22 +119,29 @@ class AcceleratedEmbeddings(Accelerated):
         ):
             return f"ids are not integers [batch, tokens] on {device}"
         choice = self._choice(settings)
-        return None if choice.backend in ("cpu", "triton") else choice.reason
+        return choice.reason if choice.backend == "reference" else choice
 
     def _own_obstacle(self, settings: Settings) -> str | None:
         """Why these modules and parameters keep the kernels away from any call, or None."""
-        modules = self.__dict__["_modules"]
-        for name in (*TABLES, "LayerNorm", "dropout"):
+        modules, kind = self.__dict__["_modules"], self._kind()
+        for name in (*kind.tables, "LayerNorm", "dropout"):
             module = modules.get(name)
             cls = {"LayerNorm": nn.LayerNorm, "dropout": nn.Dropout}.get(name, nn.Embedding)
-            if reason := module_obstacle(name, module, cls):
+            if reason := module_obstacle(name, module, (cls,)):
                 return reason
-            if name in TABLES and module.max_norm is not None:
+            if cls is not nn.Embedding:
+                continue
+            if module.max_norm is not None:
                 return f"{name} has a max_norm"
-            if name in TABLES and self._needs_grad() and (module.sparse or module.scale_grad_by_freq):
-                return f"{name} wants sparse gradients, or scaled by frequency"
+            if self._needs_grad():
+                if module.sparse or module.scale_grad_by_freq:
+                    return f"{name} wants sparse gradients, or scaled by frequency"
+                if name != WORDS and module.padding_idx is not None:
+                    return f"{name} has a row without gradients"
+        if reason := kind.obstacle(self):
+            return reason
         norm = modules["LayerNorm"]
-        parameters = [modules[name].weight for name in TABLES] + [norm.weight, norm.bias]
+        parameters = [modules[name].weight for name in kind.tables] + [norm.weight, norm.bias]
         words = parameters[0]
         channels = words.shape[1]
         given_up = self._words_given_up(settings)
@@ -136,14 +159,14 @@ class AcceleratedEmbeddings(Accelerated):
 
     def _words_given_up(self, settings: Settings) -> bool:
         """Whether the words have no values, rather than values that are elsewhere for now (accelerate's offloading)."""
-        return not settings.keep_original and self.__dict__["_modules"][TABLES[0]].weight.is_meta
+        return not settings.keep_original and self.__dict__["_modules"][WORDS].weight.is_meta
 
     def _needs_grad(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
 
     def _choice(self, settings: Settings) -> backends.Choice:
         modules: Any = self.__dict__["_modules"]
-        words, norm = modules[TABLES[0]].weight, modules["LayerNorm"].weight
+        words, norm = modules[WORDS].weight, modules["LayerNorm"].weight
         request = Request(
             "embeddings",
             norm.device,
@@ -157,18 +180,21 @@ class AcceleratedEmbeddings(Accelerated):
     def _run(
         self,
         settings: Settings,
+        choice: backends.Choice,
         input_ids: Tensor,
         token_type_ids: Tensor | None,
         position_ids: Tensor | None,
     ) -> Tensor | None:
         """None when ids don't broadcast, or, on the CPU, an index is out of range."""
         modules = self.__dict__["_modules"]
-        weights = [modules[name].weight for name in TABLES]
+        weights = self._tables()
         norm = modules["LayerNorm"]
         needs_grad = self._needs_grad()
-        on_gpu = self._choice(settings).backend == "triton"
+        on_gpu = choice.backend == "triton"
         if on_gpu or needs_grad:  # the native kernel counts positions itself, and takes no types for 0
-            position_ids, token_type_ids = _filled_in(input_ids, position_ids, token_type_ids)
+            position_ids, token_type_ids = self._filled_in(input_ids, position_ids, token_type_ids)
+        elif position_ids is None:
+            position_ids = self._kind().positions(self, input_ids)
         try:
             ids = [
                 given if given is None else given.expand(input_ids.shape)
@@ -202,27 +228,37 @@ class AcceleratedEmbeddings(Accelerated):
             cpu.compare_rows(words, ids[0])  # with what a decoder that is tied to them has packed
         return y
 
+    def _tables(self) -> list[Tensor]:
+        """Of words, positions and token types; where a family has none of these, of one type that adds nothing."""
+        modules = self.__dict__["_modules"]
+        tables = [modules[name].weight for name in self._kind().tables]
+        if len(tables) < 3:
+            weight = modules["LayerNorm"].weight
+            tables.append(weight.new_zeros(1, weight.shape[0]))
+        return tables
+
+    def _filled_in(
+        self, input_ids: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Positions and token types, those that are not given being what the family takes then."""
+        device = input_ids.device
+        if position_ids is None:
+            position_ids = self._kind().positions(self, input_ids)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=device)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
+        return position_ids, token_type_ids
+
     def _gathered(
         self, settings: Settings, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor
     ) -> Tensor:
         modules = self.__dict__["_modules"]
-        words, positions, types = (modules[name].weight for name in TABLES)
+        words, positions, types = self._tables()
         norm = modules["LayerNorm"]
-        options = norm.weight, norm.bias, norm.eps, modules[TABLES[0]].padding_idx
+        options = norm.weight, norm.bias, norm.eps, modules[WORDS].padding_idx
         ids = input_ids, position_ids, token_type_ids
         return ops.embeddings(*ids, words, positions, types, *options, backend=settings.backend)
-
-
-def _filled_in(
-    input_ids: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Positions and token types, those that are not given being what both libraries take then."""
-    device = input_ids.device
-    if position_ids is None:
-        position_ids = torch.arange(input_ids.shape[1], device=device)
-    if token_type_ids is None:
-        token_type_ids = torch.zeros((), dtype=torch.int64, device=device)
-    return position_ids, token_type_ids
 
 
 def _drops(dropout: nn.Dropout) -> bool:

@@ -6,34 +6,33 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import cpu
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError
-from squeezebert_fast.patching import engine
-from squeezebert_fast.patching import layer as layers
-from squeezebert_fast.patching.encoder import AcceleratedEncoder, is_encoder, lasting_obstacle, snapshot_of
-from squeezebert_fast.patching.library import Library, library_of
+from squeezebert_fast.patching.encoder import AcceleratedEncoder
+from squeezebert_fast.patching.engines import ENGINES
+from squeezebert_fast.patching.families.family import Family, find
+from squeezebert_fast.patching.patch import is_encoder, no_encoder
+from squeezebert_fast.patching.plan import Plan, encoder_family, plan_of
 from squeezebert_fast.patching.swapping import SETTINGS, Settings, has_own_forward
 
 PARTS = (
-    ("query", "grouped_pointwise_conv", "attention.query"),
-    ("key", "grouped_pointwise_conv", "attention.key"),
-    ("value", "grouped_pointwise_conv", "attention.value"),
-    ("attention", "attention", "attention.query"),
-    ("post_attention", "grouped_pointwise_conv", "post_attention.conv1d"),
-    ("post_attention_norm", "add_layer_norm", "post_attention.layernorm"),
-    ("intermediate", "grouped_pointwise_conv", "intermediate.conv1d"),
-    ("output", "grouped_pointwise_conv", "output.conv1d"),
-    ("output_norm", "add_layer_norm", "output.layernorm"),
+    ("query", "grouped_pointwise_conv"),
+    ("key", "grouped_pointwise_conv"),
+    ("value", "grouped_pointwise_conv"),
+    ("attention", "attention"),
+    ("post_attention", "grouped_pointwise_conv"),
+    ("post_attention_norm", "add_layer_norm"),
+    ("intermediate", "grouped_pointwise_conv"),
+    ("output", "grouped_pointwise_conv"),
+    ("output_norm", "add_layer_norm"),
 )
-"""A layer's parts in execution order: name, operation, and the module that tells device and precision."""
+"""A layer's parts in execution order, by names that but for attention's are those of `Parts`, and their operations."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def explain(model: nn.Module, backend: str | None = None) -> Explanation:
     """Which backend serves each operation of `model`'s encoders, as they are now, and why.
 
     Args:
-        model: a module that contains a SqueezeBertEncoder, patched or not.
+        model: a module that contains an encoder, patched or not.
         backend: tell what this backend would do in place of the one that the model was patched with.
 
     What only a call can tell is left out: `output_attentions`, dispatch modes and function transforms fall back when
@@ -100,122 +99,78 @@ def explain(model: nn.Module, backend: str | None = None) -> Explanation:
     """
     if backend is not None:
         backends.check_name(backend)
-    rows: list[Row] = []
-    found = False
-    for name, module in model.named_modules():
-        if is_encoder(module):
-            found = True
-            rows.extend(_explain_encoder(name or "encoder", module, backend))
-    if not found:
-        raise ArgumentError(f"model is a {type(model).__name__} without a SqueezeBertEncoder")
-    return Explanation(tuple(rows))
+    encoders = [(name, module) for name, module in model.named_modules() if is_encoder(module)]
+    if not encoders:
+        raise ArgumentError(no_encoder(model))
+    return Explanation(
+        tuple(row for name, encoder in encoders for row in _rows(name or "encoder", encoder, backend))
+    )
 
 
-def _explain_encoder(name: str, encoder: nn.Module, backend: str | None) -> Iterator[Row]:
+def _rows(name: str, encoder: nn.Module, backend: str | None) -> Iterator[Row]:
+    family = encoder_family(encoder)
     patched = isinstance(encoder, AcceleratedEncoder)
     settings = encoder.__dict__[SETTINGS] if patched else Settings(backend or "auto", strict=False)
     if backend is None and patched:
         backend = settings.backend
-    library = library_of(type(encoder))
-    assert library is not None  # is_encoder
-    whole = "the model is not patched" if backend is None else lasting_obstacle(encoder, library)
-    if whole is None and has_own_forward(encoder):
-        whole = "the forward of the encoder is overridden"
-    engine_choice = None if whole else _engine_choice(encoder, library, settings, backend or "auto")
-    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
-        together = _by_part(encoder, layer, engine_choice, settings) if engine_choice else {}
-        own_modules = None if together else whole or layers.obstacle(layer, library)
-        for part, operation, path in PARTS:
-            weight = _weight(layer, path)
+    plan: Plan | str = "the model is not patched" if backend is None else plan_of(encoder)
+    if isinstance(plan, Plan) and has_own_forward(encoder):
+        plan = "the forward of the encoder is overridden"
+    together = _by_engine(encoder, plan, settings, backend or "auto") if isinstance(plan, Plan) else None
+    for index, layer in enumerate(family.layers_of(encoder)):
+        own_modules = plan.obstacles[index] if isinstance(plan, Plan) else plan
+        reason = ""
+        for part, operation in PARTS:
+            weight = _weight(layer, family, part)
             precision = "" if weight is None else str(weight.dtype).removeprefix("torch.")
-            if together:
-                choice = together[part]
+            if together is not None:
+                reason = together[1][index].get(part, reason)
+                choice = backends.Choice(together[0], reason)
                 if choice.backend == "cpu" or settings.precision == "int8":
                     precision = settings.precision
             elif own_modules or weight is None:
                 choice = backends.Choice("reference", own_modules or "the layer has no parameters")
             else:
-                sizes = _sizes(layer, operation, weight)
+                sizes = _sizes(family.parts(layer).heads, operation, weight)
                 request = Request(operation, weight.device, weight.dtype, sizes=sizes)
                 choice = backends.choose(request, backend or "auto")
                 if choice.backend == "triton" and settings.precision != "float32":
                     choice = backends.Choice("triton", f"not in {settings.precision}: one op at a time")
-            yield Row(f"{name}.layers.{index}", part, operation, choice.backend, precision, choice.reason)
+            yield Row(
+                f"{name}.{family.layers}.{index}", part, operation, choice.backend, precision, choice.reason
+            )
 
 
-def _engine_choice(
-    encoder: nn.Module, library: Library, settings: Settings, backend: str
-) -> backends.Choice | None:
-    """The backend whose engine runs all layers in inference, if one does; without gradients and dropout it does."""
-    if not settings.keep_original:
-        return backends.Choice("cpu", "originals given up")
-    weight = next(encoder.parameters(), None)
-    if weight is None:
-        return None
-    choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend)
-    if choice.backend not in engine.BACKENDS:
-        return None
-    return None if engine.obstacle(encoder, library, choice.backend, settings.precision) else choice
+def _by_engine(
+    encoder: nn.Module, plan: Plan, settings: Settings, backend: str
+) -> tuple[str, list[dict[str, str]]] | None:
+    """The backend whose engine runs all layers in inference, and what it says of each, or None if none does.
 
-
-def _by_part(
-    encoder: nn.Module, layer: nn.Module, choice: backends.Choice, settings: Settings
-) -> dict[str, backends.Choice]:
-    """What the engine does with each of PARTS."""
-    if choice.backend == "triton" and settings.precision == "int8":
-        reason = "int8 products, a kernel each, in inference"
-        return {part: backends.Choice("triton", reason) for part, _, _ in PARTS}
-    if choice.backend == "triton":
-        passes = engine.triton_passes(layer)
-        reasons = {
-            "query": _pass("A", passes.attention_apart),
-            "post_attention": _pass("B", None),
-            "intermediate": _pass("C", passes.feed_forward_apart),
-        }
-        if passes.feed_forward_apart:
-            reasons["output"] = _pass("B", None)
-        by_part, reason = {}, ""
-        for part, _, _ in PARTS:
-            reason = reasons.get(part, reason)
-            by_part[part] = backends.Choice("triton", reason)
-        return by_part
-    form, snapshot = cpu.form_of(settings.precision), snapshot_of(encoder)
-    if not settings.keep_original and isinstance(snapshot, engine.PackedSnapshot):
-        form = snapshot.native.form  # packed once and for all
+    Without gradients and dropout it does.
+    """
+    name = "cpu"
     if settings.keep_original:
-        reason = f"one call for all layers in inference, {_how(settings.precision, form)}"
-    else:
-        reason = f"one call for all layers, {_how(settings.precision, form)}, originals given up"
-    return {part: backends.Choice("cpu", reason) for part, _, _ in PARTS}
+        weight = next(encoder.parameters(), None)
+        if weight is None:
+            return None
+        name = backends.choose(Request("encoder", weight.device, weight.dtype), backend).backend
+        if name not in ENGINES or plan.engine_obstacle(name, settings.precision):
+            return None
+    return name, [ENGINES[name].reasons(layer, settings.precision, plan.made) for layer in plan.layers()]
 
 
-def _pass(name: str, apart: str | None) -> str:
-    if apart is None:
-        return f"pass {name}, one kernel, in inference"
-    return f"a kernel of its own, in inference: {apart}"
-
-
-def _sizes(layer: Any, operation: str, weight: Tensor) -> dict[str, int]:
+def _sizes(heads: int, operation: str, weight: Tensor) -> dict[str, int]:
     """`Request.sizes` of a layer without obstacle."""
     if operation == "attention":
-        return {"channels": weight.shape[0], "num_heads": layer.attention.num_attention_heads}
+        return {"channels": weight.shape[0], "num_heads": heads}
     return {"channels": weight.shape[0]} if operation == "add_layer_norm" else {}
 
 
-def _how(precision: str, form: str) -> str:
-    build = cpu.instruction_set()
-    if products := cpu.products_by_parts(form):
-        word = form.removeprefix("float32_")
-        return f"{build} build, from {cpu.LONG_SEQUENCE} tokens by bfloat16 products, {products} for one ({word})"
-    if cpu.has_instruction(precision):
-        return f"{build} build"
-    return f"{build} build, whose CPU has no instruction for {precision}: wider ones compute it"
-
-
-def _weight(layer: nn.Module, path: str) -> Tensor | None:
-    """The weight at `path`, or one that stands for it in a layer of another build."""
+def _weight(layer: nn.Module, family: Family, part: str) -> Tensor | None:
+    """The weight of a part, or one that stands for it in a layer of another build."""
+    place = family.places._asdict()["query" if part == "attention" else part]
     try:
-        weight = layer.get_submodule(path).weight
+        weight = find(layer, tuple(place.split("."))).weight
     except AttributeError:
         weight = None
     return weight if isinstance(weight, Tensor) else next(layer.parameters(), None)

@@ -10,21 +10,14 @@ from torch import nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu, quantized
-from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
-from squeezebert_fast.patching import engine
-from squeezebert_fast.patching import layer as layers
-from squeezebert_fast.patching.embeddings import TABLES, AcceleratedEmbeddings
-from squeezebert_fast.patching.encoder import (
-    AcceleratedEncoder,
-    forget_snapshot,
-    is_encoder,
-    lasting_obstacle,
-    make_snapshot,
-)
+from squeezebert_fast.patching.embeddings import WORDS, AcceleratedEmbeddings
+from squeezebert_fast.patching.encoder import AcceleratedEncoder
+from squeezebert_fast.patching.families import FAMILIES, dense_layers, embeddings_of, family_of
+from squeezebert_fast.patching.families.family import is_whole
 from squeezebert_fast.patching.given_up import GivenUp
-from squeezebert_fast.patching.library import dense_layers, is_embeddings, library_of
 from squeezebert_fast.patching.linear import AcceleratedLinear, precision_of
+from squeezebert_fast.patching.plan import check_strict, forget_plan, pack_now
 from squeezebert_fast.patching.swapping import (
     SETTINGS,
     Accelerated,
@@ -94,13 +87,11 @@ def patch(
     settings = Settings(backend, strict, precision or "float32", unpad, keep_original)
     encoders = {name: module for name, module in model.named_modules() if is_encoder(module)}
     if not encoders:
-        raise ArgumentError(
-            f"model is a {type(model).__name__} without a SqueezeBertEncoder of this package or transformers"
-        )
+        raise ArgumentError(no_encoder(model))
     _refuse_without_originals(model, "patch it again")
     if strict:
         for name, encoder in encoders.items():
-            _check_strict(name or "encoder", encoder, settings)
+            check_strict(name or "encoder", encoder, settings)
     fresh = [module for module, _ in _targets(model) if not isinstance(module, Accelerated)]
     for module, mixin in list(_targets(model)):
         swap(module, mixin, settings)
@@ -114,6 +105,12 @@ def patch(
                     swap_back(module)
             raise
     return model
+
+
+def no_encoder(model: nn.Module) -> str:
+    """What to say of a model without an encoder of one of the families."""
+    known = ", ".join(sorted({name for family in FAMILIES for _, name in family.ENCODERS}))
+    return f"model is a {type(model).__name__} without an encoder that can be accelerated: {known}"
 
 
 def unpatch(model: Model) -> Model:
@@ -136,13 +133,22 @@ def unpatch(model: Model) -> Model:
     return model
 
 
+def is_encoder(module: nn.Module) -> bool:
+    """Whether `module` is or extends an encoder of one of the families, patched or not."""
+    return family_of(type(module)) is not None
+
+
 def _targets(model: nn.Module) -> Iterator[tuple[nn.Module, type[Accelerated]]]:
     """The modules that `patch` swaps, and what for."""
+    # an encoder's plan has all that is within it
+    inside = {id(m) for encoder in model.modules() if is_encoder(encoder) for m in encoder.modules()}
     for module in model.modules():
+        if id(module) in inside and not is_encoder(module):
+            continue
         cls = original_class(type(module)) if isinstance(module, Accelerated) else type(module)
         if is_encoder(module):
             yield module, AcceleratedEncoder
-        elif is_embeddings(cls):
+        elif embeddings_of(cls) is not None and is_whole(cls):
             yield module, AcceleratedEmbeddings
         else:
             for linear in dense_layers(module):
@@ -160,8 +166,7 @@ def _refuse_without_originals(model: nn.Module, what: str) -> None:
 
 
 def _forget(module: nn.Module) -> None:
-    if is_encoder(module):
-        forget_snapshot(module)
+    forget_plan(module)
     for parameter in module.parameters():
         cpu.forget(parameter)
 
@@ -169,9 +174,7 @@ def _forget(module: nn.Module) -> None:
 def _give_up_originals(model: nn.Module, settings: Settings) -> None:
     """Pack everything, then put parameters without values in the place of what was packed."""
     patched = [module for module in model.modules() if isinstance(module, Accelerated)]
-    snapshots = [
-        make_snapshot(module, settings) for module in patched if isinstance(module, AcceleratedEncoder)
-    ]
+    plans = [pack_now(module, settings) for module in patched if isinstance(module, AcceleratedEncoder)]
     made: list[tuple[nn.Parameter, str, object]] = []
     in_use: set[int] = set()
     for module in patched:
@@ -179,12 +182,12 @@ def _give_up_originals(model: nn.Module, settings: Settings) -> None:
             precision = precision_of(module, settings)
             made.append((module.weight, precision, cpu.packed_weight(module.weight, 1, precision)))
         elif isinstance(module, AcceleratedEmbeddings):
-            words = getattr(module, TABLES[0]).weight
+            words = getattr(module, WORDS).weight
             if settings.precision == "int8":
                 made.append((words, "table", quantized.form_of(words) or quantized.quantize(words)))
             else:
                 in_use.add(id(words))  # read in place, whatever else was packed from it
-    given_up = {id(p): p for s in snapshots for p in s.parameters()} | {id(p): p for p, *_ in made}
+    given_up = {id(p): p for plan in plans for p in plan.parameters} | {id(p): p for p, *_ in made}
     with torch.inference_mode(False):  # its tensors have no version to tell a change by
         empty = {
             key: GivenUp(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=False)
@@ -195,33 +198,10 @@ def _give_up_originals(model: nn.Module, settings: Settings) -> None:
         for name, parameter in owner._parameters.items():
             if parameter is not None and id(parameter) in empty:
                 owner._parameters[name] = empty[id(parameter)]
-    for snapshot in snapshots:
-        snapshot.stand_alone()
+    for plan in plans:
+        plan.stand_alone()
     for parameter, form, thing in made:
         if id(parameter) in empty:
             cpu.keep(empty[id(parameter)], 1, form, thing)
     for parameter in given_up.values():
         quantized.drop(parameter)
-
-
-def _check_strict(name: str, encoder: nn.Module, settings: Settings) -> None:
-    """Raise UnsupportedError for what would not run on a kernel that the backend has."""
-    backend = settings.backend
-    library = library_of(type(encoder))
-    assert library is not None  # is_encoder
-    if reason := lasting_obstacle(encoder, library):
-        raise UnsupportedError(f"{name}: {reason} (strict)")
-    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
-        if reason := layers.obstacle(layer, library):
-            raise UnsupportedError(f"{name}.layers.{index}: {reason} (strict)")
-        weight = layer.attention.query.weight
-        backends.choose(Request("grouped_pointwise_conv", weight.device, weight.dtype), backend, strict=True)
-    if settings.precision != "float32" or settings.unpad:
-        asked = f"precision {settings.precision}" + (", unpad" if settings.unpad else "")
-        weight = next(encoder.parameters())
-        choice = backends.choose(Request("encoder", weight.device, weight.dtype), backend, strict=True)
-        reason = choice.reason
-        if choice.backend in engine.BACKENDS:
-            reason = engine.obstacle(encoder, library, choice.backend, settings.precision)
-        if reason is not None:
-            raise UnsupportedError(f"{name}: {reason} ({asked}, strict)")

@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import CheckpointError, TokenizerError
-from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization.vocab_file import check_unicode, read_vocab
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import TokenizerError
-from squeezebert_fast.loading.hub import ModelFiles
+from squeezebert_fast.storage.hub import ModelFiles
+from squeezebert_fast.storage.upload import upload
 from squeezebert_fast.tokenization import files
 from squeezebert_fast.tokenization.lexicon import make_added_token
 from squeezebert_fast.tokenization.training import train_vocabulary
@@ -132,10 +133,8 @@ class PretrainedTokenizer(Vocabulary):
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Upload what `save_pretrained` writes to a repository of the hub, made if need be.
 
-        options: of `squeezebert_fast.loading.upload.upload`. Raises CheckpointError, TokenizerError.
+        options: of `squeezebert_fast.storage.upload.upload`. Raises CheckpointError, TokenizerError.
         """
-        from squeezebert_fast.loading.upload import upload
-
         return upload(self.save_pretrained, repo_id, **{"commit_message": "Upload tokenizer", **options})
 
     def with_vocab(self: Self, vocab: Mapping[str, int]) -> Self:

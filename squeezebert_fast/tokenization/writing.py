@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from squeezebert_fast.errors import CheckpointError, TokenizerError
-from squeezebert_fast.loading.files import all_or_nothing
+from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.tokenization.files import (
     ADDED_TOKEN_FLAGS,
     ADDED_TOKENS_FILE,

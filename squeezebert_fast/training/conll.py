@@ -18,8 +18,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Row, Rows
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.rows import Row, Rows
 
 logger = logging.getLogger("squeezebert_fast.training")
 

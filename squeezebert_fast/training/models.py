@@ -10,9 +10,9 @@ import torch
 
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, TrainingError
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.storage.files import CONFIG_NAME
+from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.seeds import seed_of

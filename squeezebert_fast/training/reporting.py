@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from squeezebert_fast.cli.streams import give_up, is_terminal, progress_console
-from squeezebert_fast.loading.files import all_or_nothing
+from squeezebert_fast.storage.files import all_or_nothing
+from squeezebert_fast.streams import give_up, is_terminal, progress_console
 
 
 class Reporter:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from squeezebert_fast.errors import CheckpointError, TrainingError
-from squeezebert_fast.loading.files import all_or_nothing, read_json_object
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
 RUN = "run.json"
@@ -26,7 +26,7 @@ STATE = "training_state.pt"
 LOG = "log.jsonl"
 CURVES = "curves.png"
 SUMMARY = "metrics.json"
-MODEL_FILES = ("config.json", "model.safetensors")
+MODEL_FILES = (CONFIG_NAME, "model.safetensors")
 
 
 class RunFolder:

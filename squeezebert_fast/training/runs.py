@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from squeezebert_fast.cli.dataset_directory import data_files, is_dataset
-from squeezebert_fast.cli.group import InputError, held_warnings
-from squeezebert_fast.cli.reading import STDIN
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.patching import patch
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
+from squeezebert_fast.tables.rows import STDIN
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.loop import Trainer

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeezebert_fast.cli.running import check_head
 from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
 from squeezebert_fast.errors import TrainingError
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME
-from squeezebert_fast.loading.convert import COUNTERPARTS, convert_bert
-from squeezebert_fast.loading.files import read_json_object
-from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
+from squeezebert_fast.modeling.bert_conversion import COUNTERPARTS, convert_bert
+from squeezebert_fast.modeling.stored_heads import check_head
 from squeezebert_fast.patching import patch
+from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
+from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
@@ -86,7 +85,7 @@ def load_teacher(name_or_path: str, task: Task, device: torch.device = devices.C
     config = read_json_object(ModelFiles(name_or_path).required(CONFIG_NAME))
     kind = config.get("model_type", MODEL_TYPE)
     if kind == MODEL_TYPE:
-        check_head(task.model_class.__name__, name_or_path)
+        check_head(task.model_class, name_or_path)
         model = task.model_class.from_pretrained(name_or_path, dequantize=device.type != "cpu")
     elif kind == "bert":
         stored = (config.get("architectures") or ["model of no class"])[0]

@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Rows
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import TrainingError
+from squeezebert_fast.errors import InputError, TrainingError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMaskedLM
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
+from squeezebert_fast.tables.rows import Rows
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training.seeds import generator_of
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.cli.group import InputError
 from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnswering
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import DEFAULT_COLUMN, Rows
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import TrainingError
+from squeezebert_fast.errors import InputError, TrainingError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassification
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows

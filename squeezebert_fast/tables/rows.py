@@ -13,8 +13,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from squeezebert_fast.cli.dataset_directory import is_dataset, read_rows
-from squeezebert_fast.cli.group import InputError
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.dataset_directory import is_dataset, read_rows
 
 SUFFIXES = {
     ".csv": "csv",

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 
 from squeezebert_fast.errors import CheckpointError
 
+CONFIG_NAME = "config.json"
+
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError, naming the file, for anything else in it."""

@@ -1,15 +1,7 @@
-"""The int8 form of a model on disk: a quarter of the size, loaded without ever being float32.
+"""A model's int8 form: made from a model's weights, and from such a file a model that is patched for int8.
 
-`config.json` beside `model_int8.safetensors`, which holds
-
-- for each product's weight and the word embeddings NAME: int8 of the parameter's shape, and NAME_scale, float32
-  [output channels or words, blocks]: a row is cut into that many equal blocks, each int8 * scale
-  (squeezebert_fast/backends/quantized.py);
-- every other parameter as float32, classifiers' weights too: their few channels cost nothing.
-
-Its metadata say `format: squeezebert_fast int8` and `version: 1`. Activations are quantized as a forward runs, so
-nothing is calibrated. `from_pretrained(..., dequantize=True)` gives an ordinary float32 model with the same
-weights. transformers doesn't look for a file of this name, and so never misreads one.
+`squeezebert_fast/loading/int8_file.py` has the file. Which of a model's parameters are int8 in it, and in how many
+blocks, is as `patch` has them.
 """
 
 from __future__ import annotations
@@ -18,31 +10,24 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from squeezebert_fast.backends import quantized
 from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError, CheckpointError
-from squeezebert_fast.loading.files import all_or_nothing, directory_named
-from squeezebert_fast.loading.fit import PREFIX, skeleton, usable_device
+from squeezebert_fast.loading.fit import skeleton, usable_device
+from squeezebert_fast.loading.int8_file import SCALE, write_quantized
+from squeezebert_fast.loading.stored_model import PREFIX, Model
 from squeezebert_fast.loading.weights import StoredTensor, weight_files
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
-from squeezebert_fast.modeling.layers import SqueezeBertModule
-from squeezebert_fast.patching.engine import CONVS, layer_of
+from squeezebert_fast.patching.engines import layer_of
+from squeezebert_fast.patching.families import family_of
 from squeezebert_fast.patching.linear import FEW_CHANNELS
 from squeezebert_fast.patching.patch import patch
-
-Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
-
-CONFIG_NAME = "config.json"
-INT8_NAME = "model_int8.safetensors"
-METADATA = {"format": "squeezebert_fast int8", "version": "1"}
-SCALE = "_scale"
+from squeezebert_fast.storage.files import directory_named
 
 
 def save_quantized(model: SqueezeBertPreTrainedModel, directory: str | os.PathLike[str]) -> None:
@@ -88,12 +73,7 @@ def save_quantized(model: SqueezeBertPreTrainedModel, directory: str | os.PathLi
             state[name] = parameter.detach().cpu().contiguous()
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    with all_or_nothing(directory) as stage:
-        path = stage(INT8_NAME)
-        mode = path.stat().st_mode
-        save_file(state, path, metadata=METADATA)
-        path.chmod(mode)  # safetensors leaves it readable by the owner alone
-        stage(CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
+    write_quantized(directory, state, config)
 
 
 def load_quantized(
@@ -156,36 +136,6 @@ def load_quantized(
     return patch(model.eval(), precision="int8", keep_original=False)
 
 
-def dequantized(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors of `read_quantized`, all float32: what the int8 weights stand for.
-
-    Raises CheckpointError where a scale is missing or of another shape.
-    """
-    floats: dict[str, StoredTensor] = {}
-    for name, entry in stored.items():
-        if name.endswith(SCALE) and name.removesuffix(SCALE) in stored:
-            continue
-        values = entry.tensor
-        if values.dtype is torch.int8:
-            scale = stored.get(name + SCALE)
-            if scale is None or not _fits(scale.tensor, values):
-                raise CheckpointError(f"{entry.file}: {name + SCALE} is missing or of another shape or dtype")
-            values = quantized.dequantize(values, scale.tensor)
-        floats[name] = entry._replace(tensor=values)
-    return floats
-
-
-def _fits(scale: Tensor, values: Tensor) -> bool:
-    """Whether each row of `values` can be cut into as many equal blocks as `scale` has for it."""
-    return (
-        scale.dtype is torch.float32
-        and scale.dim() == 2
-        and scale.shape[:1] == values.shape[:1]
-        and scale.numel() > 0
-        and values.numel() % scale.numel() == 0
-    )
-
-
 def _to_quantize(model: nn.Module) -> dict[int, int]:
     """The parameters that are int8 on disk, by identity, and the blocks of their rows."""
     blocks: dict[int, int] = {}
@@ -194,21 +144,8 @@ def _to_quantize(model: nn.Module) -> dict[int, int]:
             isinstance(module, nn.Linear) and module.out_features >= FEW_CHANNELS
         ):
             blocks[id(module.weight)] = 1
-        if isinstance(module, SqueezeBertModule):
-            modules = (module.get_submodule(f"{block}.{conv}") for block, conv in CONVS)
-            for conv, parameters in zip(modules, layer_of(module).convs, strict=True):
-                blocks[id(conv.weight)] = parameters.blocks
+    for module in model.modules():  # after those: BERT's products are nn.Linear too
+        if (family := family_of(type(module))) is not None:
+            convs = (conv for layer in family.layers_of(module) for conv in layer_of(layer, family).convs)
+            blocks |= {id(conv.weight): conv.blocks for conv in convs}
     return blocks
-
-
-def read_quantized(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file of `save_quantized`, int8 ones with their scales. Raises CheckpointError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if {key: metadata.get(key) for key in METADATA} != METADATA:
-                raise CheckpointError(f"{path} has the metadata {metadata}, expected {METADATA}")
-            keys = list(file.keys())
-            return {key: StoredTensor(file.get_tensor(key), path, key) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.errors import CheckpointError
-from squeezebert_fast.loading.files import read_json_object
+from squeezebert_fast.errors import CheckpointError, InputError
+from squeezebert_fast.storage.files import read_json_object
 
 STATE = "state.json"
 INFO = "dataset_info.json"

@@ -13,15 +13,15 @@ import torch
 
 from squeezebert_fast.configuration import FIELD_NAMES, GROUPED_CHANNELS
 from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
-from squeezebert_fast.loading.checkpoint import CONFIG_NAME, save_pretrained
-from squeezebert_fast.loading.files import all_or_nothing, directory_named, read_json_object
+from squeezebert_fast.loading.checkpoint import save_pretrained
 from squeezebert_fast.loading.fit import build_model
-from squeezebert_fast.loading.hub import ModelFiles
 from squeezebert_fast.loading.sizes import DeclaredConfig
 from squeezebert_fast.loading.weights import StoredTensor, read_weights
 from squeezebert_fast.modeling import heads
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.encoder import SqueezeBertModel
+from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, directory_named, read_json_object
+from squeezebert_fast.storage.hub import ModelFiles
 
 logger = logging.getLogger("squeezebert_fast.loading")
 

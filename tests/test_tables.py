@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from squeezebert_fast.cli.group import InputError
-from squeezebert_fast.cli.reading import Input, Record, Rows
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.rows import Input, Record, Rows
 
 TEXTS = ["plain", 'with "quotes", commas', "zwölf Boxkämpfer 北京", "", "  spaces  "]
 PAIRS = ["a", "b,", '"', "d", "e"]

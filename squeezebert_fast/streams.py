@@ -1,15 +1,22 @@
-"""Standard streams that may be missing or go away: a daemon has none, a pipe's reader may end first."""
+"""Standard streams, which may be missing or go away, and the warnings that go to one of them.
+
+A daemon has none; a pipe's reader may end first.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+PROGRAM = "squeezebert-fast"
 NAMES = ("stdin", "stdout", "stderr")
 
 _missing: set[str] = set()
@@ -87,3 +94,27 @@ def give_up(stream: TextIO | None) -> None:
             os.dup2(null, stream.fileno())  # type: ignore[union-attr]
         finally:
             os.close(null)
+
+
+@contextmanager
+def held_warnings() -> Iterator[None]:
+    """Print this package's warnings, each once, when the block ends well: an error is to be the only line on stderr."""
+    logger = logging.getLogger("squeezebert_fast")
+    printer = logging.StreamHandler(sys.stderr)
+    printer.setFormatter(logging.Formatter(f"{PROGRAM}: warning: %(message)s"))
+    held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, target=printer, flushOnClose=False)
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:  # the same data may be read for teacher and student
+        known = len(said)
+        said.add(record.getMessage())
+        return len(said) > known
+
+    held.addFilter(is_new)
+    logger.addHandler(held)
+    try:
+        yield
+        held.flush()
+    finally:
+        logger.removeHandler(held)
+        held.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-from huggingface_hub import CommitInfo, HfApi
+from typing import TYPE_CHECKING
 
 from squeezebert_fast.errors import CheckpointError
-from squeezebert_fast.loading.hub import one_line
+from squeezebert_fast.storage.hub import one_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 
 def upload(
@@ -28,6 +30,8 @@ def upload(
     The rest are arguments of `huggingface_hub`'s `create_repo` and `upload_folder`. Raises CheckpointError, one line
     that names the repository, for whatever the hub refuses.
     """
+    from huggingface_hub import HfApi  # takes a tenth of a second, and few programs upload
+
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
         try:
