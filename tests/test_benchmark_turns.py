@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from benchmarks.agreement import WrongEngine
 from benchmarks.peers import EAGER, ENGINES, EngineRunner, start_engines
 from benchmarks.subjects import bert_base
 from benchmarks.turns import TURN, CandidateFailed, Turns
+from tests.fake_turns import FakeTurns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whether a process is stopped")
 
@@ -187,47 +188,25 @@ def test_ctrl_c_is_the_commands_alone_and_its_death_ends_what_is_stopped() -> No
     assert state(pid) in (None, "Z")
 
 
-class FakeTurns:
-    """In place of `Turns`: outputs by name, an exception for one that fails."""
-
-    def __init__(self, outputs: dict[str, Any]) -> None:
-        self.outputs, self.failed = outputs, dict[str, str]()
-
-    def starting(self, engines: Sequence[Any], what: str) -> Sequence[Any]:
-        return engines
-
-    def start(self, name: str, build: partial[EngineRunner]) -> bool:
-        if name not in self.outputs:
-            self.leave_out(name, "not built")
-        return name in self.outputs
-
-    def ask(self, name: str, question: Callable[..., Any]) -> Any:
-        assert question is EngineRunner.output
-        if isinstance(self.outputs[name], CandidateFailed):
-            self.leave_out(name, str(self.outputs[name]))
-            raise self.outputs[name]
-        return self.outputs[name]
-
-    def leave_out(self, name: str, reason: str) -> None:
-        self.failed[name] = reason
-
-
 FLOAT32 = [engine for engine in ENGINES if engine.precision == "float32"]
 COMPILED, ONNX, OPENVINO, OURS = (engine.name for engine in FLOAT32[1:5])
 
 
 def test_engines_are_checked_against_eager_and_those_that_fail_are_left_out(tmp_path: Path) -> None:
     right = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
-    fake: Any = FakeTurns({EAGER.name: right, COMPILED: CandidateFailed("crashed"), OURS: right * (1 + 1e-6)})
+    fake: Any = FakeTurns(
+        {EAGER.name: right, COMPILED: CandidateFailed("crashed"), OURS: right * (1 + 1e-6)},
+        EngineRunner.output,
+    )
     assert list(start_engines(fake, bert_base(tmp_path), FLOAT32[:5], (1, 8))) == [EAGER.name, OURS]
     assert fake.failed == {COMPILED: "crashed", ONNX: "not built", OPENVINO: "not built"}
-    fake = FakeTurns({EAGER.name: right, COMPILED: right + 1.0})
+    fake = FakeTurns({EAGER.name: right, COMPILED: right + 1.0}, EngineRunner.output)
     with pytest.raises(WrongEngine, match=rf"{COMPILED}, BERT-base 1x8: output differs"):
         start_engines(fake, bert_base(tmp_path), FLOAT32[:2], (1, 8))
 
 
 def test_without_eager_nothing_can_be_checked_so_nothing_is_measured(tmp_path: Path) -> None:
-    fake: Any = FakeTurns({ONNX: np.zeros((1, 8, 4), np.float32)})
+    fake: Any = FakeTurns({ONNX: np.zeros((1, 8, 4), np.float32)}, EngineRunner.output)
     assert start_engines(fake, bert_base(tmp_path), FLOAT32[:3], (1, 8), prefix="x, ") == {}
     assert list(fake.failed) == [f"x, {engine.name}" for engine in FLOAT32[:3]]
     assert fake.failed[f"x, {ONNX}"] == "there is no transformers eager to check it against"
