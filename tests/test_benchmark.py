@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
@@ -18,6 +19,7 @@ from benchmarks.agreement import WrongEngine, check
 from benchmarks.passes import pass_work
 from benchmarks.report import Row, best_peer, rows_of, table
 from benchmarks.sentences import over_all, turns_over
+from benchmarks.subjects import LastHiddenState, Subject, padded_inputs
 from squeezebert_fast import ArgumentError, SqueezeBertConfig, SqueezeBertModel, UnsupportedError
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import (
@@ -246,6 +248,39 @@ def test_an_engine_must_agree_on_real_tokens_as_its_precision_can() -> None:
             check("x", precision, expected * torch.nan, expected, mask)
         with pytest.raises(WrongEngine, match=r"\[1, 4, 16\]"):
             check("x", precision, expected[:1], expected, mask)
+
+
+def tiny_subject(name: str, folder: Path) -> Subject:
+    """BERT or SqueezeBERT of random weights, small."""
+    sizes = {"hidden_size": 16, "embedding_size": 16, "intermediate_size": 32, "vocab_size": 99}
+    sizes |= {"num_attention_heads": 2, "num_hidden_layers": 2}
+
+    def build() -> torch.nn.Module:
+        torch.manual_seed(0)
+        model_class, config_class = (getattr(transformers, f"{name}{what}") for what in ("Model", "Config"))
+        return model_class(config_class(**sizes)).eval()
+
+    return Subject(name, build, SqueezeBertConfig(**sizes), folder)
+
+
+@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
+@pytest.mark.parametrize("name", ["Bert", "SqueezeBert"])
+def test_engines_run_either_model_at_any_shape(name: str, tmp_path: Path) -> None:
+    subject = tiny_subject(name, tmp_path)
+    expected = LastHiddenState(subject.model)
+    wanted = [engine for engine in peers.ENGINES if engine.family == "ONNX Runtime"]
+    for engine in (*wanted, *peers.PATCHED):
+        forward = engine.make(subject, None, engine.precision)
+        for shape in ((1, 5), (3, 11)):
+            inputs = padded_inputs(subject, shape)
+            actual = peers.run(forward, inputs).clone()
+            check(engine.name, engine.precision, actual, peers.run(expected, inputs), inputs[1])
+
+
+def test_bert_has_all_peers_and_is_patched_in_every_precision() -> None:
+    peerless = [engine for engine in peers.BERT_ENGINES if not engine.peer]
+    assert peerless == list(peers.PATCHED)
+    assert set(peers.BERT_ENGINES) - set(peerless) == {engine for engine in peers.ENGINES if engine.peer}
 
 
 def test_the_passes_do_what_the_encoder_does() -> None:
