@@ -1,7 +1,7 @@
 """Types of the native module, csrc/python/. Addresses are `tensor.data_ptr()`, 0 for none; strides count elements."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 _Conv = tuple[int, int, int, int, int, int, int, int]
 """Addresses of weight, quantized weight, scale and bias; groups, input and output channels, scales of a row."""
@@ -40,24 +40,19 @@ class Precision:
 class Watch:
     def __init__(
         self,
-        modules: list[Any],
-        dicts: list[dict[str, Any]],
-        values: list[Any],
-        without: list[dict[str, Any]],
+        modules: list,
+        dicts: list,
+        values: list,
+        without: list,
         name: str,
-        attributes: list[tuple[dict[str, Any], str, Any]],
-        classes: list[type],
+        attributes: list,
+        classes: list,
     ) -> None: ...
     def unchanged(self) -> bool: ...
 
 class TensorWatch:
     def __init__(
-        self,
-        tensors: list[Any],
-        impls: Sequence[int],
-        storages: Sequence[int],
-        place: Callable[[Any], int],
-        version: Callable[[Any], int],
+        self, tensors: list, impls: Sequence[int], storages: Sequence[int], place: object, version: object
     ) -> None: ...
     def unchanged(self) -> bool: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from squeezebert_fast.ops.attention import broadcasts
 from squeezebert_fast.patching.families import embeddings_of
 from squeezebert_fast.patching.families.family import Embeddings
 from squeezebert_fast.patching.obstacles import hooks_on_every_module, module_obstacle
+from squeezebert_fast.patching.structure import Places, Structure
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings, original_class
 
 INTEGERS = (torch.int64, torch.int32)
@@ -123,6 +125,21 @@ class AcceleratedEmbeddings(Accelerated):
 
     def _own_obstacle(self, settings: Settings) -> str | None:
         """Why these modules and parameters keep the kernels away from any call, or None."""
+        if reason := self._kind().obstacle(self):
+            return reason
+        found, needs_grad = _found.get(self), self._needs_grad()
+        if found is not None and found.holds(needs_grad):
+            return None
+        _found.pop(self, None)
+        if (reason := self._look_for_obstacle(settings, needs_grad)) is not None:
+            return reason
+        # nothing tells of changes of parameters without memory, as torch.export makes them, or of inference mode
+        lasting = not torch.compiler.is_compiling() and not any(p.is_inference() for p in self.parameters())
+        if lasting and cpu.native_module_missing() is None:
+            _found[self] = _NoObstacle(self, needs_grad)
+        return None
+
+    def _look_for_obstacle(self, settings: Settings, needs_grad: bool) -> str | None:
         modules, kind = self.__dict__["_modules"], self._kind()
         for name in (*kind.tables, "LayerNorm", "dropout"):
             module = modules.get(name)
@@ -133,13 +150,11 @@ class AcceleratedEmbeddings(Accelerated):
                 continue
             if module.max_norm is not None:
                 return f"{name} has a max_norm"
-            if self._needs_grad():
+            if needs_grad:
                 if module.sparse or module.scale_grad_by_freq:
                     return f"{name} wants sparse gradients, or scaled by frequency"
                 if name != WORDS and module.padding_idx is not None:
                     return f"{name} has a row without gradients"
-        if reason := kind.obstacle(self):
-            return reason
         norm = modules["LayerNorm"]
         parameters = [modules[name].weight for name in kind.tables] + [norm.weight, norm.bias]
         words = parameters[0]
@@ -259,6 +274,23 @@ class AcceleratedEmbeddings(Accelerated):
         options = norm.weight, norm.bias, norm.eps, modules[WORDS].padding_idx
         ids = input_ids, position_ids, token_type_ids
         return ops.embeddings(*ids, words, positions, types, *options, backend=settings.backend)
+
+
+class _NoObstacle:
+    """That an embeddings module had no obstacle of its own, until it changes."""
+
+    def __init__(self, embeddings: AcceleratedEmbeddings, needs_grad: bool) -> None:
+        modules = list(embeddings.children())
+        attributes = ("max_norm", "sparse", "scale_grad_by_freq", "padding_idx")
+        # not itself: what a weak key keeps must not keep the key
+        self._structure = Structure(modules, modules, embeddings, attributes)
+        self._places, self._needs_grad = Places(self._structure.parameters), needs_grad
+
+    def holds(self, needs_grad: bool) -> bool:
+        return needs_grad is self._needs_grad and self._structure.unchanged() and self._places.unchanged()
+
+
+_found: weakref.WeakKeyDictionary[nn.Module, _NoObstacle] = weakref.WeakKeyDictionary()
 
 
 def _drops(dropout: nn.Dropout) -> bool:

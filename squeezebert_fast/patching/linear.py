@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.backends.request import Request, autocast_dtype, obstacle, tracing
+from squeezebert_fast.backends.request import (
+    Request,
+    autocast_dtype,
+    gradients_are_recorded,
+    obstacle,
+    tracing,
+)
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
@@ -42,7 +48,7 @@ class AcceleratedLinear(Accelerated):
     forward.__wrapped__ = nn.Linear.forward  # type: ignore[attr-defined]
 
     def _obstacle(self, x: Tensor, settings: Settings) -> str | None:
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+        if gradients_are_recorded(x, self.weight, self.bias):
             return "gradients are recorded"
         if autocast_dtype(x.device) is not None:
             return "autocast is active"

@@ -40,9 +40,10 @@ def patch(
     backend: str = "auto",
     strict: bool = False,
 ) -> Model:
-    """Accelerate every SqueezeBERT encoder in `model`, in place, and return `model`.
+    """Accelerate every encoder of a known family in `model`, in place, and return `model`.
 
-    Works on this package's models and on transformers' SqueezeBERT, whole or as a part of a larger module.
+    Works on this package's models and on transformers' SqueezeBERT, BERT, ELECTRA, RoBERTa, XLM-RoBERTa, CamemBERT and
+    DistilBERT, whole or as a part of a larger module: a `SentenceTransformer`, a `CrossEncoder`, `pipeline(...).model`.
     Parameters, buffers, their names and `state_dict` don't change. Results don't either, up to rounding and the
     masks that dropout draws: training, gradients, hooks, `output_attentions`, autocast, other dtypes and devices
     give what the unpatched model gives, by falling back where a kernel can't serve; `explain(model)` tells what
@@ -53,7 +54,7 @@ def patch(
     to 16,384 tokens (see docs/architecture.md).
 
     Args:
-        model: any module that contains a SqueezeBertEncoder.
+        model: any module that contains such an encoder.
         precision: what products run in, on the CPU: "float32" (None says the same), "bfloat16" or "int8". Sums,
             softmax, LayerNorm and residuals stay float32. bfloat16 and int8 are for inference: with gradients,
             and where the native encoder can't serve, the forward runs in the model's own dtype, or autocast's. On a

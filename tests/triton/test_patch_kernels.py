@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import squeezebert_fast
@@ -275,3 +276,57 @@ def test_a_forward_without_unpad_never_waits_for_the_gpu() -> None:
             model(ids, mask)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def bert_encoder(device: str, dtype: torch.dtype, implementation: str) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(**sizes, vocab_size=11, attn_implementation=implementation)
+    config.initializer_range = 0.3
+    return transformers.BertModel(config).encoder.eval().to(device, dtype)
+
+
+@pytest.mark.parametrize("unpad", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bert_takes_a_mask_that_says_attend(dtype: torch.dtype, unpad: bool, device: str) -> None:
+    encoder = bert_encoder(device, dtype, "sdpa")
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    keep = keep_some(2, 5, "holes").to(device)
+    attend = keep[:, None, None].expand(2, 1, 5, 5)
+    exact = run(copy.deepcopy(encoder).double(), x.double(), attend)
+    actual = run(patched(encoder, unpad=unpad), x, attend)
+    plain = run(encoder, x, attend)
+    assert_within_rule(actual[keep], plain[keep], exact[keep], whole_model=True)
+    if unpad:
+        assert actual[~keep].eq(0).all()
+
+
+def test_a_bert_in_int8(device: str) -> None:
+    encoder = bert_encoder(device, torch.float32, "eager")
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    expected, actual = run(encoder, x, None), run(patched(encoder, precision="int8"), x, None)
+    assert not torch.equal(actual, expected)
+    assert torch.cosine_similarity(actual, expected, dim=-1).min() > 0.99
+
+
+def test_a_bert_trains(device: str) -> None:
+    plain = bert_encoder(device, torch.float32, "sdpa")
+    for parameter in plain.parameters():
+        parameter.requires_grad_(True)
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    attend = keep_some(2, 5, "right").to(device)[:, None, None].expand(2, 1, 5, 5)
+
+    def gradients(encoder: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        encoder(x, attend)[0].square().sum().backward()
+        # a bias of the keys moves a query's scores all alike, so its gradient is rounding alone
+        named = ((n, p.grad) for n, p in encoder.named_parameters() if not n.endswith("key.bias"))
+        return {name: gradient for name, gradient in named if gradient is not None}
+
+    exact = gradients(copy.deepcopy(plain).double(), x.double())
+    theirs, ours = gradients(plain, x), gradients(patched(plain), x)
+    assert ours.keys() == theirs.keys() == exact.keys()
+
+    def joined(found: dict[str, Tensor]) -> Tensor:
+        return torch.cat([g.flatten() / exact[name].norm().to(g.dtype) for name, g in found.items()])
+
+    assert_within_rule(joined(ours), joined(theirs), joined(exact), whole_model=True)
