@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import squeezebert_fast
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.patching import structure
 from squeezebert_fast.patching.structure import Places, PythonWatch, Structure
+from tests.engine_helpers import encoder_of, run, states
 
 WATCHES = [
     pytest.param(PythonWatch, id="python"),
@@ -191,3 +194,19 @@ def test_a_write_to_any_parameter_is_seen(write: str, index: int) -> None:
 def test_no_parameters_never_change() -> None:
     empty: list[Tensor] = []
     assert Places(empty).unchanged()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["layers.1.attention.dropout", "layers.0", "layers", ""])
+def test_eval_reaches_what_is_in_training_mode(path: str) -> None:
+    """Where everything is in eval mode, `eval` of a patched encoder goes no further."""
+    encoder: Any = squeezebert_fast.patch(encoder_of(hidden_dropout_prob=0.5))
+    run(encoder, states(encoder, 1, 3))  # makes its plan
+    encoder.eval()
+    encoder.get_submodule(path).training = True
+    encoder.eval()
+    assert not any(module.training for module in encoder.modules())
+    encoder.train()
+    assert all(module.training for module in encoder.modules())
+    encoder.layers[1] = copy.deepcopy(encoder.layers[1]).train()
+    encoder.eval()
+    assert not any(module.training for module in encoder.modules())

@@ -62,9 +62,12 @@ class AcceleratedEmbeddings(Accelerated):
         return super().forward(*args, **kwargs)  # which raises its own error for an index
 
     def _kind(self) -> Embeddings:
-        kind = embeddings_of(original_class(type(self)))
-        assert kind is not None  # as patch had it
-        return kind
+        cls = type(self)
+        if cls not in _kinds:
+            kind = embeddings_of(original_class(cls))
+            assert kind is not None  # as patch had it
+            _kinds[cls] = kind
+        return _kinds[cls]
 
     def _dropped(self, y: Tensor, settings: Settings) -> Tensor:
         dropout = self.__dict__["_modules"]["dropout"]
@@ -274,6 +277,10 @@ class AcceleratedEmbeddings(Accelerated):
         options = norm.weight, norm.bias, norm.eps, modules[WORDS].padding_idx
         ids = input_ids, position_ids, token_type_ids
         return ops.embeddings(*ids, words, positions, types, *options, backend=settings.backend)
+
+
+_kinds: dict[type[nn.Module], Embeddings] = {}
+"""By accelerated class."""
 
 
 class _NoObstacle:

@@ -16,7 +16,7 @@ from squeezebert_fast.patching.engines import ENGINES, Engine
 from squeezebert_fast.patching.families import family_of
 from squeezebert_fast.patching.families.family import Call, Family, Mask
 from squeezebert_fast.patching.obstacles import call_obstacle, needs_grad
-from squeezebert_fast.patching.plan import Plan, plan_of, tracing_obstacle
+from squeezebert_fast.patching.plan import Plan, is_settled, plan_of, tracing_obstacle
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
 
@@ -45,6 +45,10 @@ class AcceleratedEncoder(Accelerated):
             return output if keep is None else _zero_padding(output, keep)
         x, states = self._run_layers(call, plan, settings, family)
         return family.result(self, call, x, states)
+
+    def train(self, mode: bool = True) -> Any:
+        """As `nn.Module.train`. sentence-transformers asks for eval mode in every call, and mostly has it already."""
+        return self if not mode and is_settled(self) else super().train(mode)
 
     def _run_layers(
         self, call: Call, plan: Plan | str | None, settings: Settings, family: Family

@@ -67,6 +67,10 @@ class Plan:
         """Whether all that was decided by is the same: modules, classes, their code, parameters as objects, hooks."""
         return self._structure.unchanged() and hooks_on_every_module() is None
 
+    def in_eval_mode(self) -> bool:
+        """Whether no module of the layers is in training mode."""
+        return self._structure.in_eval_mode()
+
     def dropout_is_off(self) -> bool:
         """Whether no dropout of a layer would drop anything."""
         return self._structure.dropout_is_off()
@@ -138,6 +142,12 @@ def plan_of(encoder: nn.Module) -> Plan | str:
     if plan.lasting and settings is not None:
         _plans[encoder] = plan
     return plan
+
+
+def is_settled(encoder: nn.Module) -> bool:
+    """Whether an encoder and all its modules are in eval mode for sure; False says nothing."""
+    plan = _plans.get(encoder)
+    return plan is not None and not encoder.training and plan.current() and plan.in_eval_mode()
 
 
 def engine_of(module: nn.Module) -> Engine | None:

@@ -57,8 +57,7 @@ class Structure:
         self._code = list(classes)
         self._next_hook = RemovableHandle.next_id
         self._dropouts = [m.__dict__ for m in modules if isinstance(m, nn.Dropout)]
-        self._in_eval_mode = [(own, "training", False) for own in self._dropouts]
-        self._eval_mode = _watch([], [], [], [], "", self._in_eval_mode, [])
+        self._eval_mode = _Training(modules)
         self.accept_parameters()
 
     def unchanged(self) -> bool:
@@ -93,11 +92,28 @@ class Structure:
             self._next_hook = RemovableHandle.next_id
         return True
 
+    def in_eval_mode(self) -> bool:
+        """Whether no module is in training mode."""
+        return self._eval_mode.is_off()
+
     def dropout_is_off(self) -> bool:
         """Whether no dropout would drop anything."""
-        return self._eval_mode.unchanged() or not any(
+        return self._eval_mode.is_off() or not any(
             own["training"] and own["p"] > 0.0 for own in self._dropouts
         )
+
+
+class _Training:
+    """Whether modules are in training mode."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._off = [
+            (module.__dict__, "training", False) for module in modules
+        ]  # which a native watch borrows
+        self._watch = _watch([], [], [], [], "", self._off, [])
+
+    def is_off(self) -> bool:
+        return self._watch.unchanged()
 
 
 class PythonWatch:
