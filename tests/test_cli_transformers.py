@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,15 @@ from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.swapping import SETTINGS
 from tests.cli_helpers import refuses, run, succeeds
+from tests.fake_hub import FakeHub
 from tests.training_helpers import write_tsv
-from tests.transformers_folders import MODEL_TYPES, save_folder, transformers_class, write_json
+from tests.transformers_folders import (
+    MODEL_TYPES,
+    make_sentence_folder,
+    save_folder,
+    transformers_class,
+    write_json,
+)
 
 TEXTS = ("it was a good film", "and so on that we saw who lives in rome", "", "bob")
 LINES = "\n".join(TEXTS) + "\n"
@@ -211,6 +220,7 @@ def test_code_that_a_folder_brings_along_is_not_run(folders: Folders, tmp_path: 
 def test_without_transformers_the_extra_is_named(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = folders("bert", "ForSequenceClassification")
     monkeypatch.setitem(sys.modules, "transformers", None)
     table = write_tsv(tmp_path / "t.tsv", [("a", "x"), ("b", "y")])
     for command in (
@@ -219,6 +229,38 @@ def test_without_transformers_the_extra_is_named(
         ["finetune", "-o", tmp_path / "o"],
         ["embed", "-o", tmp_path / "v"],
     ):
-        folder = folders("bert", "ForSequenceClassification")
         refuses(*command, "-m", folder, table, said="pip install squeezebert-fast[transformers]")
     assert [path.name for path in tmp_path.iterdir()] == ["t.tsv"]
+
+
+@pytest.mark.parametrize("sentences", [False, True])
+def test_a_model_on_the_hub_is_taken_by_its_name(folders: Folders, sentences: bool, tmp_path: Path) -> None:
+    folder = folders("roberta", "ForSequenceClassification")
+    if sentences:
+        folder = make_sentence_folder(tmp_path / "m", "roberta", inside="0_Transformer", normalize=True)
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = (
+        ["embed", "-", "-o", "v.npy", "-m"] if sentences else ["predict", "-", "--output", "o.jsonl", "-m"]
+    )
+    with FakeHub() as hub:
+        hub.push("team/model", files)
+        ours = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": os.getcwd()}
+        program = [sys.executable, "-c", "from squeezebert_fast.cli import main; main()", *command]
+        for model in ("team/model", str(folder)):
+            where = tmp_path / model.replace("/", "-")
+            where.mkdir()
+            done = subprocess.run(
+                [*program, model],
+                cwd=where,
+                env={**os.environ, **ours},
+                input=LINES,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stderr == ""
+    results = [
+        next(path.iterdir()).read_bytes() for path in tmp_path.iterdir() if path.name not in ("m", "cache")
+    ]
+    assert len(results) == 2
+    assert results[0] == results[1]

@@ -27,7 +27,7 @@ from typing import Any
 from torch import nn
 
 from squeezebert_fast.errors import CheckpointError, UnsupportedError
-from squeezebert_fast.loading.transformers_models import refused_in_one_line
+from squeezebert_fast.loading.transformers_models import library, refused_in_one_line
 from squeezebert_fast.loading.weights import weight_files
 from squeezebert_fast.storage.files import read_json, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
@@ -175,7 +175,7 @@ def sentence_transformer(folder: SentenceFolder) -> Any:
     """The folder as a SentenceTransformer on the CPU. Raises UnsupportedError without the library, CheckpointError."""
     name = folder.files.name_or_path
     try:
-        library: Any = importlib.import_module("sentence_transformers")
+        sentence_transformers: Any = importlib.import_module("sentence_transformers")
     except ImportError as error:
         why = folder.beyond or "it is to be a SentenceTransformer"
         raise UnsupportedError(
@@ -184,15 +184,15 @@ def sentence_transformer(folder: SentenceFolder) -> Any:
         ) from error
     with refused_in_one_line(f"load {name}"):
         local = os.path.expanduser(name)
-        return library.SentenceTransformer(
+        return sentence_transformers.SentenceTransformer(
             local if os.path.isdir(local) else os.fspath(name), device="cpu", revision=folder.files.revision
         )
 
 
 def is_sentence_transformer(model: nn.Module) -> bool:
     """Whether it is one, which needs no import to say."""
-    library = sys.modules.get("sentence_transformers")
-    return library is not None and isinstance(model, library.SentenceTransformer)
+    loaded = sys.modules.get("sentence_transformers")
+    return loaded is not None and isinstance(model, loaded.SentenceTransformer)
 
 
 def transformer_of(model: Any) -> nn.Module:
@@ -234,7 +234,7 @@ def load(folder: SentenceFolder, load_transformer: Callable[[ModelFiles], nn.Mod
 @contextmanager
 def _in_place_of_auto_model(make: Callable[[], nn.Module]) -> Iterator[None]:
     """sentence-transformers has no argument for a model that is there: this is where it gets one, in all versions."""
-    transformers: Any = importlib.import_module("transformers")
+    transformers = library("to load it")
     transformers.AutoModel.from_pretrained = lambda *args, **kwargs: make()
     try:
         yield

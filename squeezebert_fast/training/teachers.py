@@ -94,7 +94,8 @@ def load_teacher(
             raise TrainingError(
                 f"the teacher {name_or_path} is a {stored.architecture}, not fine-tuned for {task.name}"
             )
-    if isinstance(stored, Transformers) and stored.model_type == "bert" and not of_own_library:
+    is_bert = isinstance(stored, Transformers) and stored.model_type == "bert"
+    if is_bert and not of_own_library and not stored.is_int8():
         model: Any = convert_bert(name_or_path, model_class=task.model_class)
         tokenizer: Any = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
     else:
