@@ -26,7 +26,7 @@ from squeezebert_fast.loading.weights import StoredTensor, weight_files
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.stored_heads import stored_class
 from squeezebert_fast.patching.engines import layer_of
-from squeezebert_fast.patching.families import family_of
+from squeezebert_fast.patching.families import dense_layers, family_of
 from squeezebert_fast.patching.linear import FEW_CHANNELS
 from squeezebert_fast.patching.patch import patch
 from squeezebert_fast.storage.files import CONFIG_NAME, directory_named, read_json_object
@@ -203,11 +203,15 @@ def _keys(model: nn.Module, name: str) -> tuple[str, ...]:
 
 def _to_quantize(model: nn.Module) -> dict[int, int]:
     """The parameters that are int8 on disk, by identity, and the blocks of their rows."""
-    dense = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    # a table of so few words is tied to a product that stays float, and its int8 form is made of that
-    few = {id(module.weight) for module in dense if module.out_features < FEW_CHANNELS}
+    dense = [linear for module in model.modules() for linear in dense_layers(module)]
+    in_int8 = [linear for linear in dense if linear.out_features >= FEW_CHANNELS]
     words = [module for name, module in model.named_modules() if name.endswith("word_embeddings")]
-    blocks = {id(module.weight): 1 for module in (*words, *dense) if id(module.weight) not in few}
+    blocks = {id(module.weight): 1 for module in (*words, *in_int8)}
+    for (
+        linear
+    ) in model.modules():  # a product that runs in float needs its weight, also one tied to the words
+        if isinstance(linear, nn.Linear) and linear not in in_int8:
+            blocks.pop(id(linear.weight), None)
     for module in model.modules():  # after those: BERT's products are nn.Linear too
         if (family := family_of(type(module))) is not None:
             convs = (conv for layer in family.layers_of(module) for conv in layer_of(layer, family).convs)
