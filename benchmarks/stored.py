@@ -8,6 +8,7 @@ from pathlib import Path
 from squeezebert_fast import patch
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.pretrained import find
 from squeezebert_fast.training.tasks.base import Task
 
 FILES = ("config.json", "model.safetensors", "model_int8.safetensors", "vocab.txt", "tokenizer.json")
@@ -24,7 +25,7 @@ class Stored:
 
     def task(self) -> Task:
         """What it was trained for; of a table, with the usual names of the columns."""
-        return task_of(str(self.folder), TaskOptions())
+        return task_of(find(self.folder), TaskOptions())
 
     def load(self) -> SqueezeBertPreTrainedModel:
         """The model in eval mode, patched with `unpad` unless `precision` is None."""

@@ -52,6 +52,7 @@ __all__ = [
     "cuda_graphs",
     "doctor",
     "explain",
+    "load_quantized",
     "mean_pool",
     "ops",
     "patch",
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from squeezebert_fast.modeling.bert_conversion import convert_bert, convert_directory
     from squeezebert_fast.patching.cuda_graphs import cuda_graphs
     from squeezebert_fast.patching.explain import Explanation, explain
-    from squeezebert_fast.patching.int8_checkpoint import save_quantized
+    from squeezebert_fast.patching.int8_checkpoint import load_quantized, save_quantized
     from squeezebert_fast.patching.patch import patch, unpatch
     from squeezebert_fast.sentence import mean_pool
     from squeezebert_fast.shipped import SENTIMENT_MODEL
@@ -87,7 +88,7 @@ else:
         "configuration": ("SqueezeBertConfig",),
         "diagnostics": ("doctor",),
         "modeling.bert_conversion": ("convert_bert", "convert_directory"),
-        "patching.int8_checkpoint": ("save_quantized",),
+        "patching.int8_checkpoint": ("load_quantized", "save_quantized"),
         "modeling": (
             "SqueezeBertForMaskedLM",
             "SqueezeBertForMultipleChoice",

@@ -22,18 +22,22 @@ import numpy as np
 import torch
 
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.diagnostics import doctor
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.loading.transformers_models import library, token_limit
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching import patch
+from squeezebert_fast.pretrained import Config, Model
 from squeezebert_fast.storage.files import all_or_nothing
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 TRANSFORMERS = "transformers"
-"""The candidate that is transformers' own SqueezeBERT in eager mode, with the same weights."""
+"""The candidate that is transformers' own model with the same weights: of a SqueezeBERT in eager mode."""
+
+GROUPED = ("q", "k", "v", "post_attention", "intermediate", "output")
+"""A layer's products, by the fields of the configuration with their groups; the last two are the wide ones."""
 
 PLOT_SUFFIXES = (".png", ".svg")
 PEAK_SAMPLE_SECONDS = 0.02
@@ -130,7 +134,7 @@ def measure(
     return [Timing(name, tuple(values)) for name, values in seconds.items()]
 
 
-def encoder_flops(config: SqueezeBertConfig, batch: int, tokens: int) -> int:
+def encoder_flops(config: Config, batch: int, tokens: int) -> int:
     """Floating-point operations of the encoder's layers: two for each multiply-add of its products.
 
     Biases, activations, softmax, LayerNorm, embeddings and pooler, some percent of the time, aren't counted.
@@ -138,19 +142,17 @@ def encoder_flops(config: SqueezeBertConfig, batch: int, tokens: int) -> int:
     >>> encoder_flops(SqueezeBertConfig(), 1, 128) / 1e9
     7.398752256
     """
-    hidden, intermediate = config.hidden_size, config.intermediate_size
-    per_token = sum(
-        hidden * hidden // groups
-        for groups in (config.q_groups, config.k_groups, config.v_groups, config.post_attention_groups)
-    )
-    per_token += hidden * intermediate // config.intermediate_groups
-    per_token += hidden * intermediate // config.output_groups
+    hidden = config.hidden_size
+    intermediate = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
+    groups = {name: getattr(config, f"{name}_groups", 1) for name in GROUPED}
+    per_token = sum(hidden * hidden // groups[name] for name in GROUPED[:4])
+    per_token += sum(hidden * intermediate // groups[name] for name in GROUPED[4:])
     per_token += 2 * tokens * hidden  # scores, and their product with the values
     return 2 * per_token * config.num_hidden_layers * batch * tokens
 
 
 def forward_candidates(
-    model: SqueezeBertModel,
+    model: Model,
     names: Sequence[str],
     batch: int,
     tokens: int,
@@ -161,7 +163,7 @@ def forward_candidates(
     """The model's forward on the same random ids, [batch, tokens], by each backend in `names`.
 
     names: backends, of which each must serve (no falling back unseen), or "transformers" for transformers'
-        eager model, which must then be installed.
+        model, which must then be installed: of a SqueezeBERT the eager one with its weights.
     precisions: as `patch` takes them: each gives a candidate of every backend, named "cpu int8" and the like, but
         "cpu" alone for float32. The reference and transformers compute in float32, once.
     The candidates share `model`'s parameters; `model` itself stays as it is.
@@ -172,7 +174,7 @@ def forward_candidates(
     for what, given in (("backends", names), ("precisions", precisions)):
         if len(set(given)) < len(given):
             raise ArgumentError(f"the {what} {', '.join(given)} are not all different")
-    limit = model.config.max_position_embeddings
+    limit = token_limit(model.config)
     if batch < 1 or not 1 <= tokens <= limit:
         raise ArgumentError(f"the shape is {batch}x{tokens}; expected at least 1x1 and up to {limit} tokens")
     generator = torch.Generator().manual_seed(seed)
@@ -198,21 +200,16 @@ def precision_of(candidate: str) -> str:
     return candidate.partition(" ")[2] or "float32"
 
 
-def _variant(model: SqueezeBertModel, name: str, precision: str) -> torch.nn.Module:
+def _variant(model: Model, name: str, precision: str) -> torch.nn.Module:
     if name == TRANSFORMERS:
-        return _in_transformers(model)
+        return _in_transformers(model) if isinstance(model, SqueezeBertModel) else model
     sharing = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     strict = name != "auto" or precision != "float32"
     return patch(copy.deepcopy(model, sharing), precision=precision, backend=name, strict=strict)
 
 
 def _in_transformers(model: SqueezeBertModel) -> torch.nn.Module:
-    try:
-        transformers: Any = importlib.import_module("transformers")
-    except ImportError as error:
-        raise UnsupportedError(
-            f"transformers can't be imported ({error}); pip install squeezebert-fast[transformers]"
-        ) from error
+    transformers = library("for its model")
     config = transformers.SqueezeBertConfig.from_dict(model.config.to_dict())
     theirs = transformers.SqueezeBertModel(config).eval()
     theirs.load_state_dict(model.state_dict(), assign=True)

@@ -3,7 +3,7 @@
 Read from the sources, so that every import counts wherever it stands: at the top, in a function, where a circle would
 only show once it is called, and under TYPE_CHECKING, since a reader must then know that module too. An import of a
 module runs the `__init__` of its packages as well, but for those that the importer is in. A name in a string is no
-import: by one, a lower floor leaves a choice to a higher one (LOAD_QUANTIZED in loading/checkpoint.py).
+import: by one, a lower floor leaves a choice to a higher one (QUANTIZED_MODEL in loading/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FLOORS = (
     ("loading",),
     ("modeling",),
     ("patching",),
+    ("pretrained",),
     ("benchmark", "trainer", "training"),
     ("cli",),
     ("",),  # squeezebert_fast/__init__.py, which offers names of all floors and which none may import

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from squeezebert_fast import SqueezeBertModel
-from squeezebert_fast.loading import files
+from squeezebert_fast.storage import files
 from squeezebert_fast.training import loop
 from squeezebert_fast.training.run_folder import STATE, RunFolder
 from squeezebert_fast.training.tasks.sequences import SequenceClassification

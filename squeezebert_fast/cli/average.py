@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.cli.writing import check_empty
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.streams import held_warnings
 
@@ -31,21 +32,22 @@ def average(
     if len(sources) < 2:
         raise InputError(f"{len(sources)} model is given, expected two or more")
 
-    from squeezebert_fast.cli.stored import check_empty, model_class
-    from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+    check_empty(output, force)
+
+    from squeezebert_fast.pretrained import find, save
     from squeezebert_fast.training.averaging import average_parameters
 
-    check_empty(output, force)
-    classes = [model_class(source) for source in sources]
-    tokenizers = [SqueezeBertTokenizerFast.from_pretrained(source) for source in sources]
+    stored = [find(source) for source in sources]
+    tokenizers = [each.tokenizer() for each in stored]
+    with held_warnings():
+        models = [each.load_as_saved() for each in stored]
+    classes = [type(model) for model in models]
     for source, cls, tokenizer in zip(sources, classes, tokenizers, strict=True):
         if cls is not classes[0]:
             raise InputError(f"{source} is a {cls.__name__}, but {sources[0]} is a {classes[0].__name__}")
         if tokenizer.get_vocab() != tokenizers[0].get_vocab():
             raise InputError(f"{source} and {sources[0]} have different vocabularies")
-    with held_warnings():
-        models = [cls.from_pretrained(source) for cls, source in zip(classes, sources, strict=True)]
     model = average_parameters(models, sources)
-    model.save_pretrained(output)
+    save(model, output)
     tokenizers[0].save_pretrained(output)
     typer.echo(f"{output}: the average of {len(models)} {classes[0].__name__}")

@@ -18,12 +18,14 @@ def bench(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A model's directory or hub id; by default the base size, random weights."
+            "--model",
+            "-m",
+            help=f"{options.MODEL_HELP} By default a SqueezeBERT of the base size with random weights.",
         ),
     ] = None,
     shapes: Annotated[str, typer.Option(help="Batch x tokens, separated by commas.")] = "1x32,1x128,8x128",
     backends: Annotated[
-        str, typer.Option(help="Separated by commas; transformers is its eager model with the same weights.")
+        str, typer.Option(help="Separated by commas; transformers is its own model with the same weights.")
     ] = "reference,cpu",
     precision: Annotated[
         str,
@@ -58,6 +60,7 @@ def bench(
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.modeling import SqueezeBertModel
+    from squeezebert_fast.pretrained import find
 
     if plot_path is not None:
         benchmark.check_plot(plot_path)
@@ -67,7 +70,7 @@ def bench(
         encoder = SqueezeBertModel(SqueezeBertConfig()).eval()
     else:
         with held_warnings():
-            encoder = SqueezeBertModel.from_pretrained(model)
+            encoder = find(model).load(SqueezeBertModel, dequantize=True)
     candidates = [
         benchmark.forward_candidates(encoder, names, batch, tokens, precisions=precisions)
         for batch, tokens in wanted

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.cli.writing import check_empty
 from squeezebert_fast.streams import held_warnings
 
 
@@ -27,8 +27,7 @@ def convert(
 
     Example: squeezebert-fast convert ./all-MiniLM-L6-v2 ./minilm
     """
-    if target.is_dir() and not force and any(target.iterdir()):
-        raise InputError(f"the target {target} holds files already; --force writes into it all the same")
+    check_empty(target, force)
 
     from squeezebert_fast.modeling.bert_conversion import convert_directory
 

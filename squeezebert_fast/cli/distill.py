@@ -33,7 +33,7 @@ def distill(
     teacher: Annotated[
         str,
         typer.Option(
-            help="A fine-tuned SqueezeBERT or BERT; for texts with a label, any that transformers loads."
+            help="A fine-tuned model, as for --model; for texts with a label, any that transformers loads."
         ),
     ],
     settings: Settings,
@@ -86,6 +86,7 @@ def distill(
 
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.configuration import SqueezeBertConfig
+    from squeezebert_fast.pretrained import find
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
     from squeezebert_fast.training import devices, distillation, fitting, inheritance, models, runs, teachers
 
@@ -95,7 +96,8 @@ def distill(
 
     def build(examples: list[Any]) -> Built:
         fields = chosen.label_fields(examples)
-        known = teachers.load_teacher(teacher, chosen, chosen_device)
+        as_it_is = model is not None and not find(model).is_own
+        known = teachers.load_teacher(teacher, chosen, chosen_device, of_own_library=as_it_is)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
         length = settings.max_length or runs.DEFAULT_LENGTH
         if vocab_size is not None:
@@ -106,9 +108,7 @@ def distill(
             rows = chosen.encode(examples, vocab, SqueezeBertConfig(**fields), length)
             used = {index for row in rows for index in distillation.flat(row["input_ids"])}
             vocab = inheritance.smaller_vocabulary(vocab, used, vocab_size)
-        student, tokenizer = models.start(
-            chosen.model_class, model, sizes, fields, settings.seed, vocab=vocab
-        )
+        student, tokenizer = models.start(chosen, model, sizes, fields, settings.seed, vocab=vocab)
         student.to(chosen_device)
         words = inheritance.shared_words(tokenizer, known.tokenizer)
         if init_from_teacher:

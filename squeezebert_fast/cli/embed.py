@@ -30,38 +30,49 @@ def embed(
     pair_column: options.PairColumn = None,
     input_format: options.InputFormat = None,
     pooling: Annotated[
-        str, typer.Option(help="mean of the token vectors, or cls for the first one's.")
-    ] = "mean",
+        str | None,
+        typer.Option(
+            help="mean of the token vectors, or cls for the first one's; by default what a sentence-transformers "
+            "folder says, or else mean."
+        ),
+    ] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale each vector to length 1.")] = False,
+    prompt_name: Annotated[
+        str | None,
+        typer.Option(help="Of a sentence-transformers folder: which of its prompts each text begins with."),
+    ] = None,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
+    precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
     """Turn texts into vectors: a row of a NumPy file for each, in the order of the input.
 
-    Example: squeezebert-fast embed -m ./minilm sentences.txt -o vectors.npy
+    Of a sentence-transformers folder they are what its SentenceTransformer.encode gives.
+
+    Example: squeezebert-fast embed -m ./all-MiniLM-L6-v2 sentences.txt -o vectors.npy
     """
-    if pooling not in POOLINGS:
+    if pooling not in (None, *POOLINGS):
         raise InputError(f"--pooling is {pooling!r}, expected {' or '.join(POOLINGS)}")
     output = checked_output(output, source)
     records = Input(source, input_format, column, pair_column)
 
-    from torch.nn.functional import normalize as to_unit_length
+    from squeezebert_fast.cli.embedding import load_embedder
 
-    from squeezebert_fast.cli.running import load_engine, run_in_order
-    from squeezebert_fast.modeling import SqueezeBertModel
-    from squeezebert_fast.sentence import mean_pool
-
-    engine = load_engine(SqueezeBertModel, model, backend=backend, threads=threads, max_length=max_length)
-
-    def forward(batch: dict[str, Tensor]) -> Tensor:
-        hidden = engine.model(**batch).last_hidden_state
-        vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
-        return to_unit_length(vectors, dim=-1) if normalize else vectors
-
-    results = run_in_order(records, engine, forward, batch_size)
-    with replacing(output) as staged, _NpyRows.open(staged, engine.model.config.hidden_size) as rows:
+    embedder = load_embedder(
+        model,
+        pooling=pooling,
+        prompt_name=prompt_name,
+        normalize=normalize,
+        pairs=pair_column is not None,
+        backend=backend,
+        threads=threads,
+        max_length=max_length,
+        precision=precision,
+    )
+    results = embedder.run(records, batch_size)
+    with replacing(output) as staged, _NpyRows.open(staged, embedder.channels) as rows:
         for _, vector in tracked(results, records):
             rows.append(vector)
 

@@ -15,7 +15,7 @@ from squeezebert_fast.errors import InputError
 from squeezebert_fast.streams import held_warnings
 
 if TYPE_CHECKING:
-    from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+    from squeezebert_fast.pretrained import Model
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -50,30 +50,30 @@ def evaluate(
             raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
 
     from squeezebert_fast.cli.running import use_threads
-    from squeezebert_fast.modeling.stored_heads import check_head
+    from squeezebert_fast.loading.transformers_models import token_limit
+    from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
     from squeezebert_fast.training.evaluation import evaluate as measure
-    from squeezebert_fast.training.models import load_tokenizer
     from squeezebert_fast.training.tasks.base import DataSet
 
     use_threads(threads)
     where = devices.choose(device)
-    task = task_of(model, data)
-    check_head(task.model_class, model)
+    stored = find(model)
+    task = task_of(stored, data)
     examples = task.read(source)
-    tokenizer = load_tokenizer(model)
+    tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
-        loaded = task.model_class.from_pretrained(model)
-        limit = loaded.config.max_position_embeddings
+        loaded = stored.load(task.model_class)
+        limit = token_limit(loaded.config)
         if max_length is not None and max_length > limit:
             raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
         length = max_length or min(limit, tokenizer.model_max_length)
         rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
-    is_int8 = any(parameter.is_meta for parameter in loaded.parameters())
-    wanted = list(dict.fromkeys(wanted)) or ["int8" if is_int8 else "float32"]
-    as_loaded = is_int8 and wanted == ["int8"] and where.type == "cpu"
-    if is_int8 and not as_loaded:
-        loaded = task.model_class.from_pretrained(model, dequantize=True)
+    from_int8 = is_int8(loaded)
+    wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]
+    as_loaded = from_int8 and wanted == ["int8"] and where.type == "cpu"
+    if from_int8 and not as_loaded:
+        loaded = stored.load(task.model_class, dequantize=True)
     if not as_loaded:
         loaded.to(where)
     results: dict[str, dict[str, float]] = {}
@@ -96,7 +96,7 @@ def evaluate(
     Console(markup=False, emoji=False, highlight=False).print(table)
 
 
-def _in_precision(model: SqueezeBertPreTrainedModel, precision: str) -> SqueezeBertPreTrainedModel:
+def _in_precision(model: Model, precision: str) -> Model:
     """The float model, or on a GPU perhaps a copy of it, patched for a precision."""
     from squeezebert_fast.patching import patch
 

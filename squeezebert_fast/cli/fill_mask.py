@@ -12,10 +12,13 @@ from squeezebert_fast.errors import InputError
 
 
 def fill_mask(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text with one [MASK] or several.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A text with one [MASK] or several (<mask> of a RoBERTa).")
+    ],
     model: options.Model,
     top_k: Annotated[int, typer.Option(min=1, help="Tokens to give for each mask, the best first.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
@@ -28,7 +31,7 @@ def fill_mask(
     from squeezebert_fast.cli.running import load_engine
     from squeezebert_fast.modeling import SqueezeBertForMaskedLM
 
-    engine = load_engine(SqueezeBertForMaskedLM, model, backend=backend, threads=threads)
+    engine = load_engine(SqueezeBertForMaskedLM, model, backend=backend, threads=threads, precision=precision)
     tokenizer = engine.tokenizer
     batch = tokenizer(text, return_tensors="pt")
     masked = batch["input_ids"][0] == tokenizer.mask_token_id
@@ -38,7 +41,7 @@ def fill_mask(
     if top_k > known:
         raise InputError(f"--top-k is {top_k}, but the vocabulary has {known} tokens")
     with torch.inference_mode():
-        best = engine.model(**batch).logits[0, masked].softmax(-1)[:, :known].topk(top_k)
+        best = engine.model(**engine.inputs(batch)).logits[0, masked].softmax(-1)[:, :known].topk(top_k)
     fills = [
         [
             {"token": token, "score": score}

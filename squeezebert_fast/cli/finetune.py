@@ -56,7 +56,7 @@ def finetune(
 
     def build(examples: list[Any]) -> Built:
         fields = chosen.label_fields(examples)
-        started, tokenizer = models.start(chosen.model_class, model, sizes, fields, settings.seed)
+        started, tokenizer = models.start(chosen, model, sizes, fields, settings.seed)
         return started, tokenizer, chosen
 
     runs.train(

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A model's directory, or its id on the hub.")]
+MODEL_HELP = (
+    "A model's directory, or its id on the hub: a SqueezeBERT, or as transformers has it a BERT, RoBERTa, XLM-RoBERTa, "
+    "CamemBERT, DistilBERT or ELECTRA."
+)
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Backend = Annotated[
     str,
     typer.Option(help="auto, reference, cpu or triton; one that is named and can't serve is an error."),
@@ -22,6 +26,10 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Texts that run through the 
 MaxLength = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens at which a text is cut; by default as many as the model takes."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16 or int8, on a CPU; by default the checkpoint's own."),
 ]
 InputFile = Annotated[
     str,

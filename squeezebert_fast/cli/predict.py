@@ -15,7 +15,7 @@ from squeezebert_fast.tables.rows import Input, Record
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from squeezebert_fast.configuration import SqueezeBertConfig
+    from squeezebert_fast.pretrained import Config
 
 
 def predict(
@@ -25,7 +25,7 @@ def predict(
         typer.Option(
             "--model",
             "-m",
-            help="A model's directory, or its id on the hub.",
+            help=options.MODEL_HELP,
             show_default="the sentiment model that comes with the package",
         ),
     ] = str(SENTIMENT_MODEL),
@@ -42,6 +42,7 @@ def predict(
     ] = False,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
+    precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
@@ -60,14 +61,19 @@ def predict(
     from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
 
     engine = load_engine(
-        SqueezeBertForSequenceClassification, model, backend=backend, threads=threads, max_length=max_length
+        SqueezeBertForSequenceClassification,
+        model,
+        backend=backend,
+        threads=threads,
+        max_length=max_length,
+        precision=precision,
     )
     config = engine.model.config
     if top_k > config.num_labels:
         raise InputError(f"--top-k is {top_k}, but {model} has {config.num_labels} labels")
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
-        return _scores(engine.model(**batch).logits, config)
+        return _scores(engine.model(**engine.inputs(batch)).logits, config)
 
     results = run_in_order(records, engine, forward, batch_size)
     with row_writer(output, written_format) as write:
@@ -75,7 +81,7 @@ def predict(
             write(_row(record, scores, config, top_k, all_scores))
 
 
-def _scores(logits: Tensor, config: SqueezeBertConfig) -> Tensor:
+def _scores(logits: Tensor, config: Config) -> Tensor:
     if config.problem_type == "regression" or config.num_labels == 1:
         return logits
     if config.problem_type == "multi_label_classification":
@@ -83,9 +89,7 @@ def _scores(logits: Tensor, config: SqueezeBertConfig) -> Tensor:
     return logits.softmax(-1)
 
 
-def _row(
-    record: Record, scores: Tensor, config: SqueezeBertConfig, top_k: int, all_scores: bool
-) -> dict[str, object]:
+def _row(record: Record, scores: Tensor, config: Config, top_k: int, all_scores: bool) -> dict[str, object]:
     labels = config.id2label or {}
     row: dict[str, object] = {"text": record.text}
     if record.pair is not None:

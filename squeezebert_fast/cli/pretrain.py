@@ -48,7 +48,7 @@ def pretrain(
     task = MaskedLanguageModel(settings.seed, mask_probability)
 
     def build(_: list[Any]) -> Built:
-        started, tokenizer = models.start(task.model_class, model, sizes, {}, settings.seed)
+        started, tokenizer = models.start(task, model, sizes, {}, settings.seed)
         return started, tokenizer, task
 
     runs.train(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.cli.writing import check_empty
 from squeezebert_fast.streams import held_warnings
 
 
@@ -23,19 +24,24 @@ def quantize(
 
     Example: squeezebert-fast quantize ./sentiment ./sentiment-int8
     """
-    from squeezebert_fast.cli.stored import check_empty, model_class
-    from squeezebert_fast.loading.int8_file import INT8_NAME
-    from squeezebert_fast.patching.int8_checkpoint import save_quantized
-    from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-
     check_empty(target, force)
-    cls = model_class(source)
-    tokenizer = SqueezeBertTokenizerFast.from_pretrained(source)
+
+    from squeezebert_fast.loading.int8_file import INT8_NAME
+    from squeezebert_fast.loading.sentence_folder import copy_around
+    from squeezebert_fast.patching.int8_checkpoint import save_quantized
+    from squeezebert_fast.pretrained import find, find_sentence_folder, of_files
+
+    folder = find_sentence_folder(source)
+    stored = find(source) if folder is None else of_files(folder.transformer)
+    tokenizer = stored.tokenizer()
     with held_warnings():
-        model = cls.from_pretrained(source)
-    save_quantized(model, target)
-    tokenizer.save_pretrained(target)
-    megabytes = (target / INT8_NAME).stat().st_size / 1e6
+        model = stored.load_as_saved()
+    inside = target / (stored.files.subfolder or "")
+    save_quantized(model, inside)
+    tokenizer.save_pretrained(inside)
+    if folder is not None:
+        copy_around(folder, target)
+    megabytes = (inside / INT8_NAME).stat().st_size / 1e6
     typer.echo(
-        f"{target}: {cls.__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {megabytes:.1f} MB"
+        f"{target}: {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {megabytes:.1f} MB"
     )

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.errors import ArgumentError, CheckpointError
-from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
-from squeezebert_fast.modeling.stored_heads import HEADS, check_head
+from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.patching import patch
+from squeezebert_fast.pretrained import Config, Head, Model, Pretrained, Tokenizer, find, is_int8
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
-Model = TypeVar("Model", bound=SqueezeBertPreTrainedModel)
+ON_CPU = ("auto", "cpu")
+"""Backends on which an int8 checkpoint stays one, and batches are run without their padding."""
 
 WINDOW_BATCHES = 64
 """Batches that are sorted together: more pad less, and hold more texts in memory."""
 
 
 @dataclass(frozen=True)
-class Engine(Generic[Model]):
+class Engine:
     """A patched model in eval mode with its tokenizer. Texts are cut at `max_length` tokens."""
 
     model: Model
-    tokenizer: SqueezeBertTokenizerFast
+    tokenizer: Tokenizer
     max_length: int
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model takes of what the tokenizer gives: a DistilBERT has no token types."""
+        return {name: batch[name] for name in batch if name in self._taken}
+
+    @cached_property
+    def _taken(self) -> Mapping[str, object]:
+        return inspect.signature(self.model.forward).parameters
 
 
 def use_threads(threads: int | None) -> None:
@@ -42,65 +51,86 @@ def use_threads(threads: int | None) -> None:
 
 @held_warnings()
 def load_engine(
-    model_class: type[Model],
-    name_or_path: str,
+    head: Head,
+    source: str | Pretrained,
     *,
     backend: str,
     threads: int | None,
     max_length: int | None = None,
-) -> Engine[Model]:
+    precision: str | None = None,
+    usual_length: int | None = None,
+) -> Engine:
     """The model and tokenizer of a directory or hub repository, ready to run.
 
     backend: `auto` may fall back; one that is named must serve. An int8 checkpoint is dequantized for `reference`,
-    and where the native module is missing.
+    and where the native module is missing. precision: of `patch`; None is the checkpoint's own. usual_length: tokens
+    at which texts are cut if `max_length` is None; by default what the tokenizer says.
     Raises the errors of loading, ConfigError for a checkpoint of another class, ArgumentError for a
-    `max_length` that is more than the model takes.
+    `max_length` that is more than the model takes, and UnsupportedError for a precision that can't be served.
     """
     use_threads(threads)
-    if model_class in HEADS:
-        check_head(model_class, name_or_path)
-    without_native = backend == "reference" or cpu.native_module_missing() is not None
-    model = model_class.from_pretrained(name_or_path, dequantize=without_native)
-    tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
-    limit = model.config.max_position_embeddings
+    stored = find(source) if isinstance(source, str) else source
+    as_int8 = backend in ON_CPU and precision in (None, "int8") and cpu.native_module_missing() is None
+    model = stored.load(head, dequantize=not as_int8)
+    tokenizer = stored.tokenizer()
+    check_length(max_length, model.config, stored.name)
+    if not is_int8(model):  # else it was patched as it was loaded
+        patched(model, backend, precision)
+    usual = usual_length or tokenizer.model_max_length
+    return Engine(model, tokenizer, max_length or min(token_limit(model.config), usual))
+
+
+def patched(model: Model, backend: str, precision: str | None) -> Model:
+    """The model, patched as the commands have it."""
+    strict = backend != "auto" or precision not in (None, "float32")
+    return patch(model, precision=precision, unpad=backend in ON_CPU, backend=backend, strict=strict)
+
+
+def check_length(max_length: int | None, config: Config, name: str) -> None:
+    """Raise ArgumentError for a length, in tokens, that is more than the model takes."""
+    limit = token_limit(config)
     if max_length is not None and max_length > limit:
-        raise ArgumentError(
-            f"the maximum length is {max_length}, but {name_or_path} takes {limit} tokens at most"
-        )
-    on_cpu = backend in ("auto", "cpu")
-    if not (
-        on_cpu and any(p.is_meta for p in model.parameters())
-    ):  # an int8 checkpoint is patched as it is loaded
-        patch(model, unpad=on_cpu, backend=backend, strict=backend != "auto")
-    return Engine(model, tokenizer, max_length or min(limit, tokenizer.model_max_length))
+        raise ArgumentError(f"the maximum length is {max_length}, but {name} takes {limit} tokens at most")
 
 
 def run_in_order(
     records: Iterable[Record],
-    engine: Engine[Model],
+    engine: Engine,
     forward: Callable[[dict[str, Tensor]], Tensor],
     batch_size: int,
+    prompt: str = "",
 ) -> Iterator[tuple[Record, Tensor]]:
     """Each record with its row of `forward`'s result, in order and in constant memory.
 
     forward: from a padded batch (`input_ids`, `attention_mask`, ..., [batch, tokens]) to [batch, ...]; runs
-        in inference mode.
+        in inference mode. prompt: what each text begins with.
     """
+
+    def answer(window: Sequence[Record]) -> list[Tensor]:
+        return _run_window(window, engine, forward, batch_size, prompt)
+
+    return in_windows(records, answer, batch_size)
+
+
+def in_windows(
+    records: Iterable[Record], answer: Callable[[Sequence[Record]], list[Tensor]], batch_size: int
+) -> Iterator[tuple[Record, Tensor]]:
+    """Each record with its answer, of which `answer` gives those of some hundred records at once."""
     stream = iter(records)
     while window := list(itertools.islice(stream, WINDOW_BATCHES * batch_size)):
-        yield from zip(window, _run_window(window, engine, forward, batch_size), strict=True)
+        yield from zip(window, answer(window), strict=True)
 
 
 def _run_window(
     window: Sequence[Record],
-    engine: Engine[Model],
+    engine: Engine,
     forward: Callable[[dict[str, Tensor]], Tensor],
     batch_size: int,
+    prompt: str,
 ) -> list[Tensor]:
     pairs = [record.pair for record in window] if window[0].pair is not None else None
-    encoded = engine.tokenizer(
-        [record.text for record in window], pairs, truncation=True, max_length=engine.max_length
-    )
+    texts = [prompt + record.text for record in window]
+    encoded = engine.tokenizer(texts, pairs, truncation=True, max_length=engine.max_length)
     by_length = sorted(range(len(window)), key=lambda index: len(encoded["input_ids"][index]))
     results = [torch.empty(0)] * len(window)
     for start in range(0, len(window), batch_size):
@@ -109,12 +139,17 @@ def _run_window(
         batch = engine.tokenizer.pad(rows, return_tensors="pt")
         with torch.inference_mode():
             answers = forward(dict(batch))
-        finite = answers.isfinite().flatten(1).all(1).tolist()
-        if not all(finite):
-            text = window[chosen[finite.index(False)]].text
-            raise CheckpointError(
-                f"the model's answer is not finite for the text {text[:60]!r}: damaged weights?"
-            )
+        check_finite(answers, [window[index].text for index in chosen])
         for index, answer in zip(chosen, answers, strict=True):
             results[index] = answer
     return results
+
+
+def check_finite(answers: Tensor, texts: Sequence[str]) -> None:
+    """Raise CheckpointError, naming the text, for an answer that isn't finite."""
+    finite = answers.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        text = texts[finite.index(False)]
+        raise CheckpointError(
+            f"the model's answer is not finite for the text {text[:60]!r}: damaged weights?"
+        )

@@ -13,6 +13,7 @@ from squeezebert_fast.errors import InputError
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 
 if TYPE_CHECKING:
+    from squeezebert_fast.pretrained import Pretrained
     from squeezebert_fast.training.runs import Output
     from squeezebert_fast.training.tasks.base import Task
 
@@ -28,13 +29,13 @@ TASKS = {
 }
 """The tasks, and the fields of TaskOptions that mean something for each."""
 
-CLASSES = {
-    "SqueezeBertForSequenceClassification": "classification",
-    "SqueezeBertForMultipleChoice": "multiple-choice",
-    "SqueezeBertForTokenClassification": "token-classification",
-    "SqueezeBertForQuestionAnswering": "question-answering",
+HEADS = {
+    "SequenceClassification": "classification",
+    "MultipleChoice": "multiple-choice",
+    "TokenClassification": "token-classification",
+    "QuestionAnswering": "question-answering",
 }
-"""The task of each class of model; a sequence classifier's may be regression too."""
+"""The task of each head, as names of classes end after `For`; a sequence classifier's may be regression too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +125,13 @@ def make_task(name: str, chosen: TaskOptions) -> Task:
     return kind(columns)
 
 
-def task_of(model: str, chosen: TaskOptions) -> Task:
+def task_of(model: Pretrained, chosen: TaskOptions) -> Task:
     """The task that a checkpoint was trained for. Raises InputError for one without a task's head."""
-    from squeezebert_fast.configuration import SqueezeBertConfig
-    from squeezebert_fast.storage.files import CONFIG_NAME
-    from squeezebert_fast.storage.hub import ModelFiles
-
-    config = SqueezeBertConfig.from_json_file(ModelFiles(model).required(CONFIG_NAME))
-    kind = (config.architectures or ["model of no class"])[0]
-    name = CLASSES.get(kind)
+    kind = model.architecture or "model of no class"
+    name = HEADS.get(kind.partition("For")[2])
     if name is None:
-        raise InputError(f"{model} is a {kind}, expected a model that was trained for a task")
+        raise InputError(f"{model.name} is a {kind}, expected a model that was trained for a task")
+    config = model.config()
     if name == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
         name = "regression"
     return make_task(name, chosen)

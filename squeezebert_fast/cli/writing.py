@@ -38,6 +38,12 @@ def checked_output(path: Path, source: str | None = None) -> Path:
     return path
 
 
+def check_empty(target: Path, force: bool) -> None:
+    """Raise InputError for a directory that holds files, unless `force`."""
+    if target.is_dir() and not force and any(target.iterdir()):
+        raise InputError(f"the target {target} holds files already; --force writes into it all the same")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to instead of `path`, renamed onto it if the block ends well and removed otherwise."""

@@ -27,7 +27,7 @@ from squeezebert_fast.storage.arguments import dtype_of, for_upload, without_idl
 from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, directory_named, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
 
-LOAD_QUANTIZED = "squeezebert_fast.patching.int8_checkpoint:load_quantized"
+QUANTIZED_MODEL = "squeezebert_fast.patching.int8_checkpoint:quantized_model"
 """What makes a model of an int8 file: it patches, which is for a layer above, so it is named and not imported."""
 
 
@@ -110,8 +110,8 @@ def load_pretrained(
     if quantized is not None and not dequantize:
         if to_spread and device_map != "auto":
             raise ArgumentError(f"device_map is {device_map!r}; an int8 checkpoint runs on the CPU alone")
-        load_quantized = resolve_name(LOAD_QUANTIZED)
-        model = load_quantized(cls, checked, stored, quantized, dtype=dtype, device=place)
+        quantized_model = resolve_name(QUANTIZED_MODEL)
+        model = quantized_model(cls, checked, stored, quantized, dtype=dtype, device=place)
     else:
         stored = stored if quantized is None else dequantized(stored)
         model, info = build_model(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from squeezebert_fast.loading.stored_model import PREFIX, Model, StoredModel
 from squeezebert_fast.loading.weights import StoredTensor
 
 logger = logging.getLogger("squeezebert_fast.loading")
+Module = TypeVar("Module", bound=nn.Module)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What no model can do without. The pooler counts as a head: a converted BERT may lack it.
@@ -96,21 +97,26 @@ class LoadingInfo:
     error_msgs: list[str] = field(default_factory=list)
 
 
-class _WithoutNormal(TorchFunctionMode):
-    """Skips `normal_`: on the meta device it imports the compiler, for 2 s, to compute nothing."""
+class _Shapes(TorchFunctionMode):
+    """Makes parameters of shapes alone, and skips `normal_`, which for these imports the compiler, for 2 s.
+
+    What is computed, such as a buffer of positions, has its values: that is not made by `torch.empty`.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.empty:
+            kwargs = {**kwargs, "device": "meta"}
         if func in (nn.init.normal_, Tensor.normal_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
-def skeleton(cls: type[Model], config: SqueezeBertConfig) -> Model:
-    """A model of shapes only, which takes no memory."""
-    with torch.device("meta"), _WithoutNormal():
+def skeleton(cls: Callable[[Any], Module], config: Any) -> Module:
+    """A model whose parameters are shapes only, which take no memory."""
+    with _Shapes():
         return cls(config)
 
 

@@ -5,7 +5,10 @@
 - for each product's weight and the word embeddings NAME: int8 of the parameter's shape, and NAME_scale, float32
   [output channels or words, blocks]: a row is cut into that many equal blocks, each int8 * scale
   (squeezebert_fast/backends/quantized.py);
-- every other parameter as float32, classifiers' weights too: their few channels cost nothing.
+- every other parameter as float32, classifiers' weights too: their few channels cost nothing. So do word embeddings
+  that are tied to a product of fewer than 64 words.
+
+NAME is the parameter's in the model, this package's or transformers'.
 
 Its metadata say `format: squeezebert_fast int8` and `version: 1`. Activations are quantized as a forward runs, so
 nothing is calibrated. `from_pretrained(..., dequantize=True)` gives an ordinary float32 model with the same

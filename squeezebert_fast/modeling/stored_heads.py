@@ -1,15 +1,34 @@
-"""Whether a checkpoint has the head that a class needs."""
+"""Of which class a checkpoint is, and whether it has the head that a class needs."""
 
 from __future__ import annotations
 
-from squeezebert_fast.configuration import MODEL_TYPE
+from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
 from squeezebert_fast.errors import ConfigError
 from squeezebert_fast.loading.fit import PREFIX
 from squeezebert_fast.loading.weights import NoWeightsError, read_weights
 from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
-from squeezebert_fast.modeling.heads import SqueezeBertForMaskedLM, SqueezeBertForSequenceClassification
+from squeezebert_fast.modeling.encoder import SqueezeBertModel
+from squeezebert_fast.modeling.heads import (
+    SqueezeBertForMaskedLM,
+    SqueezeBertForMultipleChoice,
+    SqueezeBertForQuestionAnswering,
+    SqueezeBertForSequenceClassification,
+    SqueezeBertForTokenClassification,
+)
 from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
+
+CLASSES: dict[str, type[SqueezeBertPreTrainedModel]] = {
+    cls.__name__: cls
+    for cls in (
+        SqueezeBertModel,
+        SqueezeBertForMaskedLM,
+        SqueezeBertForMultipleChoice,
+        SqueezeBertForQuestionAnswering,
+        SqueezeBertForSequenceClassification,
+        SqueezeBertForTokenClassification,
+    )
+}
 
 HEADS: dict[type[SqueezeBertPreTrainedModel], tuple[str, ...]] = {
     SqueezeBertForSequenceClassification: ("pooler.dense.", "classifier."),
@@ -18,9 +37,18 @@ HEADS: dict[type[SqueezeBertPreTrainedModel], tuple[str, ...]] = {
 """What a checkpoint must hold for a class, beyond the encoder: an answer from random weights is none."""
 
 
-def check_head(model_class: type[SqueezeBertPreTrainedModel], name_or_path: str) -> None:
+def stored_class(files: ModelFiles) -> type[SqueezeBertPreTrainedModel]:
+    """The class that a model's configuration names. Raises ConfigError where this package has none of that name."""
+    config = SqueezeBertConfig.from_json_file(files.required(CONFIG_NAME))
+    name = (config.architectures or ["SqueezeBertModel"])[0]
+    if name not in CLASSES:
+        raise ConfigError(f"{files.name_or_path} is a {name}, which is no model of this package")
+    return CLASSES[name]
+
+
+def check_head(model_class: type[SqueezeBertPreTrainedModel], files: ModelFiles) -> None:
     """Raise ConfigError for a checkpoint without the class's head, which loading would only warn of."""
-    files = ModelFiles(name_or_path)
+    name_or_path = files.name_or_path
     config_path = files.required(CONFIG_NAME)
     config = read_json_object(config_path)
     if config.get("model_type", MODEL_TYPE) != MODEL_TYPE:

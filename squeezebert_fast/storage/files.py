@@ -17,14 +17,19 @@ from squeezebert_fast.errors import CheckpointError
 CONFIG_NAME = "config.json"
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises CheckpointError, naming the file, for anything else in it."""
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises CheckpointError, naming the file, for anything else in it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError among them
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError, naming the file, for anything else in it."""
+    value = read_json(path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object")
     return value

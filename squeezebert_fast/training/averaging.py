@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from squeezebert_fast.errors import ArgumentError
-from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.pretrained import Model, is_int8
 
 
-def moving_average(model: SqueezeBertPreTrainedModel, decay: float) -> AveragedModel:
+def moving_average(model: Model, decay: float) -> AveragedModel:
     """A copy of `model`, as `module`; `update_parameters(model)` moves its parameters by 1 - decay towards the model's.
 
     So it remembers some 1 / (1 - decay) steps, and in the beginning a fraction of those that there were: the first
@@ -32,9 +32,7 @@ def moving_average(model: SqueezeBertPreTrainedModel, decay: float) -> AveragedM
     return average
 
 
-def average_parameters(
-    models: Sequence[SqueezeBertPreTrainedModel], names: Sequence[str]
-) -> SqueezeBertPreTrainedModel:
+def average_parameters(models: Sequence[Model], names: Sequence[str]) -> Model:
     """The first of `models`, of one class, with the mean of everybody's parameters, summed in float64.
 
     Raises ArgumentError, by the models' `names`, for an int8 model and for one with another configuration.
@@ -42,10 +40,10 @@ def average_parameters(
     first = models[0]
     fields = first.config.to_dict()
     for name, model in zip(names, models, strict=True):
-        if any(parameter.is_meta for parameter in model.parameters()):
+        if is_int8(model):
             raise ArgumentError(f"{name} is an int8 checkpoint, which can't be averaged; give the float one")
         for field, value in model.config.to_dict().items():
-            if value != fields.get(field):
+            if field != "_name_or_path" and value != fields.get(field):
                 raise ArgumentError(
                     f"{field} of {name} is {value!r}, but {fields.get(field)!r} of {names[0]}"
                 )

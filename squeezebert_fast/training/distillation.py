@@ -11,6 +11,7 @@ many to keep: with it, the teacher runs in each step, on the student's tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import ModelOutput
+from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training.evaluation import forward
 from squeezebert_fast.training.inheritance import shared_words
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.settings import Softness
-from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, DataSet, Features, Task
+from squeezebert_fast.training.tasks.base import Batch, DataSet, Features, Task
 from squeezebert_fast.training.teachers import Teacher
 
 SOFT = "soft_targets"
@@ -60,8 +62,8 @@ class Distilled(Task):
     def encode(
         self,
         examples: Sequence[Any],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         if self.task.soft_rows_are_per_token() and not same_tokens(tokenizer, self.teacher.tokenizer):
@@ -81,9 +83,9 @@ class Distilled(Task):
             self._check_hidden_states(tokenizer, config)
         return self.task.encode(examples, tokenizer, config, max_length)
 
-    def _check_hidden_states(self, tokenizer: SqueezeBertTokenizerFast, config: SqueezeBertConfig) -> None:
+    def _check_hidden_states(self, tokenizer: Tokenizer, config: Config) -> None:
         """Raise TrainingError unless the teacher's hidden states are as wide; learn how ids map to its own."""
-        theirs = getattr(self.teacher.model, "config", config).hidden_size
+        theirs = self.teacher.model.config.hidden_size
         if theirs != config.hidden_size:
             raise TrainingError(
                 f"hidden states can't be compared: the teacher's have {theirs} channels, the student's "
@@ -93,7 +95,7 @@ class Distilled(Task):
         self.words = torch.full((len(tokenizer),), UNKNOWN_TO_TEACHER)
         self.words[list(words)] = torch.tensor(list(words.values()), dtype=torch.long)
 
-    def before_training(self, data: DataSet, config: SqueezeBertConfig, processes: Processes) -> None:
+    def before_training(self, data: DataSet, config: Config, processes: Processes) -> None:
         if self.needs_hidden_states:
             self._check_tokens(data, config)
             return
@@ -103,7 +105,7 @@ class Distilled(Task):
         for row, logits in zip(data.rows, said, strict=True):
             row[SOFT] = logits
 
-    def _check_tokens(self, data: DataSet, config: SqueezeBertConfig) -> None:
+    def _check_tokens(self, data: DataSet, config: Config) -> None:
         """Raise TrainingError for a text that the teacher would cut into other tokens."""
         length = min(self.length, self.teacher.length)
         theirs = self.task.encode(data.examples, self.teacher.tokenizer, config, length)
@@ -150,10 +152,9 @@ class Distilled(Task):
 
     @torch.no_grad()
     def _said(self, batch: Batch) -> ModelOutput:
-        inputs = {name: batch[name] for name in MODEL_INPUTS}
-        self.words = self.words.to(inputs["input_ids"].device)
-        inputs["input_ids"] = self.words[inputs["input_ids"]]
-        return self.teacher.model(**inputs, output_hidden_states=True, return_dict=True)
+        self.words = self.words.to(batch["input_ids"].device)
+        theirs = {**batch, "input_ids": self.words[batch["input_ids"]]}
+        return forward(self.teacher.model, theirs, hidden_states=True)
 
     def count(self, batch: Batch) -> int:
         return self.task.count(batch)
@@ -210,11 +211,19 @@ def joined(rows: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.pad(row, (0, widest - row.shape[-1]), value=NOT_A_CLASS) for row in rows])
 
 
-def same_tokens(ours: SqueezeBertTokenizerFast, other: Any) -> bool:
-    """Whether two tokenizers cut every text into the same ids."""
-    if not isinstance(other, SqueezeBertTokenizerFast):
+def same_tokens(ours: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers cut every text into the same ids. Those of two libraries count as different."""
+    if not isinstance(ours, SqueezeBertTokenizerFast) and not isinstance(other, SqueezeBertTokenizerFast):
+        return _pipeline(ours) == _pipeline(other)
+    if not (isinstance(ours, SqueezeBertTokenizerFast) and isinstance(other, SqueezeBertTokenizerFast)):
         return False
     fixed = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "never_split")
     return ours.get_vocab() == other.get_vocab() and all(
         getattr(ours, name) == getattr(other, name) for name in fixed
     )
+
+
+def _pipeline(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a tokenizer of transformers is made of, but for how it was last asked to cut and to pad."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: part for name, part in parts.items() if name not in ("truncation", "padding")}

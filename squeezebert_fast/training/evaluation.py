@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from squeezebert_fast.errors import TrainingError
-from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.metrics import LOWER_IS_BETTER
 from squeezebert_fast.training.processes import Processes
-from squeezebert_fast.training.tasks.base import MODEL_INPUTS, DataSet, Task
+from squeezebert_fast.training.tasks.base import DataSet, Task, model_inputs
 
 FIXED_EPOCH = -1  # what tasks draw at random for an evaluation is the same in each
 
 
 def evaluate(
-    model: SqueezeBertPreTrainedModel,
+    model: Model,
     task: Task,
     data: DataSet,
     pad: int,
@@ -69,9 +69,6 @@ def can_choose(task: Task, data: DataSet, metric: str) -> bool:
     return right is None or task.score(data.examples, data.rows, right)[metric] > 0
 
 
-def forward(
-    model: SqueezeBertPreTrainedModel, batch: dict[str, torch.Tensor], *, hidden_states: bool = False
-) -> Any:
+def forward(model: Model, batch: dict[str, torch.Tensor], *, hidden_states: bool = False) -> Any:
     """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision."""
-    inputs = {name: batch[name] for name in MODEL_INPUTS}
-    return model(**inputs, output_hidden_states=hidden_states, return_dict=True)
+    return model(**model_inputs(model, batch), output_hidden_states=hidden_states, return_dict=True)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.pretrained import Tokenizer
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
 LAYER = re.compile(r"(.*encoder\.layers\.)(\d+)(\..*)")
@@ -53,10 +53,8 @@ def smaller_vocabulary(
     return tokenizer.with_vocab({token: place for place, (_, token) in enumerate(in_order)})
 
 
-def shared_words(tokenizer: SqueezeBertTokenizerFast, other: Any) -> dict[int, int]:
-    """From the ids of `tokenizer` to those of the same tokens in `other`; empty for one of another kind."""
-    if not isinstance(other, SqueezeBertTokenizerFast):
-        return {}
+def shared_words(tokenizer: Tokenizer, other: Tokenizer) -> dict[int, int]:
+    """From the ids of `tokenizer` to those of the same tokens in `other`."""
     theirs = other.get_vocab()
     return {index: theirs[token] for token, index in tokenizer.get_vocab().items() if token in theirs}
 

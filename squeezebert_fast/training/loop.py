@@ -15,12 +15,12 @@ import dataclasses
 import logging
 import math
 import time
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from squeezebert_fast.errors import ArgumentError, TrainingError, TrainingInterrupted
-from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices, metrics
 from squeezebert_fast.training.averaging import moving_average
 from squeezebert_fast.training.batches import epoch_batches, share
@@ -56,7 +56,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: SqueezeBertPreTrainedModel,
+        model: Model,
         task: Task,
         train: DataSet,
         dev: DataSet | None,
@@ -215,9 +215,9 @@ class Trainer:
     # What is kept
 
     @property
-    def result(self) -> SqueezeBertPreTrainedModel:
+    def result(self) -> Model:
         """The model that is evaluated and kept: the average, or else the one that is trained."""
-        return self.model if self.average is None else cast(SqueezeBertPreTrainedModel, self.average.module)
+        return self.model if self.average is None else self.average.module
 
     def _evaluate(self, stop: StopRequest) -> None:
         assert self.dev is not None  # _evaluation_is_due

@@ -10,6 +10,7 @@ config.json, model.safetensors, the tokenizer's files    the best model so far: 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from typing import Any
 import torch
 
 from squeezebert_fast.errors import CheckpointError, TrainingError
-from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.pretrained import Model, Tokenizer, save
 from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 
 RUN = "run.json"
 STATE = "training_state.pt"
@@ -61,7 +61,7 @@ class RunFolder:
         self.check(settings, resume=resume, overwrite=overwrite)
         if resume:
             for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
-                half_written.unlink()
+                shutil.rmtree(half_written) if half_written.is_dir() else half_written.unlink()
             return
         for name in (RUN, STATE, LOG, CURVES, SUMMARY, *MODEL_FILES):  # RUN first: no half of two runs
             (self.path / name).unlink(missing_ok=True)
@@ -106,11 +106,11 @@ class RunFolder:
             raise CheckpointError(f"{path} is not a checkpoint of a run")
         return state
 
-    def save_model(self, model: SqueezeBertPreTrainedModel) -> None:
+    def save_model(self, model: Model) -> None:
         """Make `model` the folder's model."""
-        model.save_pretrained(self.path)
+        save(model, self.path)
 
-    def save_tokenizer(self, tokenizer: SqueezeBertTokenizerFast) -> None:
+    def save_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Write the tokenizer's files."""
         tokenizer.save_pretrained(self.path)
 

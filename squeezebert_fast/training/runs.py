@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.patching import patch
+from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
 from squeezebert_fast.tables.rows import STDIN
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
@@ -29,7 +29,7 @@ from squeezebert_fast.training.tasks.base import DataSet, Task
 
 DEFAULT_LENGTH = 128  # tokens
 
-Built = tuple[SqueezeBertPreTrainedModel, SqueezeBertTokenizerFast, Task]
+Built = tuple[Model, Tokenizer, Task]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def train(
             dev_examples = None if dev_file is None else task.read(dev_file)
             model, tokenizer, task = build(examples)
             check_fit(model, tokenizer, settings.max_length)
-            length = settings.max_length or min(DEFAULT_LENGTH, model.config.max_position_embeddings)
+            length = settings.max_length or min(DEFAULT_LENGTH, token_limit(model.config))
 
             def encoded(chosen: list[Any]) -> DataSet:
                 return DataSet(chosen, task.encode(chosen, tokenizer, model.config, length))

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
-from squeezebert_fast.errors import TrainingError
+from squeezebert_fast.errors import ConfigError, TrainingError
+from squeezebert_fast.loading import transformers_models
+from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
-from squeezebert_fast.modeling.bert_conversion import COUNTERPARTS, convert_bert
-from squeezebert_fast.modeling.stored_heads import check_head
+from squeezebert_fast.modeling.bert_conversion import convert_bert
 from squeezebert_fast.patching import patch
+from squeezebert_fast.pretrained import OWN_PREFIX, Config, Model, Tokenizer, Transformers, find, is_int8
 from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
+from squeezebert_fast.training.evaluation import forward
 from squeezebert_fast.training.processes import Processes
-from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Task, length_of
+from squeezebert_fast.training.tasks.base import Task, length_of
 
 TEACHER_BATCH = 32
 
@@ -34,8 +35,8 @@ class Teacher:
     `device` is where it is, and where it is asked.
     """
 
-    model: nn.Module
-    tokenizer: Any
+    model: Model
+    tokenizer: Tokenizer
     labels: Mapping[int, str]
     pad: int
     length: int
@@ -45,7 +46,7 @@ class Teacher:
         self,
         task: Task,
         examples: Sequence[Any],
-        config: SqueezeBertConfig,
+        config: Config,
         length: int,
         processes: Processes,
     ) -> list[Tensor]:
@@ -55,7 +56,6 @@ class Teacher:
         """
         columns = task.soft_columns(self.labels, config)
         rows = task.encode(examples, self.tokenizer, config, min(length, self.length))
-        wanted = inspect.signature(self.model.forward).parameters
         said: dict[int, Tensor] = {}
         batches = sorted_batches([length_of(row) for row in rows], TEACHER_BATCH)
         with torch.inference_mode():
@@ -63,8 +63,7 @@ class Teacher:
                 batch = devices.moved(
                     task.collate([rows[index] for index in indices], self.pad, 0), self.device
                 )
-                inputs = {name: batch[name] for name in MODEL_INPUTS if name in wanted}
-                answers = task.soft_rows(self.model(**inputs, return_dict=True), batch)
+                answers = task.soft_rows(forward(self.model, batch), batch)
                 for index, logits in zip(indices, answers, strict=True):
                     said[index] = (logits if columns is None else logits[:, columns]).cpu()
         everyones: dict[int, Tensor] = {}
@@ -75,57 +74,52 @@ class Teacher:
         return [everyones[index].clone() for index in range(len(rows))]  # no longer inference tensors
 
 
-def load_teacher(name_or_path: str, task: Task, device: torch.device = devices.CPU) -> Teacher:
+def load_teacher(
+    name_or_path: str, task: Task, device: torch.device = devices.CPU, *, of_own_library: bool = False
+) -> Teacher:
     """A teacher for `task`: a SqueezeBERT, a BERT, or, for texts with a label, whatever transformers loads.
 
-    The first two run on this package's kernels; an int8 one's weights become float on a GPU.
+    Those of the families that `patch` knows run on this package's kernels; an int8 one's weights become float on a GPU.
+    of_own_library: leave a BERT to transformers. It is converted otherwise, so that a student may get its weights.
     Raises what loading raises, and TrainingError for a checkpoint that wasn't fine-tuned for the task, or that needs
     transformers where that isn't installed.
     """
-    config = read_json_object(ModelFiles(name_or_path).required(CONFIG_NAME))
-    kind = config.get("model_type", MODEL_TYPE)
-    if kind == MODEL_TYPE:
-        check_head(task.model_class, name_or_path)
-        model = task.model_class.from_pretrained(name_or_path, dequantize=device.type != "cpu")
-    elif kind == "bert":
-        stored = (config.get("architectures") or ["model of no class"])[0]
-        if COUNTERPARTS.get(stored) is not task.model_class:
-            raise TrainingError(f"the teacher {name_or_path} is a {stored}, not fine-tuned for {task.name}")
-        model = convert_bert(name_or_path, model_class=task.model_class)
+    try:
+        stored = find(name_or_path)
+    except ConfigError:  # of another kind
+        return _foreign(name_or_path, task, device)
+    if isinstance(stored, Transformers):
+        ending = task.model_class.__name__.removeprefix(OWN_PREFIX)
+        if not (stored.architecture or ending).endswith(ending):
+            raise TrainingError(
+                f"the teacher {name_or_path} is a {stored.architecture}, not fine-tuned for {task.name}"
+            )
+    is_bert = isinstance(stored, Transformers) and stored.model_type == "bert"
+    if is_bert and not of_own_library and not stored.is_int8():
+        model: Any = convert_bert(name_or_path, model_class=task.model_class)
+        tokenizer: Any = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
     else:
-        return _foreign(name_or_path, kind, task, device)
-    if not any(parameter.is_meta for parameter in model.parameters()):  # else int8, patched as it was loaded
+        model = stored.load(task.model_class, dequantize=device.type != "cpu")
+        tokenizer = stored.tokenizer(of_words=task.reads_words)
+    if not is_int8(model):  # else patched as it was loaded
         patch(model.to(device), unpad=True)
-    tokenizer = SqueezeBertTokenizerFast.from_pretrained(name_or_path)
-    labels, length = model.config.id2label or {}, model.config.max_position_embeddings
-    pad = model.config.pad_token_id or 0
-    return Teacher(model.requires_grad_(False), tokenizer, labels, pad, length, device)
+    config = model.config
+    limit = min(token_limit(config), tokenizer.model_max_length)
+    pad = config.pad_token_id or 0
+    return Teacher(model.requires_grad_(False), tokenizer, config.id2label or {}, pad, limit, device)
 
 
-def _foreign(name_or_path: str, kind: str, task: Task, device: torch.device) -> Teacher:
+def _foreign(name_or_path: str, task: Task, device: torch.device) -> Teacher:
+    """A model of another family, on transformers alone."""
+    kind = read_json_object(ModelFiles(name_or_path).required(CONFIG_NAME))["model_type"]
     if task.model_class is not SqueezeBertForSequenceClassification:
         raise TrainingError(f"a teacher of model_type {kind!r} can teach classification and regression only")
-    try:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise TrainingError(
-            f"a teacher of model_type {kind!r} needs transformers ({error}); "
-            "pip install squeezebert-fast[transformers]"
-        ) from error
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name_or_path, output_loading_info=True
+    library = transformers_models.library(f"for a teacher of model_type {kind!r}")
+    with transformers_models.refused_in_one_line(f"load the teacher {name_or_path}"):
+        model, report = library.AutoModelForSequenceClassification.from_pretrained(
+            name_or_path, output_loading_info=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except Exception as error:  # transformers has no common base for what can be wrong with a checkpoint
-        reason = " ".join(str(error).split())[:300]
-        raise TrainingError(f"transformers can't load the teacher {name_or_path}: {reason}") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+        tokenizer = library.AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])[0]
         raise TrainingError(
@@ -134,17 +128,4 @@ def _foreign(name_or_path: str, kind: str, task: Task, device: torch.device) -> 
     length = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     labels = {int(index): label for index, label in model.config.id2label.items()}
     pad = tokenizer.pad_token_id or 0
-    model = model.to(device).eval().requires_grad_(False)
-    return Teacher(model, _WithTypes(tokenizer), labels, pad, length, device)
-
-
-class _WithTypes:
-    """A tokenizer of transformers that gives token types where its model has none."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, *texts: Any, **options: Any) -> dict[str, Any]:
-        encoded = dict(self.tokenizer(*texts, **options))
-        encoded.setdefault("token_type_ids", [[0] * len(ids) for ids in encoded["input_ids"]])
-        return encoded
+    return Teacher(model.to(device).eval().requires_grad_(False), tokenizer, labels, pad, length, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertPreTrainedModel
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.training.processes import Processes
 
 Features = dict[str, Any]
@@ -41,15 +41,17 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class Task(ABC):
     """A task: examples of a file to rows of tokens, rows to tensors, the model's output to a loss and metrics.
 
-    name: as it is chosen by. model_class: what it trains. metrics: what `score` gives beside `loss`, the one
-    that the best model is chosen by first. needs_hidden_states: whether `loss` reads the output's hidden states in
-    training. reading: how the labels are understood, for the user to see, where that isn't obvious.
+    name: as it is chosen by. model_class: what it trains, or what of another library has the same head. metrics: what
+    `score` gives beside `loss`, the one that the best model is chosen by first. needs_hidden_states: whether `loss`
+    reads the output's hidden states in training. reads_words: whether texts are given to the tokenizer as words.
+    reading: how the labels are understood, for the user to see, where that isn't obvious.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[type[SqueezeBertPreTrainedModel]]
     metrics: tuple[str, ...]
     needs_hidden_states: bool = False
+    reads_words: bool = False
     reading: str = ""
 
     @abstractmethod
@@ -64,8 +66,8 @@ class Task(ABC):
     def encode(
         self,
         examples: Sequence[Any],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         """The rows of all examples, cut at `max_length` tokens. Raises InputError for a label not in `config`."""
@@ -106,14 +108,14 @@ class Task(ABC):
         """
         raise TrainingError(f"a {self.name} model can't be distilled")
 
-    def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
+    def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
         """For each class of a student with `config` the teacher's; None where classes aren't labels.
 
         Raises TrainingError for a teacher of other labels.
         """
         return None
 
-    def before_training(self, data: DataSet, config: SqueezeBertConfig, processes: Processes) -> None:
+    def before_training(self, data: DataSet, config: Config, processes: Processes) -> None:
         """Called once with the training data, before the first step: to add to its rows what takes a model."""
         return None
 
@@ -133,6 +135,18 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], pad: int, names: Mapping[str, in
         for name in fillers:
             batch[name][at, :length] = torch.tensor(row[name])
     return batch
+
+
+def model_inputs(model: Model, batch: Batch) -> Batch:
+    """MODEL_INPUTS of a batch, but for those that the model has no use for."""
+    wanted = inspect.signature(model.forward).parameters
+    return {name: batch[name] for name in MODEL_INPUTS if name in wanted}
+
+
+def token_types(encoded: Mapping[str, Any]) -> list[list[int]]:
+    """The token types of texts that a tokenizer has encoded; zeros from one whose model has none."""
+    types = encoded.get("token_type_ids")
+    return [[0] * len(ids) for ids in encoded["input_ids"]] if types is None else types
 
 
 def length_of(row: Features) -> int:

@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMultipleChoice
+from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, Task, pad_rows
+from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, Task, pad_rows, token_types
 from squeezebert_fast.training.tasks.sequences import DEFAULT_LABEL_COLUMN
 
 
@@ -63,8 +62,8 @@ class MultipleChoice(Task):
     def encode(
         self,
         examples: Sequence[Question],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         count = len(self.columns.choices)
@@ -74,10 +73,11 @@ class MultipleChoice(Task):
             truncation=True,
             max_length=max_length,
         )
+        types = token_types(encoded)
         return [
             {
                 "input_ids": encoded["input_ids"][at * count : (at + 1) * count],
-                "token_type_ids": encoded["token_type_ids"][at * count : (at + 1) * count],
+                "token_type_ids": types[at * count : (at + 1) * count],
                 "label": question.right,
             }
             for at, question in enumerate(examples)

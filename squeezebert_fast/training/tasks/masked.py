@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import InputError, TrainingError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMaskedLM
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
+from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.tables.rows import Rows
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training.seeds import generator_of
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
 
@@ -50,8 +49,8 @@ class MaskedLanguageModel(Task):
     def encode(
         self,
         examples: Sequence[str],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         special = set(tokenizer.all_special_ids)

@@ -20,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnswering
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.training import metrics
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
+from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
 
 logger = logging.getLogger("squeezebert_fast.training")
 
@@ -94,20 +93,23 @@ class QuestionAnswering(Task):
     def encode(
         self,
         examples: Sequence[Question],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         if max_length < 8:
             raise InputError(f"the maximum length is {max_length}, too short for a question and a window")
-        asked = [tokenizer(q.question, add_special_tokens=False, verbose=False) for q in examples]
+        asked = [
+            tokenizer(q.question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            for q in examples
+        ]
         rows = []
         unreachable = []
         for at, (example, question) in enumerate(zip(examples, asked, strict=True)):
             longest = min(LONGEST_QUESTION, (max_length - 3) // 2)
             text = example.question
             if len(question["input_ids"]) > longest:
-                text = text[: question.rows[0].offsets[longest - 1][1]]  # type: ignore[index]
+                text = text[: question["offset_mapping"][longest - 1][1]]
             room = max_length - 3 - min(len(question["input_ids"]), longest)
             overlap = min(self.stride, room // 2)
             encoded = tokenizer(
@@ -120,6 +122,7 @@ class QuestionAnswering(Task):
                 return_offsets_mapping=True,
             )
             windows = range(len(encoded["input_ids"]))
+            types = token_types(encoded)
             insides = [[sequence == 1 for sequence in encoded.sequence_ids(window)] for window in windows]
             offsets = encoded["offset_mapping"]
             onward = 1 if tokenizer.truncation_side == "right" else -1
@@ -130,7 +133,7 @@ class QuestionAnswering(Task):
                 rows.append(
                     {
                         "input_ids": encoded["input_ids"][window],
-                        "token_type_ids": encoded["token_type_ids"][window],
+                        "token_type_ids": types[window],
                         "inside": [int(each) for each in inside],
                         "offsets": offsets[window],
                         "start": start,

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import InputError, TrainingError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassification
+from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import metrics
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
+from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
 
 logger = logging.getLogger("squeezebert_fast.training")
 
@@ -83,8 +82,8 @@ class SequenceClassification(Task):
     def encode(
         self,
         examples: Sequence[LabelledText],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         self.classes = config.num_labels
@@ -95,10 +94,10 @@ class SequenceClassification(Task):
         encoded = tokenizer([e.text for e in examples], pairs, truncation=True, max_length=max_length)
         return [
             {"input_ids": ids, "token_type_ids": types, "label": label}
-            for ids, types, label in zip(encoded["input_ids"], encoded["token_type_ids"], labels, strict=True)
+            for ids, types, label in zip(encoded["input_ids"], token_types(encoded), labels, strict=True)
         ]
 
-    def _label(self, example: LabelledText, config: SqueezeBertConfig) -> int | float:
+    def _label(self, example: LabelledText, config: Config) -> int | float:
         return label_index(example.label, config, example.place)
 
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
@@ -121,7 +120,7 @@ class SequenceClassification(Task):
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         return list(output["logits"].float()[:, None])
 
-    def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
+    def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
         return matching_labels(teacher_labels, config)
 
 
@@ -138,7 +137,7 @@ class Regression(SequenceClassification):
             "problem_type": "regression",
         }
 
-    def _label(self, example: LabelledText, config: SqueezeBertConfig) -> int | float:
+    def _label(self, example: LabelledText, config: Config) -> int | float:
         try:
             value = float(example.label)
         except ValueError:
@@ -158,7 +157,7 @@ class Regression(SequenceClassification):
     ) -> dict[str, float]:
         return metrics.regression(answers, [row["label"] for row in rows])
 
-    def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
+    def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
         return None
 
 
@@ -182,7 +181,7 @@ def spelled_twice(labels: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def matching_labels(teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int]:
+def matching_labels(teacher_labels: Mapping[int, str], config: Config) -> list[int]:
     """For each label of `config` the teacher's id: by name, or by id where the data's labels are the ids.
 
     Raises TrainingError where neither fits.
@@ -205,7 +204,7 @@ def some_labels(labels: Iterable[str]) -> str:
     return ", ".join(known[:LISTED]) + more
 
 
-def label_index(label: str, config: SqueezeBertConfig, place: str) -> int:
+def label_index(label: str, config: Config, place: str) -> int:
     """The id of a label. Raises InputError, naming `place`, for one that the configuration doesn't have."""
     index = (config.label2id or {}).get(label)
     if index is None:

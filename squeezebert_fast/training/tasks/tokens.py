@@ -9,15 +9,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassification
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
-from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.conll import TaggedSentence, read_conll
 from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows
+from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
 from squeezebert_fast.training.tasks.sequences import label_index, matching_labels, some_labels
 
 logger = logging.getLogger("squeezebert_fast.training")
@@ -31,6 +30,7 @@ class TokenClassification(Task):
 
     name = "token-classification"
     model_class = SqueezeBertForTokenClassification
+    reads_words = True
     metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ class TokenClassification(Task):
     def encode(
         self,
         examples: Sequence[TaggedSentence],
-        tokenizer: SqueezeBertTokenizerFast,
-        config: SqueezeBertConfig,
+        tokenizer: Tokenizer,
+        config: Config,
         max_length: int,
     ) -> list[Features]:
         self.labels = dict(config.id2label or {})
@@ -69,6 +69,7 @@ class TokenClassification(Task):
             truncation=True,
             max_length=max_length,
         )
+        types = token_types(encoded)
         rows = []
         for at, sentence in enumerate(examples):
             ids = [
@@ -83,7 +84,7 @@ class TokenClassification(Task):
             rows.append(
                 {
                     "input_ids": encoded["input_ids"][at],
-                    "token_type_ids": encoded["token_type_ids"][at],
+                    "token_type_ids": types[at],
                     "labels": [
                         ids[word] if first and word is not None else IGNORED_LABEL
                         for word, first in zip(words, firsts, strict=True)
@@ -142,7 +143,7 @@ class TokenClassification(Task):
         kept = batch["labels"] != IGNORED_LABEL
         return list(output["logits"].float()[kept].split(kept.sum(1).tolist()))
 
-    def soft_columns(self, teacher_labels: Mapping[int, str], config: SqueezeBertConfig) -> list[int] | None:
+    def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
         return matching_labels(teacher_labels, config)
 
     def soft_rows_are_per_token(self) -> bool:

@@ -1,0 +1,131 @@
+"""From texts to vectors: by a model and a pooling, or by all that a sentence-transformers folder says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import normalize as to_unit_length
+
+from squeezebert_fast.cli.running import (
+    Engine,
+    check_finite,
+    check_length,
+    in_windows,
+    load_engine,
+    patched,
+    run_in_order,
+    use_threads,
+)
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.loading.sentence_folder import SentenceFolder, sentence_transformer, transformer_of
+from squeezebert_fast.loading.transformers_models import refused_in_one_line
+from squeezebert_fast.modeling import SqueezeBertModel
+from squeezebert_fast.patching.int8_checkpoint import load_quantized
+from squeezebert_fast.pretrained import find_sentence_folder, of_files
+from squeezebert_fast.sentence import mean_pool
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.rows import Record
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """run: from records and a batch size to each record, in order, with its vector of `channels` numbers."""
+
+    channels: int
+    run: Callable[[Iterable[Record], int], Iterator[tuple[Record, Tensor]]]
+
+
+def load_embedder(
+    name: str, *, pooling: str | None, prompt_name: str | None, normalize: bool, pairs: bool, **options: Any
+) -> Embedder:
+    """What makes vectors of texts by the model of this name.
+
+    pooling: mean or cls; None is what the folder says, or else mean. prompt_name: of a sentence-transformers folder,
+    which may have a default. pairs: whether records have a second text. options: of `load_engine`.
+    Raises what `load_engine` raises, and InputError for an option that means nothing for this model.
+    """
+    folder = find_sentence_folder(name)
+    if folder is None:
+        if prompt_name is not None:
+            raise InputError(f"--prompt-name is for a sentence-transformers folder, which {name} isn't")
+        return _pooled(load_engine(SqueezeBertModel, name, **options), pooling or "mean", normalize)
+    if pooling is not None:
+        raise InputError(f"--pooling means nothing for {name}, a sentence-transformers folder with its own")
+    if pairs:
+        raise InputError(f"--pair-column means nothing for {name}, a sentence-transformers folder")
+    if folder.beyond is not None:
+        return _by_library(folder, prompt_name, normalize, **options)
+    prompt = folder.default_prompt if prompt_name is None else _known(prompt_name, folder.prompts, name)
+    engine = load_engine(
+        SqueezeBertModel, of_files(folder.transformer), usual_length=folder.max_length, **options
+    )
+    return _pooled(engine, folder.pooling, normalize or folder.normalize, prompt or "")
+
+
+def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> Embedder:
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        hidden = engine.model(**engine.inputs(batch)).last_hidden_state
+        vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
+        return to_unit_length(vectors, dim=-1) if normalize else vectors
+
+    def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
+        return run_in_order(records, engine, forward, batch_size, prompt)
+
+    return Embedder(engine.model.config.hidden_size, run)
+
+
+@held_warnings()
+def _by_library(
+    folder: SentenceFolder,
+    prompt_name: str | None,
+    normalize: bool,
+    *,
+    backend: str,
+    threads: int | None,
+    max_length: int | None,
+    precision: str | None,
+) -> Embedder:
+    use_threads(threads)
+    name = str(folder.files.name_or_path)
+    if of_files(folder.transformer).is_int8():
+        if precision not in (None, "int8"):
+            raise InputError(f"the precision is {precision!r}, but {name} is an int8 checkpoint")
+        model = load_quantized(name)
+    else:
+        model = patched(sentence_transformer(folder), backend, precision)
+    if max_length is not None:
+        check_length(max_length, transformer_of(model).config, name)
+        model.max_seq_length = max_length
+    if prompt_name is not None:
+        _known(prompt_name, model.prompts, name)
+    size = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+
+    def encode(window: Sequence[Record], batch_size: int) -> list[Tensor]:
+        texts = [record.text for record in window]
+        with refused_in_one_line(f"embed by {name}"):
+            vectors = model.encode(
+                texts,
+                prompt_name=prompt_name,
+                batch_size=batch_size,
+                normalize_embeddings=normalize,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
+        check_finite(vectors, texts)
+        return list(vectors)
+
+    def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
+        return in_windows(records, functools.partial(encode, batch_size=batch_size), batch_size)
+
+    return Embedder(size(), run)
+
+
+def _known(prompt_name: str, prompts: Any, name: str) -> str:
+    if prompt_name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise InputError(f"the prompt is {prompt_name!r}, but {name} has {known}")
+    return prompts[prompt_name]
