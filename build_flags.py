@@ -42,7 +42,7 @@ CORE_SOURCES = [
 _TABLE = (ROOT / "csrc/isa/builds.inc").read_text(encoding="utf-8")
 BUILDS = list(dict.fromkeys(re.findall(r"^BUILD\((\w+),", _TABLE, re.MULTILINE)))  # a build may have two rows
 INSTRUCTION_SET_SOURCES = [f"csrc/isa/{build}.cpp" for build in BUILDS]
-PYTHON_SOURCES = ["csrc/python/bindings.cpp", "csrc/python/training_bindings.cpp"]
+PYTHON_SOURCES = ["csrc/python/bindings.cpp", "csrc/python/training_bindings.cpp", "csrc/python/watch.cpp"]
 
 COMMON_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-g0", "-fvisibility=hidden", "-fno-math-errno"]
 # Whatever Python's own flags say: link-time optimisation could move wide code into what runs on every CPU.

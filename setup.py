@@ -36,7 +36,6 @@ PACKAGES = [
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",
     "squeezebert_fast.ops",
-    "squeezebert_fast.ops.gradients",
     "squeezebert_fast.patching",
     "squeezebert_fast.patching.families",
     "squeezebert_fast.storage",

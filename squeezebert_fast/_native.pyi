@@ -1,41 +1,90 @@
-"""Types of the native module, csrc/python/bindings.cpp. Addresses are `tensor.data_ptr()`; strides count elements."""
+"""Types of the native module, csrc/python/. Addresses are `tensor.data_ptr()`, 0 for none; strides count elements."""
 
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
-class Activation(Enum):
-    none = ...
-    gelu = ...
-    gelu_tanh = ...
-    relu = ...
-    silu = ...
+_Conv = tuple[int, int, int, int, int, int, int, int]
+"""Addresses of weight, quantized weight, scale and bias; groups, input and output channels, scales of a row."""
+_Norm = tuple[int, int, float]
+"""Addresses of weight and bias; eps."""
+_Dropout = tuple[float, int]
+"""Probability and seed."""
 
-class Precision(Enum):
-    float32 = ...
-    bfloat16 = ...
-    int8 = ...
-    float32_highest = ...
-    float32_high = ...
-    float32_medium = ...
+class Activation:
+    none: ClassVar[Activation]
+    gelu: ClassVar[Activation]
+    gelu_tanh: ClassVar[Activation]
+    relu: ClassVar[Activation]
+    silu: ClassVar[Activation]
+    __members__: ClassVar[dict[str, Activation]]
+    def __init__(self, value: int) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Precision:
+    float32: ClassVar[Precision]
+    bfloat16: ClassVar[Precision]
+    int8: ClassVar[Precision]
+    float32_highest: ClassVar[Precision]
+    float32_high: ClassVar[Precision]
+    float32_medium: ClassVar[Precision]
+    __members__: ClassVar[dict[str, Precision]]
+    def __init__(self, value: int) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Watch:
+    def __init__(
+        self,
+        modules: list[Any],
+        dicts: list[dict[str, Any]],
+        values: list[Any],
+        without: list[dict[str, Any]],
+        name: str,
+        attributes: list[tuple[dict[str, Any], str, Any]],
+        classes: list[type],
+    ) -> None: ...
+    def unchanged(self) -> bool: ...
+
+class TensorWatch:
+    def __init__(
+        self,
+        tensors: list[Any],
+        impls: Sequence[int],
+        storages: Sequence[int],
+        place: Callable[[Any], int],
+        version: Callable[[Any], int],
+    ) -> None: ...
+    def unchanged(self) -> bool: ...
 
 class Fingerprint:
-    rows_for_all: int
+    rows_for_all: ClassVar[int]
     def __init__(self, tensors: Sequence[tuple[int, int, int]], samples: int, threads: int) -> None: ...
     def match(self, rows: int, threads: int) -> bool: ...
     def spans_match(self, indices: int, count: int) -> bool: ...
 
 class PackedGroupedPointwiseConv:
-    instruction_set: str
-    precision: Precision
-    in_channels: int
-    out_channels: int
-    groups: int
-    bytes: int
+    @property
+    def instruction_set(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
     def __init__(
         self,
         instruction_set: str,
         precision: Precision,
-        conv: tuple[int, ...],
+        conv: _Conv,
         threads: int,
         transposed: bool = False,
     ) -> None: ...
@@ -65,7 +114,8 @@ class PackedGroupedPointwiseConv:
     ) -> None: ...
 
 class PackedGroupedMlp:
-    bytes: int
+    @property
+    def bytes(self) -> int: ...
     def __init__(
         self, instruction_set: str, weights: Sequence[int], sizes: Sequence[int], threads: int
     ) -> None: ...
@@ -74,17 +124,16 @@ class PackedGroupedMlp:
     ) -> None: ...
 
 class Encoder:
-    instruction_set: str
-    precision: Precision
-    bytes: int
-    long_sequence: int
+    long_sequence: ClassVar[int]
+    @property
+    def instruction_set(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def bytes(self) -> int: ...
     def __init__(self, instruction_set: str, precision: Precision) -> None: ...
     def add_layer(
-        self,
-        heads: int,
-        activation: Activation,
-        convs: Sequence[tuple[int, ...]],
-        norms: Sequence[tuple[int, int, float]],
+        self, heads: int, activation: Activation, convs: Sequence[_Conv], norms: Sequence[_Norm]
     ) -> None: ...
     def pack(self, threads: int) -> None: ...
     def run(
@@ -110,23 +159,100 @@ class Encoder:
         row_stride: int,
         y: int,
         threads: int,
-    ) -> tuple[float, float, float]: ...
+    ) -> list[float]: ...
 
 def embeddings(
     instruction_set: str,
     tables: Sequence[tuple[int, bool, int, int, int]],
     ids: Sequence[int],
-    norm: tuple[int, int, float],
+    norm: _Norm,
     rows: int,
     tokens: int,
     channels: int,
     y: int,
     threads: int,
 ) -> bool: ...
+def attention_forward(
+    instruction_set: str,
+    sizes: Sequence[int],
+    qkv: Sequence[int],
+    mask: int,
+    mask_strides: Sequence[int],
+    dropout: _Dropout,
+    statistics: int,
+    context: int,
+    threads: int,
+) -> None: ...
+def attention_backward(
+    instruction_set: str,
+    sizes: Sequence[int],
+    qkv: Sequence[int],
+    mask: int,
+    mask_strides: Sequence[int],
+    dropout: _Dropout,
+    statistics: int,
+    grad: int,
+    gradients: Sequence[int],
+    threads: int,
+) -> None: ...
+def add_layer_norm_forward(
+    instruction_set: str,
+    rows: int,
+    channels: int,
+    x: int,
+    residual: int,
+    weight: int,
+    bias: int,
+    eps: float,
+    dropout: _Dropout,
+    total: int,
+    y: int,
+    moments: Sequence[int],
+    threads: int,
+) -> None: ...
+def add_layer_norm_backward(
+    instruction_set: str,
+    rows: int,
+    channels: int,
+    grad: int,
+    total: int,
+    moments: Sequence[int],
+    weight: int,
+    dropout: _Dropout,
+    gradients: Sequence[int],
+    threads: int,
+) -> None: ...
+def dropout(
+    instruction_set: str, rows: int, channels: int, x: int, dropout: _Dropout, y: int, threads: int
+) -> None: ...
+def weight_gradient(
+    instruction_set: str,
+    precision: Precision,
+    grads: Sequence[int],
+    x: int,
+    sizes: Sequence[int],
+    weights: Sequence[int],
+    biases: Sequence[int],
+    threads: int,
+) -> None: ...
+def grouped_mlp_backward(
+    instruction_set: str,
+    precision: Precision,
+    sizes: Sequence[int],
+    activation: Activation,
+    x_and_grad: Sequence[int],
+    weights: Sequence[int],
+    gradients: Sequence[int],
+    threads: int,
+) -> None: ...
+def activation_backward(
+    instruction_set: str, activation: Activation, z: int, grad: int, count: int, threads: int
+) -> None: ...
 def cpu_features() -> list[str]: ...
 def amx_refusal() -> str: ...
 def instruction_sets() -> list[str]: ...
 def has_instruction(instruction_set: str, precision: Precision) -> bool: ...
+def has_gradients(instruction_set: str, precision: Precision) -> bool: ...
 def scores_precision(instruction_set: str, precision: Precision) -> Precision: ...
 def products_by_parts(instruction_set: str, precision: Precision) -> int: ...
 def thread_runtime() -> str: ...

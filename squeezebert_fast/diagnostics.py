@@ -50,7 +50,7 @@ def doctor() -> Report:
     for device, dtype in _combinations():
         title = f"operations on {device.type}, {str(dtype).removeprefix('torch.')}"
         sections[title] = []
-        for operation in sorted(backends.reference.OPERATIONS):
+        for operation in sorted(backends.BACKENDS["reference"].operations):
             try:
                 choice = backends.choose(Request(operation, device, dtype))
                 sections[title].append((operation, f"{choice.backend} ({choice.reason})"))

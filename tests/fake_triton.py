@@ -7,6 +7,7 @@ speed; the kernels themselves are tested in tests/triton.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,9 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training, triton
+from squeezebert_fast.backends import BACKENDS, cpu_ops, triton
 from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.gradients import routes
 
 
 def _self_attention(
@@ -149,9 +149,11 @@ def fake_triton() -> Iterator[list[str]]:
         )
 
     both = [name for operation in OPERATIONS for name in (operation, operation + "_backward")]
-    operations = {name: recorded(name, getattr(cpu_training, name)) for name in both}
+    operations = {name: recorded(name, getattr(cpu_ops, name)) for name in both}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(routes.KERNELS, "triton", SimpleNamespace(**operations))
+        kernels_of_operations: Any = SimpleNamespace(**operations)
+        row = dataclasses.replace(BACKENDS["triton"], kernels=kernels_of_operations)
+        patch.setitem(BACKENDS, "triton", row)
         patch.setattr(triton, "unavailable", lambda device: None)
         patch.setattr(triton, "kernels", kernels)
         yield calls

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu_training
+from squeezebert_fast.backends import cpu_ops
 from squeezebert_fast.ops.dropout import draw_seed
 from tests.helpers import assert_within_rule
 
@@ -69,7 +69,7 @@ def assert_gradients_within_rule(
 def norm_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
     """What the dropout of `add_layer_norm` multiplies x by."""
     channels = torch.ones(shape[-1])
-    _, total, _, _ = cpu_training.add_layer_norm(
+    _, total, _, _ = cpu_ops.add_layer_norm(
         torch.ones(*shape), torch.zeros(*shape), channels, channels, 1e-12, p, seed
     )
     return total
@@ -77,7 +77,7 @@ def norm_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
 
 def dropout_kept(seed: Tensor | None, shape: Sequence[int], p: float) -> Tensor:
     """What `dropout` multiplies x by."""
-    return cpu_training.dropout(torch.ones(*shape), p, seed)
+    return cpu_ops.dropout(torch.ones(*shape), p, seed)
 
 
 def attention_kept(seed: Tensor | None, batch: int, heads: int, queries: int, keys: int, p: float) -> Tensor:
@@ -85,7 +85,7 @@ def attention_kept(seed: Tensor | None, batch: int, heads: int, queries: int, ke
     q = torch.zeros(batch, queries, heads * keys)
     k = torch.zeros(batch, keys, heads * keys)
     v = torch.eye(keys).repeat(batch, 1, heads)
-    result, _ = cpu_training.attention(q, k, v, None, heads, p, seed)
+    result, _ = cpu_ops.attention(q, k, v, None, heads, p, seed)
     return result.unflatten(-1, (heads, keys)).transpose(1, 2) * keys
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from squeezebert_fast import ArgumentError, UnsupportedError, backends
-from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends import Backend, cpu
 from squeezebert_fast.backends.request import Request
+from squeezebert_fast.ops import reference
 
 CONV = Request("grouped_pointwise_conv", torch.device("cpu"), torch.float32)
 needs_native = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
@@ -67,10 +68,14 @@ def test_a_refusal_is_told_and_strict_raises_it(change: dict[str, object], reaso
 
 
 @pytest.mark.parametrize("operation", ["attention", "add_layer_norm"])
-def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(operation: str) -> None:
+def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = Request(operation, torch.device("cpu"), torch.float32)
-    choice = backends.choose(request, "cuda", strict=True)
-    assert choice == backends.Choice("reference", f"cuda: no CUDA kernel for {operation} in this version")
+    monkeypatch.setitem(backends.BACKENDS, "other", Backend("other", frozenset(), lambda _: "no kernel yet"))
+    monkeypatch.setattr(backends, "NAMES", ("auto", *backends.BACKENDS))
+    choice = backends.choose(request, "other", strict=True)
+    assert choice == backends.Choice("reference", "other: no kernel yet")
     unknown = backends.choose(dataclasses.replace(request, operation="pooling"), strict=True)
     assert unknown == backends.Choice("reference", "no kernel for pooling in this version")
 
@@ -95,12 +100,8 @@ def test_the_cpu_serves_single_operations_with_gradients_autocast_and_in_graphs(
 
 
 def test_a_gpu_backend_says_why_it_can_not_serve() -> None:
-    reasons = {
-        "triton": "triton: the tensors are on cpu, not on a CUDA GPU",
-        "cuda": "cuda: no CUDA kernel for grouped_pointwise_conv in this version",
-    }
-    for backend, reason in reasons.items():
-        assert backends.choose(CONV, backend) == backends.Choice("reference", reason)
+    reason = "triton: the tensors are on cpu, not on a CUDA GPU"
+    assert backends.choose(CONV, "triton") == backends.Choice("reference", reason)
 
 
 def test_auto_asks_the_backends_of_the_tensors_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,29 +114,32 @@ def test_auto_asks_the_backends_of_the_tensors_device(monkeypatch: pytest.Monkey
 
 
 def test_the_reference_can_be_chosen_and_serves_everything() -> None:
-    for operation in backends.reference.OPERATIONS:
+    row = backends.BACKENDS["reference"]
+    for operation in row.operations:
+        assert callable(getattr(reference, operation))
         request = Request(operation, torch.device("meta"), torch.float16, "anything")
         choice = backends.choose(request, "reference", strict=True)
         assert choice == backends.Choice("reference", "chosen by name")
-        assert backends.reference.refusal(request) is None
+        assert row.refusal(request) is None
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
     with pytest.raises(
-        ArgumentError, match=r"backend is 'onnx'; it can be one of auto, reference, cpu, triton, cuda"
+        ArgumentError, match=r"backend is 'onnx'; it can be one of auto, reference, cpu, triton$"
     ):
         backends.choose(CONV, "onnx")
 
 
 def test_strict_auto_asks_every_backend_before_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, reason in ((backends.cuda, "out of order"), (backends.triton, "no GPU here")):
-        monkeypatch.setattr(module, "OPERATIONS", frozenset({CONV.operation}))
-        monkeypatch.setattr(module, "refusal", lambda request, reason=reason: reason)
-    on_gpu = Request(CONV.operation, torch.device("cuda"), torch.float32)
-    with pytest.raises(UnsupportedError, match="cuda: out of order; triton: no GPU here"):
-        backends.choose(on_gpu, strict=True)
-    monkeypatch.setattr(backends.triton, "refusal", lambda request: None)
-    assert backends.choose(on_gpu, strict=True) == backends.Choice("triton", "cuda: out of order")
+    first = Backend("first", frozenset({CONV.operation}), lambda _: "out of order", device_type="xpu")
+    rows = {"first": first, "second": dataclasses.replace(first, name="second", refusal=lambda _: "busy")}
+    monkeypatch.setattr(backends, "BACKENDS", backends.BACKENDS | rows)
+    elsewhere = dataclasses.replace(CONV, device=torch.device("xpu"))
+    with pytest.raises(UnsupportedError, match="first: out of order; second: busy"):
+        backends.choose(elsewhere, strict=True)
+    backends.BACKENDS["second"] = dataclasses.replace(rows["second"], refusal=lambda _: None)
+    assert backends.choose(elsewhere, strict=True) == backends.Choice("second", "first: out of order")
+    assert backends.choose(CONV).backend not in rows
 
 
 # Instruction sets

@@ -180,8 +180,8 @@ def test_candidates_that_make_no_sense_are_refused(
 
 
 def test_a_backend_that_cannot_serve_is_refused_rather_than_replaced() -> None:
-    with pytest.raises(UnsupportedError, match="cuda"):
-        forward_candidates(make(), ["cuda"], 1, 4)
+    with pytest.raises(UnsupportedError, match="the tensors are on cpu, not on a CUDA GPU"):
+        forward_candidates(make(), ["triton"], 1, 4)
 
 
 def test_transformers_must_be_there_to_be_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_a_bad_line_leaves_the_older_output(
         (["--max-length", 65], "takes 64 tokens at most"),
         (["--max-length", 1], "max_length is 1; expected at least 2"),
         (["--backend", "fastest"], "backend is 'fastest'"),
-        (["--backend", "cuda"], "cuda"),
+        (["--backend", "triton"], "not on a CUDA GPU"),
         (["--format", "xml"], "the output format is 'xml'; expected jsonl or csv"),
         (["-o", "out.xlsx"], "out.xlsx has another suffix; expected jsonl or csv"),
         (["-o", "no/such/out.csv"], "there is no directory"),

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast import ops
-from squeezebert_fast.backends import cpu
-from squeezebert_fast.ops.gradients import (
-    add_layer_norm,
-    attention,
-    dropout,
-    grouped_mlp,
-    grouped_pointwise_conv,
-    qkv_projection,
-)
+from squeezebert_fast.backends import BACKENDS, Backend, cpu
+from squeezebert_fast.ops.differentiable import schema_of
 from tests.gradient_helpers import Random
 
 pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
@@ -221,6 +214,48 @@ def test_an_exported_program_has_the_operations(strict: bool) -> None:
         torch.testing.assert_close(program.module()(x[:2], *parameters), block(x[:2], *parameters))
 
 
+SCHEMAS = """
+grouped_pointwise_conv(Tensor x, Tensor weight, Tensor? bias, int groups, str? activation) -> Tensor
+grouped_pointwise_conv_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor? bias, int groups, str? activation, \
+bool[] needs) -> Tensor[]
+qkv_projection(Tensor x, Tensor weight_q, Tensor? bias_q, Tensor weight_k, Tensor? bias_k, Tensor weight_v, \
+Tensor? bias_v, int groups) -> (Tensor, Tensor, Tensor)
+qkv_projection_backward(Tensor? grad_q, Tensor? grad_k, Tensor? grad_v, Tensor? x, Tensor? weight_q, Tensor? weight_k, \
+Tensor? weight_v, int groups, bool[] needs) -> Tensor[]
+grouped_mlp(Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, int groups, \
+str? activation) -> Tensor
+grouped_mlp_backward(Tensor grad, Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, \
+int groups, str? activation, bool[] needs) -> Tensor[]
+attention(Tensor q, Tensor k, Tensor v, Tensor? mask, int num_heads, float dropout_p, Tensor? seed) -> (Tensor, Tensor)
+attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor statistics, int num_heads, \
+float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]
+add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, float dropout_p, Tensor? seed) \
+-> (Tensor, Tensor, Tensor, Tensor)
+add_layer_norm_backward(Tensor grad, Tensor total, Tensor mean, Tensor reciprocal, Tensor weight, float dropout_p, \
+Tensor? seed, ScalarType x_dtype, bool[] needs) -> Tensor[]
+dropout(Tensor x, float dropout_p, Tensor? seed) -> Tensor
+dropout_backward(Tensor grad, float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]
+"""
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.strip().splitlines())
+def test_a_schema_is_the_one_that_saved_programs_have(schema: str) -> None:
+    operation = getattr(LIBRARY, schema.partition("(")[0]).default
+    assert str(operation._schema) == f"squeezebert_fast::{schema}"
+
+
+@pytest.mark.parametrize(
+    "backend", [b for b in BACKENDS.values() if b.kernels is not None], ids=lambda b: b.name
+)
+def test_the_kernels_of_every_backend_have_the_schemas(backend: Backend) -> None:
+    names = [line.partition("(")[0] for line in SCHEMAS.strip().splitlines()]
+    own = [name for name in names if name.removesuffix("_backward") in backend.operations]
+    assert len(own) >= 10
+    for name in own:
+        schema = str(getattr(LIBRARY, name).default._schema)
+        assert schema == f"squeezebert_fast::{name}{schema_of(getattr(backend.kernels, name))}"
+
+
 def test_the_eager_routes_do_not_go_through_the_dispatcher() -> None:
     x, *parameters = leaves()
     with torch.profiler.profile() as profile:
@@ -228,5 +263,3 @@ def test_the_eager_routes_do_not_go_through_the_dispatcher() -> None:
         with torch.no_grad():
             block(x, *parameters)
     assert not [event.name for event in profile.events() if event.name.startswith("squeezebert_fast::")]
-    for module in (grouped_pointwise_conv, qkv_projection, grouped_mlp, attention, add_layer_norm, dropout):
-        assert module.__name__.startswith("squeezebert_fast.ops.gradients.")

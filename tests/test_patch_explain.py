@@ -72,9 +72,6 @@ def test_layers_that_can_not_run_together_run_their_operations(library: str) -> 
 
 
 def test_a_backend_that_can_not_serve_says_so() -> None:
-    for part, chosen, _, reason in table(squeezebert_fast.patch(model_of("ours"), backend="cuda")):
-        assert chosen == "reference", part
-        assert reason.startswith("cuda: no CUDA kernel for ")
     rows = table(squeezebert_fast.patch(model_of("ours"), backend="triton"))
     assert {row[1:] for row in rows} == {
         ("reference", "float32", "triton: the tensors are on cpu, not on a CUDA GPU")

@@ -350,11 +350,6 @@ def test_a_model_without_an_encoder_is_refused(model: Any) -> None:
             UnsupportedError,
             "triton: the tensors are on cpu, not on a CUDA GPU",
         ),
-        (
-            {"backend": "cuda", "strict": True},
-            UnsupportedError,
-            "backend 'cuda' has no kernel in this version",
-        ),
     ],
 )
 def test_an_option_that_can_not_be_honoured_changes_nothing(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezebert_fast
-from squeezebert_fast.backends import cpu, cpu_training
+from squeezebert_fast.backends import cpu, cpu_ops
 from tests.engine_helpers import native_runs
 from tests.model_pairs import CLASSES, inputs_for, labels_for, pair, random_config, tiny_config
 
@@ -124,7 +124,7 @@ def test_every_operation_of_a_training_step_is_the_kernels(
     )
     for name in names:
         for kernel in (name, name + "_backward"):
-            monkeypatch.setattr(cpu_training, kernel, counted(kernel, getattr(cpu_training, kernel)))
+            monkeypatch.setattr(cpu_ops, kernel, counted(kernel, getattr(cpu_ops, kernel)))
     gradients(model, batch_of(), autocast)
     layers = len(model.transformer.encoder.layers)
     assert calls.count("attention") == calls.count("attention_backward") == layers
@@ -255,7 +255,7 @@ def test_the_embeddings_dropout_may_be_watched_or_replaced(
 ) -> None:
     model = squeezebert_fast.patch(model_of(library, "SqueezeBertModel", tiny_config(**DROPOUT)))
     embeddings, seen = model.embeddings, []
-    monkeypatch.setattr(cpu_training, "dropout", lambda *_: pytest.fail("the module was passed over"))
+    monkeypatch.setattr(cpu_ops, "dropout", lambda *_: pytest.fail("the module was passed over"))
 
     def watch(module: nn.Module, *_: Any) -> None:
         seen.append(module)

@@ -21,5 +21,6 @@ inline const KernelTable& kernels_named(const std::string& name) {
 }
 
 void bind_training(pybind11::module_& m);
+void bind_watch(pybind11::module_& m);
 
 }  // namespace squeezebert

@@ -152,6 +152,7 @@ PYBIND11_MODULE(_native, m) {
       "Sum of three tables' rows, normalised. False, with nothing written, when an id is out of its table's range.");
 
   bind_training(m);
+  bind_watch(m);
 
   using SpansTuple = std::tuple<uintptr_t, int64_t, int64_t>;  // values, size, elements of a span
   py::class_<Fingerprint>(m, "Fingerprint")

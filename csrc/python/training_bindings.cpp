@@ -1,4 +1,4 @@
-// The training kernels for Python: squeezebert_fast/backends/cpu_training.py.
+// The training kernels for Python: squeezebert_fast/backends/cpu_ops.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ except ImportError as error:  # installed without a compiler
     _native = None  # type: ignore[assignment]
     _import_error = str(error)
 
-NAME = "cpu"
 PRECISIONS = ("float32", "bfloat16", "int8")
 OPERATIONS = frozenset(
     {
@@ -42,8 +41,8 @@ OPERATIONS = frozenset(
         "encoder",
     }
 )
-SINGLE = ("embeddings", "encoder")
-"""Those that take float32 alone, and no product of autocast. The others convert bfloat16 on the way in and out."""
+FLOAT32_ONLY = ("embeddings", "encoder")
+"""The others convert bfloat16 on the way in and out, and follow autocast."""
 
 ISA_VARIABLE = "SQUEEZEBERT_FAST_ISA"
 """Environment variable that names the kernel build to use in place of the best one."""
@@ -66,6 +65,9 @@ FUSED_ACTIVATIONS = (
     }
 )
 """The activations that a kernel applies itself, by transformers' names, some of which share a formula."""
+
+NATIVE_PRECISIONS = {} if _native is None else _native.Precision.__members__
+"""PRECISIONS, and the forms of float32 that `form_of` gives, as the native module takes them."""
 
 _usable: tuple[str, ...] = () if _native is None else tuple(_native.instruction_sets())
 # asked once, before torch.compile traces a call: it can't look into native code
@@ -133,7 +135,7 @@ def refusal(request: Request) -> str | None:
         return missing
     if request.device.type != "cpu":
         return f"the tensors are on {request.device}, not on the CPU"
-    if request.operation in SINGLE:
+    if request.operation in FLOAT32_ONLY:
         if request.dtype is not torch.float32:
             return f"the dtype is {request.dtype}, the kernel takes torch.float32"
         if request.autocast is not None and request.operation == "encoder":
@@ -155,25 +157,21 @@ def slower_than_reference() -> str | None:
 
 def has_instruction(precision: str) -> bool:
     """Whether the build in use multiplies in this precision by an instruction made for it."""
-    native: Any = _native
-    return native.has_instruction(instruction_set(), getattr(native.Precision, precision))
+    return _native.has_instruction(instruction_set(), NATIVE_PRECISIONS[precision])
 
 
 def scores_precision(precision: str) -> str:
     """What the build in use multiplies attention's scores and values in, in an encoder of this precision."""
-    native: Any = _native
-    name: str = native.scores_precision(instruction_set(), getattr(native.Precision, precision)).name
-    return name
+    return _native.scores_precision(instruction_set(), NATIVE_PRECISIONS[precision]).name
 
 
 def products_by_parts(form: str) -> int:
     """How many products of bfloat16 on matrix units stand for one of float32 in a `form_of`; 0: none do."""
-    native: Any = _native
-    return native.products_by_parts(instruction_set(), getattr(native.Precision, form))
+    return _native.products_by_parts(instruction_set(), NATIVE_PRECISIONS[form])
 
 
 def form_of(precision: str) -> str:
-    """What an encoder is packed for, by its name in `native.Precision`.
+    """What an encoder is packed for, by its name in NATIVE_PRECISIONS.
 
     float32, where the build has matrix units, is as accurate as PyTorch is asked to be.
     """
@@ -191,21 +189,18 @@ def gradient_precision(dtype: torch.dtype) -> str:
     bfloat16's on matrix units are rounded to bfloat16 first, as autocast rounds them; without such units float32, in
     which those products are exact, is as fast.
     """
-    native: Any = _native
-    rounds = dtype is torch.bfloat16 and native.has_gradients(instruction_set(), native.Precision.bfloat16)
+    rounds = dtype is torch.bfloat16 and _native.has_gradients(instruction_set(), _native.Precision.bfloat16)
     return "bfloat16" if rounds else "float32"
 
 
 def multiply_add_rate(precision: str, threads: int, seconds: float) -> float:
     """Operations per second of multiply-adds in registers: the limit to measure against. Needs the native module."""
-    native: Any = _native
-    return native.multiply_add_rate(instruction_set(), getattr(native.Precision, precision), threads, seconds)
+    return _native.multiply_add_rate(instruction_set(), NATIVE_PRECISIONS[precision], threads, seconds)
 
 
 def tile_rate(precision: str, threads: int, seconds: float) -> float:
     """Operations per second of a product's tile within the first-level cache. Needs the native module."""
-    native: Any = _native
-    return native.tile_rate(instruction_set(), getattr(native.Precision, precision), threads, seconds)
+    return _native.tile_rate(instruction_set(), NATIVE_PRECISIONS[precision], threads, seconds)
 
 
 @dataclass
@@ -215,12 +210,14 @@ class _Entry:
     address: int
     groups: int
     instruction_set: str
-    fingerprint: Any
+    fingerprint: _native.Fingerprint
     whole: bool
     """Whether the fingerprint has checksums, or samples alone."""
     made: Any
     uses: int = 1
 
+
+_Made = TypeVar("_Made")
 
 SAMPLES = 64
 """Elements of a weight that every call compares, to tell whether its packed form still stands for it."""
@@ -241,7 +238,9 @@ _made: dict[tuple[int, str], _Entry] = {}
 """What was made of weights, packed or quantized, by the identity of the weight tensor and the form's name."""
 
 
-def packed_weight(weight: Tensor, groups: int, precision: str = "float32", rows: int = 1) -> Any:
+def packed_weight(
+    weight: Tensor, groups: int, precision: str = "float32", rows: int = 1
+) -> _native.PackedGroupedPointwiseConv:
     """`weight`, [out_channels, in_channels / groups, ...], in the kernel's layout, packed once per version.
 
     rows: of the input that this call multiplies. A weight is packed again when its version, its address, the groups
@@ -270,7 +269,7 @@ def compare_rows(table: Tensor, rows: Tensor) -> None:
             _made.pop(key, None)
 
 
-def _once(weight: Tensor, groups: int, form: str, rows: int, make: Callable[[], Any]) -> Any:
+def _once(weight: Tensor, groups: int, form: str, rows: int, make: Callable[[], _Made]) -> _Made:
     if weight.is_inference() or not weight.is_contiguous():
         # Without a version, or without elements at fixed places, nothing tells that it is still the same.
         return make()
@@ -313,14 +312,13 @@ def keep(weight: Tensor, groups: int, form: str, made: Any, whole: bool = True) 
     )
 
 
-def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int, rows: int) -> Any:
+def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int, rows: int) -> _native.PackedGroupedMlp:
     """Both weights of a feed-forward block as one kernel takes them, packed once as `packed_weight` is."""
 
-    def pack() -> Any:
-        native: Any = _native
+    def pack() -> _native.PackedGroupedMlp:
         floats = [weight.detach().contiguous() for weight in (weight_in, weight_out)]
         sizes = (groups, weight_in.shape[1] * groups, weight_in.shape[0], weight_out.shape[0])
-        return native.PackedGroupedMlp(instruction_set(), addresses(*floats), sizes, torch.get_num_threads())
+        return _native.PackedGroupedMlp(instruction_set(), addresses(*floats), sizes, torch.get_num_threads())
 
     made = _once(weight_in, groups, "mlp", rows, pack)
     if _once(weight_out, groups, "mlp", rows, lambda: made) is not made:  # the second changed, or is another
@@ -330,36 +328,37 @@ def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int, rows: int) ->
     return made
 
 
-def pack_transposed(weight: Tensor, groups: int, precision: str = "float32") -> Any:
+def pack_transposed(
+    weight: Tensor, groups: int, precision: str = "float32"
+) -> _native.PackedGroupedPointwiseConv:
     """`weight`, [out_channels, in_channels / groups, ...], for the product that takes a gradient back to the input.
 
     Not kept: an optimizer changes the weight before the next backward.
     """
-    native: Any = _native
     out_channels, in_per_group = weight.shape[:2]
     floats = weight.detach().contiguous()
     conv = (floats.data_ptr(), 0, 0, 0, groups, out_channels, in_per_group * groups, 1)
-    return native.PackedGroupedPointwiseConv(
-        instruction_set(), getattr(native.Precision, precision), conv, torch.get_num_threads(), True
+    return _native.PackedGroupedPointwiseConv(
+        instruction_set(), NATIVE_PRECISIONS[precision], conv, torch.get_num_threads(), True
     )
 
 
-def _pack(weight: Tensor, groups: int, precision: str) -> Any:
+def _pack(weight: Tensor, groups: int, precision: str) -> _native.PackedGroupedPointwiseConv:
     source = quantized.form_of(weight)
     if source is None and weight.is_meta:
         raise UnsupportedError(
             f"a weight of shape {list(weight.shape)} was given up and can't be packed again"
         )
-    native: Any = _native
     out_channels, in_per_group = weight.shape[:2]
     ints, scale = (None, None) if source is None else source
     blocks = 1 if scale is None else scale.shape[1]
     # keeps the memory, should another thread give `weight` other data meanwhile
     floats = weight.detach().contiguous() if ints is None else None
-    return native.PackedGroupedPointwiseConv(
+    floats_at, ints_at, scale_at = addresses(floats, ints, scale)
+    return _native.PackedGroupedPointwiseConv(
         instruction_set(),
-        getattr(native.Precision, precision),
-        (*addresses(floats, ints, scale), 0, groups, in_per_group * groups, out_channels, blocks),
+        NATIVE_PRECISIONS[precision],
+        (floats_at, ints_at, scale_at, 0, groups, in_per_group * groups, out_channels, blocks),
         torch.get_num_threads(),
     )
 
@@ -369,14 +368,15 @@ def addresses(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False, checksums: bool = True) -> Any:
+def fingerprint(
+    tensors: Iterable[Tensor], samples: int, by_row: bool = False, checksums: bool = True
+) -> _native.Fingerprint:
     """Remembers contiguous float32 tensors; `match(rows, threads)` says whether they are the same still.
 
     A call compares `samples` elements of each, and a share of all of them that grows with the `rows` of its input.
     by_row: `spans_match` can be asked for single rows. checksums: without them there are the samples alone. The
     tensors' memory must be there when either is called.
     """
-    native: Any = _native
 
     def span(tensor: Tensor) -> int:
         if not checksums:
@@ -384,7 +384,7 @@ def fingerprint(tensors: Iterable[Tensor], samples: int, by_row: bool = False, c
         return max(tensor[0].numel(), 1) if by_row and len(tensor) else _PIECE
 
     spans = [(tensor.data_ptr(), tensor.numel(), span(tensor)) for tensor in tensors]
-    return native.Fingerprint(spans, samples, torch.get_num_threads())
+    return _native.Fingerprint(spans, samples, torch.get_num_threads())
 
 
 def forget(weight: Tensor) -> None:
@@ -416,7 +416,11 @@ def grouped_pointwise_conv(
 
 
 def run_packed(
-    packed: Any, x: Tensor, bias: Tensor | None, activation: str | None, out: Tensor | None = None
+    packed: _native.PackedGroupedPointwiseConv,
+    x: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`grouped_pointwise_conv` by weights that are packed already, into `out`, contiguous, or a new tensor."""
     rows = x.reshape(-1, x.shape[-1])
@@ -453,21 +457,21 @@ def embeddings(
     [batch, tokens] for each; None for positions counts from 0, None for types is 0. norm: contiguous float32 weight
     and bias, and eps. Returns [batch, tokens, channels].
     """
-    native: Any = _native
-    native_tables: list[tuple[int | bool, ...]] = []
+    native_tables: list[tuple[int, bool, int, int, int]] = []
     for table in tables:
-        ints, scale = table if isinstance(table, tuple) else (None, None)
-        floats = table if isinstance(table, Tensor) else None
-        size = ints.shape[0] if ints is not None else table.shape[0]  # type: ignore[union-attr]
-        address, *quantized_addresses = addresses(floats, ints, scale)
-        native_tables.append((address, rounded and not native_tables, *quantized_addresses, size))
+        rounds = rounded and not native_tables
+        if isinstance(table, Tensor):
+            native_tables.append((table.data_ptr(), rounds, 0, 0, table.shape[0]))
+        else:
+            ints, scale = table
+            native_tables.append((0, rounds, ints.data_ptr(), scale.data_ptr(), ints.shape[0]))
     weight, bias, eps = norm
     channels = weight.shape[0]
     word_ids = ids[0]
     assert word_ids is not None
     batch, tokens = word_ids.shape
     y = torch.empty((batch, tokens, channels), dtype=torch.float32, device="cpu")
-    done = native.embeddings(
+    done = _native.embeddings(
         instruction_set(),
         native_tables,
         [0 if i is None else i.data_ptr() for i in ids],

@@ -1,4 +1,4 @@
-"""What a backend is asked whether it can serve."""
+"""What a backend is asked whether it can serve, and what its kernels give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import _symbolic_trace
 from torch.utils._device import DeviceContext
+
+Gradients = tuple[Tensor | None, ...]
+"""What the kernel of a backward gives: None for those that aren't needed."""
 
 
 @dataclass(frozen=True)

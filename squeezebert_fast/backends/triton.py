@@ -25,7 +25,6 @@ from torch import Tensor
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.triton_kernels import MAX_CHANNELS, MAX_HEAD_SIZE
 
-NAME = "triton"
 OPERATIONS = frozenset(
     {
         "grouped_pointwise_conv",

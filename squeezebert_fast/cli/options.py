@@ -10,7 +10,7 @@ import typer
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's directory, or its id on the hub.")]
 Backend = Annotated[
     str,
-    typer.Option(help="auto, reference, cpu, triton or cuda; one that is named and can't serve is an error."),
+    typer.Option(help="auto, reference, cpu or triton; one that is named and can't serve is an error."),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads to compute with; by default as many as torch takes.")

@@ -1,7 +1,7 @@
 """The operations of a SqueezeBERT layer, channels last.
 
-Each has its definition in `reference` and one public function that checks its arguments and picks a backend, one of
-auto, reference, cpu, triton, cuda. On the CPU's kernels they are differentiable (`gradients`), and
+Each has its definition in `reference` and a file with the public function, which checks its arguments and picks a
+backend, one of auto, reference, cpu, triton. On kernels they are differentiable (`differentiable`), and
 `torch.ops.squeezebert_fast.NAME` under torch.compile and torch.export.
 """
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.backends.request import Gradients, autocast_dtype, autocast_to, request_for
+from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.differentiable import Differentiable, needed, through_definition
 from squeezebert_fast.ops.dropout import draw_seed
-from squeezebert_fast.ops.gradients.attention import attention as on_kernels
-from squeezebert_fast.ops.gradients.routes import KERNELS
 
 
 def attention(
@@ -90,7 +92,7 @@ def attention(
         obstacle="the mask needs a gradient" if learns else None,
     )
     chosen = backends.choose(request, backend, strict).backend
-    if chosen in KERNELS:
+    if chosen != "reference":
         q, k, v = (autocast_to(request.autocast, t) for t in (q, k, v))
         result, _ = on_kernels(chosen, q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p, q.device))
         return result
@@ -144,3 +146,55 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return len(shape) <= len(target) and all(
         size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(target), strict=False)
     )
+
+
+def _fake(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, num_heads: int, *_: Any
+) -> tuple[Tensor, Tensor]:
+    rows = (q.shape[0], num_heads, q.shape[1], 2)
+    return q.new_empty(q.shape), q.new_empty(rows, dtype=torch.float32)
+
+
+def _backward_fake(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Tensor]:
+    return needed(rest[-1], grad, [(t.shape, t.dtype) for t in (q, k, v)])
+
+
+def _kept(
+    inputs: tuple[Any, ...], results: tuple[Tensor, ...], needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The tensors among the arguments and two numbers a row, no scores."""
+    *tensors, _, _, seed = inputs
+    _, statistics = results
+    return *tensors, statistics, seed
+
+
+def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor, _: Any) -> Gradients:
+    *tensors, seed = ctx.saved_tensors
+    return kernel(grad, *tensors, *ctx.options, seed, ctx.needs_input_grad[:3])
+
+
+def _definition(ctx: Any, grad: Tensor, _: Any) -> Gradients:
+    *qkv, mask, _, _ = ctx.saved_tensors
+    num_heads, dropout_p = ctx.options
+    if dropout_p > 0.0:  # only the kernel can draw its mask
+        raise UnsupportedError(
+            f"attention: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated; "
+            'backend="reference" can with it'
+        )
+
+    def by_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = reference.attention_scores(q, k, mask, num_heads)
+        return reference.attention_context(scores.to(q.dtype), v)
+
+    return through_definition(by_definition, qkv, ctx.needs_input_grad[:3], grad)
+
+
+on_kernels = Differentiable(
+    "attention",
+    fake=_fake,
+    backward_fake=_backward_fake,
+    kept=_kept,
+    gradients=_gradients,
+    definition=_definition,
+    statistics=1,
+)

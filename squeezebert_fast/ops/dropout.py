@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import request_for
+from squeezebert_fast.backends.request import Gradients, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.gradients.dropout import dropout as on_kernels
-from squeezebert_fast.ops.gradients.routes import KERNELS
+from squeezebert_fast.ops.differentiable import Differentiable, needed
 
 
 def draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
@@ -55,6 +57,38 @@ def dropout(x: Tensor, dropout_p: float = 0.5, *, backend: str = "auto", strict:
     if not 0.0 <= dropout_p <= 1.0:
         raise ArgumentError(f"dropout_p is {dropout_p}, expected 0 <= dropout_p <= 1")
     chosen = backends.choose(request_for("dropout", x), backend, strict).backend
-    if chosen in KERNELS:
+    if chosen != "reference":
         return on_kernels(chosen, x, dropout_p, draw_seed(dropout_p, x.device))
     return reference.dropout(x, dropout_p)
+
+
+def _fake(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _backward_fake(grad: Tensor, *rest: Any) -> list[Tensor]:
+    return needed(rest[-1], grad, [(grad.shape, grad.dtype)])
+
+
+def _kept(inputs: tuple[Any, ...], y: Tensor, needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    *_, seed = inputs
+    return (seed,)
+
+
+def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor) -> Gradients:
+    return kernel(grad, *ctx.options, *ctx.saved_tensors, ctx.needs_input_grad[:1])
+
+
+def _definition(ctx: Any, grad: Tensor) -> Gradients:
+    kept = on_kernels.op(torch.ones(grad.shape, device=grad.device), *ctx.options, *ctx.saved_tensors)
+    return (grad * kept.to(grad.dtype),)
+
+
+on_kernels = Differentiable(
+    "dropout",
+    fake=_fake,
+    backward_fake=_backward_fake,
+    kept=_kept,
+    gradients=_gradients,
+    definition=_definition,
+)

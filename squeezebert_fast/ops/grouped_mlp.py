@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.request import autocast_to, request_for
-from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
-from squeezebert_fast.ops.gradients.grouped_mlp import grouped_mlp as on_kernels
+from squeezebert_fast.backends.request import Gradients, autocast_to, request_for
+from squeezebert_fast.ops import reference
+from squeezebert_fast.ops.differentiable import Differentiable, needed, through_reference
 from squeezebert_fast.ops.grouped_pointwise_conv import check_arguments, grouped_pointwise_conv
 
 HIDDEN_NAMES = ("the hidden tensor", "weight_out", "bias_out")
@@ -54,8 +58,41 @@ def grouped_mlp(
     check_arguments(hidden, weight_out, bias_out, groups, None, HIDDEN_NAMES)
     request = request_for("grouped_mlp", x, weight_in, bias_in, weight_out, bias_out)
     chosen = backends.choose(request, backend, strict).backend
-    if activation in FUSED_ACTIVATIONS.get(chosen, ()):
+    if activation in backends.BACKENDS[chosen].fused_activations:
         x = autocast_to(request.autocast, x)
         return on_kernels(chosen, x, weight_in, bias_in, weight_out, bias_out, groups, activation)
     hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation, backend=backend, strict=strict)
     return grouped_pointwise_conv(hidden, weight_out, bias_out, groups, backend=backend, strict=strict)
+
+
+def _fake(x: Tensor, weight_in: Tensor, bias_in: Tensor | None, weight_out: Tensor, *_: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight_out.shape[0]))
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor | None, weight_out: Tensor, *rest: Any
+) -> list[Tensor]:
+    shapes = weight_in.shape, weight_in.shape[:1], weight_out.shape, weight_out.shape[:1]
+    return needed(rest[-1], grad, [(x.shape, x.dtype), *((shape, torch.float32) for shape in shapes)])
+
+
+def _kept(inputs: tuple[Any, ...], y: Tensor, needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    return inputs[:5]  # not the hidden tensor
+
+
+def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor) -> Gradients:
+    return kernel(grad, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[:5])
+
+
+def _definition(ctx: Any, grad: Tensor) -> Gradients:
+    return through_reference(ctx, reference.grouped_mlp, ctx.needs_input_grad[:5], grad)
+
+
+on_kernels = Differentiable(
+    "grouped_mlp",
+    fake=_fake,
+    backward_fake=_backward_fake,
+    kept=_kept,
+    gradients=_gradients,
+    definition=_definition,
+)

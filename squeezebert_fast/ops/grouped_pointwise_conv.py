@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
 from squeezebert_fast.activations import ACTIVATIONS, apply_activation
-from squeezebert_fast.backends.request import autocast_dtype, autocast_to, request_for
+from squeezebert_fast.backends.request import Gradients, autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.ops import reference
-from squeezebert_fast.ops.fused_activations import FUSED_ACTIVATIONS
-from squeezebert_fast.ops.gradients.grouped_pointwise_conv import grouped_pointwise_conv as on_kernels
+from squeezebert_fast.ops.differentiable import Differentiable, needed, through_reference
 
 
 def check_arguments(
@@ -75,7 +78,7 @@ def grouped_pointwise_conv(
         groups: output channels of group i depend on input channels of group i alone.
         activation: a name that transformers' `hidden_act` accepts, or None. gelu, its tanh forms, relu and
             silu are fused into the kernel.
-        backend: one of auto, reference, cpu, triton, cuda; see `squeezebert_fast.backends`.
+        backend: one of auto, reference, cpu, triton; see `squeezebert_fast.backends`.
         strict: raise instead of falling back to the reference when `backend` has a kernel that can't serve
             the call.
 
@@ -95,9 +98,50 @@ def grouped_pointwise_conv(
     check_arguments(x, weight, bias, groups, activation)
     request = request_for("grouped_pointwise_conv", x, weight, bias)
     chosen = backends.choose(request, backend, strict).backend
-    if chosen in FUSED_ACTIVATIONS:
+    if chosen != "reference":
         x = autocast_to(request.autocast, x)
-        if activation in FUSED_ACTIVATIONS[chosen]:
+        if activation in backends.BACKENDS[chosen].fused_activations:
             return on_kernels(chosen, x, weight, bias, groups, activation)
         return apply_activation(activation, on_kernels(chosen, x, weight, bias, groups, None))
     return reference.grouped_pointwise_conv(x, weight, bias, groups, activation)
+
+
+def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor | None, weight: Tensor | None, _: Any, groups: int, *rest: Any
+) -> list[Tensor]:
+    in_channels = 0 if x is None else x.shape[-1]
+    in_channels = in_channels if weight is None else weight.shape[1] * groups
+    out_channels = grad.shape[-1]
+    of_x = (*grad.shape[:-1], in_channels), grad.dtype
+    of_weight = (out_channels, in_channels // groups, 1), torch.float32
+    return needed(rest[-1], grad, [of_x, of_weight, ((out_channels,), torch.float32)])
+
+
+def _kept(inputs: tuple[Any, ...], y: Tensor, needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    x, weight, bias, _, activation = inputs
+    # An activation's derivative needs what was before it, which is computed again. What a frozen parameter doesn't
+    # need is not kept, nor guarded against writes in place.
+    again = activation is not None
+    return x if needs[1] or again else None, weight if needs[0] or again else None, bias if again else None
+
+
+def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor) -> Gradients:
+    return kernel(grad, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[:3])
+
+
+def _definition(ctx: Any, grad: Tensor) -> Gradients:
+    return through_reference(ctx, reference.grouped_pointwise_conv, ctx.needs_input_grad[:3], grad)
+
+
+on_kernels = Differentiable(
+    "grouped_pointwise_conv",
+    fake=_fake,
+    backward_fake=_backward_fake,
+    kept=_kept,
+    gradients=_gradients,
+    definition=_definition,
+)

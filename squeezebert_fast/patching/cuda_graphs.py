@@ -104,7 +104,7 @@ class _Model(Structure):
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         super().__init__(modules, modules)
-        self._tensors = [t for t in self._values if isinstance(t, Tensor)]
+        self._tensors = [t for t in self.held_values if isinstance(t, Tensor)]
         settings = (module.__dict__.get(SETTINGS) for module in modules)
         self._quantized = any(one is not None and one.precision == "int8" for one in settings)
         self._places = self._where()

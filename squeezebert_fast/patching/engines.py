@@ -17,6 +17,7 @@ from squeezebert_fast.backends.encoder_layer import Conv, Layer, Norm
 from squeezebert_fast.backends.triton_encoder import TritonEncoder
 from squeezebert_fast.patching.families.family import Family
 from squeezebert_fast.patching.layers import fused_name
+from squeezebert_fast.patching.structure import Places
 
 SAMPLES = 8
 """Elements of each parameter that every call compares: two hundred parameters' are a few tens of microseconds."""
@@ -110,11 +111,10 @@ class CpuEngine(Engine):
 
     def __init__(self, layers: Sequence[Layer], parameters: list[nn.Parameter], precision: str) -> None:
         # a tensor of inference mode has no version
-        self._state = None if any(p.is_inference() for p in parameters) else _state(parameters)
-        self._parameters = parameters
+        self._places = None if any(p.is_inference() for p in parameters) else Places(parameters)
         contiguous = [p for p in parameters if p.is_contiguous() and not p.is_meta]
         self._fingerprint = cpu.fingerprint(contiguous, SAMPLES)
-        self.lasting = self._state is not None and len(contiguous) == len(parameters)
+        self.lasting = self._places is not None and len(contiguous) == len(parameters)
         self.native = CpuEncoder(layers, precision)
         self._stands_alone = False
 
@@ -143,14 +143,14 @@ class CpuEngine(Engine):
     def current(self, rows: int) -> bool:
         return (
             self.native.instruction_set == cpu.instruction_set()
-            and _state(self._parameters) == self._state
+            and (self._stands_alone or (self._places is not None and self._places.unchanged()))
             and self._fingerprint.match(rows, torch.get_num_threads())
         )
 
     def stand_alone(self) -> None:
         """Compare with no parameters from here on: they are `GivenUp`, and never written to."""
         self._stands_alone = True
-        self._parameters, self._state = [], []
+        self._places = None
         self._fingerprint = cpu.fingerprint([], 0)
         self.lasting = True
 
@@ -228,11 +228,6 @@ def obstacle(layers: Sequence[Layer], backend: str, precision: str) -> str | Non
     if len({layer.channels for layer in layers}) > 1:
         return "layers have different numbers of channels"
     return None
-
-
-def _state(parameters: list[nn.Parameter]) -> list[int]:
-    """Where the values are, and how often they were written to. A tensor of inference mode doesn't count that."""
-    return [number for p in parameters for number in (p.data_ptr(), p._version)]
 
 
 def _pass(name: str, apart: str | None) -> str:

@@ -65,7 +65,7 @@ def patch(
             stay in the model by name, without values (`GivenUp`). The model can then only infer on the CPU with
             its packed weights; what would need the originals raises UnsupportedError: `unpatch`, another `patch`,
             `deepcopy`, `state_dict`, another dtype, gradients, and whatever falls back otherwise.
-        backend: one of auto, reference, cpu, triton, cuda. auto is triton for CUDA tensors, cpu for those on the CPU.
+        backend: one of auto, reference, cpu, triton. auto is triton for CUDA tensors, cpu for those on the CPU.
         strict: raise UnsupportedError, here or in a forward, instead of falling back when the backend has a
             kernel for an operation but can't serve it, or when a layer's own modules must run.
 

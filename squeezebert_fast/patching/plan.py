@@ -53,8 +53,6 @@ class Plan:
         self._engine: Engine | None = None
         if self.lasting:
             self._structure = self._structure_of(encoder)
-            self._classes = [self.family.encoder, *{type(module) for module in encoder.modules()}]
-            self._forwards = [cls.forward for cls in self._classes]
 
     def _structure_of(self, encoder: nn.Module) -> Structure:
         family = self.family
@@ -62,15 +60,12 @@ class Plan:
         own = getattr(encoder, family.layers)
         firing = [m for m in modules if family.hooks_fire or type(m) is not family.layer]
         attributes = (*family.attributes, family.places.heads.rpartition(".")[2])
-        return Structure([own, *modules], [own, *firing], encoder, attributes, family.is_idle)
+        classes = [family.encoder, *{type(module) for module in encoder.modules()}]
+        return Structure([own, *modules], [own, *firing], encoder, attributes, classes, family.is_idle)
 
     def current(self) -> bool:
         """Whether all that was decided by is the same: modules, classes, their code, parameters as objects, hooks."""
-        return (
-            self._structure.unchanged()
-            and hooks_on_every_module() is None
-            and all(cls.forward is was for cls, was in zip(self._classes, self._forwards, strict=True))
-        )
+        return self._structure.unchanged() and hooks_on_every_module() is None
 
     def dropout_is_off(self) -> bool:
         """Whether no dropout of a layer would drop anything."""

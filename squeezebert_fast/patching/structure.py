@@ -1,4 +1,7 @@
-"""What modules are made of but for the values of their parameters, and whether that is as it was."""
+"""What modules are made of but for the values of their parameters, and whether that is as it was.
+
+The comparing is native (csrc/python/watch.cpp), or without the native module, as a GPU may be, the same in Python.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from squeezebert_fast.backends import cpu
 from squeezebert_fast.patching.obstacles import HOOKS
 from squeezebert_fast.patching.swapping import SETTINGS
 
@@ -27,19 +32,20 @@ class Structure:
         firing: list[nn.Module],
         holder: nn.Module | None = None,
         attributes: Sequence[str] = (),
+        classes: Sequence[type[nn.Module]] = (),
         is_idle: Callable[[Any], bool] = lambda hook: False,
     ) -> None:
         """What there is now, for modules without hooks.
 
         firing: the modules whose hooks are called. holder: one whose children are the outermost of `modules`.
-        attributes: plain values that count too, where a module has them. is_idle: whether a hook does not count.
+        attributes: plain values that count too, where a module has them. classes: those whose forward counts.
+        is_idle: whether a hook does not count.
         """
-        self._modules, self._classes = modules, [type(module) for module in modules]
+        self._modules = modules
         self._without_forward = [m.__dict__ for m in modules if "forward" not in m.__dict__]
         # what is empty now may fill up without a say in the forward, unless a class or a forward changes too
         self._held: list[dict[str, Any]] = [] if holder is None else [holder._modules]
         self._held += [held for m in modules for held in (m._modules, m._parameters, m._buffers) if held]
-        self._values = self._now()
         self._attributes = [
             (module.__dict__, name, module.__dict__[name])
             for module in modules
@@ -48,23 +54,33 @@ class Structure:
         ]
         self._hooks = [module.__dict__[kind] for module in firing for kind in HOOKS]
         self._is_idle = is_idle
+        self._code = list(classes)
         self._next_hook = RemovableHandle.next_id
         self._dropouts = [m.__dict__ for m in modules if isinstance(m, nn.Dropout)]
-        self.parameters = _parameters(modules)
+        self._in_eval_mode = [(own, "training", False) for own in self._dropouts]
+        self._eval_mode = _watch([], [], [], [], "", self._in_eval_mode, [])
+        self.accept_parameters()
 
     def unchanged(self) -> bool:
         """Whether modules, their classes, parameters (by identity) and the numbers they keep are the same; no hooks."""
-        return (
-            all(map(operator.is_, map(type, self._modules), self._classes))
-            and _same(self._now(), self._values)
-            and all(own.get(name) == value for own, name, value in self._attributes)
-            and self._no_hooks()
-            and not any(map(dict.__contains__, self._without_forward, repeat("forward")))
-        )
+        return self._watch.unchanged() and self._no_hooks()
 
     def accept_parameters(self) -> None:
         """Take the parameters that the modules have now for those that they had."""
-        self._values, self.parameters = self._now(), _parameters(self._modules)
+        self.held_values = list(chain.from_iterable(map(dict.values, self._held)))
+        self._watched = (
+            self._modules,
+            self._held,
+            self.held_values,
+            self._without_forward,
+            "forward",
+            self._attributes,
+            self._code,
+        )  # which a native watch borrows
+        self._watch = _watch(*self._watched)
+        self.parameters: list[nn.Parameter] = [
+            p for m in self._modules for p in m._parameters.values() if p is not None
+        ]
 
     def hooked(self) -> bool:
         """Whether a hook that counts is registered on a module."""
@@ -79,16 +95,62 @@ class Structure:
 
     def dropout_is_off(self) -> bool:
         """Whether no dropout would drop anything."""
-        return not any(own["training"] and own["p"] > 0.0 for own in self._dropouts)
-
-    def _now(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self._held)))
-
-
-def _parameters(modules: list[nn.Module]) -> list[nn.Parameter]:
-    return [p for m in modules for p in m._parameters.values() if p is not None]
+        return self._eval_mode.unchanged() or not any(
+            own["training"] and own["p"] > 0.0 for own in self._dropouts
+        )
 
 
-def _same(values: list[Any], others: list[Any]) -> bool:
-    """Whether they are the same objects: never by ==, which tensors answer element by element."""
-    return len(values) == len(others) and all(map(operator.is_, values, others))
+class PythonWatch:
+    """`_native.Watch`, slower."""
+
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        dicts: list[dict[str, Any]],
+        values: list[Any],
+        without: list[dict[str, Any]],
+        name: str,
+        attributes: list[tuple[dict[str, Any], str, Any]],
+        classes: list[type],
+    ) -> None:
+        self._modules, self._classes = modules, [type(module) for module in modules]
+        self._dicts, self._values = dicts, values
+        self._without, self._name = without, name
+        self._attributes = attributes
+        self._code = [(cls, getattr(cls, name)) for cls in classes]
+
+    def unchanged(self) -> bool:
+        """Whether modules are of the same classes, dicts hold the same values, and so on."""
+        values = list(chain.from_iterable(map(dict.values, self._dicts)))
+        return (
+            all(map(operator.is_, map(type, self._modules), self._classes))
+            and len(values) == len(self._values)
+            and all(
+                map(operator.is_, values, self._values)
+            )  # never ==, which tensors answer element by element
+            and all(name in own and own[name] == value for own, name, value in self._attributes)
+            and not any(map(dict.__contains__, self._without, repeat(self._name)))
+            and all(getattr(cls, self._name) is was for cls, was in self._code)
+        )
+
+
+_watch: Any = PythonWatch if cpu._native is None else cpu._native.Watch
+
+
+class Places:
+    """Where parameters keep their values, and how often they were written to. None of them is of inference mode."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        """Needs the native module."""
+        native: Any = cpu._native
+        self._parameters = parameters  # which the native watch borrows
+        impls = [parameter._cdata for parameter in parameters]
+        storages = [parameter.untyped_storage()._cdata for parameter in parameters]
+        self._watch = native.TensorWatch(parameters, impls, storages, Tensor.data_ptr, _VERSION)
+
+    def unchanged(self) -> bool:
+        """Whether no parameter has other values by a write that PyTorch counts, or by another place."""
+        return self._watch.unchanged()
+
+
+_VERSION = torch._C.TensorBase.__dict__["_version"].__get__

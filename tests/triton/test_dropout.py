@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from squeezebert_fast.backends import cpu, cpu_training
+from squeezebert_fast.backends import cpu, cpu_ops
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm_with_statistics
 from squeezebert_fast.triton_kernels.attention import Tile, attention_with_statistics
@@ -51,11 +51,11 @@ def test_every_seed_has_a_mask_of_its_own(device: str) -> None:
 def test_the_mask_is_the_cpus(seed: int, device: str) -> None:
     drop, number = seeded(0.3, seed, device), torch.tensor(seed)
     ones, zeros = torch.ones(5, 24), torch.zeros(5, 24)
-    _, total, _, _ = cpu_training.add_layer_norm(ones, zeros, ones[0], zeros[0], 1.0, 0.3, number)
+    _, total, _, _ = cpu_ops.add_layer_norm(ones, zeros, ones[0], zeros[0], 1.0, 0.3, number)
     assert torch.equal(row_mask(5, 24, drop, device).cpu(), total)
     random = Random("cpu", torch.float32)
     q, k, v = random(2, 17, 8), random(2, 19, 8), random(2, 19, 8)
-    expected, _ = cpu_training.attention(q, k, v, None, 2, 0.3, number)
+    expected, _ = cpu_ops.attention(q, k, v, None, 2, 0.3, number)
     actual, _ = attention_with_statistics(*(t.to(device) for t in (q, k, v)), None, 2, drop)
     torch.testing.assert_close(actual.cpu(), expected)
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_fast
 from squeezebert_fast import ops
-from squeezebert_fast.backends import triton_training
+from squeezebert_fast.backends import triton_ops
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels import attention_backward as attentions
 from squeezebert_fast.triton_kernels import feed_forward_backward as blocks
@@ -397,8 +397,8 @@ def test_a_graph_expects_what_the_kernels_make(
     seed, needs = torch.tensor(3), (True, True, False, True, True)
     norm = (x, residual, gamma, gamma, 1e-5, 0.5, seed)
     attended = (x, x, x, None, 2, 0.5, seed)
-    _, total, mean, reciprocal = triton_training.add_layer_norm(*norm)
-    context, statistics = triton_training.attention(*attended)
+    _, total, mean, reciprocal = triton_ops.add_layer_norm(*norm)
+    context, statistics = triton_ops.attention(*attended)
     cases = {
         "grouped_pointwise_conv": (x, weight, bias, 2, "gelu"),
         "grouped_pointwise_conv_backward": (random(2, 5, 12), x, weight, bias, 2, "gelu", needs[:3]),
@@ -423,7 +423,7 @@ def test_a_graph_expects_what_the_kernels_make(
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fakes = [mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments]
             expected = told(getattr(torch.ops.squeezebert_fast, name)(*fakes))
-        assert told(getattr(triton_training, name)(*arguments)) == expected, name
+        assert told(getattr(triton_ops, name)(*arguments)) == expected, name
 
 
 def test_a_second_derivative_is_right(device: str) -> None:

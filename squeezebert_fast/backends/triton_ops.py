@@ -1,4 +1,4 @@
-"""The operations on Triton's kernels, forward and backward: the GPU's side of `cpu_training`, which see.
+"""The operations on Triton's kernels, forward and backward: the GPU's side of `cpu_ops`, which see.
 
 Arguments are checked; results are new tensors that are not part of any graph. A forward's are in the inputs' dtype,
 and so are the gradients of inputs; gradients of parameters are float32. A float32 parameter beside 16-bit inputs is
@@ -7,14 +7,14 @@ rounded to their dtype where it is a product's operand, as autocast does; sums, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends.request import Gradients
 from squeezebert_fast.backends.triton import dense, kernels, whole
-
-Gradients = tuple[Tensor | None, ...]
 
 
 def grouped_pointwise_conv(
@@ -33,7 +33,7 @@ def grouped_pointwise_conv_backward(
     bias: Tensor | None,
     groups: int,
     activation: str | None,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, weight and bias; x and weight may be None where no gradient that is needed depends on them."""
     with torch.no_grad():
@@ -82,9 +82,9 @@ def qkv_projection_backward(
     weight_k: Tensor | None,
     weight_v: Tensor | None,
     groups: int,
-    needs: tuple[bool, ...],
+    needs: Sequence[bool],
 ) -> Gradients:
-    """Gradients of x, and of weight and bias of q, k and v; what may be None is as in `cpu_training`'s."""
+    """Gradients of x, and of weight and bias of q, k and v; what may be None is as in `cpu_ops`'s."""
     with torch.no_grad():
         x, grad_x, found = None if x is None else dense(x), None, []
         projections = zip((grad_q, grad_k, grad_v), (weight_q, weight_k, weight_v), strict=True)
@@ -125,7 +125,7 @@ def grouped_mlp_backward(
     bias_out: Tensor | None,
     groups: int,
     activation: str | None,
-    needs: tuple[bool, bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, weight_in, bias_in, weight_out and bias_out."""
     with torch.no_grad():
@@ -161,7 +161,7 @@ def attention_backward(
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
     with torch.no_grad():
@@ -199,7 +199,7 @@ def add_layer_norm_backward(
     dropout_p: float,
     seed: Tensor | None,
     x_dtype: torch.dtype,
-    needs: tuple[bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
     with torch.no_grad():

@@ -2,10 +2,9 @@
 
 Forwards keep little, and backwards compute the rest again. Arguments are checked; results are new tensors that are not
 part of any graph. A forward's are in the inputs' dtype, and so are the gradients of inputs; gradients of parameters and
-statistics are float32. `needs` says which gradients are
-wanted, None stands for the others; `seed`, int64 [] or None, is dropout's: its mask is a function of the seed and an
-element's place alone, so that a backward, or a second forward under gradient checkpointing, draws the same one, on any
-number of threads.
+statistics are float32. `needs` says which gradients are wanted; None stands for the others. `seed`, int64 [] or None,
+is dropout's: its mask is a function of the seed and an element's place alone, so that a backward, or a second forward
+under gradient checkpointing, draws the same one, on any number of threads.
 
 The kernels compute in float32. bfloat16 numbers are exact there, and so are their products, so this is what a bfloat16
 multiplication with float32 sums gives. A float32 parameter beside bfloat16 inputs is rounded to bfloat16 where it is a
@@ -16,15 +15,13 @@ operands too, which autocast has rounded by then (`cpu.gradient_precision`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.backends.cpu import addresses
-
-Gradients = tuple[Tensor | None, ...]
+from squeezebert_fast.backends.request import Gradients
 
 
 def grouped_pointwise_conv(
@@ -42,7 +39,7 @@ def grouped_pointwise_conv_backward(
     bias: Tensor | None,
     groups: int,
     activation: str | None,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, weight and bias. The result before the activation is computed again.
 
@@ -50,7 +47,7 @@ def grouped_pointwise_conv_backward(
     """
     dtype, precision = grad.dtype, cpu.gradient_precision(grad.dtype)
     weight = None if weight is None else _operand(weight, grad)
-    grad, x, bias = _single(grad), _single_or_none(x), _single_or_none(bias)
+    grad, x, bias = _float32(grad), _float32_or_none(x), _float32_or_none(bias)
     if activation is not None:
         assert x is not None
         assert weight is not None
@@ -61,7 +58,7 @@ def grouped_pointwise_conv_backward(
     if needs[0]:
         assert weight is not None
         back = cpu.pack_transposed(weight, groups, precision)
-        grad_x = _as(dtype, cpu.run_packed(back, grad, None, None))
+        grad_x = _to(dtype, cpu.run_packed(back, grad, None, None))
     return grad_x, *_weight_gradients([grad], x, groups, precision, needs[1:2], needs[2:])
 
 
@@ -77,11 +74,11 @@ def qkv_projection(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `squeezebert_fast.ops.qkv_projection`."""
     dtype, precision = x.dtype, "bfloat16" if x.dtype is torch.bfloat16 else "float32"
-    weights = [_packable(weight) for weight in (weight_q, weight_k, weight_v)]
+    weights = [_float32_weight(weight) for weight in (weight_q, weight_k, weight_v)]
     rows = x.numel() // x.shape[-1]
     packed = [cpu.packed_weight(weight, groups, precision, rows) for weight in weights]
-    biases = [_single_or_none(bias) for bias in (bias_q, bias_k, bias_v)]
-    x = _single(x)
+    biases = [_float32_or_none(bias) for bias in (bias_q, bias_k, bias_v)]
+    x = _float32(x)
     q, k, v = (x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights)
     packed[0].run_side_by_side(
         packed,
@@ -91,7 +88,7 @@ def qkv_projection(
         addresses(q, k, v),
         torch.get_num_threads(),
     )
-    return _as(dtype, q), _as(dtype, k), _as(dtype, v)
+    return _to(dtype, q), _to(dtype, k), _to(dtype, v)
 
 
 def qkv_projection_backward(
@@ -103,7 +100,7 @@ def qkv_projection_backward(
     weight_k: Tensor | None,
     weight_v: Tensor | None,
     groups: int,
-    needs: tuple[bool, ...],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, and of weight and bias of q, k and v.
 
@@ -113,7 +110,7 @@ def qkv_projection_backward(
     given = [grad for grad in (grad_q, grad_k, grad_v) if grad is not None]
     dtype, threads = given[0].dtype, torch.get_num_threads()
     precision = cpu.gradient_precision(dtype)
-    grads = [_single_or_none(grad) for grad in (grad_q, grad_k, grad_v)]
+    grads = [_float32_or_none(grad) for grad in (grad_q, grad_k, grad_v)]
     rows = given[0].numel() // given[0].shape[-1]
     for_x, for_weights, for_biases = needs[0], needs[1::2], needs[2::2]
     grad_x = None
@@ -126,8 +123,8 @@ def qkv_projection_backward(
         packed = [each for _, each in terms]
         grad_x = terms[0][0].new_empty((*given[0].shape[:-1], packed[0].out_channels))
         packed[0].run_sum(packed, addresses(*(grad for grad, _ in terms)), rows, grad_x.data_ptr(), threads)
-        grad_x = _as(dtype, grad_x)
-    of_weights = _weight_gradients(grads, _single_or_none(x), groups, precision, for_weights, for_biases)
+        grad_x = _to(dtype, grad_x)
+    of_weights = _weight_gradients(grads, _float32_or_none(x), groups, precision, for_weights, for_biases)
     return grad_x, *of_weights
 
 
@@ -144,10 +141,10 @@ def grouped_mlp(
     if x.dtype is not torch.float32:
         hidden = _product(x.detach().to(torch.float32), weight_in, bias_in, groups, activation, "bfloat16")
         return _product(hidden, weight_out, bias_out, groups, None, "bfloat16").to(x.dtype)
-    x, bias_in, bias_out = _single(x), _single_or_none(bias_in), _single_or_none(bias_out)
+    x, bias_in, bias_out = _float32(x), _float32_or_none(bias_in), _float32_or_none(bias_out)
     y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
     rows = x.numel() // x.shape[-1]
-    cpu.packed_mlp(_packable(weight_in), _packable(weight_out), groups, rows).run(
+    cpu.packed_mlp(_float32_weight(weight_in), _float32_weight(weight_out), groups, rows).run(
         x.data_ptr(),
         rows,
         addresses(bias_in, bias_out),
@@ -167,23 +164,22 @@ def grouped_mlp_backward(
     bias_out: Tensor | None,
     groups: int,
     activation: str | None,
-    needs: tuple[bool, bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, weight_in, bias_in, weight_out and bias_out.
 
     The hidden tensor is computed again, and never in main memory.
     """
-    native: Any = cpu._native
     dtype, weight_in, weight_out = x.dtype, _operand(weight_in, x), _operand(weight_out, x)
-    precision = getattr(native.Precision, cpu.gradient_precision(dtype))
-    grad, x = _single(grad), _single(x)
-    bias_in, bias_out = _single_or_none(bias_in), _single_or_none(bias_out)
+    precision = cpu.NATIVE_PRECISIONS[cpu.gradient_precision(dtype)]
+    grad, x = _float32(grad), _float32(x)
+    bias_in, bias_out = _float32_or_none(bias_in), _float32_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
     # the sums that are a bias's gradient are found on the way to its weight's
     likes = (x, weight_in, bias_in, weight_out, bias_out)
     wanted = (for_x, for_in or for_bias_in, for_bias_in, for_out or for_bias_out, for_bias_out)
     gradients = [_empty_like(t, want) for t, want in zip(likes, wanted, strict=True)]
-    native.grouped_mlp_backward(
+    cpu._native.grouped_mlp_backward(
         cpu.instruction_set(),
         precision,
         (x.numel() // x.shape[-1], groups, x.shape[-1], weight_in.shape[0], weight_out.shape[0]),
@@ -194,7 +190,7 @@ def grouped_mlp_backward(
         torch.get_num_threads(),
     )
     of_x, *of_parameters = (g if needed else None for g, needed in zip(gradients, needs, strict=True))
-    return None if of_x is None else _as(dtype, of_x), *of_parameters
+    return None if of_x is None else _to(dtype, of_x), *of_parameters
 
 
 def attention(
@@ -210,24 +206,23 @@ def attention(
 
     That is each row's largest score and the reciprocal of its exponentials' sum.
     """
-    native: Any = cpu._native
-    dtype, q, k, v = q.dtype, _single(q), _single(k), _single(v)
+    dtype, q, k, v = q.dtype, _float32(q), _float32(k), _float32(v)
     result = torch.empty_like(q)
     statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2))
     if q.numel() == 0 or k.numel() == 0:
         return result.zero_().to(dtype), statistics.zero_()
     mask = _scores_mask(mask, q, k, num_heads)
-    native.attention_forward(
+    cpu._native.attention_forward(
         cpu.instruction_set(),
         _attention_sizes(q, k, num_heads),
         addresses(q, k, v),
         *_mask_arguments(mask),
-        (dropout_p, _number(seed)),
+        (dropout_p, _seed_of(seed)),
         statistics.data_ptr(),
         result.data_ptr(),
         torch.get_num_threads(),
     )
-    return _as(dtype, result), statistics
+    return _to(dtype, result), statistics
 
 
 def attention_backward(
@@ -240,29 +235,28 @@ def attention_backward(
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
-    native: Any = cpu._native
     dtypes = q.dtype, k.dtype, v.dtype
-    grad, q, k, v = (_single(tensor) for tensor in (grad, q, k, v))
+    grad, q, k, v = (_float32(tensor) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
         gradients = [gradient.zero_() for gradient in gradients]
     else:
         mask = _scores_mask(mask, q, k, num_heads)
-        native.attention_backward(
+        cpu._native.attention_backward(
             cpu.instruction_set(),
             _attention_sizes(q, k, num_heads),
             addresses(q, k, v),
             *_mask_arguments(mask),
-            (dropout_p, _number(seed)),
+            (dropout_p, _seed_of(seed)),
             statistics.data_ptr(),
             grad.data_ptr(),
             addresses(*gradients),
             torch.get_num_threads(),
         )
-    return tuple(_as(t, g) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
+    return tuple(_to(t, g) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
 
 
 def add_layer_norm(
@@ -278,13 +272,12 @@ def add_layer_norm(
 
     That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
     """
-    native: Any = cpu._native
     dtype = torch.promote_types(x.dtype, residual.dtype)
-    x, residual, weight, bias = (_single(tensor) for tensor in (x, residual, weight, bias))
+    x, residual, weight, bias = (_float32(tensor) for tensor in (x, residual, weight, bias))
     y, total = torch.empty_like(x), torch.empty_like(x)
     mean, reciprocal = (x.new_empty(x.shape[:-1]) for _ in range(2))
     channels = x.shape[-1]
-    native.add_layer_norm_forward(
+    cpu._native.add_layer_norm_forward(
         cpu.instruction_set(),
         x.numel() // channels,
         channels,
@@ -293,13 +286,13 @@ def add_layer_norm(
         weight.data_ptr(),
         bias.data_ptr(),
         eps,
-        (dropout_p, _number(seed)),
+        (dropout_p, _seed_of(seed)),
         total.data_ptr(),
         y.data_ptr(),
         addresses(mean, reciprocal),
         torch.get_num_threads(),
     )
-    return _as(dtype, y), _as(dtype, total), mean, reciprocal
+    return _to(dtype, y), _to(dtype, total), mean, reciprocal
 
 
 def add_layer_norm_backward(
@@ -311,16 +304,15 @@ def add_layer_norm_backward(
     dropout_p: float,
     seed: Tensor | None,
     x_dtype: torch.dtype,
-    needs: tuple[bool, bool, bool, bool],
+    needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
-    native: Any = cpu._native
     dtypes = x_dtype, total.dtype, torch.float32, torch.float32
-    grad, total, weight = _single(grad), _single(total), _single(weight)
+    grad, total, weight = _float32(grad), _float32(total), _float32(weight)
     likes = (grad, grad, weight, weight)
     gradients = tuple(_empty_like(t, needed) for t, needed in zip(likes, needs, strict=True))
     channels = grad.shape[-1]
-    native.add_layer_norm_backward(
+    cpu._native.add_layer_norm_backward(
         cpu.instruction_set(),
         grad.numel() // channels,
         channels,
@@ -328,64 +320,63 @@ def add_layer_norm_backward(
         total.data_ptr(),
         addresses(mean, reciprocal),
         weight.data_ptr(),
-        (dropout_p, _number(seed)),
+        (dropout_p, _seed_of(seed)),
         addresses(*gradients),
         torch.get_num_threads(),
     )
-    return tuple(None if g is None else _as(t, g) for g, t in zip(gradients, dtypes, strict=True))
+    return tuple(None if g is None else _to(t, g) for g, t in zip(gradients, dtypes, strict=True))
 
 
 def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     """See `squeezebert_fast.ops.dropout`."""
-    native: Any = cpu._native
-    dtype, x = x.dtype, _single(x)
+    dtype, x = x.dtype, _float32(x)
     y = torch.empty_like(x)
     if x.numel() > 0:
-        native.dropout(
+        cpu._native.dropout(
             cpu.instruction_set(),
             x.numel() // x.shape[-1],
             x.shape[-1],
             x.data_ptr(),
-            (dropout_p, _number(seed)),
+            (dropout_p, _seed_of(seed)),
             y.data_ptr(),
             torch.get_num_threads(),
         )
-    return _as(dtype, y)
+    return _to(dtype, y)
 
 
-def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs: tuple[bool]) -> Gradients:
+def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs: Sequence[bool]) -> Gradients:
     """The gradient of x: `grad`, dropped by the same mask."""
     return (dropout(grad, dropout_p, seed) if needs[0] else None,)
 
 
-def _single(tensor: Tensor) -> Tensor:
+def _float32(tensor: Tensor) -> Tensor:
     # Between kernels, whose data has pushed PyTorch out of the caches, a call that does nothing takes microseconds.
     if tensor.dtype is torch.float32 and tensor.is_contiguous():
         return tensor
     return tensor.detach().to(torch.float32).contiguous()
 
 
-def _as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+def _to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype is dtype else tensor.to(dtype)
 
 
-def _single_or_none(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else _single(tensor)
+def _float32_or_none(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _float32(tensor)
 
 
 def _operand(weight: Tensor, x: Tensor) -> Tensor:
     """`weight` as it meets x in a backward's products; not rounded yet where packing it rounds."""
     if cpu.gradient_precision(x.dtype) == "bfloat16":
-        return _single(weight)
-    return _single(weight.detach().to(x.dtype))
+        return _float32(weight)
+    return _float32(weight.detach().to(x.dtype))
 
 
-def _packable(weight: Tensor) -> Tensor:
+def _float32_weight(weight: Tensor) -> Tensor:
     """A float32 weight itself, since what is packed is kept by it, and rounded where that is asked for."""
-    return weight if weight.dtype is torch.float32 else _single(weight)
+    return weight if weight.dtype is torch.float32 else _float32(weight)
 
 
-def _number(seed: Tensor | None) -> int:
+def _seed_of(seed: Tensor | None) -> int:
     return 0 if seed is None else int(seed)
 
 
@@ -396,16 +387,19 @@ def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, precision: str
 ) -> Tensor:
-    weight, bias = _packable(weight), _single_or_none(bias)
+    weight, bias = _float32_weight(weight), _float32_or_none(bias)
     return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation, precision)
 
 
 def _activation_backward(activation: str, z: Tensor, grad: Tensor) -> None:
     """grad to grad * activation'(z), in place."""
-    native: Any = cpu._native
-    name = cpu.FUSED_ACTIVATIONS[activation]
-    native.activation_backward(
-        cpu.instruction_set(), name, *addresses(z, grad), z.numel(), torch.get_num_threads()
+    cpu._native.activation_backward(
+        cpu.instruction_set(),
+        cpu.FUSED_ACTIVATIONS[activation],
+        z.data_ptr(),
+        grad.data_ptr(),
+        z.numel(),
+        torch.get_num_threads(),
     )
 
 
@@ -418,7 +412,6 @@ def _weight_gradients(
     for_biases: Sequence[bool],
 ) -> Gradients:
     """Gradients of the weight and the bias of grouped products of x, one after the other, those of `grads`."""
-    native: Any = cpu._native
     found: list[Tensor | None] = []
     # the sums that are a bias's gradient are found on the way to its weight's
     together = []
@@ -437,9 +430,9 @@ def _weight_gradients(
     if together:
         assert x is not None
         products, weights, biases = zip(*together, strict=True)
-        native.weight_gradient(
+        cpu._native.weight_gradient(
             cpu.instruction_set(),
-            getattr(native.Precision, precision),
+            cpu.NATIVE_PRECISIONS[precision],
             addresses(*products),
             x.data_ptr(),
             (x.numel() // x.shape[-1], groups, x.shape[-1], products[0].shape[-1]),
