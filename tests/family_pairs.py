@@ -76,7 +76,8 @@ def config_of(name: str, **fields: Any) -> Any:
     if family == "Roberta":
         sizes.setdefault("pad_token_id", 1)
     if family == "DistilBert":
-        sizes = {DISTILBERT.get(field, field): value for field, value in sizes.items()}
+        heads = {"qa_dropout": 0.0, "seq_classif_dropout": 0.0}
+        sizes = heads | {DISTILBERT.get(field, field): value for field, value in sizes.items()}
     return getattr(transformers, family + "Config")(**sizes)
 
 

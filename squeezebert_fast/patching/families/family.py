@@ -42,6 +42,21 @@ class Parts(NamedTuple):
     output_norm: Any
 
 
+class Dropout(NamedTuple):
+    """Where it stands whether a part of a layer drops anything, and how much."""
+
+    switch: Any
+    """The module whose training mode counts."""
+    holder: Any
+    name: str = "p"
+    """The holder's attribute with the probability."""
+
+    def p(self) -> float:
+        """The probability as things are."""
+        probability: float = getattr(self.holder, self.name) if self.switch.training else 0.0
+        return probability
+
+
 class Call(NamedTuple):
     """One call of an encoder."""
 
@@ -197,6 +212,17 @@ class Family:
         """The modules of a layer that has them all."""
         paths = self._paths
         return Parts(*[find(layer, paths[name]) if name in paths else None for name in Parts._fields])
+
+    def attention_dropout(self, layer: Any) -> Dropout:
+        """That of the scores' weights, of a layer that has all its modules."""
+        dropout = self.parts(layer).attention_dropout
+        return Dropout(dropout, dropout)
+
+    def dropouts(self, layer: Any) -> list[Dropout]:
+        """All of such a layer's."""
+        parts = self.parts(layer)
+        others = [parts.post_attention_dropout, parts.output_dropout]
+        return [self.attention_dropout(layer), *(Dropout(m, m) for m in others if m is not None)]
 
     def replaced(self) -> str | None:
         """Which of the library's classes, or the forward of which, is code from elsewhere, or None."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast.patching.families.family import (
     Call,
+    Dropout,
     Embeddings,
     Family,
     Mask,
@@ -207,6 +208,15 @@ class BertFamily(Family):
         if scaling is not None and scaling != size**-0.5:
             return f"scores are scaled by {scaling}, not by the root of the head's size"
         return relative_positions(attention)
+
+    def attention_dropout(self, layer: Any) -> Dropout:
+        """Of transformers 4's eager attention it is the module, otherwise a number that is passed on."""
+        attention = find_attention(self, layer)
+        if not self.returns_states:
+            return Dropout(attention, self.parts(layer).attention_dropout)
+        if "Sdpa" in type(attention).__name__:
+            return Dropout(attention, attention, "dropout_prob")
+        return super().attention_dropout(layer)
 
     def is_idle(self, hook: Callable[..., Any]) -> bool:
         return getattr(hook, "__module__", None) == "transformers.utils.output_capturing"
