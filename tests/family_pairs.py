@@ -81,8 +81,11 @@ def config_of(name: str, **fields: Any) -> Any:
     return getattr(transformers, family + "Config")(**sizes)
 
 
-def model_of(name: str, attention: str = "sdpa", seed: int = 0, /, **fields: Any) -> Any:
-    """An unpatched model in eval mode with random weights, biases and norms. fields: of `config_of`, or the class's."""
+def model_of(name: str, attention: str | None = None, seed: int = 0, /, **fields: Any) -> Any:
+    """An unpatched model in eval mode with random weights, biases and norms.
+
+    attention: None is the library's choice. fields: of `config_of`, or of the class.
+    """
     options = {"add_pooling_layer": fields.pop("add_pooling_layer")} if "add_pooling_layer" in fields else {}
     torch.manual_seed(seed)
     cls = getattr(transformers, name)
@@ -108,9 +111,10 @@ def attention_of(layer: Any) -> Any:
     return getattr(layer.attention, "self", layer.attention)
 
 
-def query_name(layer: Any) -> str:
-    """Its query's dotted name."""
-    return "attention.self.query" if hasattr(layer.attention, "self") else "attention.q_lin"
+def query_of(layer: Any) -> Any:
+    """The product that makes a layer's queries."""
+    attention = attention_of(layer)
+    return attention.query if hasattr(attention, "query") else attention.q_lin
 
 
 def inputs_for(name: str, seed: int = 0, batch: int = 3, tokens: int = 7, **extra: Any) -> dict[str, Any]:

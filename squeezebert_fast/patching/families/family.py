@@ -68,6 +68,8 @@ class Call(NamedTuple):
     """Whether the hidden states before and after each layer are asked for."""
     as_tuple: bool = False
     """Whether the result is a tuple, not a model output."""
+    by_hooks: bool = False
+    """Whether hooks on the layers collect the hidden states: then all layers are called, or none is."""
     extra: Mapping[str, Any] = {}
     """Further arguments that each layer is handed, which change nothing in the layers that we know."""
     obstacle: str | None = None
@@ -174,6 +176,10 @@ class Family:
     def result(self, encoder: nn.Module, call: Call, x: Tensor, states: tuple[Tensor, ...] | None) -> Any:
         """What the encoder's forward returns, given the last hidden state and, if kept, all of them."""
         raise NotImplementedError
+
+    def collected(self) -> list[Tensor | None] | None:
+        """Where the library collects hidden states in this call, beside the encoder's result."""
+        return None
 
     def mask(self, encoder: nn.Module, call: Call) -> Mask:
         """The mask of a call."""
