@@ -35,14 +35,23 @@ class AcceleratedEncoder(Accelerated):
             plan = plan_of(self)
             reason = plan if isinstance(plan, str) else None
         reason = reason or call_obstacle(call)
+        if reason is None and call.by_hooks and isinstance(plan, Plan):
+            reason = next(filter(None, plan.obstacles), None)
         if reason is not None:
             if settings.strict or not settings.keep_original:
                 raise UnsupportedError(f"encoder: {reason} ({_why_no_fallback(settings)})")
+            collected = family.collected()
+            before = len(collected or ())
             output = super().forward(*args, **kwargs)
             if not settings.unpad or tracing():
                 return output
             keep = _real_tokens(family.mask(self, call).added)
-            return output if keep is None else _zero_padding(output, keep)
+            if keep is None:
+                return output
+            if collected is not None:
+                start = max(before, 1)  # the first of all is the encoder's input
+                collected[start:] = [_zeroed(state, keep) for state in collected[start:]]
+            return _zero_padding(output, keep)
         x, states = self._run_layers(call, plan, settings, family)
         return family.result(self, call, x, states)
 
@@ -124,18 +133,18 @@ def mask_is_padding(mask: Tensor) -> bool:
 
 def _zero_padding(output: Any, keep: Tensor) -> Any:
     """What the encoder's own forward returned, with zeros in its hidden states where there is no real token."""
-
-    def zeroed(value: Any) -> Any:
-        if isinstance(value, tuple):  # the first of the hidden states is the encoder's input
-            return value[:1] + tuple(zeroed(state) for state in value[1:])
-        return torch.where(keep, value, 0.0) if isinstance(value, Tensor) and value.dim() == 3 else value
-
     if isinstance(output, tuple):
-        return tuple(part if _is_scores(part) else zeroed(part) for part in output)
-    output.last_hidden_state = zeroed(output.last_hidden_state)
+        return tuple(part if _is_scores(part) else _zeroed(part, keep) for part in output)
+    output.last_hidden_state = _zeroed(output.last_hidden_state, keep)
     if output.hidden_states is not None:
-        output.hidden_states = zeroed(output.hidden_states)
+        output.hidden_states = _zeroed(output.hidden_states, keep)
     return output
+
+
+def _zeroed(value: Any, keep: Tensor) -> Any:
+    if isinstance(value, tuple):  # the first of the hidden states is the encoder's input
+        return value[:1] + tuple(_zeroed(state, keep) for state in value[1:])
+    return torch.where(keep, value, 0.0) if isinstance(value, Tensor) and value.dim() == 3 else value
 
 
 def _is_scores(part: Any) -> bool:

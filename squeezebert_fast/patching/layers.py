@@ -70,7 +70,7 @@ def run(layer: Any, x: Tensor, mask: Mask, settings: Settings, family: Family) -
         return add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, _dropout_p(dropout), **choice)
 
     q, k, v = project()
-    context = attention(q, k, v, mask.added, parts.heads, _dropout_p(parts.attention_dropout), **choice)
+    context = attention(q, k, v, mask.added, parts.heads, family.attention_dropout(layer).p(), **choice)
     if mask.attends is not None:
         by_head = context.unflatten(2, (parts.heads, -1))
         context = torch.where(mask.attends.transpose(1, 2), by_head, 0.0).flatten(2)

@@ -61,7 +61,10 @@ class Plan:
         firing = [m for m in modules if family.hooks_fire or type(m) is not family.layer]
         attributes = (*family.attributes, family.places.heads.rpartition(".")[2])
         classes = [family.encoder, *{type(module) for module in encoder.modules()}]
-        return Structure([own, *modules], [own, *firing], encoder, attributes, classes, family.is_idle)
+        dropouts = [dropout for layer in self._layers for dropout in family.dropouts(layer)]
+        return Structure(
+            [own, *modules], [own, *firing], encoder, attributes, classes, dropouts, family.is_idle
+        )
 
     def current(self) -> bool:
         """Whether all that was decided by is the same: modules, classes, their code, parameters as objects, hooks."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from squeezebert_fast.backends import cpu
+from squeezebert_fast.patching.families.family import Dropout
 from squeezebert_fast.patching.obstacles import HOOKS
 from squeezebert_fast.patching.swapping import SETTINGS
 
@@ -33,13 +34,14 @@ class Structure:
         holder: nn.Module | None = None,
         attributes: Sequence[str] = (),
         classes: Sequence[type[nn.Module]] = (),
+        dropouts: Sequence[Dropout] | None = None,
         is_idle: Callable[[Any], bool] = lambda hook: False,
     ) -> None:
         """What there is now, for modules without hooks.
 
         firing: the modules whose hooks are called. holder: one whose children are the outermost of `modules`.
         attributes: plain values that count too, where a module has them. classes: those whose forward counts.
-        is_idle: whether a hook does not count.
+        dropouts: all that there are, by default the modules that are one. is_idle: whether a hook does not count.
         """
         self._modules = modules
         self._without_forward = [m.__dict__ for m in modules if "forward" not in m.__dict__]
@@ -56,7 +58,9 @@ class Structure:
         self._is_idle = is_idle
         self._code = list(classes)
         self._next_hook = RemovableHandle.next_id
-        self._dropouts = [m.__dict__ for m in modules if isinstance(m, nn.Dropout)]
+        if dropouts is None:
+            dropouts = [Dropout(m, m) for m in modules if isinstance(m, nn.Dropout)]
+        self._dropouts = dropouts
         self._eval_mode = _Training(modules)
         self.accept_parameters()
 
@@ -98,9 +102,7 @@ class Structure:
 
     def dropout_is_off(self) -> bool:
         """Whether no dropout would drop anything."""
-        return self._eval_mode.is_off() or not any(
-            own["training"] and own["p"] > 0.0 for own in self._dropouts
-        )
+        return self._eval_mode.is_off() or not any(dropout.p() > 0.0 for dropout in self._dropouts)
 
 
 class _Training:

@@ -42,6 +42,21 @@ class Parts(NamedTuple):
     output_norm: Any
 
 
+class Dropout(NamedTuple):
+    """Where it stands whether a part of a layer drops anything, and how much."""
+
+    switch: Any
+    """The module whose training mode counts."""
+    holder: Any
+    name: str = "p"
+    """The holder's attribute with the probability."""
+
+    def p(self) -> float:
+        """The probability as things are."""
+        probability: float = getattr(self.holder, self.name) if self.switch.training else 0.0
+        return probability
+
+
 class Call(NamedTuple):
     """One call of an encoder."""
 
@@ -53,6 +68,8 @@ class Call(NamedTuple):
     """Whether the hidden states before and after each layer are asked for."""
     as_tuple: bool = False
     """Whether the result is a tuple, not a model output."""
+    by_hooks: bool = False
+    """Whether hooks on the layers collect the hidden states: then all layers are called, or none is."""
     extra: Mapping[str, Any] = {}
     """Further arguments that each layer is handed, which change nothing in the layers that we know."""
     obstacle: str | None = None
@@ -160,6 +177,10 @@ class Family:
         """What the encoder's forward returns, given the last hidden state and, if kept, all of them."""
         raise NotImplementedError
 
+    def collected(self) -> list[Tensor | None] | None:
+        """Where the library collects hidden states in this call, beside the encoder's result."""
+        return None
+
     def mask(self, encoder: nn.Module, call: Call) -> Mask:
         """The mask of a call."""
         return mask_to_add(call.mask, call.x)
@@ -197,6 +218,17 @@ class Family:
         """The modules of a layer that has them all."""
         paths = self._paths
         return Parts(*[find(layer, paths[name]) if name in paths else None for name in Parts._fields])
+
+    def attention_dropout(self, layer: Any) -> Dropout:
+        """That of the scores' weights, of a layer that has all its modules."""
+        dropout = self.parts(layer).attention_dropout
+        return Dropout(dropout, dropout)
+
+    def dropouts(self, layer: Any) -> list[Dropout]:
+        """All of such a layer's."""
+        parts = self.parts(layer)
+        others = [parts.post_attention_dropout, parts.output_dropout]
+        return [self.attention_dropout(layer), *(Dropout(m, m) for m in others if m is not None)]
 
     def replaced(self) -> str | None:
         """Which of the library's classes, or the forward of which, is code from elsewhere, or None."""

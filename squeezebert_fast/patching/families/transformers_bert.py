@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast.patching.families.family import (
     Call,
+    Dropout,
     Embeddings,
     Family,
     Mask,
@@ -56,7 +57,7 @@ PLACES = Parts(
     output_norm="output.LayerNorm",
 )
 
-IDLE = ("position_ids", "output_hidden_states", "return_dict")
+IDLE = ("position_ids", "cache_position", "output_hidden_states", "return_dict")
 """Arguments that say nothing to eager or sdpa attention. transformers 5 hands on all that a model is called with."""
 
 
@@ -72,9 +73,10 @@ def bert_like(encoder: type[nn.Module], embeddings: Callable[[type[nn.Module]], 
     attentions = (f"{prefix}SelfAttention", f"{prefix}SdpaSelfAttention")  # the second of transformers 4
     attention = {"query": nn.Linear, "key": nn.Linear, "value": nn.Linear, "dropout": nn.Dropout}
     norm_block = {"dense": nn.Linear, "dropout": nn.Dropout, "LayerNorm": nn.LayerNorm}
+    layer = names[f"{prefix}Layer"]
     return BertFamily(
         encoder=encoder,
-        layer=names[f"{prefix}Layer"],
+        layer=layer,
         layers="layer",
         places=PLACES,
         modules=nested(
@@ -87,7 +89,7 @@ def bert_like(encoder: type[nn.Module], embeddings: Callable[[type[nn.Module]], 
             }
         ),
         embeddings=embeddings(names[f"{prefix}Embeddings"]),
-        **versions(encoder),
+        **versions(encoder, layer),
     )
 
 
@@ -106,15 +108,25 @@ def relative_positions(module: Any) -> str | None:
     return None if kind == "absolute" else f"positions are {kind}"
 
 
-def versions(encoder: type[nn.Module]) -> dict[str, Any]:
-    """What all families in the manner of BERT have, by the signature of their encoder."""
-    parameters = inspect.signature(encoder.forward).parameters
-    names = tuple(parameters)[1:]
+def versions(encoder: type[nn.Module], layer: type[nn.Module]) -> dict[str, Any]:
+    """What all families in the manner of BERT have, by the signatures of their encoder and its layers."""
+    arguments, of_layer = _named(encoder), _named(layer)[2:]
+    positional = len(of_layer)
+    if hasattr(layer, "gradient_checkpointing") and "encoder_hidden_states" in of_layer:
+        positional = of_layer.index("encoder_hidden_states") + 1
     return {
-        "arguments": tuple(n for n in names if parameters[n].kind is not inspect.Parameter.VAR_KEYWORD),
-        "returns_states": "output_hidden_states" in names,
+        "arguments": arguments,
+        "by_position": of_layer[:positional],
+        "by_name": of_layer[positional:],
+        "returns_states": "output_hidden_states" in arguments,
         "attributes": ("is_decoder", "is_causal", "scaling", "position_embedding_type"),
     }
+
+
+def _named(cls: type[nn.Module]) -> tuple[str, ...]:
+    """The arguments of a class's forward, but for keywords of any name."""
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+    return tuple(p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,10 @@ class BertFamily(Family):
 
     arguments: tuple[str, ...] = ()
     """Of the encoder's forward, but for keywords of any name: the hidden states, the mask, and others."""
+    by_position: tuple[str, ...] = ()
+    """Arguments that the encoder hands a layer behind the hidden states and the mask."""
+    by_name: tuple[str, ...] = ()
+    """And those that it hands by name."""
     returns_states: bool = False
     """Whether the encoder returns all hidden states itself, and layers return tuples, as in transformers 4."""
 
@@ -132,8 +148,9 @@ class BertFamily(Family):
         call = Call(
             x,
             mask,
-            keep_states=self.returns_states and bool(given.pop("output_hidden_states", False)),
-            as_tuple=self.returns_states and not given.pop("return_dict", True),
+            keep_states=self.returns_states and bool(given.get("output_hidden_states", False)),
+            as_tuple=self.returns_states and not given.get("return_dict", True),
+            extra=given,
         )
         if (
             x is None
@@ -143,23 +160,21 @@ class BertFamily(Family):
             return call._replace(
                 obstacle="the arguments are not the forward's"
             )  # which raises its own TypeError
-        if given.pop("output_attentions", False):
+        if given.get("output_attentions", False):
             return call._replace(obstacle=SCORES)
-        extra = {}
         for name, value in given.items():
             if value is None or value is False or (name == "head_mask" and all(m is None for m in value)):
                 continue
             if name not in IDLE:
                 return call._replace(obstacle=f"{name} is given, which the accelerated layers don't take")
-            extra[name] = value
         if self.returns_states:
             return call
-        collected = self._collected(encoder)
-        if any(name not in ("hidden_states", "_hidden_states_layers") for name in collected):
+        names = _collected()
+        if any(name not in ("hidden_states", "_hidden_states_layers") for name in names):
             return call._replace(obstacle=SCORES)
-        return call._replace(
-            keep_states="hidden_states" in collected, extra=extra, obstacle=self._attention_obstacle(encoder)
-        )
+        by_hooks = "hidden_states" in names
+        obstacle = self._attention_obstacle(encoder)
+        return call._replace(keep_states=by_hooks, by_hooks=by_hooks, obstacle=obstacle)
 
     def result(self, encoder: nn.Module, call: Call, x: Tensor, states: tuple[Tensor, ...] | None) -> Any:
         names = sys.modules[self.encoder.__module__].__dict__
@@ -175,14 +190,28 @@ class BertFamily(Family):
                         hook(layer, (before,), after)
         return output(last_hidden_state=x)
 
+    def collected(self) -> list[Tensor | None] | None:
+        return _collected().get("hidden_states")
+
     def mask(self, encoder: Any, call: Call) -> Mask:
         if self._is_sdpa(encoder):
             return mask_of_sdpa(call.mask, call.x)
+        if not self.returns_states and self._attention_kind(encoder) != "eager":
+            return Mask(None)  # what other functions make of theirs is not known
         return mask_to_add(call.mask, call.x)
 
     def run_layer(self, layer: Any, x: Tensor, call: Call) -> Tensor:
-        y = layer(x, call.mask, **call.extra)
+        y = self.called(layer, x, call)
         return y[0] if self.returns_states else y
+
+    def called(self, layer: Any, x: Tensor, call: Call) -> Any:
+        """What a layer returns, called to the letter as its encoder does: hooks see how."""
+        given = {**call.extra, "head_mask": None}  # of which the encoder hands each layer its own
+        further = {} if self.returns_states else {n: v for n, v in given.items() if n not in self.arguments}
+        further.pop("head_mask", None)
+        by_name = {name: given.get(name) for name in self.by_name}
+        by_position = [given.get(name) for name in self.by_position]
+        return layer(x, call.mask, *by_position, **by_name, **further)
 
     def checkpointed(
         self, encoder: Any, layer: Any, index: int, run: Callable[..., Tensor]
@@ -208,6 +237,15 @@ class BertFamily(Family):
             return f"scores are scaled by {scaling}, not by the root of the head's size"
         return relative_positions(attention)
 
+    def attention_dropout(self, layer: Any) -> Dropout:
+        """Of transformers 4's eager attention it is the module, otherwise a number that is passed on."""
+        attention = find_attention(self, layer)
+        if not self.returns_states:
+            return Dropout(attention, self.parts(layer).attention_dropout)
+        if "Sdpa" in type(attention).__name__:
+            return Dropout(attention, attention, "dropout_prob")
+        return super().attention_dropout(layer)
+
     def is_idle(self, hook: Callable[..., Any]) -> bool:
         return getattr(hook, "__module__", None) == "transformers.utils.output_capturing"
 
@@ -231,24 +269,24 @@ class BertFamily(Family):
     def _attention_obstacle(self, encoder: Any) -> str | None:
         """Why the function that computes attention must run, or None."""
         kind = self._attention_kind(encoder)
-        if kind in (None, "eager"):
+        if kind is None:
             return None
-        if kind != "sdpa":
+        if kind not in ("eager", "sdpa"):
             return f"attention is {kind}, not eager or sdpa"
-        table = sys.modules[self.encoder.__module__].__dict__["ALL_ATTENTION_FUNCTIONS"]
-        home = getattr(table["sdpa"], "__module__", None)
-        if home != "transformers.integrations.sdpa_attention":
-            return f"attention sdpa is a function of {home}"
+        names = sys.modules[self.encoder.__module__].__dict__
+        function = names["ALL_ATTENTION_FUNCTIONS"].get(kind, names["eager_attention_forward"])
+        home = getattr(function, "__module__", None)
+        if home != (
+            self.encoder.__module__ if kind == "eager" else "transformers.integrations.sdpa_attention"
+        ):
+            return f"attention {kind} is a function of {home}"
         return None
 
-    def _collected(self, encoder: nn.Module) -> dict[str, Any]:
-        """What transformers collects by hooks on the layers in this call: lists by name."""
-        for layer in self.layers_of(encoder):
-            if layer.__dict__["_forward_hooks"]:
-                module = sys.modules.get("transformers.utils.output_capturing")
-                return (module._active_collector.get() if module else None) or {}
-            break
-        return {}
+
+def _collected() -> dict[str, Any]:
+    """What transformers 5 collects by hooks on the layers in this call: lists by name."""
+    module = sys.modules.get("transformers.utils.output_capturing")
+    return (module._active_collector.get() if module else None) or {}
 
 
 def find_attention(family: Family, layer: nn.Module) -> Any:

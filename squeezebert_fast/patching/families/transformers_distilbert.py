@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.patching.families.family import Call, Embeddings, Family, Mask, Parts, nested
+from squeezebert_fast.patching.families.own import SCORES
 from squeezebert_fast.patching.families.transformers_bert import BertFamily, versions
 
 HOMES = ("transformers.models.distilbert.modeling_distilbert",)
@@ -32,15 +33,20 @@ PLACES = Parts(
 )
 
 
+KEYS = "attn_mask"
+"""Where a call keeps a mask [batch, keys], transformers 4's name for it."""
+
+
 def family(encoder: type[nn.Module]) -> Family:
     """See `families.FAMILIES`."""
     names = sys.modules[HOMES[0]].__dict__
     # the first of transformers 5, the others of 4
     attentions = ("DistilBertSelfAttention", "MultiHeadSelfAttention", "DistilBertSdpaAttention")
     products = dict.fromkeys(("q_lin", "k_lin", "v_lin", "out_lin"), nn.Linear)
+    layer = names["TransformerBlock"]
     return DistilBertFamily(
         encoder=encoder,
-        layer=names["TransformerBlock"],
+        layer=layer,
         layers="layer",
         places=PLACES,
         modules=nested(
@@ -60,7 +66,7 @@ def family(encoder: type[nn.Module]) -> Family:
             ("input_ids", "inputs_embeds", "position_ids"),
             token_types=False,
         ),
-        **versions(encoder),
+        **versions(encoder, layer),
     )
 
 
@@ -70,17 +76,21 @@ class DistilBertFamily(BertFamily):
 
     def call(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         call = super().call(encoder, args, kwargs)
-        if call.mask is not None and call.mask.dim() == 2:
-            return call._replace(mask=call.mask[:, None, None])
+        if call.mask is not None and self._takes_keys(encoder, call) and call.mask.dim() == 2:
+            return call._replace(mask=call.mask[:, None, None], extra={**call.extra, KEYS: call.mask})
         return call
 
+    def _takes_keys(self, encoder: nn.Module, call: Call) -> bool:
+        # for scores sdpa's class calls the eager one's
+        return self.returns_states and (call.obstacle == SCORES or not self._is_sdpa(encoder))
+
     def mask(self, encoder: Any, call: Call) -> Mask:
-        if call.mask is None or not self.returns_states or self._is_sdpa(encoder):
+        if call.mask is None or not self._takes_keys(encoder, call):
             return super().mask(encoder, call)
         lowest = torch.finfo(call.x.dtype).min
         added = torch.zeros(call.mask.shape, dtype=call.x.dtype, device=call.x.device)
         return Mask(added.masked_fill(call.mask == 0, lowest))
 
     def run_layer(self, layer: Any, x: Tensor, call: Call) -> Tensor:
-        y = layer(x, call.mask, **call.extra)
+        y = self.called(layer, x, call._replace(mask=call.extra.get(KEYS, call.mask)))
         return y[-1] if self.returns_states else y
