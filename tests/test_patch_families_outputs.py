@@ -360,3 +360,16 @@ def test_a_nan_shows_where_it_did(name: str, attention: str) -> None:
     expected = outcome(model, inputs).isnan()
     assert expected.any()
     assert torch.equal(outcome(squeezebert_fast.patch(model, backend="cpu"), inputs).isnan(), expected)
+
+
+@needs_native
+@pytest.mark.skipif(IS_TRANSFORMERS_4, reason="transformers 4 takes no token types here")
+def test_token_types_that_distilbert_ignores_do_not_keep_the_engine_away() -> None:
+    """BERT's tokenizer, which DistilBERT's checkpoints may come with, makes them."""
+    model = squeezebert_fast.patch(model_of("DistilBertModel"), backend="cpu", strict=True)
+    inputs = inputs_for("DistilBertModel")
+    expected = squeezebert_fast.unpatch(copy.deepcopy(model))(**inputs)
+    with native_runs() as runs, torch.no_grad():
+        actual = model(**inputs, token_type_ids=torch.zeros_like(inputs["input_ids"]))
+    assert len(runs) == 1
+    close(actual, expected)

@@ -97,10 +97,10 @@ def mask_of_sdpa(mask: Tensor | None, x: Tensor) -> Mask:
     That operation gives zeros for a query that attends to nothing, where a softmax over the lowest numbers would attend
     to all keys alike, and one over -inf to NaN.
     """
+    if mask is not None and not torch.compiler.is_compiling():
+        mask = by_key(mask)  # fewer numbers to look at
     if mask is None or (mask.dtype is not torch.bool and not may_be_blind(mask)):
         return mask_to_add(mask, x)
-    if not torch.compiler.is_compiling():
-        mask = by_key(mask)
     attend = mask if mask.dtype is torch.bool else mask != -torch.inf
     attends = attend.any(-1, keepdim=True)
     lowest = torch.finfo(x.dtype).min

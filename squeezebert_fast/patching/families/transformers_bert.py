@@ -57,7 +57,7 @@ PLACES = Parts(
     output_norm="output.LayerNorm",
 )
 
-IDLE = ("position_ids", "cache_position", "output_hidden_states", "return_dict")
+IDLE = ("position_ids", "token_type_ids", "cache_position", "output_hidden_states", "return_dict")
 """Arguments that say nothing to eager or sdpa attention. transformers 5 hands on all that a model is called with."""
 
 
