@@ -71,7 +71,8 @@ def outcomes(checkout: Path, model: str, patched: bool) -> dict[str, str]:
         environment |= {PATCHED: "1"} if patched else {}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "transformers_suite", "-p", "no:cacheprovider"]
         command += ["-n", "2", "--no-header", "--tb=no", f"tests/models/{model}/test_modeling_{model}.py"]
-        subprocess.run(command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL, check=False)
+        nothing = subprocess.DEVNULL
+        subprocess.run(command, cwd=checkout, env=environment, stdin=nothing, stdout=nothing, check=False)
         found: dict[str, str] = json.loads(Path(file.name).read_text() or "{}")
     if not found:
         raise SystemExit(f"no tests ran: {' '.join(command)}")
