@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,17 +40,19 @@ def family(encoder: type[nn.Module]) -> Family:
         embeddings=Embeddings(names["SqueezeBertEmbeddings"], EMBEDDINGS_ARGUMENTS),
         hooks_fire=False,
         activation_is_channels_first=True,
+        has_head_mask="head_mask" in inspect.signature(encoder.forward).parameters,
     )
 
 
+@dataclass(frozen=True)
 class TransformersSqueezeBert(Family):
     """transformers' SqueezeBERT, which has no gradient checkpointing."""
 
+    has_head_mask: bool = False
+    """Whether the encoder's third argument is one, as in transformers 4."""
+
     def call(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        forward = (
-            _forward_4 if "head_mask" in inspect.signature(self.encoder.forward).parameters else _forward
-        )
-        return forward(*args, **kwargs)
+        return (_forward_4 if self.has_head_mask else _forward)(*args, **kwargs)
 
     def result(self, encoder: nn.Module, call: Call, x: Tensor, states: tuple[Tensor, ...] | None) -> Any:
         if call.as_tuple:
@@ -67,8 +70,12 @@ def _forward(
     output_attentions: bool = False,
     output_hidden_states: bool = False,
     return_dict: bool = True,
+    *,
+    head_mask: Sequence[Tensor | None] | None = None,
 ) -> Call:
     obstacle = SCORES if output_attentions else None
+    if obstacle is None and head_mask is not None and any(mask is not None for mask in head_mask):
+        obstacle = "the accelerated layers take no head_mask"
     return Call(hidden_states, attention_mask, output_hidden_states, not return_dict, obstacle=obstacle)
 
 
@@ -80,7 +87,4 @@ def _forward_4(
     **kwargs: Any,
 ) -> Call:
     """As of transformers 4."""
-    call = _forward(hidden_states, attention_mask, *args, **kwargs)
-    if call.obstacle is None and head_mask is not None and any(mask is not None for mask in head_mask):
-        return call._replace(obstacle="the accelerated layers take no head_mask")
-    return call
+    return _forward(hidden_states, attention_mask, *args, head_mask=head_mask, **kwargs)
