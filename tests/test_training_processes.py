@@ -35,11 +35,10 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
-def launched(*arguments: object) -> list[str]:
-    """The command that starts two processes of `squeezebert-fast arguments`."""
-    program = [sys.executable, "-c", "from squeezebert_fast.cli import main; main()"]
+def launched(*arguments: object, program: str = "from squeezebert_fast.cli import main; main()") -> list[str]:
+    """The command that starts two processes of Python's `program`: of `squeezebert-fast arguments`."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*launcher, "--no-python", *program, *map(str, arguments)]
+    return [*launcher, "--no-python", sys.executable, "-c", program, *map(str, arguments)]
 
 
 def torchrun(*arguments: object) -> str:
@@ -47,6 +46,24 @@ def torchrun(*arguments: object) -> str:
     result = subprocess.run(launched(*arguments), capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+GROUP_ENDS = """
+import weakref, torch, torch.distributed as dist
+from squeezebert_fast.training.processes import Processes
+with Processes.joined(torch.device("cpu")) as processes:
+    group = weakref.ref(dist.group.WORLD)
+    torch.optim.AdamW([torch.zeros(2, requires_grad=True)])  # imports what keeps a group
+    assert processes.gather(processes.rank) == [0, 1]
+assert group() is None
+"""
+
+
+@needs_gloo
+def test_no_thread_of_the_group_outlives_it() -> None:
+    """One that did could abort a process whose interpreter is ending (twice in eight runs under load)."""
+    result = subprocess.run(launched(program=GROUP_ENDS), capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr
 
 
 @needs_gloo

@@ -47,6 +47,11 @@ class Processes:
         if processes.world == 1:
             yield processes
             return
+        # Its functions' default arguments are the group of the moment in which it is first imported (an optimizer
+        # imports it). They would keep that group, and its threads, alive until the interpreter is gone, and a thread
+        # that then lets go of a tensor aborts the process.
+        from torch.distributed.nn import functional  # noqa: F401
+
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         except Exception as error:  # a store's, a socket's or a plain RuntimeError
