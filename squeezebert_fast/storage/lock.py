@@ -39,7 +39,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             yield
         finally:
             if descriptor is not None:
-                (folder / LOCK).unlink(missing_ok=True)  # while nobody else can have it
+                with suppress(OSError):  # as in a folder that was moved away meanwhile
+                    (folder / LOCK).unlink()  # while nobody else can have it
                 os.close(descriptor)
     finally:
         with suppress(OSError):  # the first that isn't empty
