@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from squeezebert_fast.cli import options
+from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.errors import InputError
@@ -39,8 +40,9 @@ def evaluate(
 ) -> None:
     """Measure how good a model is on labelled examples, in each of several precisions.
 
-    The task is the one that the model was trained for. The weights of an int8 checkpoint stay what int8 made of them
-    in every precision.
+    The task is the one that the model was trained for. Columns and maximum length are by default those that it was
+    trained with, so finetune's dev data gives finetune's figures. The weights of an int8 checkpoint stay what int8
+    made of them in every precision.
 
     Example: squeezebert-fast evaluate -m ./sentiment dev.tsv --precision float32,int8
     """
@@ -60,14 +62,16 @@ def evaluate(
     where = devices.choose(device)
     stored = find(model)
     task = task_of(stored, data)
-    examples = task.read(source)
+    kept = stored.trained_with.for_task(task.name)
+    with kept_columns_named(model, kept, vars(data)):
+        examples = task.read(source)
     tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
         loaded = stored.load(task.model_class)
         limit = token_limit(loaded.config)
         if max_length is not None and max_length > limit:
             raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
-        length = max_length or min(limit, tokenizer.model_max_length)
+        length = max_length or min(limit, kept.max_length or tokenizer.model_max_length)
         rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)
     wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from squeezebert_fast.errors import CheckpointError, InputError
+from squeezebert_fast.errors import CheckpointError, ColumnError, InputError
 from squeezebert_fast.storage.files import read_json_object
 
 STATE = "state.json"
@@ -55,9 +55,8 @@ def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
                 for column in columns:
                     if column not in reader.schema.names:
-                        raise InputError(
-                            f"{folder} has no column {column!r}; it has {', '.join(reader.schema.names)}"
-                        )
+                        known = ", ".join(reader.schema.names)
+                        raise ColumnError(f"{folder} has no column {column!r}; it has {known}", column)
                 for batch in reader:
                     values = {column: batch.column(column).to_pylist() for column in columns}
                     for at in range(len(batch)):

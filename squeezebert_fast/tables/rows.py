@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import ColumnError, InputError
 from squeezebert_fast.tables.dataset_directory import is_dataset, read_rows
 
 SUFFIXES = {
@@ -161,7 +161,7 @@ class Rows:
     def _place(self, column: str, header: list[str]) -> int:
         if header.count(column) != 1:
             number = "no column" if column not in header else "more than one column"
-            raise InputError(f"{self.name} has {number} {column!r}; it has {', '.join(header)}")
+            raise ColumnError(f"{self.name} has {number} {column!r}; it has {', '.join(header)}", column)
         return header.index(column)
 
     def _jsonl(self) -> Iterator[Row]:
@@ -179,7 +179,7 @@ class Rows:
 
     def _value(self, row: dict[str, Any], column: str, place: str) -> str:
         if column not in row:
-            raise InputError(f"{place}: no {column!r}; it has {', '.join(row)}")
+            raise ColumnError(f"{place}: no {column!r}; it has {', '.join(row)}", column)
         value = row[column]
         if column in self.scalars and isinstance(value, (bool, int, float)):
             if isinstance(value, float) and not math.isfinite(value):  # how pandas writes that there is none

@@ -48,6 +48,11 @@ class MultipleChoice(Task):
             raise InputError("multiple choice needs two choices at least: --choice-columns first,second")
         self.columns = columns
 
+    def kept(self) -> dict[str, Any]:
+        columns = self.columns
+        choices = ",".join(columns.choices)
+        return {"column": columns.text, "choice_columns": choices, "label_column": columns.label}
+
     def read(self, source: str) -> list[Question]:
         names = [self.columns.text, *self.columns.choices, self.columns.label]
         questions = []

@@ -66,6 +66,9 @@ class QuestionAnswering(Task):
     def __init__(self, stride: int = 64) -> None:
         self.stride = stride
 
+    def kept(self) -> dict[str, Any]:
+        return {"stride": self.stride}
+
     def read(self, source: str) -> list[Question]:
         try:
             data = json.loads(Path(source).read_text(encoding="utf-8-sig"))

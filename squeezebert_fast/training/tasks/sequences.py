@@ -55,6 +55,10 @@ class SequenceClassification(Task):
         self.columns = columns
         self.classes = 0  # known once there is a configuration
 
+    def kept(self) -> dict[str, Any]:
+        columns = self.columns
+        return {"column": columns.text, "pair_column": columns.pair, "label_column": columns.label}
+
     def read(self, source: str) -> list[LabelledText]:
         texts = [self.columns.text, *([self.columns.pair] if self.columns.pair is not None else [])]
         rows = Rows(source, [*texts, self.columns.label], self.columns.format, scalars={self.columns.label})
