@@ -95,6 +95,7 @@ def distill(
     from squeezebert_fast.pretrained import find
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
     from squeezebert_fast.training import devices, distillation, fitting, inheritance, models, runs, teachers
+    from squeezebert_fast.training.labels import in_order
 
     use_threads(threads)
     chosen_device = devices.choose(device)
@@ -102,9 +103,9 @@ def distill(
     usual_length = kept.for_task(name).max_length
 
     def build(examples: list[Any]) -> Built:
-        fields = chosen.label_fields(examples)
         as_it_is = model is not None and not find(model).is_own
         known = teachers.load_teacher(teacher, chosen, chosen_device, of_own_library=as_it_is)
+        fields = chosen.label_fields(examples, in_order(known.labels), teacher=True)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
         length = settings.max_length or usual_length or runs.DEFAULT_LENGTH
         if vocab_size is not None:

@@ -62,7 +62,7 @@ def finetune(
     chosen = make_task(name, data, kept)
 
     def build(examples: list[Any]) -> Built:
-        fields = chosen.label_fields(examples)
+        fields = chosen.label_fields(examples, models.known_labels(chosen, model))
         started, tokenizer = models.start(chosen, model, sizes, fields, settings.seed)
         return started, tokenizer, chosen
 

@@ -22,10 +22,10 @@ TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training ex
 Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
 TABLE = {"column", "label_column", "input_format"}
 TASKS = {
-    "classification": TABLE | {"pair_column"},
+    "classification": TABLE | {"pair_column", "labels"},
     "regression": TABLE | {"pair_column"},
     "multiple-choice": TABLE | {"choice_columns"},
-    "token-classification": set[str](),
+    "token-classification": {"labels"},
     "question-answering": {"stride"},
 }
 """The tasks, and the fields of TaskOptions that mean something for each."""
@@ -64,6 +64,14 @@ class TaskOptions:
         metadata={
             "help": "The column that holds the label, or else 'label'; of a multiple choice, the right one's number "
             "from 0."
+        },
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Names, separated by commas, for the labels 0, 1, ... of the data and of a model without names. "
+            "Without it, a file's labels are a model's by name, whatever their case; whole numbers from 0 stand for the "
+            "model's labels in their order."
         },
     )
     input_format: str | None = field(
@@ -155,7 +163,7 @@ def _made(name: str, chosen: TaskOptions) -> Task:
     from squeezebert_fast.training.tasks import choices, questions, sequences, tokens
 
     if name == "token-classification":
-        return tokens.TokenClassification()
+        return tokens.TokenClassification(_names(chosen.labels))
     if name == "question-answering":
         return questions.QuestionAnswering(chosen.stride)
     if name == "multiple-choice":
@@ -167,7 +175,20 @@ def _made(name: str, chosen: TaskOptions) -> Task:
         chosen.column, chosen.pair_column or None, chosen.label_column, chosen.input_format
     )
     kind = sequences.Regression if name == "regression" else sequences.SequenceClassification
-    return kind(columns)
+    return kind(columns, _names(chosen.labels))
+
+
+def _names(labels: str | None) -> list[str]:
+    """The names of --labels. Raises InputError for less than two, or one that comes twice."""
+    if labels is None:
+        return []
+    names = [name.strip() for name in labels.split(",")]
+    if len(names) < 2 or not all(names):
+        raise InputError(f"--labels is {labels!r}, expected two names or more, separated by commas")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--labels names {name!r} more than once")
+    return names
 
 
 def task_of(model: Pretrained, chosen: TaskOptions) -> Task:

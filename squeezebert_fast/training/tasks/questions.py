@@ -90,7 +90,9 @@ class QuestionAnswering(Task):
             raise InputError(f"{source} holds no questions")
         return questions
 
-    def label_fields(self, examples: Sequence[Question]) -> dict[str, Any]:
+    def label_fields(
+        self, examples: Sequence[Question], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
         return {"num_labels": 2}  # an answer's start and end
 
     def encode(
