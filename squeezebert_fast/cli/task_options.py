@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Pretrained
     from squeezebert_fast.trained_with import TrainedWith
     from squeezebert_fast.training.runs import Output
-    from squeezebert_fast.training.tasks.base import Task
+    from squeezebert_fast.training.tasks.judged import JudgedTask
 
 TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training examples.")]
 Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
@@ -70,8 +70,8 @@ class TaskOptions:
         default=None,
         metadata={
             "help": "Names, separated by commas, for the labels 0, 1, ... of the data and of a model without names. "
-            "Without it, a file's labels are a model's by name, whatever their case; whole numbers from 0 stand for the "
-            "model's labels in their order."
+            "Without it, a file's labels are a model's by name, whatever their case; whole numbers from 0 stand for "
+            "the model's labels in their order."
         },
     )
     input_format: str | None = field(
@@ -149,14 +149,14 @@ def task_name(given: str | None, kept: TrainedWith) -> str:
     return given or (kept.task if kept.task in TASKS else None) or "classification"
 
 
-def make_task(name: str, chosen: TaskOptions, kept: TrainedWith) -> Task:
+def make_task(name: str, chosen: TaskOptions, kept: TrainedWith) -> JudgedTask:
     """The task of that name; what the options don't say is as a model has it. Raises as `TaskOptions.check` does."""
     task = _made(name, chosen.filled(name, kept))
     task.prefer(kept.for_task(name).metric)
     return task
 
 
-def _made(name: str, chosen: TaskOptions) -> Task:
+def _made(name: str, chosen: TaskOptions) -> JudgedTask:
     assert chosen.column is not None
     assert chosen.label_column is not None
     assert chosen.stride is not None
@@ -191,7 +191,7 @@ def _names(labels: str | None) -> list[str]:
     return names
 
 
-def task_of(model: Pretrained, chosen: TaskOptions) -> Task:
+def task_of(model: Pretrained, chosen: TaskOptions) -> JudgedTask:
     """The task that a checkpoint was trained for, on data as it was. Raises InputError for one without its head."""
     kind = model.architecture or "model of no class"
     name = HEADS.get(kind.partition("For")[2])

@@ -17,7 +17,15 @@ from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassif
 from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
 from squeezebert_fast.training import labels, metrics
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
+from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.judged import (
+    JudgedTask,
+    Judgement,
+    Measured,
+    Tables,
+    judged_choice,
+    measured_choices,
+)
 
 logger = logging.getLogger("squeezebert_fast.training")
 
@@ -43,7 +51,7 @@ class TableColumns:
     format: str | None = None
 
 
-class SequenceClassification(Task):
+class SequenceClassification(JudgedTask):
     """One of several labels for a text or a pair."""
 
     name = "classification"
@@ -124,6 +132,28 @@ class SequenceClassification(Task):
     ) -> dict[str, float]:
         return metrics.classification(answers, [row["label"] for row in rows], len(self.names))
 
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        return measured_choices(output["logits"], batch["labels"])
+
+    def judge(
+        self,
+        examples: Sequence[LabelledText],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        return [
+            judged_choice(_shown(example), self.names[row["label"]], self.names[answer], each)
+            for example, row, answer, each in zip(examples, rows, answers, measured, strict=True)
+        ]
+
+    def tables(
+        self, examples: Sequence[LabelledText], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> Tables | None:
+        counts = metrics.confused(answers, [row["label"] for row in rows], len(self.names))
+        confusion = metrics.Confusion(self.names, counts)
+        return Tables(confusion.by_class(), confusion)
+
     def right_answers(self, rows: Sequence[Features]) -> list[Any]:
         return [row["label"] for row in rows]
 
@@ -159,8 +189,35 @@ class Regression(SequenceClassification):
     ) -> dict[str, float]:
         return metrics.regression(answers, [row["label"] for row in rows])
 
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        return [
+            Measured((answer - label) ** 2)
+            for answer, label in zip(self.answers(output, batch), batch["labels"].tolist(), strict=True)
+        ]
+
+    def judge(
+        self,
+        examples: Sequence[LabelledText],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        return [
+            Judgement(_shown(example), row["label"], answer, None, each.loss, None)
+            for example, row, answer, each in zip(examples, rows, answers, measured, strict=True)
+        ]
+
+    def tables(
+        self, examples: Sequence[LabelledText], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> Tables | None:
+        return None
+
     def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
         return None
+
+
+def _shown(example: LabelledText) -> dict[str, Any]:
+    return {"text": example.text} | ({} if example.pair is None else {"pair": example.pair})
 
 
 def _found(examples: Iterable[LabelledText]) -> dict[str, str]:

@@ -16,12 +16,13 @@ from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.training import labels, metrics
 from squeezebert_fast.training.conll import TaggedSentence, read_conll
 from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
+from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.judged import Answer, JudgedTask, Judgement, Measured, Tables
 
 logger = logging.getLogger("squeezebert_fast.training")
 
 
-class TokenClassification(Task):
+class TokenClassification(JudgedTask):
     """A tag for each word, given by its first token; what has none, or is cut off, counts as outside of every entity.
 
     The set of labels says in which scheme the tags are written: `tagging.scheme_of`.
@@ -137,6 +138,14 @@ class TokenClassification(Task):
     def score(
         self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
+        return metrics.tagging(
+            self._predicted(examples, rows, answers), map(self.tags_of, examples), self.scheme
+        )
+
+    def _predicted(
+        self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> list[list[str]]:
+        """For each sentence the tag of each word."""
         predicted = []
         for sentence, row, ids in zip(examples, rows, answers, strict=True):
             # Of plain tags "O" may be one like any other, and what wasn't seen isn't right.
@@ -144,7 +153,57 @@ class TokenClassification(Task):
             for word, index in zip(row["words"], ids, strict=True):
                 tags[word] = self.names[index]
             predicted.append(tags)
-        return metrics.tagging(predicted, map(self.tags_of, examples), self.scheme)
+        return predicted
+
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        logs, labels = output["logits"].float().log_softmax(-1), batch["labels"]
+        kept = labels != IGNORED_LABEL
+        losses = -logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * kept
+        sure = logs.max(-1).values.exp()
+        return [
+            Measured(loss, each[seen].tolist())
+            for loss, each, seen in zip(losses.sum(1).tolist(), sure.cpu(), kept.cpu(), strict=True)
+        ]
+
+    def judge(
+        self,
+        examples: Sequence[TaggedSentence],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        """A sentence is right if all of its tags are, and as sure as the least sure of them."""
+        judgements = []
+        predicted = self._predicted(examples, rows, answers)
+        for sentence, tags, row, each in zip(examples, predicted, rows, measured, strict=True):
+            labels_here = self.tags_of(sentence)
+            said = [
+                Answer(sure, tags[word] == labels_here[word])
+                for word, sure in zip(row["words"], each.sure, strict=True)
+            ]
+            score, right = min(each.sure, default=0.0), tags == labels_here
+            shown = {"words": sentence.words}
+            judgements.append(Judgement(shown, labels_here, tags, score, each.loss, right, said))
+        return judgements
+
+    def tables(
+        self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> Tables | None:
+        """Types of entities, and which words were taken for parts of which; of plain tags the tags themselves."""
+        predicted, actual = (
+            self._predicted(examples, rows, answers),
+            [self.tags_of(each) for each in examples],
+        )
+        words = [(self.scheme.kind(tag) for tags in each for tag in tags) for each in (predicted, actual)]
+        pairs = list(zip(*words, strict=True))
+        names = sorted({kind for pair in pairs for kind in pair}, key=lambda kind: (kind != OUTSIDE, kind))
+        index = {name: at for at, name in enumerate(names)}
+        ids = [[index[kind] for kind in side] for side in zip(*pairs, strict=True)]
+        confusion = metrics.Confusion(names, metrics.confused(ids[0], ids[1], len(names)))
+        if self.scheme.is_plain:
+            return Tables(confusion.by_class(), confusion)
+        counts = metrics.entity_counts(predicted, actual, self.scheme)
+        return Tables({kind: metrics.figures(*each) for kind, each in counts.items()}, confusion)
 
     def right_answers(self, rows: Sequence[Features]) -> list[Any]:
         return [[label for label in row["labels"] if label != IGNORED_LABEL] for row in rows]
