@@ -60,7 +60,7 @@ class MultipleChoice(JudgedTask):
         choices = ",".join(columns.choices)
         return {"column": columns.text, "choice_columns": choices, "label_column": columns.label}
 
-    def read(self, source: str) -> list[Question]:
+    def examples_of(self, source: str) -> list[Question]:
         names = [self.columns.text, *self.columns.choices, self.columns.label]
         questions = []
         for (text, *choices, label), place in Rows(source, names, self.columns.format, {self.columns.label}):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput
+from squeezebert_fast.training.file_kinds import TABLE, hint
 from squeezebert_fast.training.metrics import ClassFigures, Confusion
 from squeezebert_fast.training.tasks.base import Batch, Features, Task
 
@@ -60,7 +62,24 @@ class Tables:
 
 
 class JudgedTask(Task):
-    """A task whose examples have a label each, or several."""
+    """A task whose examples have a label each, or several.
+
+    kind: of its files, of `file_kinds.TASKS`.
+    """
+
+    kind: ClassVar[str] = TABLE
+
+    def read(self, source: str) -> list[Any]:
+        try:
+            return self.examples_of(source)
+        except InputError as error:
+            if advice := hint(source, self.kind):
+                raise InputError(f"{error}{advice}") from error
+            raise
+
+    @abstractmethod
+    def examples_of(self, source: str) -> list[Any]:
+        """As `read`, whose errors say besides which task the file looks made for."""
 
     @abstractmethod
     def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:

@@ -68,7 +68,7 @@ class SequenceClassification(JudgedTask):
         columns = self.columns
         return {"column": columns.text, "pair_column": columns.pair, "label_column": columns.label}
 
-    def read(self, source: str) -> list[LabelledText]:
+    def examples_of(self, source: str) -> list[LabelledText]:
         texts = [self.columns.text, *([self.columns.pair] if self.columns.pair is not None else [])]
         rows = Rows(source, [*texts, self.columns.label], self.columns.format, scalars={self.columns.label})
         examples = []
