@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from squeezebert_fast.cli.running import (
     check_length,
     in_windows,
     load_engine,
+    of_whole_texts,
     patched,
     run_in_order,
     use_threads,
@@ -67,13 +68,15 @@ def load_embedder(
 
 
 def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> Embedder:
-    def forward(batch: dict[str, Tensor]) -> Tensor:
+    def forward(batch: Mapping[str, Tensor]) -> Tensor:
         hidden = engine.model(**engine.inputs(batch)).last_hidden_state
         vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
         return to_unit_length(vectors, dim=-1) if normalize else vectors
 
     def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
-        return run_in_order(records, engine, forward, batch_size, prompt)
+        steps = of_whole_texts(engine, forward, prompt)
+        for record, ((_, vector),) in run_in_order(records, steps, batch_size):
+            yield record, vector
 
     return Embedder(engine.model.config.hidden_size, run)
 
