@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
+from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.running import (
     Engine,
     check_finite,
@@ -41,14 +42,25 @@ class Embedder:
 
 
 def load_embedder(
-    name: str, *, pooling: str | None, prompt_name: str | None, normalize: bool, pairs: bool, **options: Any
+    name: str,
+    said: EmbeddingOptions,
+    prompt_name: str | None,
+    *,
+    normalize: bool = False,
+    pairs: bool = False,
 ) -> Embedder:
     """What makes vectors of texts by the model of this name.
 
-    pooling: mean or cls; None is what the folder says, or else mean. prompt_name: of a sentence-transformers folder,
-    which may have a default. pairs: whether records have a second text. options: of `load_engine`.
+    prompt_name: of a sentence-transformers folder, which may have a default. pairs: whether records have a second text.
     Raises what `load_engine` raises, and InputError for an option that means nothing for this model.
     """
+    pooling = said.pooling
+    options: dict[str, Any] = {
+        "backend": said.backend,
+        "threads": said.threads,
+        "max_length": said.max_length,
+        "precision": said.precision,
+    }
     folder = find_sentence_folder(name)
     if folder is None:
         if prompt_name is not None:

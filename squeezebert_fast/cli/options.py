@@ -62,3 +62,8 @@ Column = Annotated[
 ]
 PairColumn = Annotated[str | None, typer.Option(help="The column that holds the second text of a pair.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write, by default stdout.")]
+
+
+def kept_columns(id_column: str | None, keep: list[str] | None) -> list[str]:
+    """What --id and --keep say, as `tables.columns.Wanted` takes it."""
+    return [*([] if id_column is None else [id_column]), *(keep or [])]

@@ -72,7 +72,7 @@ def predict(
         column or default,
         pair_column or default_pair,
         choice_columns=answers.choice_columns,
-        keep=[*([] if id_column is None else [id_column]), *(keep or [])],
+        keep=options.kept_columns(id_column, keep),
         delimiter=delimiter,
     )
     output = None if output is None else checked_output(output, records.files)

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
-from squeezebert_fast.tables.rows import Input, Record
+from squeezebert_fast.tables.rows import Record
 
 logger = logging.getLogger("squeezebert_fast.cli")
 
@@ -153,7 +153,16 @@ class Blanks:
                 logger.warning("%s empty, the first is %s: %s", texts, self.first, consequence)
 
 
-def tracked(items: Iterable[Item], source: Input, *, to_stdout: bool = False) -> Iterator[Item]:
+class Counted(Protocol):
+    """Something that is gone through: how much there is, None if unknown, and how much is done."""
+
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def done(self) -> int: ...
+
+
+def tracked(items: Iterable[Item], source: Counted, *, to_stdout: bool = False) -> Iterator[Item]:
     """Pass `items`, made from `source`, on, with a progress bar on stderr while that is a terminal.
 
     to_stdout: whether results go to stdout; where that is a terminal too, they are progress enough.

@@ -168,6 +168,11 @@ class Record:
     place: str = field(default="", compare=False)
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Its texts by name, as they stand beside an answer unless columns are kept."""
+        return {"text": self.text} | ({} if self.pair is None else {"pair": self.pair})
+
     @cached_property
     def is_blank(self) -> bool:
         """Whether one of its texts has no character that shows, so that there is nothing to ask about."""

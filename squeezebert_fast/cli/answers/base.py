@@ -49,7 +49,7 @@ class Answers(ABC):
 
     def asked(self, record: Record) -> Row:
         """What of a record stands beside its answer unless columns are kept."""
-        return {"text": record.text}
+        return record.asked
 
     @abstractmethod
     def answer(self, record: Record, rows: Sequence[tuple[Tokens, Tensor]]) -> Row:

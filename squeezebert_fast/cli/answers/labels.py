@@ -66,9 +66,6 @@ class Labels(Answers):
 
         return of_whole_texts(engine, forward)
 
-    def asked(self, record: Record) -> Row:
-        return {"text": record.text} | ({} if record.pair is None else {"pair": record.pair})
-
     def answer(self, record: Record, rows: Sequence[tuple[Tokens, Tensor]]) -> Row:
         ((_, scores),) = rows
         if self.is_value:
