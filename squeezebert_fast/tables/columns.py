@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import ColumnError
 
 ALL = "all"
 LISTED = 20  # columns that an error names
@@ -22,7 +22,7 @@ class Wanted:
     kept: tuple[str, ...] = ()
 
     def names(self, header: Sequence[str], place: str) -> list[str]:
-        """What is to be read of a table with this header. Raises InputError, naming `place`."""
+        """What is to be read of a table with this header. Raises ColumnError, naming `place`."""
         names = list(dict.fromkeys([*self.columns, *self.kept_names(header)]))
         for name in names:
             check(name, header, place)
@@ -41,7 +41,7 @@ class Wanted:
         return list(names)
 
     def kept_of(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """A row's values that are passed on. Raises InputError, naming `place`."""
+        """A row's values that are passed on. Raises ColumnError, naming `place`."""
         if not self.kept:
             return {}
         names = self.kept_names(list(row))
@@ -52,14 +52,13 @@ class Wanted:
 
 
 def check(name: str, header: Sequence[str], place: str) -> None:
-    """Raise InputError unless a header has this column, once."""
+    """Raise ColumnError unless a header has this column, once."""
     if header.count(name) == 1:
         return
     number = "more than one column" if name in header else "no column"
     more = f" and {len(header) - LISTED} more" if len(header) > LISTED else ""
-    raise InputError(
-        f"{place} has {number} {name!r}; it has {', '.join(header[:LISTED])}{more}{near(name, header)}"
-    )
+    known = ", ".join(header[:LISTED])
+    raise ColumnError(f"{place} has {number} {name!r}; it has {known}{more}{near(name, header)}", name)
 
 
 def near(name: str, header: Sequence[str]) -> str:

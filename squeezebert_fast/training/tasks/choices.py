@@ -14,7 +14,14 @@ from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMultipleChoice
 from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
-from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, Task, pad_rows, token_types
+from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.judged import (
+    JudgedTask,
+    Judgement,
+    Measured,
+    judged_choice,
+    measured_choices,
+)
 from squeezebert_fast.training.tasks.sequences import DEFAULT_LABEL_COLUMN
 
 
@@ -36,7 +43,7 @@ class ChoiceColumns:
     format: str | None = None
 
 
-class MultipleChoice(Task):
+class MultipleChoice(JudgedTask):
     """The one of several second texts that goes with the first."""
 
     name = "multiple-choice"
@@ -47,6 +54,11 @@ class MultipleChoice(Task):
         if len(columns.choices) < 2:
             raise InputError("multiple choice needs two choices at least: --choice-columns first,second")
         self.columns = columns
+
+    def kept(self) -> dict[str, Any]:
+        columns = self.columns
+        choices = ",".join(columns.choices)
+        return {"column": columns.text, "choice_columns": choices, "label_column": columns.label}
 
     def read(self, source: str) -> list[Question]:
         names = [self.columns.text, *self.columns.choices, self.columns.label]
@@ -104,6 +116,27 @@ class MultipleChoice(Task):
     ) -> dict[str, float]:
         right = sum(answer == question.right for answer, question in zip(answers, examples, strict=True))
         return {"accuracy": right / len(examples)}
+
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        return measured_choices(output["logits"], batch["labels"])
+
+    def judge(
+        self,
+        examples: Sequence[Question],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        names = self.columns.choices
+        return [
+            judged_choice(
+                {"text": question.text, **dict(zip(names, question.choices, strict=True))},
+                names[question.right],
+                names[answer],
+                each,
+            )
+            for question, answer, each in zip(examples, answers, measured, strict=True)
+        ]
 
     def right_answers(self, rows: Sequence[Features]) -> list[Any]:
         return [row["label"] for row in rows]
