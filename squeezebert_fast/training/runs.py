@@ -15,8 +15,8 @@ from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
-from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
-from squeezebert_fast.tables.rows import STDIN
+from squeezebert_fast.tables.dataset_directory import data_files
+from squeezebert_fast.tables.sources import STDIN, files_of
 from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.loop import Trainer
@@ -130,12 +130,9 @@ def _digest(file: str) -> str:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
-    path, digest = Path(file), hashlib.sha256()
-    if path.is_dir() and not is_dataset(path):
-        raise InputError(f"{file} is a directory, expected a file, or what datasets saved")
-    try:
+    digest = hashlib.sha256()
+    for name in files_of(file):
+        path = Path(name)
         for part in data_files(path) if path.is_dir() else [path]:
             digest.update(part.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} doesn't exist") from None
     return digest.hexdigest()

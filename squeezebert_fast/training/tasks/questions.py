@@ -110,6 +110,7 @@ class QuestionAnswering(JudgedTask):
                         "token_type_ids": types[window],
                         "inside": [int(each) for each in inside],
                         "offsets": offsets[window],
+                        "words": encoded.word_ids(window),
                         "start": start,
                         "end": end,
                         "example": at,
