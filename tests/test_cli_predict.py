@@ -377,3 +377,26 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     for name in ("vocab.txt", "tokenizer.json"):
         (directory / name).unlink(missing_ok=True)
     refuses("predict", "-m", directory, "-", said="vocab", stdin="a\n")
+
+
+def test_what_a_model_was_trained_with_is_the_default(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m", id2label=LABELS)
+    config = json.loads((model / "config.json").read_text())
+    config["squeezebert_fast"] = {"column": "a", "pair_column": "b", "max_length": 9}
+    (model / "config.json").write_text(json.dumps(config))
+    long = "word " * 50
+    (tmp_path / "t.csv").write_text(f"a,b,c\none,{long},\ntwo,three,\n")
+    asked = ["predict", "-m", model, tmp_path / "t.csv"]
+    rows = rows_of(succeeds(*asked))
+    assert [list(row) for row in rows] == [["text", "pair", "label", "score"]] * 2
+    named = ["--column", "a", "--pair-column", "b", "--max-length"]
+    assert rows == rows_of(succeeds(*asked, *named, 9)) != rows_of(succeeds(*asked, *named, 64))
+    assert list(rows_of(succeeds(*asked, "--pair-column", ""))[0]) == ["text", "label", "score"]
+    (tmp_path / "t.csv").write_text("a,c\none,\n")
+    refuses(
+        *asked,
+        said=f"{model} was trained with --pair-column b; give --pair-column for another, or '' for none",
+    )
+    texts_alone = ["predict", "-m", model, "-"]
+    refuses(*texts_alone, said="stdin is read as lines of text, which have no columns", stdin="one\n")
+    assert len(rows_of(succeeds(*texts_alone, "--pair-column", "", stdin="one\n"))) == 1

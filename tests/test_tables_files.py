@@ -183,10 +183,15 @@ def test_a_first_line_of_json_says_the_format_where_nothing_else_does(tmp_path: 
     assert texts(tmp_path / "data", format="text") == ["{not JSON}", "[1] a footnote"]
 
 
-def test_a_header_says_the_format_where_one_of_its_columns_is_asked_for(tmp_path: Path) -> None:
+def test_a_header_says_the_format_where_it_has_the_column(tmp_path: Path) -> None:
     for delimiter in ",;\t":
         (tmp_path / "data").write_text(f"id{delimiter}review\n1{delimiter}good\n")
         assert texts(tmp_path / "data", column="review") == ["good"]
+        (tmp_path / "data").write_text(f"id{delimiter}text\n1{delimiter}good\n")
+        assert texts(tmp_path / "data") == ["good"]
+    (tmp_path / "data").write_text("text\nmore text\n")
+    assert texts(tmp_path / "data") == ["text", "more text"]
+    assert texts(tmp_path / "data", column="text") == ["more text"]
 
 
 def test_files_of_a_folder_follow_one_another_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -284,3 +289,9 @@ def test_a_null_is_a_text_without_characters_but_no_label(tmp_path: Path) -> Non
     assert texts(tmp_path / "t.jsonl") == [""]
     with pytest.raises(InputError, match="'text' is null, expected a string"):
         list(Rows(str(tmp_path / "t.jsonl"), ["text"]))
+
+
+def test_a_first_line_of_any_kind_is_text(tmp_path: Path) -> None:
+    for line in ("a,text\rb", 'say "hi, text', "x" * 200_000 + ",a", '"open, text', ",;\t|"):
+        (tmp_path / "data").write_bytes(f"{line}\nsecond\n".encode())
+        assert texts(tmp_path / "data") == [line, "second"]

@@ -55,6 +55,7 @@ def predict(
     written_format = row_format(output, format)
 
     from squeezebert_fast.cli.answers import kind_of
+    from squeezebert_fast.cli.kept import kept_columns_named
     from squeezebert_fast.cli.running import load_engine, run_in_order
     from squeezebert_fast.pretrained import find
 
@@ -63,21 +64,31 @@ def predict(
     answers = kind(chosen, stored)
     if answers.as_lists and written_format == "csv":
         raise InputError(f"the answers of {model} are lists, which CSV has no place for; give --format jsonl")
-    if pair_column is not None and not kind.takes_pairs:
+    if pair_column and not kind.takes_pairs:
         raise InputError(f"--pair-column means nothing for {kind.name}")
+    kept = stored.trained_with
     default, default_pair = kind.default_columns
-    records = Input(
-        source,
-        input_format,
-        column or default,
-        pair_column or default_pair,
-        choice_columns=answers.choice_columns,
-        keep=options.kept_columns(id_column, keep),
-        delimiter=delimiter,
-    )
+    given = {"column": column, "pair_column": pair_column, "choice_columns": chosen.choice_columns}
+    with kept_columns_named(model, kept, given):
+        records = Input(
+            source,
+            input_format,
+            column,
+            (kept.pair_column or default_pair) if pair_column is None else pair_column or None,
+            default_column=kept.column or default,
+            choice_columns=answers.choice_columns,
+            keep=options.kept_columns(id_column, keep),
+            delimiter=delimiter,
+        )
     output = None if output is None else checked_output(output, records.files)
     engine = load_engine(
-        kind.head, stored, backend=backend, threads=threads, max_length=max_length, precision=precision
+        kind.head,
+        stored,
+        backend=backend,
+        threads=threads,
+        max_length=max_length,
+        precision=precision,
+        usual_length=kept.max_length,
     )
     results = run_in_order(records, answers.steps(engine), batch_size, lambda record: record.is_blank)
     blanks = Blanks()

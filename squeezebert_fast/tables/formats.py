@@ -55,9 +55,9 @@ def json_list(source: Source, wanted: Wanted) -> Found:
 
 
 def unnamed(source: Source, wanted: Wanted, has_columns: bool) -> Found:
-    """What a file holds whose format nobody says: JSON where it begins so, a table where its columns are asked for.
+    """What a file holds whose format nobody says: JSON where it begins so, a table where its first line has the column.
 
-    has_columns: whether a column was named.
+    has_columns: whether the column was named, so that it may be the only one, and a file without it is an error.
     """
     lines = source.lines()
     first = next(lines, "")
@@ -67,13 +67,12 @@ def unnamed(source: Source, wanted: Wanted, has_columns: bool) -> Found:
         return _json_list(whole, source, wanted)
     if start.startswith("{") and _is_object(start):
         return _json_lines(whole, source, wanted)
-    if has_columns:
-        header = next((parts for parts in _headers(first) if wanted.columns[0] in parts), None)
-        if header is None:
-            raise InputError(
-                f"{source.name} is read as lines of text, which have no columns (see --input-format)"
-            )
+    if any(wanted.columns[0] in parts for parts in _headers(first) if has_columns or len(parts) > 1):
         return _csv(whole, source, wanted, None)
+    if has_columns:
+        raise InputError(
+            f"{source.name} is read as lines of text, which have no columns (see --input-format)"
+        )
     return _text(whole, source, wanted)
 
 
@@ -134,7 +133,14 @@ def _delimiter_of(header: str) -> str:
 
 def _headers(line: str) -> list[list[str]]:
     """The columns of a header as they would be by comma and by each of DELIMITERS."""
-    return [next(csv.reader([line], delimiter=each), [""]) for each in (",", *DELIMITERS)]
+    return [_fields(line, delimiter) for delimiter in (",", *DELIMITERS)]
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [""])
+    except csv.Error:  # any line of text may come here
+        return [""]
 
 
 def _json_lines(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:

@@ -183,7 +183,7 @@ class Record:
 class Input(Rows):
     """The texts of a file, each a Record. A null among them is a text without characters.
 
-    column, pair_column: of a table, by default "text" and none. choice_columns: those of a text's choices.
+    column, pair_column: of a table, by default `default_column` and none. choice_columns: those of a text's choices.
     keep: the columns whose values go with the answers, see `Wanted`. The rest, and what it raises, as for `Rows`.
     """
 
@@ -196,6 +196,7 @@ class Input(Rows):
         column: str | None = None,
         pair_column: str | None = None,
         *,
+        default_column: str = DEFAULT_COLUMN,
         choice_columns: Sequence[str] = (),
         keep: Sequence[str] = (),
         delimiter: str | None = None,
@@ -204,7 +205,7 @@ class Input(Rows):
         self.kept = keep
         pair = [] if pair_column is None else [pair_column]
         self.has_pairs = pair_column is not None
-        columns = [column or DEFAULT_COLUMN, *pair, *choice_columns]
+        columns = [column or default_column, *pair, *choice_columns]
         super().__init__(source, columns, format, delimiter=delimiter)
 
     @property

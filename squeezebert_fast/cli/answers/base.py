@@ -12,7 +12,9 @@ from squeezebert_fast.cli.answers.options import AnswerOptions
 from squeezebert_fast.cli.running import Engine, Steps, Tokens
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.pretrained import Pretrained
-from squeezebert_fast.tables.rows import Record
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Record
+
+DEFAULT_STRIDE = 64
 
 Row = dict[str, Any]
 """What is written of a record: names and values, the same names for each record of a run."""
@@ -29,7 +31,7 @@ class Answers(ABC):
     name: ClassVar[str]
     head: ClassVar[type[SqueezeBertPreTrainedModel]]
     takes: ClassVar[frozenset[str]]
-    default_columns: ClassVar[tuple[str | None, str | None]] = (None, None)
+    default_columns: ClassVar[tuple[str, str | None]] = (DEFAULT_COLUMN, None)
     takes_pairs: ClassVar[bool] = False
     as_lists: bool = False
 
@@ -37,11 +39,18 @@ class Answers(ABC):
         """Raises InputError for an option that doesn't go with the model."""
         options.check(self.takes, self.name)
         self.options, self.config, self.model_name = options, stored.config(), stored.name
+        self.trained_with = stored.trained_with
 
     @property
     def choice_columns(self) -> Sequence[str]:
         """The columns of a text's choices."""
         return ()
+
+    @property
+    def stride(self) -> int:
+        """Tokens by which neighbouring windows overlap."""
+        said = (self.options.stride, self.trained_with.stride, DEFAULT_STRIDE)
+        return next(stride for stride in said if stride is not None)
 
     @abstractmethod
     def steps(self, engine: Engine) -> Steps:

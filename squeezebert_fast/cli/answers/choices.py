@@ -28,7 +28,7 @@ class Choices(Answers):
 
     def __init__(self, options: AnswerOptions, stored: Pretrained) -> None:
         super().__init__(options, stored)
-        said = options.choice_columns or ""
+        said = options.choice_columns or self.trained_with.choice_columns or ""
         self.names = tuple(part.strip() for part in said.split(",") if part.strip())
         self.task = MultipleChoice(ChoiceColumns(self.names))
         if options.top_k > len(self.names):

@@ -40,7 +40,7 @@ class Entities(Answers):
         room = engine.max_length - tokenizer.num_special_tokens_to_add(False)
         if room < 1:
             raise InputError(f"the maximum length is {engine.max_length}, which leaves no room for a text")
-        overlap = min(self.options.stride, room - 1)
+        overlap = min(self.stride, room - 1)
 
         def encode(records: Sequence[Record]) -> list[Tokens]:
             encoded = tokenizer(

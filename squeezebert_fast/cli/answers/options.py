@@ -35,10 +35,10 @@ class AnswerOptions:
             "help": "How tokens make entities: none, simple, first, average or max, as in transformers' pipeline."
         },
     )
-    stride: int = field(
-        default=64,
+    stride: int | None = field(
+        default=None,
         metadata={
-            "help": "Tokens by which the windows of a long text or context overlap.",
+            "help": "Tokens by which the windows of a long text or context overlap; by default as in training, or 64.",
             "at_least": 0,
         },
     )
@@ -51,7 +51,9 @@ class AnswerOptions:
     )
     choice_columns: str | None = field(
         default=None,
-        metadata={"help": "The columns that hold a multiple choice's choices, separated by commas."},
+        metadata={
+            "help": "The columns that hold a multiple choice's choices, separated by commas; by default as in training."
+        },
     )
 
     def __post_init__(self) -> None:

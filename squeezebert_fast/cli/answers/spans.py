@@ -38,7 +38,7 @@ class Spans(Answers):
 
     def __init__(self, options: AnswerOptions, stored: Pretrained) -> None:
         super().__init__(options, stored)
-        self.task = QuestionAnswering(options.stride)
+        self.task = QuestionAnswering(self.stride)
 
     def steps(self, engine: Engine) -> Steps:
         pad = engine.tokenizer.pad_token_id or 0
