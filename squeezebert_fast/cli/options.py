@@ -25,7 +25,10 @@ Device = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts that run through the model at once.")]
 MaxLength = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens at which a text is cut; by default as many as the model takes."),
+    typer.Option(
+        min=1,
+        help="Tokens at which a text is cut; by default as in the model's training, or else as many as it takes.",
+    ),
 ]
 Precision = Annotated[
     str | None,
