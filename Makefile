@@ -90,7 +90,7 @@ sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --valgrind
 
 test-compat: $(VENV)/compat.stamp
-	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py
+	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py
 
 $(VENV)/compat.stamp: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet --target $(VENV)/transformers-4 'transformers>=4.57,<5'

@@ -33,6 +33,7 @@ PACKAGES = [
     "squeezebert_fast",
     "squeezebert_fast.backends",
     "squeezebert_fast.cli",
+    "squeezebert_fast.cli.answers",
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",
     "squeezebert_fast.ops",

@@ -35,6 +35,14 @@ class InputError(SqueezeBertFastError, ValueError):
     """A file or directory to read from, or to write results to, is missing, malformed or unusable."""
 
 
+class ColumnError(InputError):
+    """A table has no column, or several, of the name `column`."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 class TrainingError(SqueezeBertFastError):
     """A training run can't start, go on or be resumed. What it had saved before is as it was."""
 

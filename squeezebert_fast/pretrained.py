@@ -31,6 +31,7 @@ from squeezebert_fast.patching.int8_checkpoint import load_transformer
 from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.trained_with import TrainedWith
 
 logger = logging.getLogger("squeezebert_fast.loading")
 
@@ -50,8 +51,8 @@ SERVES_AS = {"BertForPreTraining": SqueezeBertForMaskedLM}
 class Pretrained(ABC):
     """A model's directory or hub repository.
 
-    files: its files, all of one commit. architecture: the class that its configuration names, or None. is_own:
-    whether its model is one of this package's classes.
+    files: its files, all of one commit. architecture: the class that its configuration names, or None. trained_with:
+    what its configuration says of its training. is_own: whether its model is one of this package's classes.
     """
 
     is_own: ClassVar[bool]
@@ -61,6 +62,7 @@ class Pretrained(ABC):
         self.name = os.fspath(files.name_or_path)
         names = config.get("architectures")
         self.architecture: str | None = names[0] if isinstance(names, list) and names else None
+        self.trained_with = TrainedWith.of_config(config, f"{self.name}/{CONFIG_NAME}")
 
     @abstractmethod
     def config(self) -> Config:

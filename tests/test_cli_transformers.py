@@ -32,7 +32,7 @@ from tests.transformers_folders import (
     write_json,
 )
 
-TEXTS = ("it was a good film", "and so on that we saw who lives in rome", "", "bob")
+TEXTS = ("it was a good film", "and so on that we saw who lives in rome", "zzz", "bob")
 LINES = "\n".join(TEXTS) + "\n"
 
 Folders = Callable[[str, str], Path]
@@ -164,8 +164,8 @@ def test_what_is_no_such_model_is_refused_in_a_line(folders: Folders, tmp_path: 
     def refused(folder: Path, said: str) -> None:
         refuses("predict", "-m", folder, "-", said=said, stdin="a\n")
 
-    refused(folders("bert", "Model"), "is a BertModel, expected a BertForSequenceClassification")
-    refused(folders("bert", "ForTokenClassification"), "is a BertForTokenClassification, expected a Bert")
+    refused(folders("bert", "Model"), "is a BertModel, expected a model for one of sequence classification")
+    refused(folders("bert", "ForMaskedLM"), "is a BertForMaskedLM, expected a model for one of sequence")
     whole = folders("bert", "ForSequenceClassification")
     other = copy(whole, tmp_path / "other")
     change_config(other, model_type="gpt2")

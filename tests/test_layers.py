@@ -26,7 +26,7 @@ NAME = "squeezebert_fast"
 FLOORS = (
     ("errors", "version", "shipped", "_native", "triton_kernels"),
     ("activations", "sentence", "storage", "streams"),
-    ("backends", "configuration_interface", "tables", "tokenization"),
+    ("backends", "configuration_interface", "tables", "tokenization", "trained_with"),
     ("configuration", "diagnostics", "ops"),
     ("loading",),
     ("modeling",),

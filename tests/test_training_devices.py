@@ -22,10 +22,10 @@ from squeezebert_fast.training.distillation import COUNTS, Distilled, hidden_dis
 from squeezebert_fast.training.optimizing import SMALLEST_SCALE
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.settings import Softness
+from squeezebert_fast.training.squad import Question as Asked
 from squeezebert_fast.training.tasks.base import Task
 from squeezebert_fast.training.tasks.choices import ChoiceColumns, MultipleChoice, Question
 from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
-from squeezebert_fast.training.tasks.questions import Question as Asked
 from squeezebert_fast.training.tasks.questions import QuestionAnswering
 from squeezebert_fast.training.tasks.sequences import (
     LabelledText,

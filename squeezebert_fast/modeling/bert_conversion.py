@@ -22,6 +22,7 @@ from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.encoder import SqueezeBertModel
 from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, directory_named, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
+from squeezebert_fast.trained_with import ENTRY as TRAINED_WITH
 
 logger = logging.getLogger("squeezebert_fast.loading")
 
@@ -159,7 +160,8 @@ def _converted_config(data: dict[str, Any], path: Path) -> DeclaredConfig:
             raise ConfigError(
                 f"{path}: {name} is {value!r}, which SqueezeBERT can't express; expected {expected!r}"
             )
-    shared = {name: data[name] for name in (*FIELD_NAMES, "num_labels", "torch_dtype") if name in data}
+    kept = (*FIELD_NAMES, "num_labels", "torch_dtype", TRAINED_WITH)
+    shared = {name: data[name] for name in kept if name in data}
     declared = DeclaredConfig.read(
         {**shared, "architectures": None}, str(path), dict.fromkeys(GROUPED_CHANNELS, 1)
     )

@@ -57,6 +57,9 @@ class Distilled(Task):
     def reading(self) -> str:  # type: ignore[override]
         return self.task.reading
 
+    def kept(self) -> dict[str, Any]:
+        return self.task.kept()
+
     def read(self, source: str) -> list[Any]:
         return self.task.read(source)
 

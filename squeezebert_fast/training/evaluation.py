@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.metrics import LOWER_IS_BETTER
 from squeezebert_fast.training.processes import Processes
-from squeezebert_fast.training.tasks.base import DataSet, Task, model_inputs
+from squeezebert_fast.training.tasks.base import Batch, DataSet, Task, model_inputs
 
 FIXED_EPOCH = -1  # what tasks draw at random for an evaluation is the same in each
 
@@ -28,12 +28,14 @@ def evaluate(
     processes: Processes | None = None,
     each_batch: Callable[[], None] = lambda: None,
     *,
+    each_output: Callable[[Sequence[int], Any, Batch], None] = lambda *_: None,
     device: torch.device = devices.CPU,
 ) -> dict[str, float]:
     """The mean loss and the task's metrics, in float32 or whatever `model` is patched for.
 
     pad: the padding token's id. processes: share the work; all get the result. each_batch: called before each.
-    device: where `model` is, which one with given-up weights can't tell.
+    each_output: called with the indices of rows, the model's output for them and their batch. device: where `model`
+    is, which one with given-up weights can't tell.
     Leaves the model in eval mode. Raises TrainingError for a loss that isn't finite.
     """
     processes = processes or Processes()
@@ -47,6 +49,7 @@ def evaluate(
             on_cpu = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
             batch = devices.moved(on_cpu, device)
             output = forward(model, batch)
+            each_output(indices, output, batch)
             loss += float(task.loss(output, batch))
             count += task.count(on_cpu)
             answers.update(zip(indices, task.answers(output, batch), strict=True))

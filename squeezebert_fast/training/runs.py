@@ -16,8 +16,9 @@ from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
-from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
-from squeezebert_fast.tables.rows import STDIN
+from squeezebert_fast.tables.dataset_directory import data_files
+from squeezebert_fast.tables.sources import STDIN, files_of
+from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
@@ -53,12 +54,14 @@ def train(
     origin: Mapping[str, Any],
     backend: str = "auto",
     device: torch.device = devices.CPU,
+    usual_length: int | None = None,
 ) -> None:
     """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
     build: from the training examples to the model, its tokenizer and the task to train, which may be `task` with
         soft targets. origin: what else a resumed run must share, by the name of its option. device: what
-        `devices.choose` gave; `build` may leave the model on another.
+        `devices.choose` gave; `build` may leave the model on another. usual_length: tokens at which inputs are cut
+        where the settings don't say it and the model takes as many; by default DEFAULT_LENGTH.
     Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
     """
     check_precision(settings.precision, device)
@@ -80,13 +83,16 @@ def train(
             dev_examples = None if dev_file is None else task.read(dev_file)
             model, tokenizer, task = build(examples)
             check_fit(model, tokenizer, settings.max_length)
-            length = settings.max_length or min(DEFAULT_LENGTH, token_limit(model.config))
+            length = settings.max_length or min(usual_length or DEFAULT_LENGTH, token_limit(model.config))
 
             def encoded(chosen: list[Any]) -> DataSet:
                 return DataSet(chosen, task.encode(chosen, tokenizer, model.config, length))
 
             dev = None if dev_examples is None else encoded(dev_examples)
             data = encoded(examples)
+            metric = None if dev is None else settings.metric or task.metrics[0]
+            trained_with = TrainedWith(task=task.name, max_length=length, metric=metric, **task.kept())
+            trained_with.keep_in(model.config)
             patch(model.to(device), backend=backend)
             reporter = Reporter(quiet=not processes.first)
             trainer = Trainer(
@@ -132,12 +138,9 @@ def _digest(file: str) -> str:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
-    path, digest = Path(file), hashlib.sha256()
-    if path.is_dir() and not is_dataset(path):
-        raise InputError(f"{file} is a directory, expected a file, or what datasets saved")
-    try:
+    digest = hashlib.sha256()
+    for name in files_of(file):
+        path = Path(name)
         for part in data_files(path) if path.is_dir() else [path]:
             digest.update(part.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} doesn't exist") from None
     return digest.hexdigest()

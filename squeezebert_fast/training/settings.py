@@ -45,7 +45,10 @@ class Settings:
         "float32, or mixed precision by autocast: bfloat16, or float16, which is for CUDA GPUs alone.",
     )
     max_length: int | None = setting(
-        None, "Tokens at which an input is cut; by default 128, or as many as the model takes if less.", 3
+        None,
+        "Tokens at which an input is cut; by default as the model that a run starts from, or the teacher, was trained, "
+        "or else 128; as many as the model takes if that is less.",
+        3,
     )
     seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine's CPU.", 0)
     metric: str | None = setting(None, "What the best model is chosen by; by default the task's usual one.")

@@ -60,8 +60,21 @@ class Task(ABC):
     def read(self, source: str) -> list[Any]:
         """The examples of a file. Raises InputError, naming file and line, for what is none."""
 
-    def label_fields(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """The configuration's fields that the training examples decide, such as id2label."""
+    def kept(self) -> dict[str, Any]:
+        """The fields of `TrainedWith` that say how `read` and `encode` make rows of a file."""
+        return {}
+
+    def prefer(self, metric: str | None) -> None:
+        """Let the best model be chosen by this metric, if the task has it, unless the settings say otherwise."""
+        self.metrics = tuple(sorted(self.metrics, key=lambda name: name != metric))
+
+    def label_fields(
+        self, examples: Sequence[Any], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
+        """The configuration's fields that the training examples decide, such as id2label.
+
+        known: the labels, by id, of the model that training starts from, or of a teacher: see `labels.names_for`.
+        """
         return {}
 
     @abstractmethod
