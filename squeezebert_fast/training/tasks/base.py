@@ -79,6 +79,15 @@ class Task(ABC):
         epoch: for what is drawn anew in each; -1 for evaluation, which always draws the same.
         """
 
+    def forward(self, model: Model, batch: Batch, *, hidden_states: bool = False) -> ModelOutput:
+        """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision.
+
+        hidden_states: whether the output has them too.
+        """
+        inputs = model_inputs(model, batch)
+        output: ModelOutput = model(**inputs, output_hidden_states=hidden_states, return_dict=True)
+        return output
+
     @abstractmethod
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         """The sum, not the mean, of the float32 losses of everything that `count` counts, on the batch's device."""
