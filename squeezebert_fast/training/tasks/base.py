@@ -17,7 +17,7 @@ from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.training.processes import Processes
 
 Features = dict[str, Any]
-"""One row of a batch: `input_ids` and `token_type_ids` (lists of int) and what the task adds to them."""
+"""One row of a batch: `input_ids` and `token_type_ids` (lists of int, or tensors) and what the task adds to them."""
 
 Batch = dict[str, Tensor]
 
@@ -142,7 +142,7 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], pad: int, names: Mapping[str, in
     for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         batch["attention_mask"][at, :length] = 1
         for name in fillers:
-            batch[name][at, :length] = torch.tensor(row[name])
+            batch[name][at, :length] = torch.as_tensor(row[name])
     return batch
 
 
@@ -161,4 +161,4 @@ def token_types(encoded: Mapping[str, Any]) -> list[list[int]]:
 def length_of(row: Features) -> int:
     """The tokens of a row; of a multiple choice, of all its choices."""
     ids = row["input_ids"]
-    return sum(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids)
+    return sum(map(len, ids)) if len(ids) and isinstance(ids[0], list) else len(ids)
