@@ -18,10 +18,15 @@ from squeezebert_fast.backends.request import (
     tracing,
 )
 from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.ops.grouped_pointwise_conv import on_kernels
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
 FEW_CHANNELS = 64
 """A layer with fewer outputs stays float32: it is a classifier, whose cost is nothing and whose rounding is seen."""
+
+MANY_ROWS = 128
+"""A product of fewer rows is PyTorch's while gradients are recorded. Its weight changes in each step, so it would be
+packed for it alone, once for the forward and once for the backward; from here on that pays, whatever its shape."""
 
 
 class AcceleratedLinear(Accelerated):
@@ -35,6 +40,8 @@ class AcceleratedLinear(Accelerated):
         settings: Settings = self.__dict__[SETTINGS]
         reason = tracing() or self._obstacle(input, settings)
         if reason is None:
+            if gradients_are_recorded(input, self.weight, self.bias):
+                return on_kernels("cpu", input, self.weight, self.bias, 1, None)
             return cpu.grouped_pointwise_conv(
                 input, self.weight, self.bias, 1, None, precision_of(self, settings)
             )
@@ -48,8 +55,6 @@ class AcceleratedLinear(Accelerated):
     forward.__wrapped__ = nn.Linear.forward  # type: ignore[attr-defined]
 
     def _obstacle(self, x: Tensor, settings: Settings) -> str | None:
-        if gradients_are_recorded(x, self.weight, self.bias):
-            return "gradients are recorded"
         if autocast_dtype(x.device) is not None:
             return "autocast is active"
         if x.dim() == 0 or x.shape[-1] != self.weight.shape[1]:
@@ -63,6 +68,10 @@ class AcceleratedLinear(Accelerated):
             self.bias is not None and self.bias.dtype is not torch.float32
         ):
             return f"the weight is {self.weight.dtype}"
+        if gradients_are_recorded(x, self.weight, self.bias):
+            rows, outputs = x.numel() // max(x.shape[-1], 1), self.weight.shape[0]
+            if rows < MANY_ROWS or outputs < FEW_CHANNELS:
+                return "gradients are recorded, of a product too small to be worth packing the weight anew"
         return None
 
 
