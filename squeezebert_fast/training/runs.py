@@ -18,6 +18,7 @@ from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
 from squeezebert_fast.tables.rows import STDIN
 from squeezebert_fast.training import devices
+from squeezebert_fast.training.allocator import keep_freed_memory
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
 from squeezebert_fast.training.optimizing import check_precision
@@ -61,6 +62,7 @@ def train(
     Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
     """
     check_precision(settings.precision, device)
+    keep_freed_memory()
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
     with Processes.joined(device) as processes:
