@@ -115,6 +115,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.accuracy --out out/bench
 	$(BIN)/python -m benchmarks.memory --out out/bench
 	$(BIN)/python -m benchmarks.training --out out/bench
+	$(BIN)/python -m benchmarks.pretraining --threads 1 --out out/bench
 
 profile: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.profile --out out/bench

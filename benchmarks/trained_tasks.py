@@ -23,7 +23,7 @@ from benchmarks.stored import Stored
 from squeezebert_fast.benchmark import measure
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.trained_with import TrainedWith
-from squeezebert_fast.training.evaluation import FIXED_EPOCH, evaluate, forward
+from squeezebert_fast.training.evaluation import FIXED_EPOCH, evaluate
 from squeezebert_fast.training.models import load_tokenizer
 from squeezebert_fast.training.tasks.base import DataSet, Task
 
@@ -70,7 +70,7 @@ def forward_over(model: SqueezeBertPreTrainedModel, task: Task, data: DataSet) -
     def run() -> None:
         with torch.inference_mode():
             for batch in batches:
-                forward(model, batch)
+                task.forward(model, batch)
 
     return run
 

@@ -212,8 +212,7 @@ TASKS: dict[str, tuple[Task, list[Any], dict[str, Any]]] = {
 def output_of(task: Task, batch: dict[str, torch.Tensor], config: Any) -> Any:
     torch.manual_seed(1)
     model = task.model_class(config).eval()
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    return model(**inputs, output_hidden_states=True, return_dict=True)
+    return task.forward(model, batch, hidden_states=True)
 
 
 @pytest.mark.parametrize("name", TASKS)

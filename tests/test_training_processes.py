@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
+from squeezebert_fast import SqueezeBertForMaskedLM, SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.training.run_folder import STATE
 from tests.full_disk import files_of_at_most
 from tests.training_helpers import (
@@ -106,6 +106,29 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
     for name in a:
         if not name.endswith("key.bias"):  # softmax doesn't feel it: its gradient is nothing but rounding
             torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+@needs_gloo
+def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
+    """Blocks of unknown words among the others: in some steps one process has nothing to predict, in some both."""
+    known, unknown = "it was a film and so on that we saw in paris it", "xyz " * 13  # 14 tokens with [SEP]
+    (tmp_path / "text.txt").write_text("\n".join([known, unknown, unknown] * 4))
+    base = save_base(
+        SqueezeBertForMaskedLM, tmp_path / "base", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    arguments = [
+        "pretrain", tmp_path / "text.txt", "--dev", tmp_path / "text.txt", "-m", base, "--epochs", 2,
+        "--batch-size", 2, "--learning-rate", 1e-2, "--max-length", 16, "--log-every", 1, "--threads", 1,
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    trains(*arguments, "-o", one)
+    torchrun(*arguments, "-o", two)
+    for ours, theirs in zip(log_of(two), log_of(one), strict=True):
+        if "dev" in ours:
+            assert ours["dev"] == pytest.approx(theirs["dev"], rel=1e-3)
+        else:
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
 
 
 @needs_gloo

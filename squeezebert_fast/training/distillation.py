@@ -21,9 +21,8 @@ from torch import Tensor
 
 from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import ModelOutput
-from squeezebert_fast.pretrained import Config, Tokenizer
+from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-from squeezebert_fast.training.evaluation import forward
 from squeezebert_fast.training.inheritance import shared_words
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.settings import Softness
@@ -128,6 +127,9 @@ class Distilled(Task):
             batch[SOFT] = joined([row[SOFT] for row in rows])
         return {**batch, COUNTS: counts}
 
+    def forward(self, model: Model, batch: Batch, *, hidden_states: bool = False) -> ModelOutput:
+        return self.task.forward(model, batch, hidden_states=hidden_states)
+
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         hard = self.task.loss(output, batch)
         states = output.get("hidden_states")
@@ -158,7 +160,7 @@ class Distilled(Task):
     def _said(self, batch: Batch) -> ModelOutput:
         self.words = self.words.to(batch["input_ids"].device)
         theirs = {**batch, "input_ids": self.words[batch["input_ids"]]}
-        return forward(self.teacher.model, theirs, hidden_states=True)
+        return self.task.forward(self.teacher.model, theirs, hidden_states=True)
 
     def count(self, batch: Batch) -> int:
         return self.task.count(batch)

@@ -14,7 +14,7 @@ from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.metrics import LOWER_IS_BETTER
 from squeezebert_fast.training.processes import Processes
-from squeezebert_fast.training.tasks.base import Batch, DataSet, Task, model_inputs
+from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
 
 FIXED_EPOCH = -1  # what tasks draw at random for an evaluation is the same in each
 
@@ -48,7 +48,7 @@ def evaluate(
             each_batch()
             on_cpu = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
             batch = devices.moved(on_cpu, device)
-            output = forward(model, batch)
+            output = task.forward(model, batch)
             each_output(indices, output, batch)
             loss += float(task.loss(output, batch))
             count += task.count(on_cpu)
@@ -70,8 +70,3 @@ def can_choose(task: Task, data: DataSet, metric: str) -> bool:
     """
     right = None if metric in LOWER_IS_BETTER else task.right_answers(data.rows)
     return right is None or task.score(data.examples, data.rows, right)[metric] > 0
-
-
-def forward(model: Model, batch: dict[str, torch.Tensor], *, hidden_states: bool = False) -> Any:
-    """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision."""
-    return model(**model_inputs(model, batch), output_hidden_states=hidden_states, return_dict=True)

@@ -24,7 +24,7 @@ from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices, metrics
 from squeezebert_fast.training.averaging import moving_average
 from squeezebert_fast.training.batches import epoch_batches, share
-from squeezebert_fast.training.evaluation import can_choose, evaluate, forward
+from squeezebert_fast.training.evaluation import can_choose, evaluate
 from squeezebert_fast.training.optimizing import Optimizer
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.progress import Progress
@@ -199,7 +199,7 @@ class Trainer:
         for on_cpu, weight in parts:
             batch = devices.moved(on_cpu, self.device)
             with self.optimizer.autocast():
-                output = forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
+                output = self.task.forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
             loss = self.task.loss(output, batch) * (weight / total)
             self.optimizer.backward(loss)
             summed += loss.detach()

@@ -17,7 +17,7 @@ from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.training.processes import Processes
 
 Features = dict[str, Any]
-"""One row of a batch: `input_ids` and `token_type_ids` (lists of int) and what the task adds to them."""
+"""One row of a batch: `input_ids` and `token_type_ids` (lists of int, or tensors) and what the task adds to them."""
 
 Batch = dict[str, Tensor]
 
@@ -94,6 +94,15 @@ class Task(ABC):
         epoch: for what is drawn anew in each; -1 for evaluation, which always draws the same.
         """
 
+    def forward(self, model: Model, batch: Batch, *, hidden_states: bool = False) -> ModelOutput:
+        """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision.
+
+        hidden_states: whether the output has them too.
+        """
+        inputs = model_inputs(model, batch)
+        output: ModelOutput = model(**inputs, output_hidden_states=hidden_states, return_dict=True)
+        return output
+
     @abstractmethod
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         """The sum, not the mean, of the float32 losses of everything that `count` counts, on the batch's device."""
@@ -148,7 +157,7 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], pad: int, names: Mapping[str, in
     for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         batch["attention_mask"][at, :length] = 1
         for name in fillers:
-            batch[name][at, :length] = torch.tensor(row[name])
+            batch[name][at, :length] = torch.as_tensor(row[name])
     return batch
 
 
@@ -167,4 +176,4 @@ def token_types(encoded: Mapping[str, Any]) -> list[list[int]]:
 def length_of(row: Features) -> int:
     """The tokens of a row; of a multiple choice, of all its choices."""
     ids = row["input_ids"]
-    return sum(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids)
+    return sum(map(len, ids)) if len(ids) and isinstance(ids[0], list) else len(ids)
