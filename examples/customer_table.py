@@ -3,8 +3,8 @@
     python examples/customer_table.py [OUT]
 
 The table is as such tables are: semicolons, an id, odd names of columns, fields with line ends, an empty text, and the
-new messages compressed and in two files. Its rows are eight intents of BANKING77 where ../shared/data/banking77 is there,
-else the few in messages.csv beside this file. Each step is a command, which is printed as one would type it:
+new messages compressed and in two files. Its rows are eight intents of BANKING77 where ../shared/data/banking77 is, else
+the few in messages.csv beside this file. Each step is a command, which is printed as one would type it:
 
     finetune   a new model of 2 layers and 128 channels, in less than a minute
     evaluate   its accuracy, in float32 and in int8
@@ -78,7 +78,7 @@ def main(out: Path) -> None:
 
     model, columns = out / "model", ("--column", MESSAGE, "--label-column", INTENT)
     sizes = ("--layers", 2, "--hidden-size", 128, "--groups", 2, "--vocab", SENTIMENT_MODEL)
-    learning = ("--learning-rate", 2e-3, "--epochs", 7 if whole else 40, "--max-length", 48)
+    learning = ("--learning-rate", 2e-3, "--epochs", 7 if whole else 10, "--max-length", 48)
     data = (out / "tickets.csv.gz", "--dev", out / "checked.csv.gz", *columns)
     squeezebert_fast("finetune", *data, *sizes, *learning, "-o", model, "--overwrite")
     # From here on the model says which column it reads.

@@ -79,6 +79,7 @@ def test_clinc150_becomes_tables_that_training_reads_without_what_is_out_of_scop
         assert (example.text, example.label) == (texts[theirs], "translate")
 
 
+@pytest.mark.slow
 @needs_native
 def test_a_customers_table_goes_from_training_to_int8_answers_beside_their_ids(tmp_path: Path) -> None:
     """On the rows that ship with the example, whatever else is on the machine."""
