@@ -3,8 +3,8 @@
     python examples/customer_table.py [OUT]
 
 The table is as such tables are: semicolons, an id, odd names of columns, fields with line ends, an empty text, and the
-new messages compressed and in two files. Its rows are eight intents of BANKING77 where ../shared/data/banking77 is, else
-the few in messages.csv beside this file. Each step is a command, which is printed as one would type it:
+new messages compressed and in two files. Its rows are eight intents of BANKING77 where ../shared/data/banking77 is,
+else the few in messages.csv beside this file. Each step is a command, which is printed as one would type it:
 
     finetune   a new model of 2 layers and 128 channels, in less than a minute
     evaluate   its accuracy, in float32 and in int8
