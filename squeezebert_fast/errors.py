@@ -23,6 +23,10 @@ class CheckpointError(SqueezeBertFastError, OSError):
     """A checkpoint file is missing, damaged, or doesn't fit the model."""
 
 
+class StorageError(CheckpointError):
+    """A file can't be written: a full disk, a quota, no permission. What was there before is as it was."""
+
+
 class TokenizerError(SqueezeBertFastError, ValueError):
     """A vocabulary is missing or malformed, or text can't be tokenized as asked."""
 

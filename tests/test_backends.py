@@ -59,7 +59,7 @@ def test_auto_takes_the_native_kernel_where_it_serves() -> None:
     ],
 )
 def test_a_refusal_is_told_and_strict_raises_it(change: dict[str, object], reason: str) -> None:
-    request = Request(**{**vars(CONV), **change})  # type: ignore[arg-type]
+    request = CONV._replace(**change)  # type: ignore[arg-type]
     for backend in ("auto", "cpu"):
         assert backends.choose(request, backend) == backends.Choice("reference", reason)
         with pytest.raises(UnsupportedError, match=re.escape(reason)) as caught:
@@ -76,7 +76,7 @@ def test_an_operation_without_a_kernel_runs_on_the_reference_even_if_strict(
     monkeypatch.setattr(backends, "NAMES", ("auto", *backends.BACKENDS))
     choice = backends.choose(request, "other", strict=True)
     assert choice == backends.Choice("reference", "other: no kernel yet")
-    unknown = backends.choose(dataclasses.replace(request, operation="pooling"), strict=True)
+    unknown = backends.choose(request._replace(operation="pooling"), strict=True)
     assert unknown == backends.Choice("reference", "no kernel for pooling in this version")
 
 
@@ -134,7 +134,7 @@ def test_strict_auto_asks_every_backend_before_it_raises(monkeypatch: pytest.Mon
     first = Backend("first", frozenset({CONV.operation}), lambda _: "out of order", device_type="xpu")
     rows = {"first": first, "second": dataclasses.replace(first, name="second", refusal=lambda _: "busy")}
     monkeypatch.setattr(backends, "BACKENDS", backends.BACKENDS | rows)
-    elsewhere = dataclasses.replace(CONV, device=torch.device("xpu"))
+    elsewhere = CONV._replace(device=torch.device("xpu"))
     with pytest.raises(UnsupportedError, match="first: out of order; second: busy"):
         backends.choose(elsewhere, strict=True)
     backends.BACKENDS["second"] = dataclasses.replace(rows["second"], refusal=lambda _: None)

@@ -107,7 +107,7 @@ def test_what_a_call_brings_is_refused_too(gpu: Callable[..., FakeProbe]) -> Non
     gpu()
 
     def refusal(**change: Any) -> str | None:
-        return triton.refusal(Request(**{**vars(CONV), **change}))
+        return triton.refusal(CONV._replace(**change))
 
     assert refusal() is None
     takes = "the kernels take torch.float32, torch.bfloat16, torch.float16"

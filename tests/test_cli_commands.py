@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from squeezebert_fast.backends import cpu
 from squeezebert_fast.cli import app
 from squeezebert_fast.errors import SqueezeBertFastError
 from tests.cli_helpers import VOCAB, refuses, run, save_model, succeeds
+from tests.full_disk import files_of_at_most
 
 COMMANDS = [
     "doctor",
@@ -78,12 +81,16 @@ def test_a_typed_error_is_its_own_message_and_has_a_traceback_on_request(
     assert isinstance(result.exception, SqueezeBertFastError)
 
 
-def test_an_error_of_the_operating_system_names_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)])
+def test_an_error_of_the_operating_system_names_its_file(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
-        raise OSError(28, "No space left on device", "/a/file")
+        raise OSError(number, os.strerror(number), "/a/file")
 
     monkeypatch.setattr("squeezebert_fast.diagnostics.doctor", fail)
-    refuses("doctor", said="/a/file: No space left on device")
+    result = run("doctor")
+    assert (result.exit_code, result.stderr) == (code, f"squeezebert-fast: /a/file: {os.strerror(number)}\n")
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
@@ -281,6 +288,22 @@ def test_a_conversion_that_cannot_be_is_refused(bert: Path, encoder: Path, tmp_p
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     refused(bert, tmp_path / "full", said="holds files already; --force")
+
+
+def test_a_full_disk_is_one_line_and_not_bad_input(bert: Path, encoder: Path, tmp_path: Path) -> None:
+    for command in (["convert", bert], ["quantize", encoder], ["average", encoder, encoder, "-o"]):
+        with files_of_at_most(2000):
+            result = run(*command, tmp_path / "new")
+        assert (result.exit_code, result.stdout) == (1, ""), result.stderr
+        assert re.fullmatch(r"squeezebert-fast: .*/new can't be written: .*File too large.*\n", result.stderr)
+        assert not (tmp_path / "new").exists()
+
+
+def test_an_int8_model_is_not_quantized_again(encoder: Path, tmp_path: Path) -> None:
+    succeeds("quantize", encoder, tmp_path / "int8")
+    said = f"{tmp_path / 'int8'} is an int8 checkpoint already; give the float one it was made from"
+    refuses("quantize", tmp_path / "int8", tmp_path / "again", said=said)
+    assert not (tmp_path / "again").exists()
 
 
 def test_forced_conversion_keeps_other_files(bert: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.training.run_folder import STATE
+from tests.full_disk import files_of_at_most
 from tests.training_helpers import (
     FILLERS,
     PEOPLE,
@@ -21,9 +22,11 @@ from tests.training_helpers import (
     log_of,
     opinions,
     save_base,
+    small_run,
     state_of,
     summary_of,
     trains,
+    write_small_run,
     write_tsv,
 )
 
@@ -133,3 +136,24 @@ def test_two_processes_resume_a_run_to_the_same_bits(tmp_path: Path) -> None:
     assert 0 < state_of(stopped)["step"] < 180
     torchrun(*arguments, "-o", stopped, "--resume")
     assert_same_end(whole, stopped)
+
+
+@needs_gloo
+def test_a_full_disk_ends_all_processes_with_a_line(tmp_path: Path) -> None:
+    """Only the first writes; the others must not wait for it."""
+    write_small_run(tmp_path)
+    command = launched(*small_run(tmp_path, "out"))
+    state = 40_000  # bytes: the best model fits, the checkpoint doesn't
+    with files_of_at_most(state):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    said = [line for line in result.stderr.splitlines() if line.startswith("squeezebert-fast: ")]
+    errors = [line for line in said if "warning" not in line]
+    assert result.returncode == 1, result.stderr
+    assert len(errors) == 2
+    assert all(
+        "can't be written: [Errno 27] File too large; there is no checkpoint yet" in line for line in errors
+    )
+    assert list((tmp_path / "out").glob(".*")) == []
+    torchrun(*small_run(tmp_path, "out"), "--resume")
+    assert (tmp_path / "out" / STATE).stat().st_size > state
+    assert summary_of(tmp_path / "out")["steps"] == 8

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 from squeezebert_fast import triton_kernels
 from squeezebert_fast.backends import cpu, cpu_ops, triton, triton_ops
@@ -74,8 +75,7 @@ BACKENDS = {
 NAMES = ("auto", *BACKENDS)
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Which backend serves a request, and why not another."""
 
     backend: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +16,7 @@ Gradients = tuple[Tensor | None, ...]
 """What the kernel of a backward gives: None for those that aren't needed."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One call of an operation, as far as a backend's answer can depend on it."""
 
     operation: str
@@ -30,7 +30,7 @@ class Request:
     """What autocast rounds the operands of products to, or None (see `autocast_dtype`)."""
     traced: bool = False
     """Whether torch.compile or torch.export is tracing, so that a kernel must be a `torch.library` operation."""
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = MappingProxyType({})
     """What a kernel's limits are about, by name, such as the channels of a head; empty where it isn't known yet."""
 
 

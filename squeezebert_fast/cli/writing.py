@@ -15,6 +15,7 @@ from typing import Protocol, TextIO, TypeVar
 
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.storage.files import all_or_nothing
+from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
 from squeezebert_fast.tables.rows import Record
 
@@ -42,10 +43,17 @@ def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
     return path
 
 
-def check_empty(target: Path, force: bool) -> None:
-    """Raise InputError for a directory that holds files, unless `force`."""
-    if target.is_dir() and not force and any(target.iterdir()):
+@contextmanager
+def target_directory(target: Path, force: bool) -> Iterator[None]:
+    """Keep other processes out of `target` while the block makes a model's directory of it; then print warnings.
+
+    Raises InputError for a directory that holds files, unless `force`, and for one that another process is writing,
+    such as a training run's.
+    """
+    if not force and holds_files(target):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
+    with held_warnings(), alone_in(target):
+        yield
 
 
 @contextmanager

@@ -118,10 +118,10 @@ class AcceleratedEmbeddings(Accelerated):
         if reason := self._own_obstacle(settings):
             return reason
         device = self.__dict__["_modules"]["LayerNorm"].weight.device
-        if input_ids.dim() != 2 or any(
-            ids is not None and (ids.device != device or ids.dtype not in INTEGERS)
-            for ids in (input_ids, token_type_ids, position_ids)
-        ):
+        fit = input_ids.dim() == 2
+        for ids in (input_ids, token_type_ids, position_ids):
+            fit = fit and (ids is None or (ids.dtype in INTEGERS and ids.device == device))
+        if not fit:
             return f"ids are not integers [batch, tokens] on {device}"
         choice = self._choice(settings)
         return choice.reason if choice.backend == "reference" else choice
@@ -213,34 +213,31 @@ class AcceleratedEmbeddings(Accelerated):
             position_ids, token_type_ids = self._filled_in(input_ids, position_ids, token_type_ids)
         elif position_ids is None:
             position_ids = self._kind().positions(self, input_ids)
+        shape = input_ids.shape
         try:
             ids = [
-                given if given is None else given.expand(input_ids.shape)
-                for given in (input_ids, position_ids, token_type_ids)
+                i if i is None or i.shape == shape else i.expand(shape)
+                for i in (input_ids, position_ids, token_type_ids)
             ]
         except RuntimeError:
             return None
-        of_all = [given for given in ids if given is not None]
-        if needs_grad:
+        if needs_grad or on_gpu:
+            of_all = [i for i in ids if i is not None]
+            if on_gpu and not needs_grad:
+                return triton.embeddings(weights, of_all, (norm.weight, norm.bias, norm.eps))
             try:
                 return self._gathered(settings, *of_all)
             except IndexError:
                 return None
-        if on_gpu:
-            return triton.embeddings(weights, of_all, (norm.weight, norm.bias, norm.eps))
-        ids = [given if given is None else given.to(torch.int64).contiguous() for given in ids]
+        ids = [i if i is None else i.to(torch.int64).contiguous() for i in ids]
         words, *others = weights
         given_up = self._words_given_up(settings)
-        with torch.no_grad():
-            y = cpu.embeddings(
-                [
-                    cpu.kept_table(words) if given_up else words.contiguous(),
-                    *(w.contiguous() for w in others),
-                ],
-                ids,
-                (norm.weight.contiguous(), norm.bias.contiguous(), norm.eps),
-                rounded=settings.precision == "int8" and not given_up,
-            )
+        y = cpu.embeddings(
+            [cpu.kept_table(words) if given_up else words.contiguous(), *(w.contiguous() for w in others)],
+            ids,
+            (norm.weight.contiguous(), norm.bias.contiguous(), norm.eps),
+            rounded=settings.precision == "int8" and not given_up,
+        )
         if y is not None and not given_up and words.is_contiguous():
             assert ids[0] is not None
             cpu.compare_rows(words, ids[0])  # with what a decoder that is tied to them has packed

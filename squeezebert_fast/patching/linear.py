@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -33,39 +33,39 @@ class AcceleratedLinear(Accelerated):
 
     def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name
         settings: Settings = self.__dict__[SETTINGS]
-        reason = tracing() or self._obstacle(input, settings)
+        weight, bias = self.weight, self.bias  # once: nn.Module looks them up by hand
+        reason = tracing() or _obstacle(input, weight, bias, settings)
         if reason is None:
-            return cpu.grouped_pointwise_conv(
-                input, self.weight, self.bias, 1, None, precision_of(self, settings)
-            )
+            precision = product_precision(weight, settings)
+            return cpu.grouped_pointwise_conv(input, weight, bias, 1, None, precision)
         if not settings.keep_original:
             raise UnsupportedError(
                 f"a linear layer: {reason} (keep_original=False leaves nothing to fall back to)"
             )
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, weight, bias)
 
     # torch.jit.script compiles the text of what a forward says it wraps, with the F of this module
     forward.__wrapped__ = nn.Linear.forward  # type: ignore[attr-defined]
 
-    def _obstacle(self, x: Tensor, settings: Settings) -> str | None:
-        if gradients_are_recorded(x, self.weight, self.bias):
-            return "gradients are recorded"
-        if autocast_dtype(x.device) is not None:
-            return "autocast is active"
-        if x.dim() == 0 or x.shape[-1] != self.weight.shape[1]:
-            return f"the input has shape {list(x.shape)}"
-        weight = self.weight if settings.keep_original else None
-        request = Request("grouped_pointwise_conv", x.device, x.dtype, obstacle(x, weight, self.bias))
-        choice = backends.choose(request, settings.backend)
-        if choice.backend != "cpu":
-            return choice.reason
-        if self.weight.dtype is not torch.float32 or (
-            self.bias is not None and self.bias.dtype is not torch.float32
-        ):
-            return f"the weight is {self.weight.dtype}"
-        return None
+
+def _obstacle(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> str | None:
+    """Why F.linear must run, or None."""
+    if gradients_are_recorded(x, weight, bias):
+        return "gradients are recorded"
+    if autocast_dtype(x.device) is not None:
+        return "autocast is active"
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        return f"the input has shape {list(x.shape)}"
+    reason = obstacle(x, weight if settings.keep_original else None, bias)
+    request = Request("grouped_pointwise_conv", x.device, x.dtype, reason)
+    choice = backends.choose(request, settings.backend)
+    if choice.backend != "cpu":
+        return choice.reason
+    if weight.dtype is not torch.float32 or (bias is not None and bias.dtype is not torch.float32):
+        return f"the weight is {weight.dtype}"
+    return None
 
 
-def precision_of(linear: Any, settings: Settings) -> str:
-    """What the layer's product runs in."""
-    return "float32" if linear.weight.shape[0] < FEW_CHANNELS else settings.precision
+def product_precision(weight: Tensor, settings: Settings) -> str:
+    """What the product of a layer with this weight runs in."""
+    return "float32" if weight.shape[0] < FEW_CHANNELS else settings.precision

@@ -16,7 +16,7 @@ from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.families import FAMILIES, dense_layers, embeddings_of, family_of
 from squeezebert_fast.patching.families.family import is_whole
 from squeezebert_fast.patching.given_up import GivenUp
-from squeezebert_fast.patching.linear import AcceleratedLinear, precision_of
+from squeezebert_fast.patching.linear import AcceleratedLinear, product_precision
 from squeezebert_fast.patching.plan import check_strict, forget_plan, pack_now
 from squeezebert_fast.patching.swapping import (
     SETTINGS,
@@ -180,7 +180,7 @@ def _give_up_originals(model: nn.Module, settings: Settings) -> None:
     in_use: set[int] = set()
     for module in patched:
         if isinstance(module, AcceleratedLinear):
-            precision = precision_of(module, settings)
+            precision = product_precision(module.weight, settings)
             made.append((module.weight, precision, cpu.packed_weight(module.weight, 1, precision)))
         elif isinstance(module, AcceleratedEmbeddings):
             words = getattr(module, WORDS).weight

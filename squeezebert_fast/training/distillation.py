@@ -44,6 +44,7 @@ class Distilled(Task):
         self.task, self.teacher, self.softness = task, teacher, softness
         self.name, self.model_class = task.name, task.model_class  # type: ignore[misc]
         self.needs_hidden_states = softness.hidden > 0
+        self.own_loss = softness.alpha == softness.hidden == 0
         self.length = 0
         self.columns: list[int] | None = None
         self.words = torch.empty(0, dtype=torch.long)  # from the student's ids to the teacher's

@@ -42,9 +42,8 @@ class Optimizer:
         self.adamw = torch.optim.AdamW(
             parameter_groups(parameters, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.adamw, linear_schedule(total_steps, settings.warmup)
-        )
+        self.fraction = linear_schedule(total_steps, settings.warmup)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, self.fraction)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> torch.autocast:
@@ -99,9 +98,13 @@ class Optimizer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Raises KeyError, ValueError or RuntimeError for a state that isn't of such an optimizer."""
+        """Raises KeyError, ValueError or RuntimeError for a state that isn't of such an optimizer.
+
+        The learning rate is where this schedule has it after as many steps, also if the state's was a shorter one.
+        """
         self.adamw.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        done = state["schedule"]["last_epoch"]
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, self.fraction, last_epoch=done - 1)
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,18 @@ def train(
     check_precision(settings.precision, device)
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
-    with Processes.joined(device) as processes:
+    with ExitStack() as until_end, Processes.joined(device) as processes:
         digests = {"train": _digest(train_file), "dev": None if dev_file is None else _digest(dev_file)}
         binding = {**origin, **digests, **settings.binding()}
-        processes.from_first(lambda: folder.check(binding, **flags))
         with held_warnings():
+
+            def claim() -> None:
+                folder.check(
+                    binding, **flags
+                )  # before it is made, and again in `begin` once it is this run's
+                until_end.enter_context(folder.locked())
+
+            processes.from_first(claim)
             examples = task.read(train_file)
             dev_examples = None if dev_file is None else task.read(dev_file)
             model, tokenizer, task = build(examples)

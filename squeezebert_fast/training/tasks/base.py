@@ -43,14 +43,16 @@ class Task(ABC):
 
     name: as it is chosen by. model_class: what it trains, or what of another library has the same head. metrics: what
     `score` gives beside `loss`, the one that the best model is chosen by first. needs_hidden_states: whether `loss`
-    reads the output's hidden states in training. reads_words: whether texts are given to the tokenizer as words.
-    reading: how the labels are understood, for the user to see, where that isn't obvious.
+    reads the output's hidden states in training. own_loss: whether the loss in training is that of evaluations.
+    reads_words: whether texts are given to the tokenizer as words. reading: how the labels are understood, for the
+    user to see, where that isn't obvious.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[type[SqueezeBertPreTrainedModel]]
     metrics: tuple[str, ...]
     needs_hidden_states: bool = False
+    own_loss: bool = True
     reads_words: bool = False
     reading: str = ""
 
