@@ -86,11 +86,23 @@ def test_each_example_is_written_with_its_prediction_in_the_order_of_the_data(
     predicted = [json.loads(line) for line in succeeds("predict", "-m", model, data).splitlines()]
     assert [row["prediction"] for row in rows] == [row["label"] for row in predicted]
     assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in predicted], abs=1e-5)
+    assert [row["input_label"] for row in rows] == [row["label"] for row in rows]
     with (tmp_path / "out.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     assert [(row["text"], row["prediction"], row["right"]) for row in table] == [
-        (row["text"], row["prediction"], str(row["right"])) for row in rows
+        (row["text"], row["prediction"], json.dumps(row["right"])) for row in rows
     ]
+
+
+def test_examples_keep_their_ids_and_all_other_columns(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("id;said;score;gold\na1;good film;7;1\na2;bad film;9;0\n")
+    named = ["--column", "said", "--label-column", "gold", "--predictions", tmp_path / "p.jsonl"]
+    succeeds("evaluate", tmp_path / "d.csv", "-m", model, *named)
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert list(rows[0])[:6] == ["id", "said", "input_score", "gold", "label", "prediction"]
+    kept = [(row["id"], row["input_score"], row["gold"], row["label"]) for row in rows]
+    assert kept == [("a1", "7", "1", "good"), ("a2", "9", "0", "bad")]
+    refuses("evaluate", tmp_path / "d.csv", "-m", model, *named, "--delimiter", "|", said="no column 'said'")
 
 
 def test_json_has_all_that_is_printed(model: Path, data: Path) -> None:
@@ -161,7 +173,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(
         tmp_path / "no" / "a.csv",
         said="there is no directory",
     )
-    refuses("evaluate", data, "-m", model, "--predictions", data, said="suffix")
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"text": "good", "label": "good"}\n')
+    refuses(
+        "evaluate", lines, "-m", model, "--predictions", lines, said="is the input, which it would replace"
+    )
     numbers = save_base(SqueezeBertForSequenceClassification, tmp_path / "n", num_labels=1)
     table = write_tsv(tmp_path / "n.tsv", [("good", "1.5"), ("bad", "0")])
     refuses(

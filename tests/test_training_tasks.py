@@ -211,7 +211,7 @@ def test_choices_are_learnt_and_distilled(base: Path, tmp_path: Path) -> None:
         (
             {"text": "a", "x": "b", "y": "c", "label": 0},
             ["--choice-columns", "x,z"],
-            "no 'z'; it has text, x",
+            "no column 'z'; it has text, x",
         ),
         ({"text": "a", "x": "b", "label": 0}, ["--choice-columns", "x"], "two choices at least"),
         ({"text": "a", "x": "b", "label": 0}, [], "two choices at least"),

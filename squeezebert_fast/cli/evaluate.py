@@ -41,8 +41,8 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="A .jsonl or .csv file to write, an example a row: its label, the model's prediction and score, "
-            "whether that is right, and the loss."
+            help="A .jsonl or .csv file to write, an example a row: its own columns, its label, the model's prediction "
+            "and score, whether that is right, and the loss."
         ),
     ] = None,
     confusion: Annotated[
@@ -75,9 +75,9 @@ def evaluate(
             raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
     if predictions is not None:
         row_format(predictions, None)
-        predictions = checked_output(predictions, source)
+        predictions = checked_output(predictions, [source])
     if confusion is not None:
-        confusion = checked_output(confusion, source)
+        confusion = checked_output(confusion, [source])
 
     from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import use_threads
@@ -93,7 +93,7 @@ def evaluate(
     use_threads(threads)
     where = devices.choose(device)
     stored = find(model)
-    task = task_of(stored, data)
+    task = task_of(stored, data, whole_rows=predictions is not None)
     kept = stored.trained_with.for_task(task.name)
     with kept_columns_named(model, kept, vars(data)):
         examples = task.read(source)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from squeezebert_fast.cli.writing import row_format, row_writer
+from squeezebert_fast.cli.writing import beside, row_format, row_writer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,13 +135,10 @@ def _cut(line: str, width: int) -> str:
 
 
 def write_predictions(report: Report, path: Path) -> None:
-    """Write each example with what the model said of it, in the order of the data, as JSON lines or CSV."""
-    format = row_format(path, None)
-    with row_writer(path, format) as write:
+    """Write each example with what the model said of it, in the order of the data, as JSON lines or CSV.
+
+    A table's columns stand first.
+    """
+    with row_writer(path, row_format(path, None)) as write:
         for judgement in report.judgements:
-            row = judgement.as_row()
-            write(row if format == "jsonl" else {name: _field(value) for name, value in row.items()})
-
-
-def _field(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+            write(beside(judgement.row or judgement.shown, judgement.verdict))

@@ -56,12 +56,15 @@ def finetune(
 
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.training import devices, models, runs
+    from squeezebert_fast.training.labels import refuse_numbers
 
     use_threads(threads)
     chosen_device = devices.choose(device)
     chosen = make_task(name, data, kept)
 
     def build(examples: list[Any]) -> Built:
+        if task is None and name == "classification" and kept.task is None and data.labels is None:
+            refuse_numbers([example.label for example in examples])
         fields = chosen.label_fields(examples, models.known_labels(chosen, model))
         started, tokenizer = models.start(chosen, model, sizes, fields, settings.seed)
         return started, tokenizer, chosen

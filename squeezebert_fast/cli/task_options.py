@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training examples.")]
 Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
-TABLE = {"column", "label_column", "input_format"}
+TABLE = {"column", "label_column", "input_format", "delimiter"}
 TASKS = {
     "classification": TABLE | {"pair_column", "labels"},
     "regression": TABLE | {"pair_column"},
@@ -76,6 +76,10 @@ class TaskOptions:
     )
     input_format: str | None = field(
         default=None, metadata={"help": "csv, tsv, jsonl or parquet, where the file's suffix doesn't say it."}
+    )
+    delimiter: str | None = field(
+        default=None,
+        metadata={"help": "What parts a CSV's fields, such as ';' or tab; by default as its header looks."},
     )
     stride: int | None = field(
         default=None,
@@ -149,14 +153,17 @@ def task_name(given: str | None, kept: TrainedWith) -> str:
     return given or (kept.task if kept.task in TASKS else None) or "classification"
 
 
-def make_task(name: str, chosen: TaskOptions, kept: TrainedWith) -> JudgedTask:
-    """The task of that name; what the options don't say is as a model has it. Raises as `TaskOptions.check` does."""
-    task = _made(name, chosen.filled(name, kept))
+def make_task(name: str, chosen: TaskOptions, kept: TrainedWith, *, whole_rows: bool = False) -> JudgedTask:
+    """The task of that name; what the options don't say is as a model has it. Raises as `TaskOptions.check` does.
+
+    whole_rows: whether examples of a table are to have all of its columns.
+    """
+    task = _made(name, chosen.filled(name, kept), whole_rows)
     task.prefer(kept.for_task(name).metric)
     return task
 
 
-def _made(name: str, chosen: TaskOptions) -> JudgedTask:
+def _made(name: str, chosen: TaskOptions, whole_rows: bool) -> JudgedTask:
     assert chosen.column is not None
     assert chosen.label_column is not None
     assert chosen.stride is not None
@@ -166,16 +173,19 @@ def _made(name: str, chosen: TaskOptions) -> JudgedTask:
         return tokens.TokenClassification(_names(chosen.labels))
     if name == "question-answering":
         return questions.QuestionAnswering(chosen.stride)
+    columns: dict[str, Any] = {
+        "text": chosen.column,
+        "label": chosen.label_column,
+        "format": chosen.input_format,
+        "delimiter": chosen.delimiter,
+        "whole_rows": whole_rows,
+    }
     if name == "multiple-choice":
         names = tuple(part.strip() for part in (chosen.choice_columns or "").split(",") if part.strip())
-        return choices.MultipleChoice(
-            choices.ChoiceColumns(names, chosen.column, chosen.label_column, chosen.input_format)
-        )
-    columns = sequences.TableColumns(
-        chosen.column, chosen.pair_column or None, chosen.label_column, chosen.input_format
-    )
+        return choices.MultipleChoice(choices.ChoiceColumns(choices=names, **columns))
     kind = sequences.Regression if name == "regression" else sequences.SequenceClassification
-    return kind(columns, _names(chosen.labels))
+    table = sequences.TableColumns(pair=chosen.pair_column or None, **columns)
+    return kind(table, _names(chosen.labels))
 
 
 def _names(labels: str | None) -> list[str]:
@@ -191,8 +201,11 @@ def _names(labels: str | None) -> list[str]:
     return names
 
 
-def task_of(model: Pretrained, chosen: TaskOptions) -> JudgedTask:
-    """The task that a checkpoint was trained for, on data as it was. Raises InputError for one without its head."""
+def task_of(model: Pretrained, chosen: TaskOptions, *, whole_rows: bool = False) -> JudgedTask:
+    """The task that a checkpoint was trained for, on data as it was; whole_rows: of `make_task`.
+
+    Raises InputError for one without a task's head.
+    """
     kind = model.architecture or "model of no class"
     name = HEADS.get(kind.partition("For")[2])
     if name is None:
@@ -200,7 +213,7 @@ def task_of(model: Pretrained, chosen: TaskOptions) -> JudgedTask:
     config = model.config()
     if name == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
         name = "regression"
-    return make_task(name, chosen, model.trained_with)
+    return make_task(name, chosen, model.trained_with, whole_rows=whole_rows)
 
 
 def origin(**options: Any) -> dict[str, Any]:

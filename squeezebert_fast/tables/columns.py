@@ -22,11 +22,11 @@ class Wanted:
     kept: tuple[str, ...] = ()
 
     def names(self, header: Sequence[str], place: str) -> list[str]:
-        """What is to be read of a table with this header. Raises ColumnError, naming `place`."""
+        """What is to be read of a table with this header, in its order. Raises ColumnError, naming `place`."""
         names = list(dict.fromkeys([*self.columns, *self.kept_names(header)]))
         for name in names:
             check(name, header, place)
-        return names
+        return sorted(names, key=list(header).index)
 
     def kept_names(self, header: Sequence[str]) -> list[str]:
         """The columns that are passed on, in the order in which they were asked for."""

@@ -40,7 +40,7 @@ class Report:
             bins = [each._asdict() for each in self.calibration.bins]
             found["calibration"] = {**self.calibration._asdict(), "bins": bins}
         if worst:
-            found["worst"] = [each.as_row() for each in self.worst(worst)]
+            found["worst"] = [{**each.shown, **each.verdict} for each in self.worst(worst)]
         return found
 
 

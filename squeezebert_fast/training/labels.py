@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from squeezebert_fast.errors import InputError
 NUMBERED = re.compile(r"(?:label_)?([0-9]{1,9})(?:\.0+)?", re.IGNORECASE)
 LISTED = 5  # labels that a message names
 WANTED = "--labels"
+MANY = 20  # different numbers, more than a scale of marks has
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,28 @@ def _why_not(
     return f"{place}: {shown}{advice}"
 
 
+def refuse_numbers(labels: Sequence[str]) -> None:
+    """Raise InputError for labels of training data that are numbers to learn, rather than names of classes.
+
+    They are if there are many and not all are whole, or lie far apart.
+    """
+    different = set(labels)
+    if not are_numbers(different):
+        return
+    values = sorted({float(label) for label in different})
+    fractions = any(not value.is_integer() for value in values)
+    apart = values[-1] - values[0] > 2 * len(values)
+    seldom_twice = 2 * len(values) > len(labels)
+    if (len(values) > MANY and (fractions or apart)) or (fractions and seldom_twice):
+        raise InputError(
+            f"the labels are {len(values)} different numbers, from {values[0]:g} to {values[-1]:g}: --task regression "
+            "learns numbers, --task classification takes each for the name of a class"
+        )
+
+
 def are_numbers(labels: Iterable[str]) -> bool:
     """Whether every label is a number, whole or not."""
     try:
-        return all(float(label) == float(label) for label in labels)
+        return all(math.isfinite(float(label)) for label in labels)
     except ValueError:
         return False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMultipleChoice
 from squeezebert_fast.pretrained import Config, Tokenizer
-from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
 from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
 from squeezebert_fast.training.tasks.judged import (
     JudgedTask,
     Judgement,
@@ -22,7 +23,6 @@ from squeezebert_fast.training.tasks.judged import (
     judged_choice,
     measured_choices,
 )
-from squeezebert_fast.training.tasks.sequences import DEFAULT_LABEL_COLUMN
 
 
 class Question(NamedTuple):
@@ -31,16 +31,14 @@ class Question(NamedTuple):
     text: str
     choices: tuple[str, ...]
     right: int
+    row: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class ChoiceColumns:
+class ChoiceColumns(Columns):
     """Which columns of a table hold what. The label is the right choice's index in `choices`, from 0."""
 
     choices: tuple[str, ...]
-    text: str = DEFAULT_COLUMN
-    label: str = DEFAULT_LABEL_COLUMN
-    format: str | None = None
 
 
 class MultipleChoice(JudgedTask):
@@ -60,15 +58,15 @@ class MultipleChoice(JudgedTask):
         choices = ",".join(columns.choices)
         return {"column": columns.text, "choice_columns": choices, "label_column": columns.label}
 
-    def read(self, source: str) -> list[Question]:
-        names = [self.columns.text, *self.columns.choices, self.columns.label]
+    def examples_of(self, source: str) -> list[Question]:
+        names = [self.columns.text, *self.columns.choices]
         questions = []
-        for (text, *choices, label), place in Rows(source, names, self.columns.format, {self.columns.label}):
+        for (text, *choices, label), place, whole in ExampleRows(source, names, self.columns):
             if not (label.isascii() and label.isdigit() and int(label) < len(choices)):
                 raise InputError(
                     f"{place}: the label is {label!r}, expected the right choice's number, 0 to {len(choices) - 1}"
                 )
-            questions.append(Question(text, tuple(choices), int(label)))
+            questions.append(Question(text, tuple(choices), int(label), whole))
         return questions
 
     def encode(
@@ -134,6 +132,7 @@ class MultipleChoice(JudgedTask):
                 names[question.right],
                 names[answer],
                 each,
+                question.row,
             )
             for question, answer, each in zip(examples, answers, measured, strict=True)
         ]

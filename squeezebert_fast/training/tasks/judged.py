@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput
+from squeezebert_fast.training.file_kinds import TABLE, hint
 from squeezebert_fast.training.metrics import ClassFigures, Confusion
 from squeezebert_fast.training.tasks.base import Batch, Features, Task
 
@@ -32,9 +34,9 @@ class Answer(NamedTuple):
 class Judgement:
     """What a model said of an example, beside what is right.
 
-    shown: the example's texts, by name. label, prediction: as the model's labels are called, numbers of a regression,
-    lists of tags. score: the prediction's probability, None of a regression. right: None of a regression.
-    answers: what calibration is measured on; of tags there are several.
+    shown: the example's texts, by name. row: all of its columns, where they were read. label, prediction: as the
+    model's labels are called, numbers of a regression, lists of tags. score: the prediction's probability, None of a
+    regression. right: None of a regression. answers: what calibration is measured on; of tags there are several.
     """
 
     shown: Mapping[str, Any]
@@ -44,11 +46,13 @@ class Judgement:
     loss: float
     right: bool | None
     answers: Sequence[Answer] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_row(self) -> dict[str, Any]:
-        """One line of a file of predictions."""
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What was said, beside what is right, by name."""
         judged = {"label": self.label, "prediction": self.prediction, "score": self.score}
-        return {**self.shown, **judged, "right": self.right, "loss": self.loss}
+        return {**judged, "right": self.right, "loss": self.loss}
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,24 @@ class Tables:
 
 
 class JudgedTask(Task):
-    """A task whose examples have a label each, or several."""
+    """A task whose examples have a label each, or several.
+
+    kind: of its files, of `file_kinds.TASKS`.
+    """
+
+    kind: ClassVar[str] = TABLE
+
+    def read(self, source: str) -> list[Any]:
+        try:
+            return self.examples_of(source)
+        except InputError as error:
+            if advice := hint(source, self.kind):
+                raise InputError(f"{error}{advice}") from error
+            raise
+
+    @abstractmethod
+    def examples_of(self, source: str) -> list[Any]:
+        """As `read`, whose errors say besides which task the file looks made for."""
 
     @abstractmethod
     def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
@@ -90,7 +111,9 @@ def measured_choices(logits: Tensor, labels: Tensor) -> list[Measured]:
     return [Measured(loss, (sure,)) for loss, sure in zip(losses.tolist(), best.tolist(), strict=True)]
 
 
-def judged_choice(shown: Mapping[str, Any], label: str, prediction: str, measured: Measured) -> Judgement:
+def judged_choice(
+    shown: Mapping[str, Any], label: str, prediction: str, measured: Measured, row: Mapping[str, Any]
+) -> Judgement:
     """Of an example whose answer is one of several classes."""
     right, (sure,) = prediction == label, measured.sure
-    return Judgement(shown, label, prediction, sure, measured.loss, right, (Answer(sure, right),))
+    return Judgement(shown, label, prediction, sure, measured.loss, right, (Answer(sure, right),), row)

@@ -23,6 +23,7 @@ from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnsweri
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.training import metrics
+from squeezebert_fast.training.file_kinds import SQUAD
 from squeezebert_fast.training.squad import Question, read_squad
 from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
 from squeezebert_fast.training.tasks.judged import Answer, JudgedTask, Judgement, Measured
@@ -45,6 +46,7 @@ class QuestionAnswering(JudgedTask):
     """
 
     name = "question-answering"
+    kind = SQUAD
     model_class = SqueezeBertForQuestionAnswering
     metrics = ("f1", "exact_match")
 
@@ -54,7 +56,7 @@ class QuestionAnswering(JudgedTask):
     def kept(self) -> dict[str, Any]:
         return {"stride": self.stride}
 
-    def read(self, source: str) -> list[Question]:
+    def examples_of(self, source: str) -> list[Question]:
         return read_squad(source)
 
     def label_fields(

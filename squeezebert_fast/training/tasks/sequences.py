@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassification
 from squeezebert_fast.pretrained import Config, Tokenizer
-from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
 from squeezebert_fast.training import labels, metrics
 from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
 from squeezebert_fast.training.tasks.judged import (
     JudgedTask,
     Judgement,
@@ -29,8 +30,6 @@ from squeezebert_fast.training.tasks.judged import (
 
 logger = logging.getLogger("squeezebert_fast.training")
 
-DEFAULT_LABEL_COLUMN = "label"
-
 
 class LabelledText(NamedTuple):
     """A text, or a pair, with its label as the file spells it."""
@@ -39,16 +38,14 @@ class LabelledText(NamedTuple):
     pair: str | None
     label: str
     place: str
+    row: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class TableColumns:
-    """Which columns of a table hold what, and its format where the suffix doesn't say it."""
+@dataclass(frozen=True, kw_only=True)
+class TableColumns(Columns):
+    """Which columns of a table hold what."""
 
-    text: str = DEFAULT_COLUMN
     pair: str | None = None
-    label: str = DEFAULT_LABEL_COLUMN
-    format: str | None = None
 
 
 class SequenceClassification(JudgedTask):
@@ -68,14 +65,15 @@ class SequenceClassification(JudgedTask):
         columns = self.columns
         return {"column": columns.text, "pair_column": columns.pair, "label_column": columns.label}
 
-    def read(self, source: str) -> list[LabelledText]:
+    def examples_of(self, source: str) -> list[LabelledText]:
         texts = [self.columns.text, *([self.columns.pair] if self.columns.pair is not None else [])]
-        rows = Rows(source, [*texts, self.columns.label], self.columns.format, scalars={self.columns.label})
         examples = []
-        for (*values, label), place in rows:
+        for (*values, label), place, whole in ExampleRows(source, texts, self.columns):
             if not label.strip():
                 raise InputError(f"{place}: {self.columns.label!r} is empty, expected a label")
-            examples.append(LabelledText(values[0], values[1] if len(values) > 1 else None, label, place))
+            examples.append(
+                LabelledText(values[0], values[1] if len(values) > 1 else None, label, place, whole)
+            )
         return examples
 
     def label_fields(
@@ -143,7 +141,7 @@ class SequenceClassification(JudgedTask):
         measured: Sequence[Measured],
     ) -> list[Judgement]:
         return [
-            judged_choice(_shown(example), self.names[row["label"]], self.names[answer], each)
+            judged_choice(_shown(example), self.names[row["label"]], self.names[answer], each, example.row)
             for example, row, answer, each in zip(examples, rows, answers, measured, strict=True)
         ]
 
@@ -203,7 +201,7 @@ class Regression(SequenceClassification):
         measured: Sequence[Measured],
     ) -> list[Judgement]:
         return [
-            Judgement(_shown(example), row["label"], answer, None, each.loss, None)
+            Judgement(_shown(example), row["label"], answer, None, each.loss, None, row=example.row)
             for example, row, answer, each in zip(examples, rows, answers, measured, strict=True)
         ]
 

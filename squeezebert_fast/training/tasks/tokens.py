@@ -15,6 +15,7 @@ from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.training import labels, metrics
 from squeezebert_fast.training.conll import TaggedSentence, read_conll
+from squeezebert_fast.training.file_kinds import CONLL, SQUAD, TABLE, kind_of
 from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
 from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
 from squeezebert_fast.training.tasks.judged import Answer, JudgedTask, Judgement, Measured, Tables
@@ -29,6 +30,7 @@ class TokenClassification(JudgedTask):
     """
 
     name = "token-classification"
+    kind = CONLL
     model_class = SqueezeBertForTokenClassification
     reads_words = True
     metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
@@ -40,7 +42,9 @@ class TokenClassification(JudgedTask):
         self.ids: dict[str, int] = {}
         self.scheme = Scheme(PLAIN)
 
-    def read(self, source: str) -> list[TaggedSentence]:
+    def examples_of(self, source: str) -> list[TaggedSentence]:
+        if kind_of(source) in (TABLE, SQUAD):  # whose lines may well have two fields
+            raise InputError(f"{source} has no word and its tag on a line")
         return read_conll(source)
 
     def label_fields(
