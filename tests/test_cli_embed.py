@@ -166,3 +166,24 @@ def test_converted_minilm_embeds_as_bert_does_and_finds_the_same_intent(tmp_path
     nearest = likeness.argmax(1)
     assert np.mean(np.arange(24) // 4 == nearest // 4) > 0.8
     assert np.allclose(categories[0], categories[3], atol=1e-6)
+
+
+def test_column_and_length_are_by_default_those_of_the_training(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertModel, tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    config["squeezebert_fast"] = {"column": "a", "pair_column": "b", "max_length": 5}
+    (model / "config.json").write_text(json.dumps(config))
+    (tmp_path / "t.csv").write_text("a,text\none two three four five six,seven\n")
+    common = ["embed", "-m", model, tmp_path / "t.csv", "-o", tmp_path / "v.npy"]
+    vectors = []
+    for flags in ([], ["--column", "a", "--max-length", 5], ["--max-length", 64], ["--column", "text"]):
+        succeeds(*common, *flags)
+        vectors.append(np.load(tmp_path / "v.npy"))
+    assert np.array_equal(vectors[0], vectors[1])
+    assert not np.allclose(vectors[0], vectors[2])
+    assert not np.allclose(vectors[0], vectors[3])
+    assert (
+        succeeds("similar", tmp_path / "t.csv", "-m", model, "--query", "a").count("one two three four") == 1
+    )
+    (tmp_path / "t.csv").write_text("c\none\n")
+    refuses(*common, said=f"{model} was trained with --column a; give --column for another")
