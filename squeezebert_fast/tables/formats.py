@@ -162,8 +162,9 @@ def _json_list(pieces: Iterator[str], source: Source, wanted: Wanted) -> Found:
     first = next((piece for piece in pieces if piece.strip()), "")
     whole = itertools.chain([first], pieces)
     if first.lstrip().startswith("{"):
+        spelled = "".join(whole)
         try:
-            rows = squad_rows.questions(json.loads("".join(whole)), source.name)
+            rows = squad_rows.questions(json.loads(spelled), source.name)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source.name} is not valid JSON: {error}") from error
     else:

@@ -9,7 +9,7 @@ from squeezebert_fast.errors import InputError
 
 
 def questions(file: Any, name: str) -> Iterator[dict[str, Any]]:
-    """A row for each question; answers that the file has are left out. Raises InputError for a file of anything else."""
+    """A row for each question, without the answers that the file has. Raises InputError for a file of anything else."""
     for article in _items(file, "data", name):
         for paragraph in _items(article, "paragraphs", name):
             for entry in _items(paragraph, "qas", name):
