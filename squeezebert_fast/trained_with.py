@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeezebert_fast.errors import ConfigError
-from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
-from squeezebert_fast.storage.hub import ModelFiles
 
 ENTRY = "squeezebert_fast"
 
@@ -65,6 +63,11 @@ class TrainedWith:
 
         Raises CheckpointError for a name of no model, and ConfigError as `of_config` does.
         """
+        from squeezebert_fast.storage.files import CONFIG_NAME, read_json_object
+        from squeezebert_fast.storage.hub import (
+            ModelFiles,
+        )  # a tenth of a second, and every command imports this file
+
         path = ModelFiles(name_or_path).optional(CONFIG_NAME)
         return cls() if path is None else cls.of_config(read_json_object(path), str(path))
 

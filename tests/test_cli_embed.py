@@ -69,6 +69,11 @@ def test_the_file_grows_over_many_windows(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.npy", "w.npy"]
 
 
+def test_a_file_without_a_suffix_is_numpys(model: Path, tmp_path: Path) -> None:
+    succeeds("embed", "-m", model, "-", "-o", tmp_path / "v", stdin="a\nb\n")
+    assert np.load(tmp_path / "v").shape == (2, 16)
+
+
 def test_a_column_of_a_table_is_embedded(model: Path, tmp_path: Path) -> None:
     for column, rows in (("text", 24), ("category", 6)):
         table = ["-m", model, DATA / "banking77.csv", "--column", column, "-o", tmp_path / "v.npy"]
@@ -91,7 +96,7 @@ def test_a_head_is_left_aside(tmp_path: Path) -> None:
         (["-o", "none/v.npy"], "there is no directory"),
         (["-o", "folder.npy"], "folder.npy is a directory, expected a file"),
         (["-o", "v.xlsx"], "the output v.xlsx has another suffix; expected .npy, .csv, .jsonl"),
-        (["-o", "v"], "has another suffix; expected .npy"),
+        (["-o", "v.npy.gz"], "has another suffix; expected .npy"),
         (["--id", "nr"], "v.npy holds numbers alone; .jsonl and .csv have a place for columns"),
         (["--max-length", 1000], "takes 64 tokens at most"),
     ],

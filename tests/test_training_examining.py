@@ -53,7 +53,7 @@ def test_scores_are_judged_in_words() -> None:
     assert said.startswith("calibration: overconfident, expected error 0.3500\n")
     assert said.endswith("\nof 10 with a score of 0.9 or more 0.6000 are right")
     modest = [Answer(0.5, True)]
-    assert "too modest" in in_words(calibration(*zip(*modest, strict=True)), modest)
+    assert "underconfident" in in_words(calibration(*zip(*modest, strict=True)), modest)
 
 
 def test_entities_are_counted_by_type() -> None:

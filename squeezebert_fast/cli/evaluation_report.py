@@ -98,7 +98,7 @@ def _print_confusion(confusion: Confusion, console: Console) -> None:
 def in_words(calibration: Calibration, answers: Sequence[Answer]) -> str:
     """Whether the scores of answers can be relied upon."""
     gap = calibration.score - calibration.right
-    verdict = "overconfident" if gap > CALIBRATED else "too modest" if gap < -CALIBRATED else "calibrated"
+    verdict = "overconfident" if gap > CALIBRATED else "underconfident" if gap < -CALIBRATED else "calibrated"
     sure = [answer.right for answer in answers if answer.sure >= SURE]
     lines = [
         f"calibration: {verdict}, expected error {calibration.error:.4f}",

@@ -27,7 +27,7 @@ MaxLength = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Tokens at which a text is cut; by default as in the model's training, or what the model takes.",
+        help="Tokens at which a text is cut; by default as in the model's training, or else as many as it takes.",
     ),
 ]
 Precision = Annotated[

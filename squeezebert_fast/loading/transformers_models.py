@@ -112,7 +112,9 @@ def from_pretrained(
             output_loading_info=True,
             **{name: value for name, value in options.items() if value is not None},
         )
-    missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    # transformers 4 gives the name alone, 5 the shapes too.
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    missing = {*info["missing_keys"], *mismatched}
     body = f"{model.base_model_prefix}."
     for name in sorted(missing):
         if (model.base_model is model or name.startswith(body)) and ".pooler." not in f".{name}":
