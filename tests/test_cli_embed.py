@@ -69,6 +69,11 @@ def test_the_file_grows_over_many_windows(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.npy", "w.npy"]
 
 
+def test_a_file_without_a_suffix_is_numpys(model: Path, tmp_path: Path) -> None:
+    succeeds("embed", "-m", model, "-", "-o", tmp_path / "v", stdin="a\nb\n")
+    assert np.load(tmp_path / "v").shape == (2, 16)
+
+
 def test_a_column_of_a_table_is_embedded(model: Path, tmp_path: Path) -> None:
     for column, rows in (("text", 24), ("category", 6)):
         table = ["-m", model, DATA / "banking77.csv", "--column", column, "-o", tmp_path / "v.npy"]
@@ -91,7 +96,7 @@ def test_a_head_is_left_aside(tmp_path: Path) -> None:
         (["-o", "none/v.npy"], "there is no directory"),
         (["-o", "folder.npy"], "folder.npy is a directory, expected a file"),
         (["-o", "v.xlsx"], "the output v.xlsx has another suffix; expected .npy, .csv, .jsonl"),
-        (["-o", "v"], "has another suffix; expected .npy"),
+        (["-o", "v.npy.gz"], "has another suffix; expected .npy"),
         (["--id", "nr"], "v.npy holds numbers alone; .jsonl and .csv have a place for columns"),
         (["--max-length", 1000], "takes 64 tokens at most"),
     ],
@@ -166,3 +171,24 @@ def test_converted_minilm_embeds_as_bert_does_and_finds_the_same_intent(tmp_path
     nearest = likeness.argmax(1)
     assert np.mean(np.arange(24) // 4 == nearest // 4) > 0.8
     assert np.allclose(categories[0], categories[3], atol=1e-6)
+
+
+def test_column_and_length_are_by_default_those_of_the_training(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertModel, tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    config["squeezebert_fast"] = {"column": "a", "pair_column": "b", "max_length": 5}
+    (model / "config.json").write_text(json.dumps(config))
+    (tmp_path / "t.csv").write_text("a,text\none two three four five six,seven\n")
+    common = ["embed", "-m", model, tmp_path / "t.csv", "-o", tmp_path / "v.npy"]
+    vectors = []
+    for flags in ([], ["--column", "a", "--max-length", 5], ["--max-length", 64], ["--column", "text"]):
+        succeeds(*common, *flags)
+        vectors.append(np.load(tmp_path / "v.npy"))
+    assert np.array_equal(vectors[0], vectors[1])
+    assert not np.allclose(vectors[0], vectors[2])
+    assert not np.allclose(vectors[0], vectors[3])
+    assert (
+        succeeds("similar", tmp_path / "t.csv", "-m", model, "--query", "a").count("one two three four") == 1
+    )
+    (tmp_path / "t.csv").write_text("c\none\n")
+    refuses(*common, said=f"{model} was trained with --column a; give --column for another")

@@ -153,7 +153,14 @@ def test_a_json_list_is_the_same_in_pieces_of_any_size() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"text": "a"}', "is not a JSON list of objects: it begins with '{"),
+        (
+            '{"text": "a"}',
+            "is a JSON object without a list of 'data': neither a list of objects nor questions",
+        ),
+        ('{"data": [{"paragraphs": 3}]}', "without a list of 'paragraphs'"),
+        ('{"data": [{"paragraphs": [{"qas": [3]}]}]}', "has '3' in place of a question"),
+        ('{"data": [', "is not valid JSON"),
+        ('"text"', "is not a JSON list of objects: it begins with"),
         ("", "is not a JSON list of objects: it begins with ''"),
         ('[{"text": "a"}, 3]', "item 2: expected a JSON object, found '3]'"),
         ('[{"text": "a"} {"text": "b"}]', "item 1: not followed by a comma"),
@@ -295,3 +302,15 @@ def test_a_first_line_of_any_kind_is_text(tmp_path: Path) -> None:
     for line in ("a,text\rb", 'say "hi, text', "x" * 200_000 + ",a", '"open, text', ",;\t|"):
         (tmp_path / "data").write_bytes(f"{line}\nsecond\n".encode())
         assert texts(tmp_path / "data") == [line, "second"]
+
+
+def test_the_questions_of_a_squad_file_are_rows(tmp_path: Path) -> None:
+    asked = [{"id": "1", "question": "who?", "answers": []}, {"id": "2", "question": "when?"}]
+    article = {"title": "T", "paragraphs": [{"context": "Bob, in 1900.", "qas": asked}]}
+    (tmp_path / "dev.json").write_text(json.dumps({"version": "1.1", "data": [article]}))
+    found = list(Input(str(tmp_path / "dev.json"), None, "question", "context", keep=["id", "title"]))
+    assert found == [Record("who?", "Bob, in 1900."), Record("when?", "Bob, in 1900.")]
+    assert [record.kept for record in found] == [{"id": "1", "title": "T"}, {"id": "2", "title": "T"}]
+    assert "item 1 has no column 'text'; it has id, title, question, context" in refused(
+        tmp_path / "dev.json"
+    )

@@ -111,7 +111,7 @@ def test_a_loss_that_is_anothers_in_training_has_axes_of_its_own(
     ("softness", "own"), [({}, False), ({"alpha": 0.0}, True), ({"alpha": 0.0, "hidden": 1.0}, False)]
 )
 def test_only_a_teacher_that_counts_changes_the_loss(softness: dict[str, float], own: bool) -> None:
-    task = sequences.SequenceClassification(sequences.TableColumns("text", None, "label", None))
+    task = sequences.SequenceClassification(sequences.TableColumns())
     assert task.own_loss
     teacher: Any = None
     assert Distilled(task, teacher, Softness(**softness)).own_loss is own

@@ -9,11 +9,13 @@ import typer
 
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.embedding_options import EmbeddingOptions
+from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NUMPY, vector_format, vector_writer
 from squeezebert_fast.cli.writing import Blanks, checked_output, tracked
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.tables.rows import Input
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input
+from squeezebert_fast.trained_with import TrainedWith
 
 
 @spread
@@ -52,14 +54,22 @@ def embed(
     if vector_format(output) == NUMPY and kept:
         raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for columns")
     output = checked_output(output)
-    records = Input(source, input_format, column, pair_column, keep=kept, delimiter=delimiter)
+    trained_with = TrainedWith.of_model(model)
+    with kept_columns_named(model, trained_with, {"column": column}):
+        records = Input(
+            source,
+            input_format,
+            column,
+            pair_column or None,
+            default_column=trained_with.column or DEFAULT_COLUMN,
+            keep=kept,
+            delimiter=delimiter,
+        )
     output = checked_output(output, records.files)
 
     from squeezebert_fast.cli.embedding import load_embedder
 
-    embedder = load_embedder(
-        model, embedding, prompt_name, normalize=normalize, pairs=pair_column is not None
-    )
+    embedder = load_embedder(model, embedding, prompt_name, normalize=normalize, pairs=bool(pair_column))
     blanks = Blanks()
     with vector_writer(output, embedder.channels) as append:
         for record, vector in tracked(embedder.run(records, embedding.batch_size), records):

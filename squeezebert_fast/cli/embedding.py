@@ -27,7 +27,7 @@ from squeezebert_fast.loading.sentence_folder import SentenceFolder, sentence_tr
 from squeezebert_fast.loading.transformers_models import refused_in_one_line
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.int8_checkpoint import load_quantized
-from squeezebert_fast.pretrained import find_sentence_folder, of_files
+from squeezebert_fast.pretrained import find, find_sentence_folder, of_files
 from squeezebert_fast.sentence import mean_pool
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
@@ -65,7 +65,9 @@ def load_embedder(
     if folder is None:
         if prompt_name is not None:
             raise InputError(f"--prompt-name is for a sentence-transformers folder, which {name} isn't")
-        return _pooled(load_engine(SqueezeBertModel, name, **options), pooling or "mean", normalize)
+        stored = find(name)
+        engine = load_engine(SqueezeBertModel, stored, usual_length=stored.trained_with.max_length, **options)
+        return _pooled(engine, pooling or "mean", normalize)
     if pooling is not None:
         raise InputError(f"--pooling means nothing for {name}, a sentence-transformers folder with its own")
     if pairs:

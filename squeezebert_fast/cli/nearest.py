@@ -49,6 +49,7 @@ def nearest(
             rows = torch.cat([rows, best.indices + first], 1)
             kept = scores.topk(min(count, scores.shape[1]))
             scores, rows = kept.values, rows.gather(1, kept.indices)
+        scores.clamp_(max=1)  # rounding may make it more
         for values, places in zip(scores.tolist(), rows.tolist(), strict=True):
             pairs = zip(values, places, strict=True)
             yield sorted((each for each in pairs if each[0] > -2), key=lambda each: (-each[0], each[1]))

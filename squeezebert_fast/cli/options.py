@@ -61,9 +61,14 @@ Id = Annotated[
     str | None, typer.Option("--id", help="The column that names a row: it stands first, before those kept.")
 ]
 Column = Annotated[
-    str | None, typer.Option(help="The column of a table that holds the text; by default 'text'.")
+    str | None,
+    typer.Option(
+        help="The column of a table that holds the text; by default as in the model's training, or 'text'."
+    ),
 ]
-PairColumn = Annotated[str | None, typer.Option(help="The column that holds the second text of a pair.")]
+PairColumn = Annotated[
+    str | None, typer.Option(help="The column that holds the second text of a pair; '' for none.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write, by default stdout.")]
 
 

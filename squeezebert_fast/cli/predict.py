@@ -13,6 +13,7 @@ from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_for
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
 from squeezebert_fast.tables.rows import Input
+from squeezebert_fast.tables.sources import files_of
 
 
 @spread
@@ -53,8 +54,9 @@ def predict(
     Example: squeezebert-fast predict reviews.csv --column review --id order -o labels.csv
     """
     written_format = row_format(output, format)
+    files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
-    from squeezebert_fast.cli.answers import kind_of
+    from squeezebert_fast.cli.answers.kinds import kind_of
     from squeezebert_fast.cli.kept import kept_columns_named
     from squeezebert_fast.cli.running import load_engine, run_in_order
     from squeezebert_fast.pretrained import find

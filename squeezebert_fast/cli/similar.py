@@ -12,12 +12,14 @@ import typer
 
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.embedding_options import EmbeddingOptions
+from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.shelf import Shelf
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NpyRows, read_vectors
 from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.tables.rows import Input, Record
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input, Record
+from squeezebert_fast.trained_with import TrainedWith
 
 if TYPE_CHECKING:
     from squeezebert_fast.cli.embedding import Embedder
@@ -78,10 +80,13 @@ def similar(
     if model is None and not (among_themselves and vectors is not None):
         raise InputError("--model is needed: what makes vectors of texts")
     kept = options.kept_columns(id_column, keep)
-    records = Input(source, input_format, column, keep=kept, delimiter=delimiter)
+    trained_with = TrainedWith() if model is None else TrainedWith.of_model(model)
+    usual = trained_with.column or DEFAULT_COLUMN
+    with kept_columns_named(str(model), trained_with, {"column": column}):
+        records = Input(source, input_format, column, default_column=usual, keep=kept, delimiter=delimiter)
     asked: Iterable[Record] = [Record(text, place="--query") for text in query or ()]
     if queries is not None:
-        asked = Input(queries, None, query_column or column)
+        asked = Input(queries, None, query_column or column, default_column=usual)
     output = None if output is None else checked_output(output, records.files)
     stored = None if vectors is None else read_vectors(vectors)
 

@@ -22,8 +22,8 @@ Append = Callable[[Mapping[str, object], "Tensor"], None]
 
 
 def vector_format(path: Path) -> str:
-    """The format that a file's suffix says. Raises InputError for another than FORMATS."""
-    format = path.suffix[1:].lower()
+    """The format that a file's suffix says, without one NumPy's. Raises InputError for another than FORMATS."""
+    format = path.suffix[1:].lower() or NUMPY
     if format not in FORMATS:
         raise InputError(f"the output {path} has another suffix; expected .{', .'.join(FORMATS)}")
     return format

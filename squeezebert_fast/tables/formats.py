@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.tables import json_lists
+from squeezebert_fast.tables import json_lists, squad_rows
 from squeezebert_fast.tables.columns import Wanted, check
 from squeezebert_fast.tables.dataset_directory import read_rows
 from squeezebert_fast.tables.sources import STDIN, Source
@@ -50,7 +50,7 @@ def json_lines(source: Source, wanted: Wanted) -> Found:
 
 
 def json_list(source: Source, wanted: Wanted) -> Found:
-    """One list of objects."""
+    """One list of objects, or the questions of a SQuAD file, which is read as a whole."""
     return _json_list(source.pieces(), source, wanted)
 
 
@@ -159,7 +159,17 @@ def _json_lines(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
 
 
 def _json_list(pieces: Iterator[str], source: Source, wanted: Wanted) -> Found:
-    for number, row in enumerate(json_lists.items(pieces, source.name), 1):
+    first = next((piece for piece in pieces if piece.strip()), "")
+    whole = itertools.chain([first], pieces)
+    if first.lstrip().startswith("{"):
+        spelled = "".join(whole)
+        try:
+            rows = squad_rows.questions(json.loads(spelled), source.name)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source.name} is not valid JSON: {error}") from error
+    else:
+        rows = json_lists.items(whole, source.name)
+    for number, row in enumerate(rows, 1):
         place = f"{source.name}, item {number}"
         _check_names(row, wanted, place)
         yield row, place
