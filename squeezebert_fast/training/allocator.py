@@ -10,17 +10,20 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-LARGEST = 2**31 - 1
+NEVER = 2**31 - 1
+LARGEST_KEPT = 2**28
+"""Bytes of a block. Larger ones go back to the system: the gaps that they would leave cost more than their pages."""
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library, for this whole process, to give no freed memory back; returns whether it does.
+    """Ask the C library, for this whole process, to keep freed blocks up to LARGEST_KEPT; returns whether it does.
 
-    Only glibc is asked. What the process takes at most doesn't change, but it takes that until it ends.
+    Only glibc is asked. The process then takes until it ends about what it takes at most.
     """
     if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):  # musl has nothing to ask
         return False
-    return all(library.mallopt(name, LARGEST) == 1 for name in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
+    wanted = {M_TRIM_THRESHOLD: NEVER, M_MMAP_THRESHOLD: LARGEST_KEPT}
+    return all(library.mallopt(name, value) == 1 for name, value in wanted.items())
