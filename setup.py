@@ -32,6 +32,7 @@ HEADERS = [
 PACKAGES = [
     "squeezebert_fast",
     "squeezebert_fast.backends",
+    "squeezebert_fast.benchmark",
     "squeezebert_fast.cli",
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",

@@ -24,9 +24,9 @@ from benchmarks.encoders import ENCODERS, FAMILIES, TORCH, Encoder, EncoderRunne
 from benchmarks.minilm import minilm_directory
 from benchmarks.report import cpu_title, shape_name, write_json
 from benchmarks.sst2 import BATCH, read_sentences
-from benchmarks.turns import DROPPED, Turns
 from squeezebert_fast import SqueezeBertTokenizerFast
-from squeezebert_fast.benchmark import Case, Report, Timing, check_plot
+from squeezebert_fast.benchmark import Case, Report, Timing, Turns, check_plot
+from squeezebert_fast.benchmark.turns import DROPPED
 
 TOKENS = (8, 16, 32)
 """Lengths of the queries, special tokens among them."""

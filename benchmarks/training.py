@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import about, add_shapes, console, exit_with, parser_for, positive, prepare
-from benchmarks.peaks import Peaks
 from benchmarks.report import Case, Row, Shape, best_peer, cpu_title, plot, shape_name, table, write_json
 from benchmarks.training_memory import in_a_process
 from benchmarks.training_profile import profile_runner
@@ -33,9 +32,8 @@ from benchmarks.training_step import (
     check_patched,
     step_flops,
 )
-from benchmarks.turns import TURN, CandidateFailed, Turns
 from squeezebert_fast import SqueezeBertConfig
-from squeezebert_fast.benchmark import Timing, check_plot
+from squeezebert_fast.benchmark import TURN, CandidateFailed, Peaks, Timing, Turns, check_plot
 
 SHAPES = ((8, 128),)
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.agreement import WrongEngine
 from benchmarks.peers import EAGER, ENGINES, EngineRunner, start_engines
 from benchmarks.subjects import bert_base
-from benchmarks.turns import TURN, CandidateFailed, Turns
+from squeezebert_fast.benchmark import TURN, CandidateFailed, Turns
 from tests.fake_turns import FakeTurns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whether a process is stopped")
@@ -167,7 +167,7 @@ def test_an_interrupted_measurement_leaves_no_process() -> None:
 
 def test_ctrl_c_is_the_commands_alone_and_its_death_ends_what_is_stopped() -> None:
     script = (
-        "import time, sys; from functools import partial; from benchmarks.turns import Turns\n"
+        "import time, sys; from functools import partial; from squeezebert_fast.benchmark import Turns\n"
         "from tests.test_benchmark_turns import *\n"
         "with Turns(1, quiet_console()) as turns:\n"
         "    turns.start('idle', partial(Doomed, hang))\n"
