@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 
 class SqueezeBertFastError(Exception):
     """Base class of every error this package raises on purpose."""
@@ -37,3 +39,20 @@ class TrainingError(SqueezeBertFastError):
 
 class TrainingInterrupted(SqueezeBertFastError):
     """A training run was asked to stop, saved its state, and can be resumed."""
+
+
+def one_of(possible: Iterable[str]) -> str:
+    """What a message says is possible: "one of a, b, c". The one form for all of them."""
+    return f"one of {', '.join(possible)}"
+
+
+def check_among(
+    what: str,
+    given: Iterable[object],
+    possible: Sequence[str],
+    error: type[SqueezeBertFastError] = ArgumentError,
+) -> None:
+    """Raise `error` for the first of `given` that isn't possible: "precision is 'int4', expected one of a, b, c"."""
+    for value in given:
+        if value not in possible:
+            raise error(f"{what} is {value!r}, expected {one_of(possible)}")

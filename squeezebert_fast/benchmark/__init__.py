@@ -10,9 +10,10 @@ everything under benchmarks/ that compares engines need it.
 from __future__ import annotations
 
 from squeezebert_fast.benchmark.forwards import TRANSFORMERS, encoder_flops, forward_candidates, precision_of
+from squeezebert_fast.benchmark.load import Load
 from squeezebert_fast.benchmark.peaks import MultiplyAddPeak, MultiplyAddPeaks, Peaks
 from squeezebert_fast.benchmark.report import Case, Report, check_plot
-from squeezebert_fast.benchmark.timing import Timing, measure
+from squeezebert_fast.benchmark.timing import Timing, measure, milliseconds
 from squeezebert_fast.benchmark.turns import TURN, Turns
 from squeezebert_fast.benchmark.workers import CandidateFailed
 
@@ -21,6 +22,7 @@ __all__ = [
     "TURN",
     "CandidateFailed",
     "Case",
+    "Load",
     "MultiplyAddPeak",
     "MultiplyAddPeaks",
     "Peaks",
@@ -31,5 +33,6 @@ __all__ = [
     "encoder_flops",
     "forward_candidates",
     "measure",
+    "milliseconds",
     "precision_of",
 ]

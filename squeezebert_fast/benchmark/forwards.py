@@ -6,8 +6,12 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast import backends
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.configuration import SqueezeBertConfig
+from squeezebert_fast.errors import ArgumentError, check_among
 from squeezebert_fast.loading.transformers_models import library, token_limit
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching import patch
@@ -46,7 +50,7 @@ def forward_candidates(
     precisions: Sequence[str] = ("float32",),
     seed: int = 0,
 ) -> dict[str, Callable[[], object]]:
-    """The model's forward on the same random ids, [batch, tokens], by each backend in `names`.
+    """The model's forward on the same random ids, [batch, tokens], by each backend in `names`, for `measure`.
 
     names: backends, of which each must serve (no falling back unseen), or "transformers" for transformers'
         model, which must then be installed: of a SqueezeBERT the eager one with its weights.
@@ -57,14 +61,8 @@ def forward_candidates(
     Raises ArgumentError for a name or precision that is unknown or given twice, UnsupportedError for one that can't
     serve.
     """
-    for what, given in (("backends", names), ("precisions", precisions)):
-        if len(set(given)) < len(given):
-            raise ArgumentError(f"the {what} {', '.join(given)} are not all different")
-    limit = token_limit(model.config)
-    if batch < 1 or not 1 <= tokens <= limit:
-        raise ArgumentError(f"the shape is {batch}x{tokens}; expected at least 1x1 and up to {limit} tokens")
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, model.config.vocab_size, (batch, tokens), generator=generator)
+    check_shape(model.config, batch, tokens)
+    ids = random_ids(model.config, batch, tokens, seed)
 
     def forward_of(module: torch.nn.Module) -> Callable[[], object]:
         def forward() -> object:
@@ -73,12 +71,64 @@ def forward_candidates(
 
         return forward
 
+    combinations = candidate_names(names, precisions)
+    return {label: forward_of(variant(model, *chosen)) for label, chosen in combinations.items()}
+
+
+class ForwardRunner:
+    """One candidate's forward in a process of its own (see `Turns`).
+
+    build: makes the model. name, precision: as `candidate_names` gives them. A call's arguments are batch and tokens.
+    """
+
+    def __init__(self, build: Callable[[], Model], name: str, precision: str) -> None:
+        model = build()
+        self._config, self._module = model.config, variant(model, name, precision)
+        self._ids: dict[tuple[int, int], Tensor] = {}
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def call(self, batch: int, tokens: int) -> object:
+        """The forward. The first calls of a turn don't count, so making the ids doesn't either."""
+        shape = batch, tokens
+        if shape not in self._ids:
+            self._ids[shape] = random_ids(self._config, batch, tokens)
+        with torch.inference_mode():
+            return self._module(self._ids[shape])
+
+
+def base_model() -> SqueezeBertModel:
+    """A SqueezeBERT of the base size, with random weights that are the same in every process."""
+    torch.manual_seed(0)
+    return SqueezeBertModel(SqueezeBertConfig()).eval()
+
+
+def check_shape(config: Config, batch: int, tokens: int) -> None:
+    """Raise ArgumentError for a shape that a model with this configuration doesn't take."""
+    limit = token_limit(config)
+    if batch < 1 or not 1 <= tokens <= limit:
+        raise ArgumentError(f"the shape is {batch}x{tokens}; expected at least 1x1 and up to {limit} tokens")
+
+
+def candidate_names(names: Sequence[str], precisions: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The backend and precision of each candidate, by its name. Arguments and errors as of `forward_candidates`."""
+    for what, given in (("backends", names), ("precisions", precisions)):
+        if len(set(given)) < len(given):
+            raise ArgumentError(f"the {what} {', '.join(given)} are not all different")
+    check_among("backend", names, (*backends.NAMES, TRANSFORMERS))
+    check_among("precision", precisions, cpu.PRECISIONS)
     candidates = {}
     for name in names:
         for precision in ("float32",) if name in (TRANSFORMERS, "reference") else precisions:
-            label = name if precision == "float32" else f"{name} {precision}"
-            candidates[label] = forward_of(_variant(model, name, precision))
+            candidates[name if precision == "float32" else f"{name} {precision}"] = (name, precision)
     return candidates
+
+
+def random_ids(config: Config, batch: int, tokens: int, seed: int = 0) -> Tensor:
+    """Ids of the model's vocabulary, int64 [batch, tokens]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, config.vocab_size, (batch, tokens), generator=generator)
 
 
 def precision_of(candidate: str) -> str:
@@ -86,7 +136,8 @@ def precision_of(candidate: str) -> str:
     return candidate.partition(" ")[2] or "float32"
 
 
-def _variant(model: Model, name: str, precision: str) -> torch.nn.Module:
+def variant(model: Model, name: str, precision: str) -> torch.nn.Module:
+    """The model as a candidate has it, sharing the parameters. Raises UnsupportedError for one that can't serve."""
     if name == TRANSFORMERS:
         return _in_transformers(model) if isinstance(model, SqueezeBertModel) else model
     sharing = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

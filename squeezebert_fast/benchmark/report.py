@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from squeezebert_fast.benchmark.timing import Timing
+from squeezebert_fast.benchmark.load import Load
+from squeezebert_fast.benchmark.timing import Timing, milliseconds
 from squeezebert_fast.diagnostics import doctor
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.storage.files import all_or_nothing
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLOT_SUFFIXES = (".png", ".svg")
+
+MOST_SPREAD = 1.5
+"""p80 over p20 above which medians of the usual 20 runs say little: a quiet machine has 1.1, a shared one up to 1.4."""
+
+MOST_OTHERS = 0.1
+"""The share of the CPUs' time that others may take without being a reason to doubt."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class Case:
 class Report:
     """What was measured, where: `table` to read, `write_json` to keep, `plot` to show.
 
-    machine: by default the sections of `doctor()`.
+    machine: by default the sections of `doctor()`. load: the machine's meanwhile, where it was watched. left_out: by
+    name, why a candidate isn't among the timings.
     """
 
     title: str
@@ -69,6 +77,20 @@ class Report:
     machine: dict[str, dict[str, str]] = field(
         default_factory=lambda: {name: dict(rows) for name, rows in doctor().sections.items()}
     )
+    load: Load | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def doubt(self) -> str | None:
+        """Why the figures are worth little, in one line, or None: others had the CPUs, or times spread widely."""
+        reasons = []
+        others = None if self.load is None else self.load.others_during
+        if others is not None and others > MOST_OTHERS:
+            reasons.append(f"others took {others:.0%} of the CPUs' time")
+        measured = [(timing.spread, case.name, timing.name) for case in self.cases for timing in case.timings]
+        spread, case_name, name = max(measured, default=(1.0, "", ""))
+        if spread > MOST_SPREAD:
+            reasons.append(f"p80 is {spread:.1f} times p20 ({name} at {case_name})")
+        return " and ".join(reasons) or None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, with every single run."""
@@ -76,6 +98,8 @@ class Report:
             "title": self.title,
             "threads": self.threads,
             "machine": self.machine,
+            "load": None if self.load is None else asdict(self.load),
+            "left_out": dict(self.left_out),
             "cases": [
                 {
                     "name": case.name,
@@ -111,10 +135,18 @@ class Report:
         from rich.table import Table
 
         title = f"{self.title}, {self.threads} threads"
-        table = Table(title=title, box=SIMPLE, collapse_padding=True, pad_edge=False)
+        caption = str(self.load or "") or None
+        table = Table(
+            title=title,
+            caption=caption,
+            caption_justify="left",
+            box=SIMPLE,
+            collapse_padding=True,
+            pad_edge=False,
+        )
         table.add_column("case")
         table.add_column("candidate", no_wrap=True)
-        for column in ("median ms", "p20 .. p80", "speed-up", "GFLOP/s", "of peak"):
+        for column in ("median", "p20 .. p80", "speed-up", "GFLOP/s", "of peak"):
             table.add_column(column, justify="right", no_wrap=True)
         for case in self.cases:
             for number, timing in enumerate(case.timings):
@@ -122,8 +154,8 @@ class Report:
                 table.add_row(
                     "" if number else case.name,
                     timing.name,
-                    f"{1e3 * timing.median:.4g}",
-                    f"{1e3 * timing.percentile(20):.4g} .. {1e3 * timing.percentile(80):.4g}",
+                    milliseconds(timing.median),
+                    milliseconds(timing.percentile(20), timing.percentile(80)),
                     f"{case.speed_up(timing):.2f}",
                     "" if rate is None else f"{rate / 1e9:.0f}",
                     "" if fraction is None else f"{fraction:.0%}",
@@ -177,7 +209,7 @@ def _draw(axes: Any, case: Case, names: list[str]) -> None:
 def _bar_label(case: Case, timing: Timing) -> str:
     fraction = case.fraction_of_peak(timing)
     share = "" if fraction is None else f", {fraction:.0%} of peak"
-    return f"{1e3 * timing.median:.3g} ms{share}"
+    return f"{milliseconds(timing.median)}{share}"
 
 
 def check_plot(path: Path) -> None:

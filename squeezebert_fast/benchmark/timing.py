@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,27 @@ class Timing:
     def percentile(self, percent: float) -> float:
         """Seconds that `percent` of 100 runs took at most."""
         return float(np.percentile(self.seconds, percent))
+
+    @property
+    def spread(self) -> float:
+        """The ratio of `percentile(80)` to `percentile(20)`."""
+        return self.percentile(80) / self.percentile(20)
+
+
+def milliseconds(*seconds: float) -> str:
+    """Three significant digits, whole numbers with commas, never exponents; of a range, one unit.
+
+    >>> milliseconds(1.288), milliseconds(0.000532), milliseconds(0.0371, 0.0402)
+    ('1,288 ms', '0.532 ms', '37.1 .. 40.2 ms')
+    """
+    return f"{' .. '.join(map(_three_digits, (1e3 * each for each in seconds)))} ms"
+
+
+def _three_digits(number: float) -> str:
+    if not number or not math.isfinite(number):
+        return f"{number:g}"
+    exponent = int(f"{number:.2e}".partition("e")[2])  # of the rounded number: 9.996 is 10.0
+    return f"{number:,.{max(0, 2 - exponent)}f}"
 
 
 def measure(

@@ -6,21 +6,24 @@
 A capital is a call that counts, a small letter one that is dropped: the first calls of a turn find caches and clock as
 the candidate before left them. In one process an engine's idle threads spin into the next one's turn and take its
 cores: a float32 forward at 1x128 that takes 37 ms alone took 47 ms so. Here those threads are stopped (SIGSTOP), and
-the next turn waits until the kernel says that every one of them is.
+the next turn waits until the kernel says that every one of them is. Windows can't stop a process: there they only take
+turns.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress, track
 
+from squeezebert_fast.benchmark.load import Usage, usage
 from squeezebert_fast.benchmark.timing import Timing
-from squeezebert_fast.benchmark.workers import CandidateFailed, Worker
+from squeezebert_fast.benchmark.workers import CandidateFailed, Worker, ctrl_c_ignored
 
 T = TypeVar("T")
 
@@ -58,10 +61,17 @@ def timed(runner: Runner, turn: Sequence[tuple[Any, ...]]) -> list[float]:
     return seconds[DROPPED:]
 
 
+def turns_of(repeats: int, *arguments: Any) -> list[Sequence[tuple[Any, ...]]]:
+    """Turns of calls with these arguments, of which `repeats` count in all."""
+    counting = [min(KEPT, repeats - done) for done in range(0, repeats, KEPT)]
+    return [(arguments,) * (DROPPED + count) for count in counting]
+
+
 class Turns:
     """The candidates, by name, and their processes, which end with the `with` statement.
 
-    threads: of each candidate. console: is told of failures, and shows how far a measurement is.
+    threads: of each candidate. console: shows how far a measurement is. tell: is called with a line for each candidate
+    that fails; by default the console shows it.
     """
 
     def __init__(
@@ -69,12 +79,14 @@ class Turns:
         threads: int,
         console: Console,
         *,
+        tell: Callable[[str], object] | None = None,
         build_seconds: float = BUILD_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.failed: dict[str, str] = {}
         """By name, why a candidate isn't measured."""
         self._threads, self._console = threads, console
+        self._tell = tell or partial(console.print, markup=False)
         self._build_seconds, self._answer_seconds = build_seconds, answer_seconds
         self._workers: dict[str, Worker] = {}
 
@@ -85,14 +97,19 @@ class Turns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         workers = [worker for name, worker in self._workers.items() if name in self]
-        if kind is None:
-            for worker in workers:
-                worker.let_go()
-            limit = time.monotonic() + END_SECONDS
-            for worker in workers:
-                worker.join(max(0.0, limit - time.monotonic()))
-        for worker in workers:
-            worker.end()
+        try:
+            if kind is None:
+                for worker in workers:
+                    worker.let_go()
+                limit = time.monotonic() + END_SECONDS
+                for worker in workers:
+                    worker.join(max(0.0, limit - time.monotonic()))
+        finally:
+            with (
+                ctrl_c_ignored()
+            ):  # a second one would leave stopped processes, for which Python's own end waits
+                for worker in workers:
+                    worker.end()
 
     def __contains__(self, name: str) -> bool:
         return name in self._workers and name not in self.failed
@@ -116,7 +133,11 @@ class Turns:
         self.failed[name] = reason
         if name in self._workers:
             self._workers[name].end()
-        self._console.print(f"without {name}: {reason}", markup=False)
+        self._tell(f"without {name}: {reason}")
+
+    def usage(self) -> Usage | None:
+        """CPU seconds until now, those of the candidates among our own; None on systems that don't tell."""
+        return usage(worker.pid for name, worker in self._workers.items() if name in self)
 
     def ask(self, name: str, question: Callable[..., Any], *arguments: Any) -> Any:
         """`question(made, *arguments)` in the process of `name`, where `made` is what was built there.
@@ -137,10 +158,12 @@ class Turns:
         names: Sequence[str],
         turns: Sequence[Sequence[tuple[Any, ...]]],
         between: Callable[[], object] | None = None,
+        title: str = "",
     ) -> list[Timing]:
         """For each turn, let all candidates take it one after the other; the seconds of all calls that count.
 
-        turns: the arguments of each call. between: called after each round. One that fails is left out.
+        turns: the arguments of each call. between: called after each round. title: of the progress bar. A candidate
+        that fails is left out.
         """
         seconds: dict[str, list[float]] = {name: [] for name in names if name in self}
         # No thread of its own that refreshes it: it would take a core from whoever has a turn.
@@ -153,7 +176,7 @@ class Turns:
             shown = progress.add_task("", total=len(turns) * len(seconds))
             for turn in turns:
                 for name in list(seconds):
-                    progress.update(shown, description=name, refresh=True)
+                    progress.update(shown, description=f"{title} {name}".strip(), refresh=True)
                     try:
                         seconds[name] += self.ask(name, timed, turn)
                     except CandidateFailed:

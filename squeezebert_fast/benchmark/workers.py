@@ -1,22 +1,29 @@
 """A process that builds one thing and answers questions about it; stopped whenever it is not asked.
 
-The process builds what it measures: what goes through the pipe to it is a recipe, not a model.
+The process builds what it measures: what goes through the pipe to it is a recipe, not a model. Where the system can't
+stop a process (Windows), those that aren't asked only wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+
+from squeezebert_fast.errors import SqueezeBertFastError
+
+CAN_STOP = hasattr(signal, "SIGSTOP")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,13 +40,20 @@ class Worker:
         self._connection, self._theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(self._theirs, build, threads), daemon=True)
 
+    @property
+    def pid(self) -> int:
+        """Of the process, once it is started."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def start(self, seconds: float) -> None:
-        self._process.start()
+        with ctrl_c_ignored():  # until it has a group of its own, and its imports take seconds before that
+            self._process.start()
         self._theirs.close()  # so that the pipe ends when the process does
         self._answer(seconds)
 
     def ask(self, question: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-        self._signal(signal.SIGCONT)
+        self._go_on()
         try:
             self._connection.send((question, arguments))
         except ConnectionError:
@@ -61,20 +75,27 @@ class Worker:
 
     def _stop(self) -> None:
         """Stop every thread, and wait until they are."""
+        if not CAN_STOP:
+            return
         self._signal(signal.SIGSTOP)
-        pid = self._process.pid
-        assert pid is not None
-        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if hasattr(
+            os, "waitid"
+        ):  # macOS has none before Python 3.13: there it is stopped some microseconds later
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def _go_on(self) -> None:
+        if CAN_STOP:
+            self._signal(signal.SIGCONT)
+
+    def _kill(self) -> None:
+        if CAN_STOP:
+            self._signal(signal.SIGKILL)
+        self._process.kill()  # also where it has no group yet
 
     def _signal(self, number: signal.Signals) -> None:
         """To the process and those that it started; none may be there any more."""
-        pid = self._process.pid
-        assert pid is not None
-        try:
-            os.killpg(pid, number)
-        except ProcessLookupError:
-            if number is signal.SIGKILL:  # it has no group yet
-                self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def _how_it_ended(self) -> str:
         self._process.join(5)
@@ -85,7 +106,7 @@ class Worker:
 
     def let_go(self) -> None:
         """Continue it, with nothing more to do."""
-        self._signal(signal.SIGCONT)
+        self._go_on()
         self._connection.close()
 
     def join(self, seconds: float) -> None:
@@ -95,7 +116,7 @@ class Worker:
     def end(self) -> None:
         """Kill it, whatever it does, stopped or not."""
         if self._process.pid is not None and self._process.exitcode is None:
-            self._signal(signal.SIGKILL)
+            self._kill()
             self._process.join()
         self._connection.close()
 
@@ -103,7 +124,10 @@ class Worker:
 def _serve(connection: Connection, build: Callable[[], object], threads: int) -> None:
     """Build, say so, and answer until the pipe ends."""
     # A group of its own: neither Ctrl-C nor what continues a job after Ctrl-Z gets here. Whoever started this ends it.
-    os.setpgid(0, 0)
+    if CAN_STOP:
+        os.setpgid(0, 0)
+    else:  # there are no groups
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     torch.set_num_threads(threads)
     quiet()
@@ -126,9 +150,25 @@ def _serve(connection: Connection, build: Callable[[], object], threads: int) ->
 
 
 def _one_line(error: Exception) -> str:
-    """Why something failed: of one that says so itself, what it says."""
+    """Why something failed: of an error that is one line for users anyway, that line."""
     first = (str(error).strip().splitlines() or [""])[0]
-    return first if isinstance(error, CandidateFailed) else f"{type(error).__name__}: {first}"
+    said = isinstance(error, CandidateFailed | SqueezeBertFastError)
+    return first if said else f"{type(error).__name__}: {first}"
+
+
+@contextlib.contextmanager
+def ctrl_c_ignored() -> Iterator[None]:
+    """Ctrl-C does nothing meanwhile, nor ever to a process that is started meanwhile: what is ignored is inherited."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only that one may say how signals are handled
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent() -> None:
