@@ -33,7 +33,7 @@ from benchmarks.training_step import (
     step_flops,
 )
 from squeezebert_fast import SqueezeBertConfig
-from squeezebert_fast.benchmark import TURN, CandidateFailed, Peaks, Timing, Turns, check_plot
+from squeezebert_fast.benchmark import TURN, CandidateFailed, Peaks, Timing, Turns, check_plot, milliseconds
 
 SHAPES = ((8, 128),)
 
@@ -98,14 +98,17 @@ def memory_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def profile_table(rows: Sequence[dict[str, Any]]) -> Table:
     result = Table("operation", title=f"{rows[0]['case']}, {PATCHED}", title_justify="left")
-    for column in ("forward ms", "of own peak", "backward ms", "of own peak", "of the step"):
+    for column in ("forward", "of own peak", "backward", "of own peak", "of the step"):
         result.add_column(column, justify="right")
     for row in rows:
         cells = []
         for direction in ("forward", "backward"):
             spent, fraction = row.get(f"{direction}_ms"), row.get(f"{direction}_fraction_of_peak")
-            cells += ["" if spent is None else f"{spent:.1f}", "" if fraction is None else f"{fraction:.0%}"]
-        name = row["operation"] + (f": {row['both_ms']:.1f} ms" if "both_ms" in row else "")
+            cells += [
+                "" if spent is None else milliseconds(spent / 1e3),
+                "" if fraction is None else f"{fraction:.0%}",
+            ]
+        name = row["operation"] + (f": {milliseconds(row['both_ms'] / 1e3)}" if "both_ms" in row else "")
         result.add_row(name, *cells, f"{row['of_step']:.0%}")
     return result
 

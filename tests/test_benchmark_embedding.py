@@ -98,7 +98,7 @@ def test_sentences_a_second_and_cosines_stand_in_the_table() -> None:
     assert "22 .. 36" in text
     assert " 0.75000 " in text
     assert " 0.5000 " in text
-    assert "4000.00" in printed(table_of(rows))
+    assert "4,000 ms" in printed(table_of(rows))
 
 
 def test_embeddings_must_agree_as_their_precision_can() -> None:

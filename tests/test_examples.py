@@ -64,7 +64,7 @@ def test_patching_transformers_prints_the_difference_and_both_times() -> None:
     printed = run(str(EXAMPLES / "patch_transformers.py"), "--layers", "1")
     difference, times = printed.splitlines()
     assert float(difference.removeprefix("largest difference ")) < 1e-5
-    assert re.fullmatch(r"\d+\.\d ms unpatched, \d+\.\d ms patched", times)
+    assert re.fullmatch(r"[\d,.]+ ms unpatched, [\d,.]+ ms patched", times)
 
 
 def test_clinc150_becomes_tables_that_training_reads_without_what_is_out_of_scope(tmp_path: Path) -> None:
