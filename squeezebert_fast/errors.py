@@ -47,12 +47,8 @@ def one_of(possible: Iterable[str]) -> str:
 
 
 def check_among(
-    what: str,
-    given: Iterable[object],
-    possible: Sequence[str],
-    error: type[SqueezeBertFastError] = ArgumentError,
+    what: str, value: object, possible: Sequence[str], error: type[SqueezeBertFastError] = ArgumentError
 ) -> None:
-    """Raise `error` for the first of `given` that isn't possible: "precision is 'int4', expected one of a, b, c"."""
-    for value in given:
-        if value not in possible:
-            raise error(f"{what} is {value!r}, expected {one_of(possible)}")
+    """Raise `error` unless the value is among the possible: "precision is 'int4', expected one of float32, int8"."""
+    if value not in possible:
+        raise error(f"{what} is {value!r}, expected {one_of(possible)}")

@@ -282,7 +282,7 @@ def test_a_report_is_drawn(suffix: str, start: bytes, tmp_path: Path) -> None:
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ArgumentError, match=r"\.png or \.svg"):
+    with pytest.raises(ArgumentError, match=r"\.png, \.svg"):
         check_plot(Path("plot.gif"))
     monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(UnsupportedError, match=r"pip install squeezebert-fast\[plot\]"):

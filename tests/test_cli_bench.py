@@ -101,7 +101,7 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason(
         (["--precision", "int4"], "precision is 'int4', expected one of float32, bfloat16, int8\n"),
         (["--backends", "reference,reference"], "not all different"),
         (["--repeats", 0], "'--repeats'"),
-        (["--plot", "p.gif"], "p.gif has another suffix than .png or .svg"),
+        (["--plot", "p.gif"], "the suffix of the plot p.gif is '.gif', expected one of .png, .svg"),
         (["--plot", "no/p.png"], "there is no directory"),
         (["--json", "."], "is a directory"),
     ],

@@ -81,7 +81,7 @@ def test_a_head_is_left_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--pooling", "max"], "--pooling is 'max', expected mean or cls"),
+        (["--pooling", "max"], "--pooling is 'max', expected one of mean, cls"),
         (["-o", "."], "is a directory, expected a file"),
         (["-o", "none/v.npy"], "there is no directory"),
         (["-o", "/dev/null"], "is a device or pipe, expected a file"),

@@ -116,8 +116,10 @@ def candidate_names(names: Sequence[str], precisions: Sequence[str]) -> dict[str
     for what, given in (("backends", names), ("precisions", precisions)):
         if len(set(given)) < len(given):
             raise ArgumentError(f"the {what} {', '.join(given)} are not all different")
-    check_among("backend", names, (*backends.NAMES, TRANSFORMERS))
-    check_among("precision", precisions, cpu.PRECISIONS)
+    for name in names:
+        check_among("backend", name, (*backends.NAMES, TRANSFORMERS))
+    for precision in precisions:
+        check_among("precision", precision, cpu.PRECISIONS)
     candidates = {}
     for name in names:
         for precision in ("float32",) if name in (TRANSFORMERS, "reference") else precisions:

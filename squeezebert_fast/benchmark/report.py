@@ -15,7 +15,7 @@ import torch
 from squeezebert_fast.benchmark.load import Load
 from squeezebert_fast.benchmark.timing import Timing, milliseconds
 from squeezebert_fast.diagnostics import doctor
-from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.errors import UnsupportedError, check_among
 from squeezebert_fast.storage.files import all_or_nothing
 
 if TYPE_CHECKING:
@@ -217,8 +217,7 @@ def check_plot(path: Path) -> None:
 
     Raises ArgumentError for a suffix other than .png or .svg, UnsupportedError without matplotlib.
     """
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise ArgumentError(f"the plot {path} has another suffix than {' or '.join(PLOT_SUFFIXES)}")
+    check_among(f"the suffix of the plot {path}", path.suffix.lower(), PLOT_SUFFIXES)
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:

@@ -11,7 +11,7 @@ import typer
 
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.writing import checked_output, replacing, tracked
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import Input
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def embed(
 
     Example: squeezebert-fast embed -m ./all-MiniLM-L6-v2 sentences.txt -o vectors.npy
     """
-    if pooling not in (None, *POOLINGS):
-        raise InputError(f"--pooling is {pooling!r}, expected {' or '.join(POOLINGS)}")
+    if pooling is not None:
+        check_among("--pooling", pooling, POOLINGS, InputError)
     output = checked_output(output, source)
     records = Input(source, input_format, column, pair_column)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, one_of
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.streams import is_missing, is_terminal, progress_console
 from squeezebert_fast.tables.rows import Input
@@ -74,7 +74,7 @@ def row_format(path: Path | None, format: str | None) -> str:
     chosen = format or suffix or ROW_FORMATS[0]
     if chosen not in ROW_FORMATS:
         culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
-        raise InputError(f"{culprit}; expected {' or '.join(ROW_FORMATS)} (see --format)")
+        raise InputError(f"{culprit}, expected {one_of(ROW_FORMATS)} (see --format)")
     return chosen
 
 
