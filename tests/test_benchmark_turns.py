@@ -174,6 +174,18 @@ def test_where_no_process_can_be_stopped_they_take_turns_all_the_same(
     assert [state(pid) for pid in pids] == [None, None]
 
 
+def test_a_terminal_sees_whose_turn_it_is(tmp_path: Path) -> None:
+    shown = Console(file=StringIO(), width=100, force_terminal=True)
+    with Turns(1, shown) as turns:
+        for name in turns.starting("ab", "candidates"):
+            turns.start(name, partial(Witness, name, tmp_path))
+        turns.measure("ab", turns_of(1), title="1x8")
+    drawn = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "starting candidates" in drawn
+    assert drawn.index("1x8 a") < drawn.index("1x8 b")
+    assert "100%" in drawn
+
+
 def test_who_wants_to_tell_of_failures_is_given_the_line() -> None:
     shown, told = quiet_console(), list[str]()
     with Turns(1, shown, tell=told.append) as turns:

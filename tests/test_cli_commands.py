@@ -196,7 +196,13 @@ def test_a_conversion_that_cannot_be_is_refused(bert: Path, encoder: Path, tmp_p
     refused(encoder, tmp_path / "new", said="already in SqueezeBERT form")
     refused(bert, bert, "--force", said="is the source")
     refused(bert, bert / "vocab.txt", said="is a file")
-    refused(bert, tmp_path / "new", "--dtype", "int4", said="int4, expected one of float32")
+    refused(
+        bert,
+        tmp_path / "new",
+        "--dtype",
+        "int4",
+        said="int4, expected one of float32, float16, bfloat16, float64, auto\n",
+    )
     refused(bert, said="Missing argument 'TARGET'")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")

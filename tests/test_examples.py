@@ -44,7 +44,7 @@ def test_the_demo_needs_no_transformers_and_classifies_real_sentences(tmp_path: 
     figures = re.search(r"60 sentences of[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)", printed)
     assert figures is not None
     assert min(float(figure) for figure in figures.groups()) >= 0.75
-    for line in ("sentences a second", "patched int8", "base SqueezeBERT", "grouped_pointwise_conv"):
+    for line in ("sentences a second", "patched int8", "base SqueezeBERT", "query to output_norm"):
         assert line in printed
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
