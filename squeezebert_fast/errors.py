@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 
 class SqueezeBertFastError(Exception):
     """Base class of every error this package raises on purpose."""
@@ -49,3 +51,16 @@ class TrainingError(SqueezeBertFastError):
 
 class TrainingInterrupted(SqueezeBertFastError):
     """A training run was asked to stop, saved its state, and can be resumed."""
+
+
+def one_of(possible: Iterable[str]) -> str:
+    """What a message says is possible: "one of a, b, c". The one form for all of them."""
+    return f"one of {', '.join(possible)}"
+
+
+def check_among(
+    what: str, value: object, possible: Sequence[str], error: type[SqueezeBertFastError] = ArgumentError
+) -> None:
+    """Raise `error` unless the value is among the possible: "precision is 'int4', expected one of float32, int8"."""
+    if value not in possible:
+        raise error(f"{what} is {value!r}, expected {one_of(possible)}")

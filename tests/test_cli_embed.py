@@ -92,7 +92,7 @@ def test_a_head_is_left_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--pooling", "max"], "--pooling is 'max', expected mean or cls"),
+        (["--pooling", "max"], "--pooling is 'max', expected one of mean, cls"),
         (["-o", "none/v.npy"], "there is no directory"),
         (["-o", "folder.npy"], "folder.npy is a directory, expected a file"),
         (["-o", "v.xlsx"], "the output v.xlsx has another suffix; expected .npy, .csv, .jsonl"),

@@ -107,7 +107,7 @@ def test_a_name_is_a_device(name: str, count: int, expected: str, monkeypatch: p
 @pytest.mark.parametrize(
     ("name", "count", "said"),
     [
-        ("gpu", 1, "device is 'gpu', expected cpu, cuda, cuda:N or auto"),
+        ("gpu", 1, "device is 'gpu', expected one of cpu, cuda, cuda:N, auto"),
         ("cuda:x", 1, "device is 'cuda:x', expected"),
         ("cuda:-1", 1, "device is 'cuda:-1', expected"),
         ("cuda", 0, "device is 'cuda', but torch finds no CUDA GPU"),
@@ -162,9 +162,7 @@ def test_commands_refuse_a_device_before_they_write(name: str, folder: Path) -> 
 
 
 def test_float16_is_refused_on_the_cpu(folder: Path) -> None:
-    said = (
-        "precision is 'float16', which is for CUDA GPUs, but the device is cpu; expected float32 or bfloat16"
-    )
+    said = "precision is 'float16', which is for CUDA GPUs, but the device is cpu; expected one of float32, bfloat16"
     refuses(*command(folder, "none", "--precision", "float16", "--device", "cpu"), said=said)
     assert not (folder / "none").exists()
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, one_of
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
@@ -86,7 +86,7 @@ def row_format(path: Path | None, format: str | None) -> str:
     chosen = format or suffix or ROW_FORMATS[0]
     if chosen not in ROW_FORMATS:
         culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
-        raise InputError(f"{culprit}; expected {' or '.join(ROW_FORMATS)} (see --format)")
+        raise InputError(f"{culprit}, expected {one_of(ROW_FORMATS)} (see --format)")
     return chosen
 
 

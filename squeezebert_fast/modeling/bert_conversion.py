@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from squeezebert_fast.configuration import FIELD_NAMES, GROUPED_CHANNELS
-from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
+from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError, one_of
 from squeezebert_fast.loading.checkpoint import save_pretrained
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.sizes import DeclaredConfig
@@ -182,7 +182,7 @@ def _counterpart(data: dict[str, Any], path: Path) -> type[SqueezeBertPreTrained
         if architectures == [name]:
             return counterpart
     raise ConfigError(
-        f"{path}: architectures {architectures!r} has none here, expected one of {', '.join(COUNTERPARTS)}; "
+        f"{path}: architectures {architectures!r} has none here, expected {one_of(COUNTERPARTS)}; "
         "model_class=SqueezeBertModel converts the encoder alone"
     )
 

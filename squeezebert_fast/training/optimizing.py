@@ -26,7 +26,8 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Raise ArgumentError for float16 on the CPU, where nothing is made for it."""
     if precision == "float16" and device.type != "cuda":
         raise ArgumentError(
-            f"precision is 'float16', which is for CUDA GPUs, but the device is {device}; expected float32 or bfloat16"
+            f"precision is 'float16', which is for CUDA GPUs, but the device is {device}; "
+            "expected one of float32, bfloat16"
         )
 
 

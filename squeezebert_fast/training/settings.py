@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, check_among
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -68,8 +68,7 @@ class Settings:
             raise ArgumentError(f"average is {self.average!r}, expected a decay from 0 to below 1")
         if self.learning_rate == 0:
             raise ArgumentError("learning_rate is 0, expected a positive number")
-        if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        check_among("precision", self.precision, PRECISIONS)
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""
