@@ -163,7 +163,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(
         ["--confusion", tmp_path / "a.png"],
     ):
         refuses("evaluate", data, "-m", model, *both, *option, said=f"{option[0]} is for one precision, but")
-    refuses("evaluate", data, "-m", model, "--predictions", tmp_path / "a.npy", said="has another suffix")
+    refuses("evaluate", data, "-m", model, "--predictions", tmp_path / "a.npy", said="suffix")
     refuses(
         "evaluate",
         data,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 
 POOLINGS = ("mean", "cls")
 Pooling = Annotated[
@@ -32,5 +32,5 @@ class EmbeddingOptions:
     threads: options.Threads = None
 
     def __post_init__(self) -> None:
-        if self.pooling not in (None, *POOLINGS):
-            raise InputError(f"--pooling is {self.pooling!r}, expected {' or '.join(POOLINGS)}")
+        if self.pooling is not None:
+            check_among("--pooling", self.pooling, POOLINGS, InputError)

@@ -15,7 +15,7 @@ from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.streams import held_warnings
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def evaluate(
     """
     wanted = [] if precision is None else [name.strip() for name in precision.split(",")]
     for name in wanted:
-        if name not in PRECISIONS:
-            raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
+        check_among("the precision", name, PRECISIONS, InputError)
     for option, given in (("--predictions", predictions), ("--confusion", confusion), ("--worst", worst)):
         if given and len(set(wanted)) > 1:
             raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class TaskOptions:
 
     def check(self, task: str) -> None:
         """Raise InputError for a task that doesn't exist, or an option that means nothing for it."""
-        if task not in TASKS:
-            raise InputError(f"the task is {task!r}, expected one of {', '.join(TASKS)}")
+        check_among("the task", task, list(TASKS), InputError)
         for each in dataclasses.fields(self):
             if each.name not in TASKS[task] and getattr(self, each.name) is not None:
                 raise InputError(f"--{each.name.replace('_', '-')} means nothing for {task}")

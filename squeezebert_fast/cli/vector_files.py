@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from squeezebert_fast.cli.writing import beside, replacing, row_writer
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,8 @@ def vector_format(path: Path) -> str:
     """The format that a file's suffix says, without one NumPy's. Raises InputError for another than FORMATS."""
     format = path.suffix[1:].lower() or NUMPY
     if format not in FORMATS:
-        raise InputError(f"the output {path} has another suffix; expected .{', .'.join(FORMATS)}")
+        suffixes = [f".{each}" for each in FORMATS]
+        raise InputError(f"the output {path} has the suffix {path.suffix!r}, expected {one_of(suffixes)}")
     return format
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables import formats
 from squeezebert_fast.tables.columns import Wanted
 from squeezebert_fast.tables.dataset_directory import is_dataset
@@ -102,8 +102,8 @@ class Rows:
         return len(self.columns) > 1 or bool(self.kept)
 
     def _check(self, delimiter: str | None) -> None:
-        if self.format is not None and self.format not in FORMATS:
-            raise InputError(f"the input format is {self.format!r}, expected one of {', '.join(FORMATS)}")
+        if self.format is not None:
+            check_among("the input format", self.format, FORMATS, InputError)
         if self.delimiter is not None and len(self.delimiter) != 1:
             names = ", ".join(DELIMITER_NAMES)
             raise InputError(f"the delimiter is {delimiter!r}, expected one character or one of {names}")

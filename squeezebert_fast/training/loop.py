@@ -19,7 +19,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from squeezebert_fast.errors import ArgumentError, StorageError, TrainingError, TrainingInterrupted
+from squeezebert_fast.errors import (
+    ArgumentError,
+    StorageError,
+    TrainingError,
+    TrainingInterrupted,
+    check_among,
+)
 from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices, metrics
 from squeezebert_fast.training.averaging import moving_average
@@ -69,9 +75,7 @@ class Trainer:
         self.pad, self.settings, self.folder = pad, settings, folder
         self.processes, self.reporter, self.device = processes, reporter, device
         self.metric = settings.metric or task.metrics[0]
-        if self.metric not in ("loss", *task.metrics):
-            expected = ", ".join(["loss", *task.metrics])
-            raise ArgumentError(f"metric is {self.metric!r}, expected one of {expected} for this task")
+        check_among("metric", self.metric, ("loss", *task.metrics))
         for name in ("metric", "patience", "evaluate_every"):
             if dev is None and getattr(settings, name) is not None:
                 raise ArgumentError(f"{name} means nothing without dev data")

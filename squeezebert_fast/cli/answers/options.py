@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 
@@ -57,8 +57,7 @@ class AnswerOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.aggregate not in AGGREGATIONS:
-            raise InputError(f"--aggregate is {self.aggregate!r}, expected one of {', '.join(AGGREGATIONS)}")
+        check_among("--aggregate", self.aggregate, AGGREGATIONS, InputError)
         if not 0 <= self.threshold <= 1:
             raise InputError(f"--threshold is {self.threshold}, expected a number from 0 to 1")
 
