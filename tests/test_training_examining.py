@@ -147,7 +147,7 @@ def test_the_confusion_is_drawn(
     succeeds("evaluate", data, "-m", model, "--confusion", tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     refuses(
-        "evaluate", data, "-m", model, "--confusion", tmp_path / "out.gif", said="another suffix than .png"
+        "evaluate", data, "-m", model, "--confusion", tmp_path / "out.gif", said="expected one of .png, .svg"
     )
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     refuses("evaluate", data, "-m", model, "--confusion", tmp_path / "b.png", said="squeezebert-fast[plot]")
