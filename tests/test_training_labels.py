@@ -189,3 +189,5 @@ def test_tags_that_are_numbers_meet_a_models_names(tmp_path: Path) -> None:
     )
     assert by_name == by_number == named
     assert "f1" in by_name
+    said = succeeds("evaluate", tmp_path / "numbers.conll", "-m", model)
+    assert "the labels 0, 1, 2 are read as O, B-PER, I-PER; tags are read as IOB" in said
