@@ -16,6 +16,7 @@ from torch import Tensor
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassification
 from squeezebert_fast.pretrained import Config, Tokenizer
+from squeezebert_fast.tables.sources import files_of
 from squeezebert_fast.training import labels, metrics
 from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
 from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
@@ -60,6 +61,9 @@ class SequenceClassification(JudgedTask):
         self.columns = columns
         self.labels = labels
         self.names: Sequence[str] = ()  # known once there is a configuration
+
+    def files(self, source: str) -> list[str]:
+        return files_of(source, self.columns.format)
 
     def kept(self) -> dict[str, Any]:
         columns = self.columns
