@@ -147,7 +147,7 @@ def test_the_confusion_is_drawn(
     succeeds("evaluate", data, "-m", model, "--confusion", tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     refuses(
-        "evaluate", data, "-m", model, "--confusion", tmp_path / "out.gif", said="another suffix than .png"
+        "evaluate", data, "-m", model, "--confusion", tmp_path / "out.gif", said="expected one of .png, .svg"
     )
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     refuses("evaluate", data, "-m", model, "--confusion", tmp_path / "b.png", said="squeezebert-fast[plot]")
@@ -178,6 +178,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(
     refuses(
         "evaluate", lines, "-m", model, "--predictions", lines, said="is the input, which it would replace"
     )
+    several = ["evaluate", tmp_path / "*.jsonl", "-m", model]
+    refuses(*several, "--predictions", lines, said="is the input, which it would replace")
     numbers = save_base(SqueezeBertForSequenceClassification, tmp_path / "n", num_labels=1)
     table = write_tsv(tmp_path / "n.tsv", [("good", "1.5"), ("bad", "0")])
     refuses(
@@ -185,6 +187,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(
         table,
         "-m",
         numbers,
+        "--predictions",
+        tmp_path / "a.csv",
         "--confusion",
         tmp_path / "a.png",
         said="means nothing for regression",

@@ -17,6 +17,7 @@ from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.sources import files_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
@@ -74,9 +75,9 @@ def evaluate(
             raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
     if predictions is not None:
         row_format(predictions, None)
-        predictions = checked_output(predictions, [source])
+        predictions = checked_output(predictions, files_of(source, data.input_format))
     if confusion is not None:
-        confusion = checked_output(confusion, [source])
+        confusion = checked_output(confusion, files_of(source, data.input_format))
 
     from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import use_threads
@@ -93,6 +94,8 @@ def evaluate(
     where = devices.choose(device)
     stored = find(model)
     task = task_of(stored, data, whole_rows=predictions is not None)
+    if confusion is not None and not task.has_classes:
+        raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
     kept = stored.trained_with.for_task(task.name)
     with kept_columns_named(model, kept, vars(data)):
         examples = task.read(source)
@@ -120,8 +123,7 @@ def evaluate(
     if predictions is not None:
         write_predictions(report, predictions)
     if confusion is not None:
-        if report.tables is None:
-            raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
+        assert report.tables is not None  # it has classes
         draw_confusion(report.tables.confusion, confusion)
     if as_json:
         typer.echo(json.dumps({name: each.as_json(worst) for name, each in reports.items()}))

@@ -55,6 +55,7 @@ class SequenceClassification(JudgedTask):
     name = "classification"
     model_class = SqueezeBertForSequenceClassification
     metrics: tuple[str, ...] = ("accuracy", "f1_macro", "matthews", "f1")
+    has_classes = True
 
     def __init__(self, columns: TableColumns, labels: Sequence[str] = ()) -> None:
         """labels: the names that `labels.meet` is given."""
@@ -171,6 +172,7 @@ class Regression(SequenceClassification):
 
     name = "regression"
     metrics = ("pearson", "spearman", "mse")
+    has_classes = False
 
     def label_fields(
         self, examples: Sequence[LabelledText], known: Sequence[str] = (), *, teacher: bool = False
