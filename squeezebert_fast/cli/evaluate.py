@@ -80,7 +80,7 @@ def evaluate(
         confusion = checked_output(confusion, files_of(source, data.input_format))
 
     from squeezebert_fast.benchmark import check_plot
-    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.cli.running import check_length, use_threads
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
@@ -102,10 +102,8 @@ def evaluate(
     tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
         loaded = stored.load(task.model_class)
-        limit = token_limit(loaded.config)
-        if max_length is not None and max_length > limit:
-            raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
-        length = max_length or min(limit, kept.max_length or tokenizer.model_max_length)
+        check_length(max_length, loaded.config, model)
+        length = max_length or min(token_limit(loaded.config), kept.max_length or tokenizer.model_max_length)
         rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)
     wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]
