@@ -44,6 +44,11 @@ class ColumnError(InputError):
         super().__init__(message)
         self.column = column
 
+    def __reduce__(
+        self,
+    ) -> tuple[type[ColumnError], tuple[str, str]]:  # BaseException's has the message alone
+        return type(self), (str(self), self.column)
+
 
 class TrainingError(SqueezeBertFastError):
     """A training run can't start, go on or be resumed. What it had saved before is as it was."""

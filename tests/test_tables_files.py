@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import ColumnError, InputError
 from squeezebert_fast.tables import zstandard_file
 from squeezebert_fast.tables.json_lists import items
 from squeezebert_fast.tables.rows import Input, Record, Rows
@@ -280,6 +281,11 @@ def test_a_missing_column_is_named_with_what_is_there(
 ) -> None:
     (tmp_path / name).write_text(content)
     assert said in refused(tmp_path / name, **options)
+
+
+def test_an_error_of_a_column_reaches_other_processes_whole() -> None:
+    error = pickle.loads(pickle.dumps(ColumnError("t.csv has no column 'x'", "x")))  # noqa: S301
+    assert (str(error), error.column) == ("t.csv has no column 'x'", "x")
 
 
 def test_a_text_that_shows_nothing_is_blank() -> None:

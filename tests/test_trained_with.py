@@ -170,6 +170,23 @@ def test_a_kept_column_that_the_data_lacks_is_named_with_the_option_for_another(
     succeeds("evaluate", other, "-m", out, "--column", "one", "--pair-column", "two")
 
 
+def test_a_column_to_keep_is_no_kept_one_of_an_option_that_the_command_lacks(
+    base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    trains("finetune", pairs(tmp_path / "pairs.tsv"), "-m", base, "-o", out, *PAIR, *QUICK)
+    unlabelled = write_tsv(tmp_path / "new.tsv", [("a", "b")], ("premise", "other"))
+    missing = "has no column {!r}; it has premise, other\n"
+    refuses(
+        "predict", unlabelled, "-m", out, "--pair-column", "other", "--keep", "gold",
+        said=missing.format("gold"),
+    )  # fmt: skip
+    refuses(
+        "embed", unlabelled, "-m", out, "-o", tmp_path / "v.csv", "--keep", "hypothesis",
+        said=missing.format("hypothesis"),
+    )  # fmt: skip
+
+
 def test_what_was_kept_goes_wherever_the_model_goes(base: Path, tmp_path: Path) -> None:
     data, out = pairs(tmp_path / "pairs.tsv"), tmp_path / "out"
     trains("finetune", data, "-m", base, "-o", out, *PAIR, "--max-length", 12, *QUICK)

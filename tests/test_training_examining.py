@@ -178,6 +178,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(
     refuses(
         "evaluate", lines, "-m", model, "--predictions", lines, said="is the input, which it would replace"
     )
+    several = ["evaluate", tmp_path / "*.jsonl", "-m", model]
+    refuses(*several, "--predictions", lines, said="is the input, which it would replace")
     numbers = save_base(SqueezeBertForSequenceClassification, tmp_path / "n", num_labels=1)
     table = write_tsv(tmp_path / "n.tsv", [("good", "1.5"), ("bad", "0")])
     refuses(
@@ -185,6 +187,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_computed(
         table,
         "-m",
         numbers,
+        "--predictions",
+        tmp_path / "a.csv",
         "--confusion",
         tmp_path / "a.png",
         said="means nothing for regression",

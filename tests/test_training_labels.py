@@ -20,6 +20,7 @@ from tests.training_helpers import opinions, save_base, trains, write_tsv
 
 QUICK = ["--batch-size", 16, "--learning-rate", 2e-2, "--threads", 1, "--max-steps", 1]
 NAMES = ("negative", "positive")
+STARS = ("1 star", "2 stars", "3 stars")
 
 
 def found(*labels: str) -> dict[str, str]:
@@ -46,6 +47,13 @@ def found(*labels: str) -> dict[str, str]:
         (("neg", "pos", "1"), NAMES, ("neg", "pos", "?"), None),
         (("0", "1"), ("neg", "pos"), NAMES, (0, 1)),
         (("negative",), ("neg", "pos"), NAMES, (0,)),
+        (("A ", " a"), ("A", "a"), (), (0, 1)),
+        (("NO",), ("No", "no"), (), None),
+        (("0", "1"), ("A", "a"), ("A", "a"), (0, 1)),
+        (("0", "1"), ("No", "NO"), ("No", "NO"), (0, 1)),
+        (("0", "1"), STARS, (), (0, 1)),
+        (("1", "2"), STARS, (), None),
+        (("1",), STARS, STARS, (1,)),
     ],
 )
 def test_labels_meet(
@@ -181,3 +189,5 @@ def test_tags_that_are_numbers_meet_a_models_names(tmp_path: Path) -> None:
     )
     assert by_name == by_number == named
     assert "f1" in by_name
+    said = succeeds("evaluate", tmp_path / "numbers.conll", "-m", model)
+    assert "the labels 0, 1, 2 are read as O, B-PER, I-PER; tags are read as IOB" in said

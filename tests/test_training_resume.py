@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from squeezebert_fast import SqueezeBertForSequenceClassification
+from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.storage import files
 from squeezebert_fast.training.run_folder import STATE, RunFolder
 from squeezebert_fast.training.tasks.sequences import SequenceClassification
@@ -23,11 +23,14 @@ from tests.training_helpers import (
     assert_same_end,
     kill_after,
     log_of,
+    opinions,
+    save_base,
     small_run,
     state_of,
     summary_of,
     trains,
     write_small_run,
+    write_tsv,
 )
 
 PATIENCE = 120.0  # seconds until a hanging process fails the test
@@ -117,6 +120,20 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(
     assert result.stderr.endswith("; the same command with --resume goes on\n")
     trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
+
+
+def test_a_folder_of_files_with_odd_names_is_a_runs_data_that_must_stay_the_same(tmp_path: Path) -> None:
+    base, parts = save_base(SqueezeBertModel, tmp_path / "base"), tmp_path / "parts"
+    parts.mkdir()
+    write_tsv(parts / "part-0000", opinions(20, 1))
+    write_tsv(parts / "part-0001", opinions(20, 2))
+    for command, format in (("pretrain", []), ("finetune", ["--input-format", "tsv"])):
+        run_once = [command, parts, *format, "-m", base, "-o", tmp_path / command, "--max-steps", 1]
+        trains(*run_once)
+        trains(*run_once, "--resume")
+        write_tsv(parts / "part-0001", opinions(20, 3))
+        refuses(*run_once, "--resume", said="resume with the same")
+        write_tsv(parts / "part-0001", opinions(20, 2))
 
 
 def stopped_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:

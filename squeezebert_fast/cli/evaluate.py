@@ -17,6 +17,7 @@ from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.sources import files_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
@@ -74,12 +75,12 @@ def evaluate(
             raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
     if predictions is not None:
         row_format(predictions, None)
-        predictions = checked_output(predictions, [source])
+        predictions = checked_output(predictions, files_of(source, data.input_format))
     if confusion is not None:
-        confusion = checked_output(confusion, [source])
+        confusion = checked_output(confusion, files_of(source, data.input_format))
 
     from squeezebert_fast.benchmark import check_plot
-    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.cli.running import check_length, use_threads
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
@@ -93,16 +94,16 @@ def evaluate(
     where = devices.choose(device)
     stored = find(model)
     task = task_of(stored, data, whole_rows=predictions is not None)
+    if confusion is not None and not task.has_classes:
+        raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
     kept = stored.trained_with.for_task(task.name)
     with kept_columns_named(model, kept, vars(data)):
         examples = task.read(source)
     tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
         loaded = stored.load(task.model_class)
-        limit = token_limit(loaded.config)
-        if max_length is not None and max_length > limit:
-            raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
-        length = max_length or min(limit, kept.max_length or tokenizer.model_max_length)
+        check_length(max_length, loaded.config, model)
+        length = max_length or min(token_limit(loaded.config), kept.max_length or tokenizer.model_max_length)
         rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)
     wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]
@@ -120,8 +121,7 @@ def evaluate(
     if predictions is not None:
         write_predictions(report, predictions)
     if confusion is not None:
-        if report.tables is None:
-            raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
+        assert report.tables is not None  # it has classes
         draw_confusion(report.tables.confusion, confusion)
     if as_json:
         typer.echo(json.dumps({name: each.as_json(worst) for name, each in reports.items()}))

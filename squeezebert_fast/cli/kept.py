@@ -15,15 +15,15 @@ COLUMN_OPTIONS = ("column", "pair_column", "choice_columns", "label_column")
 def kept_columns_named(model: str, kept: TrainedWith, given: Mapping[str, str | None]) -> Iterator[None]:
     """What the block reads has the columns of `kept`, but for those that options gave.
 
-    model: what `kept` is of. given: by the options' names in Python, None where an option wasn't given.
-    A ColumnError about one of `kept` says so, and which option names another.
+    model: what `kept` is of. given: the options that the command has, by their names in Python, None where one wasn't
+    given. A ColumnError about one of `kept` that is among them says so, and which option names another.
     """
     try:
         yield
     except ColumnError as error:
         for name in COLUMN_OPTIONS:
             value = getattr(kept, name)
-            if given.get(name) is None and value and error.column in (value, *value.split(",")):
+            if name in given and given[name] is None and value and error.column in (value, *value.split(",")):
                 option = f"--{name.replace('_', '-')}"
                 none = ", or '' for none" if name == "pair_column" else ""
                 raise ColumnError(

@@ -75,7 +75,8 @@ class TaskOptions:
         },
     )
     input_format: str | None = field(
-        default=None, metadata={"help": "csv, tsv, jsonl or parquet, where the file's suffix doesn't say it."}
+        default=None,
+        metadata={"help": "csv, tsv, jsonl, json or parquet, where the file's suffix doesn't say it."},
     )
     delimiter: str | None = field(
         default=None,

@@ -59,6 +59,9 @@ class Distilled(Task):
     def kept(self) -> dict[str, Any]:
         return self.task.kept()
 
+    def files(self, source: str) -> list[str]:
+        return self.task.files(source)
+
     def read(self, source: str) -> list[Any]:
         return self.task.read(source)
 

@@ -5,6 +5,7 @@
     0, 1                       negative, positive     whole numbers stand for the model's labels in their order;
     0.0, 1.0   LABEL_0, ...    negative, positive     pandas and transformers write them so
     0, 1                       LABEL_0, LABEL_1       the same: these are no names
+    1, 2                       1 star, 2 stars, ...   refused: without a 0, the names' own numbers may be meant
     negative, positive         LABEL_0, LABEL_1       refused, since nothing says which is which
 
 `given` (--labels) are the names that the numbers 0, 1, ... stand for, and those of the labels of a model without names.
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from squeezebert_fast.errors import InputError
 
 NUMBERED = re.compile(r"(?:label_)?([0-9]{1,9})(?:\.0+)?", re.IGNORECASE)
+DIGITS = re.compile(r"[0-9]{1,9}")
 LISTED = 5  # labels that a message names
 WANTED = "--labels"
 MANY = 20  # different numbers, more than a scale of marks has
@@ -47,15 +49,16 @@ def meet(
     whose: the names are, in an error. Raises InputError for labels that don't meet, with both sets.
     """
     names = _named(names, given, whose)
-    known = _spellings(names)
-    ids = {label: known.get(label, known.get(_plain(label))) for label in found}
+    id_of = _finder(names)
+    ids = {label: id_of(label) for label in found}
     unknown = [label for label, index in ids.items() if index is None]
     if not unknown:
         return Meeting({label: index for label, index in ids.items() if index is not None}, names)
-    order = [known[_plain(name)] for name in given] or list(range(len(names)))
+    order = [index for name in given if (index := id_of(name)) is not None] or list(range(len(names)))
     numbers = {label: number for label in found if (number := number_of(label)) is not None}
     of_names = given or not any(number_of(name) is not None for name in names) or are_unnamed(names)
-    if len(numbers) == len(found) and of_names and max(numbers.values()) < len(order):
+    doubtful = not given and _may_be_names_numbers(set(numbers.values()), names)
+    if len(numbers) == len(found) and of_names and not doubtful and max(numbers.values()) < len(order):
         reading = ""
         if not are_unnamed(names):
             pairs = sorted((number, names[order[number]]) for number in set(numbers.values()))
@@ -152,19 +155,32 @@ def _plain(label: str) -> str:
     return label.strip().casefold()
 
 
-def _spellings(names: Sequence[str]) -> dict[str, int]:
-    """The ids by name, and by name without case and spaces where only one is so."""
+def _finder(names: Sequence[str]) -> Callable[[str], int | None]:
+    """From a label to the id of its name: as it is, without spaces around it, or without case where only one is so."""
     plain = [_plain(name) for name in names]
     once = {text: index for index, text in enumerate(plain) if plain.count(text) == 1}
-    return once | {name: index for index, name in enumerate(names)}
+    exact = {name: index for index, name in enumerate(names)}
+
+    def find(label: str) -> int | None:
+        return exact.get(label, exact.get(label.strip(), once.get(_plain(label))))
+
+    return find
+
+
+def _may_be_names_numbers(numbers: Collection[int], names: Sequence[str]) -> bool:
+    """Whether numbers without a 0 would stand for names that have other numbers: 1 for "2 stars"."""
+    if 0 in numbers:
+        return False
+    own = [int(match[0]) if (match := DIGITS.search(name)) else None for name in names]
+    return any(number < len(own) and own[number] not in (None, number) for number in numbers)
 
 
 def _named(names: Sequence[str], given: Sequence[str], whose: str) -> Sequence[str]:
     """A model's labels as --labels names them, in their order, where they are no names or others."""
     if not given:
         return names
-    known = _spellings(names)
-    there = [_plain(name) in known or name in known for name in given]
+    id_of = _finder(names)
+    there = [id_of(name) is not None for name in given]
     if all(there) and not are_unnamed(names):
         return names
     if any(there) and not are_unnamed(names):

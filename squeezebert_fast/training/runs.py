@@ -17,7 +17,7 @@ from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.dataset_directory import data_files
-from squeezebert_fast.tables.sources import STDIN, files_of
+from squeezebert_fast.tables.sources import STDIN
 from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.allocator import keep_freed_memory
@@ -70,7 +70,10 @@ def train(
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
     with ExitStack() as until_end, Processes.joined(device) as processes:
-        digests = {"train": _digest(train_file), "dev": None if dev_file is None else _digest(dev_file)}
+        digests = {
+            "train": _digest(task, train_file),
+            "dev": None if dev_file is None else _digest(task, dev_file),
+        }
         binding = {**origin, **digests, **settings.binding()}
         with held_warnings():
 
@@ -134,14 +137,14 @@ def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> Non
     reporter.say(f"{path}: {result}{memory}")
 
 
-def _digest(file: str) -> str:
-    """What tells a file's content from another's."""
+def _digest(task: Task, file: str) -> str:
+    """What tells the content of a task's file from another's."""
     if file == STDIN:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
     digest = hashlib.sha256()
-    for name in files_of(file):
+    for name in task.files(file):
         path = Path(name)
         for part in data_files(path) if path.is_dir() else [path]:
             digest.update(part.read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -40,6 +41,12 @@ class Answers(ABC):
         options.check(self.takes, self.name)
         self.options, self.config, self.model_name = options, stored.config(), stored.name
         self.trained_with = stored.trained_with
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The configuration's labels by their ids; the number of one without a name."""
+        names = self.config.id2label or {}
+        return [names.get(index, str(index)) for index in range(self.config.num_labels)]
 
     @property
     def choice_columns(self) -> Sequence[str]:

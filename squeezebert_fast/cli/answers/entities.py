@@ -30,8 +30,6 @@ class Entities(Answers):
 
     def __init__(self, options: AnswerOptions, stored: Pretrained) -> None:
         super().__init__(options, stored)
-        names = self.config.id2label or {}
-        self.labels = [names.get(index, str(index)) for index in range(self.config.num_labels)]
         self.aggregation: Aggregation | None = None
 
     def steps(self, engine: Engine) -> Steps:

@@ -37,8 +37,6 @@ class Labels(Answers):
         self.is_value = config.problem_type == "regression" or config.num_labels == 1
         self.has_several = not self.is_value and config.problem_type == "multi_label_classification"
         self.as_lists = self.has_several
-        names = config.id2label or {}
-        self.labels = [names.get(index, str(index)) for index in range(config.num_labels)]
         softmax = partial(torch.softmax, dim=-1)
         otherwise = softmax if not (self.is_value or self.has_several) else torch.sigmoid
         said = cross_encoder.activation(stored.files)

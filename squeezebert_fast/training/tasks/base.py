@@ -14,6 +14,7 @@ from torch import Tensor
 from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertPreTrainedModel
 from squeezebert_fast.pretrained import Config, Model, Tokenizer
+from squeezebert_fast.tables.sources import files_of
 from squeezebert_fast.training.processes import Processes
 
 Features = dict[str, Any]
@@ -59,6 +60,10 @@ class Task(ABC):
     @abstractmethod
     def read(self, source: str) -> list[Any]:
         """The examples of a file. Raises InputError, naming file and line, for what is none."""
+
+    def files(self, source: str) -> list[str]:
+        """The files that `read` reads of a source. Raises InputError where there are none."""
+        return files_of(source)
 
     def kept(self) -> dict[str, Any]:
         """The fields of `TrainedWith` that say how `read` and `encode` make rows of a file."""

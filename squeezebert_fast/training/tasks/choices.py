@@ -14,6 +14,7 @@ from torch import Tensor
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMultipleChoice
 from squeezebert_fast.pretrained import Config, Tokenizer
+from squeezebert_fast.tables.sources import files_of
 from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, pad_rows, token_types
 from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
 from squeezebert_fast.training.tasks.judged import (
@@ -52,6 +53,9 @@ class MultipleChoice(JudgedTask):
         if len(columns.choices) < 2:
             raise InputError("multiple choice needs two choices at least: --choice-columns first,second")
         self.columns = columns
+
+    def files(self, source: str) -> list[str]:
+        return files_of(source, self.columns.format)
 
     def kept(self) -> dict[str, Any]:
         columns = self.columns

@@ -66,10 +66,11 @@ class Tables:
 class JudgedTask(Task):
     """A task whose examples have a label each, or several.
 
-    kind: of its files, of `file_kinds.TASKS`.
+    kind: of its files, of `file_kinds.TASKS`. has_classes: whether there are `tables`.
     """
 
     kind: ClassVar[str] = TABLE
+    has_classes: ClassVar[bool] = False
 
     def read(self, source: str) -> list[Any]:
         try:

@@ -21,12 +21,14 @@ from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.patching.families import word_logits
 from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.tables.rows import Rows
+from squeezebert_fast.tables.sources import files_of
 from squeezebert_fast.training.seeds import generator_of
 from squeezebert_fast.training.tasks.base import Batch, Features, Task, model_inputs, pad_rows
 from squeezebert_fast.training.word_loss import word_losses
 
 MASKED, RANDOM = 0.8, 0.1
 LINES_AT_ONCE = 1000
+FORMAT = "text"  # of the files, whatever they are called
 PLACES = "places"
 """What a batch has, beside its labels: the indices of the tokens to predict, over all rows."""
 
@@ -43,8 +45,11 @@ class MaskedLanguageModel(Task):
         # known once there is a tokenizer
         self.mask, self.words, self.special = -1, torch.empty(0, dtype=torch.long), torch.empty(0)
 
+    def files(self, source: str) -> list[str]:
+        return files_of(source, FORMAT)
+
     def read(self, source: str) -> list[str]:
-        lines = [line.strip() for (line,), _ in Rows(source, ["line"], "text")]
+        lines = [line.strip() for (line,), _ in Rows(source, ["line"], FORMAT)]
         if not any(lines):
             raise InputError(f"{source} holds no text")
         return [line for line in lines if line]

@@ -16,6 +16,7 @@ from torch import Tensor
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassification
 from squeezebert_fast.pretrained import Config, Tokenizer
+from squeezebert_fast.tables.sources import files_of
 from squeezebert_fast.training import labels, metrics
 from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
 from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
@@ -54,12 +55,16 @@ class SequenceClassification(JudgedTask):
     name = "classification"
     model_class = SqueezeBertForSequenceClassification
     metrics: tuple[str, ...] = ("accuracy", "f1_macro", "matthews", "f1")
+    has_classes = True
 
     def __init__(self, columns: TableColumns, labels: Sequence[str] = ()) -> None:
         """labels: the names that `labels.meet` is given."""
         self.columns = columns
         self.labels = labels
         self.names: Sequence[str] = ()  # known once there is a configuration
+
+    def files(self, source: str) -> list[str]:
+        return files_of(source, self.columns.format)
 
     def kept(self) -> dict[str, Any]:
         columns = self.columns
@@ -167,6 +172,7 @@ class Regression(SequenceClassification):
 
     name = "regression"
     metrics = ("pearson", "spearman", "mse")
+    has_classes = False
 
     def label_fields(
         self, examples: Sequence[LabelledText], known: Sequence[str] = (), *, teacher: bool = False

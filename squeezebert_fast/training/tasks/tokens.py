@@ -33,6 +33,7 @@ class TokenClassification(JudgedTask):
     kind = CONLL
     model_class = SqueezeBertForTokenClassification
     reads_words = True
+    has_classes = True
     metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
@@ -41,6 +42,7 @@ class TokenClassification(JudgedTask):
         self.names: Sequence[str] = ()  # these three are known once there is a configuration
         self.ids: dict[str, int] = {}
         self.scheme = Scheme(PLAIN)
+        self.numbers = ""  # how they were understood, where data has them for tags
 
     def examples_of(self, source: str) -> list[TaggedSentence]:
         if kind_of(source) in (TABLE, SQUAD):  # whose lines may well have two fields
@@ -71,7 +73,9 @@ class TokenClassification(JudgedTask):
         self.scheme = scheme_of(self.names)
         if self.scheme.is_plain:
             self.metrics = ("accuracy",)
-        self.reading = f"tags are read as {self.scheme.name}" + (": accuracy" if self.scheme.is_plain else "")
+        self.numbers = meeting.reading or self.numbers
+        scheme = f"tags are read as {self.scheme.name}" + (": accuracy" if self.scheme.is_plain else "")
+        self.reading = f"{self.numbers}; {scheme}" if self.numbers else scheme
         self._warn_of_what_is_lost(examples)
         encoded = tokenizer(
             [sentence.words for sentence in examples],
