@@ -70,7 +70,10 @@ def train(
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
     with ExitStack() as until_end, Processes.joined(device) as processes:
-        digests = {"train": _digest(train_file), "dev": None if dev_file is None else _digest(dev_file)}
+        files = {"train": train_file, "dev": dev_file}
+        digests = {
+            name: None if file is None else _digest(file, task.file_format) for name, file in files.items()
+        }
         binding = {**origin, **digests, **settings.binding()}
         with held_warnings():
 
@@ -134,14 +137,14 @@ def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> Non
     reporter.say(f"{path}: {result}{memory}")
 
 
-def _digest(file: str) -> str:
-    """What tells a file's content from another's."""
+def _digest(file: str, format: str | None) -> str:
+    """What tells a file's content from another's. format: as `files_of` takes it."""
     if file == STDIN:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
     digest = hashlib.sha256()
-    for name in files_of(file):
+    for name in files_of(file, format):
         path = Path(name)
         for part in data_files(path) if path.is_dir() else [path]:
             digest.update(part.read_bytes())

@@ -45,7 +45,7 @@ class Task(ABC):
     `score` gives beside `loss`, the one that the best model is chosen by first. needs_hidden_states: whether `loss`
     reads the output's hidden states in training. own_loss: whether the loss in training is that of evaluations.
     reads_words: whether texts are given to the tokenizer as words. reading: how the labels are understood, for the
-    user to see, where that isn't obvious.
+    user to see, where that isn't obvious. file_format: the format that files are read as, by default as they say.
     """
 
     name: ClassVar[str]
@@ -55,6 +55,7 @@ class Task(ABC):
     own_loss: bool = True
     reads_words: bool = False
     reading: str = ""
+    file_format: str | None = None
 
     @abstractmethod
     def read(self, source: str) -> list[Any]:

@@ -51,7 +51,7 @@ class MultipleChoice(JudgedTask):
     def __init__(self, columns: ChoiceColumns) -> None:
         if len(columns.choices) < 2:
             raise InputError("multiple choice needs two choices at least: --choice-columns first,second")
-        self.columns = columns
+        self.columns, self.file_format = columns, columns.format
 
     def kept(self) -> dict[str, Any]:
         columns = self.columns

@@ -37,6 +37,7 @@ class MaskedLanguageModel(Task):
     name = "masked-lm"
     model_class = SqueezeBertForMaskedLM
     metrics = ("perplexity", "accuracy")
+    file_format = "text"
 
     def __init__(self, seed: int, probability: float = 0.15) -> None:
         self.seed, self.probability = seed, probability
@@ -44,7 +45,7 @@ class MaskedLanguageModel(Task):
         self.mask, self.words, self.special = -1, torch.empty(0, dtype=torch.long), torch.empty(0)
 
     def read(self, source: str) -> list[str]:
-        lines = [line.strip() for (line,), _ in Rows(source, ["line"], "text")]
+        lines = [line.strip() for (line,), _ in Rows(source, ["line"], self.file_format)]
         if not any(lines):
             raise InputError(f"{source} holds no text")
         return [line for line in lines if line]

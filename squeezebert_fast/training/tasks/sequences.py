@@ -57,7 +57,7 @@ class SequenceClassification(JudgedTask):
 
     def __init__(self, columns: TableColumns, labels: Sequence[str] = ()) -> None:
         """labels: the names that `labels.meet` is given."""
-        self.columns = columns
+        self.columns, self.file_format = columns, columns.format
         self.labels = labels
         self.names: Sequence[str] = ()  # known once there is a configuration
 

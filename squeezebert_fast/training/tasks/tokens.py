@@ -33,6 +33,7 @@ class TokenClassification(JudgedTask):
     kind = CONLL
     model_class = SqueezeBertForTokenClassification
     reads_words = True
+    file_format = "text"
     metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
