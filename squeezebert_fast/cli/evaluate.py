@@ -17,6 +17,7 @@ from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.sources import files_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
@@ -74,9 +75,9 @@ def evaluate(
             raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
     if predictions is not None:
         row_format(predictions, None)
-        predictions = checked_output(predictions, [source])
+        predictions = checked_output(predictions)
     if confusion is not None:
-        confusion = checked_output(confusion, [source])
+        confusion = checked_output(confusion)
 
     from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import use_threads
@@ -93,6 +94,9 @@ def evaluate(
     where = devices.choose(device)
     stored = find(model)
     task = task_of(stored, data, whole_rows=predictions is not None)
+    for output in (predictions, confusion):
+        if output is not None:
+            checked_output(output, files_of(source, task.file_format))
     kept = stored.trained_with.for_task(task.name)
     with kept_columns_named(model, kept, vars(data)):
         examples = task.read(source)
