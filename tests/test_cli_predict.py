@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,24 @@ def test_what_csv_has_no_form_for_is_kept_as_json(model: Path, tmp_path: Path) -
     assert '"f": null' in succeeds(*asked, tmp_path / "t.jsonl")
 
 
+def test_what_json_or_utf8_has_no_form_for_is_spelled_so_that_it_has(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a", "x": [1, NaN, {"y": Infinity}], "id": "\\ud800é"}\n')
+    asked = ["predict", "-m", model, path, "--keep"]
+    lines = succeeds(*asked, "all").splitlines()
+    row = json.loads(lines[0], parse_constant=pytest.fail)  # which NaN and Infinity are
+    assert (row["x"], row["id"]) == ([1, None, {"y": None}], "\ud800é")
+    assert ',"[1, null, {""y"": null}]",' in succeeds(*asked, "text,x", "--format", "csv")
+    refuses(*asked, "id", "--format", "csv", said="a row has the lone surrogate '\\ud800'")
+
+
+def test_files_may_have_their_columns_in_different_orders(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n1,one\n")
+    (tmp_path / "b.csv").write_text("text,id\ntwo,2\n")
+    said = succeeds("predict", "-m", model, tmp_path / "*.csv", "--keep", "all", "--format", "csv")
+    assert [row[:2] for row in csv.reader(io.StringIO(said))] == [["id", "text"], ["1", "one"], ["2", "two"]]
+
+
 def test_a_folder_of_files_is_one_table(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for at in (2, 1):
@@ -269,6 +289,13 @@ def test_an_older_output_is_replaced_and_a_link_is_kept(model: Path, texts: Path
 def test_output_may_go_to_a_device(model: Path, texts: Path) -> None:
     assert succeeds("predict", "-m", model, texts, "-o", os.devnull) == ""
     assert not Path(os.devnull).is_file()
+
+
+def test_output_may_go_to_a_pipe_by_its_name(model: Path, texts: Path) -> None:
+    words = ["predict", "-m", str(model), str(texts), "-o", "/dev/stdout"]
+    program = [sys.executable, "-m", "squeezebert_fast", *words]
+    result = subprocess.run(program, stdout=subprocess.PIPE, check=True, text=True)
+    assert len(result.stdout.splitlines()) == len(TEXTS)
 
 
 def test_a_bad_line_leaves_the_older_output(

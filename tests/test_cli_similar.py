@@ -129,6 +129,8 @@ def test_what_is_empty_is_neither_looked_for_nor_found(model: Path, tmp_path: Pa
         (["--vectors", "none.npy"], "none.npy can't be read"),
         (["--vectors", "v.npy", "--format", "xml"], "the output format is 'xml'"),
         (["--vectors", "v.npy", "-o", "t.txt", "--format", "csv"], "is the input, which it would replace"),
+        (["--vectors", "v.npy", "-o", "v.npy", "--format", "csv"], "is the input, which it would replace"),
+        (["-m", "MODEL", "--queries", "q.csv", "-o", "q.csv"], "is the input, which it would replace"),
         (["--vectors", "v.npy", "-m", "MODEL", "--query", "a"], "vectors of 2 numbers"),
     ],
 )
@@ -137,6 +139,7 @@ def test_bad_arguments_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "q.csv").write_text("text\none\n")
     good = np.ones((3, 2), np.float32)
     for name, value in (
         ("v", good),

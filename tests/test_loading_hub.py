@@ -144,6 +144,7 @@ def test_an_unreachable_hub_is_not_a_missing_file(
     with pytest.raises(CheckpointError) as error:
         resolve_file(REPO, "config.json", cache_dir=tmp_path, required=required)
     assert_one_line(error, REPO, "config.json is not cached", "the hub could not be asked: Connect")
+    assert_one_line(error, "there is no directory of that name here")  # as a wrong name of a folder means
 
 
 @contextmanager

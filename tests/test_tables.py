@@ -123,7 +123,13 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
     [
         ("t.txt", b"", [], "holds no texts"),
         ("t.txt", b"fine\nbad \xff\xfe\n", [], "t.txt, line 2: the byte 0xff is not UTF-8"),
-        ("t.txt", "text".encode("utf-16"), [], "line 1: the byte 0xff is not UTF-8"),
+        (
+            "t.txt",
+            "text".encode("utf-16"),
+            [],
+            "line 1: the byte 0xff is not UTF-8 text; it begins as UTF-16",
+        ),
+        ("t.json", "[]".encode("utf-16"), [], "the byte 0xff is not UTF-8 text; it begins as UTF-16 does"),
         ("t.txt", b"cut \xe4\xb8", [], "line 1: the byte 0xe4 is not UTF-8"),
         ("t.txt", b"a\n", [None, "text"], "which have no columns"),
         ("t.txt", b"a\n", ["xml"], "'xml', expected one of text, csv"),
@@ -134,7 +140,7 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
         ("t.csv", b"text,b\n1,2\n1\n", [], "line 3: 1 fields, expected 2"),
         ("t.csv", b"text,b\n1,2\n1,2,3\n", [], "line 3: 3 fields, expected 2"),
         ("t.csv", b'text\n"a"b\n', [], "line 2: "),
-        ("t.csv", b'text\n"open\n', [], "line 2: "),
+        ("t.csv", b'text\na\n"open\n\nb\n', [], "line 3: a quoted field of this row is never closed"),
         ("t.csv", b"text\na\xe9\n", [], "line 2: the byte 0xe9"),
         ("t.csv", b"text\na\n", [None, "text", "other"], "no column 'other'; it has text"),
         ("t.jsonl", b"\n\n", [], "holds no texts"),

@@ -161,6 +161,7 @@ def test_a_json_list_is_the_same_in_pieces_of_any_size() -> None:
         ('{"data": [{"paragraphs": 3}]}', "without a list of 'paragraphs'"),
         ('{"data": [{"paragraphs": [{"qas": [3]}]}]}', "has '3' in place of a question"),
         ('{"data": [', "is not valid JSON"),
+        ('{"text": "a"}\n{"text": "b"}\n', "; --input-format jsonl reads an object a line"),
         ('"text"', "is not a JSON list of objects: it begins with"),
         ("", "is not a JSON list of objects: it begins with ''"),
         ('[{"text": "a"}, 3]', "item 2: expected a JSON object, found '3]'"),

@@ -107,6 +107,16 @@ def test_only_models_that_are_alike_are_averaged(tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
+def test_predictions_never_replace_the_data(tmp_path: Path) -> None:
+    model = save_base(SqueezeBertForSequenceClassification, tmp_path / "model", id2label={0: "a", 1: "b"})
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "1.csv"
+    path.write_text("text,label\ngood,a\n")
+    for source in (path, tmp_path / "data", tmp_path / "data" / "*.csv"):
+        refuses("evaluate", source, "-m", model, "--predictions", path, said="is the input")
+    assert path.read_text() == "text,label\ngood,a\n"
+
+
 def test_unlabelled_or_unknown_labels_cannot_be_measured(tmp_path: Path) -> None:
     model = save_base(SqueezeBertForSequenceClassification, tmp_path / "model", id2label={0: "a", 1: "b"})
     path = write_tsv(tmp_path / "t.tsv", [("good", "a"), ("bad", "c")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_every_format_trains_the_same(
     for source, out in ((data[0], "a"), (path, "b")):
         trains("finetune", source, "-m", base, "-o", tmp_path / out, "--max-steps", 4, *QUICK)
     assert_same_end(tmp_path / "a", tmp_path / "b")
+
+
+def test_files_of_any_suffix_train_where_their_format_is_named(
+    base: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    shutil.copy(data[0], parts / "part-0")
+    named = ["--input-format", "tsv", "--max-steps", 2, *QUICK]
+    trains("finetune", parts, "-m", base, "-o", tmp_path / "out", *named)
+    shutil.copy(data[1], parts / "part-1")
+    refuses("finetune", parts, "-m", base, "-o", tmp_path / "out", *named, "--resume", said="train is '")
 
 
 def test_pairs_are_read_together_from_named_columns(base: Path, tmp_path: Path) -> None:

@@ -62,13 +62,15 @@ def test_labels_that_differ_only_in_spelling_are_warned_of(
     task = SequenceClassification(TableColumns())
     path = tmp_path / "train.jsonl"
     path.write_text(
-        "".join(json.dumps({"text": "a", "label": label}) + "\n" for label in (1, 1.0, "pos", " pos", "0"))
+        "".join(
+            json.dumps({"text": "a", "label": label}) + "\n" for label in (1, 1.0, "pos", " pos", "Pos", "0")
+        )
     )
     fields = task.label_fields(task.read(str(path)))
-    assert sorted(fields["label2id"]) == [" pos", "0", "1", "1.0", "pos"]
+    assert sorted(fields["label2id"]) == [" pos", "0", "1", "1.0", "Pos", "pos"]
     assert [record.getMessage() for record in caplog.records] == [
         f"the labels {pair} differ only in spelling, and are two classes"
-        for pair in ("'1' and '1.0'", "' pos' and 'pos'")
+        for pair in ("'1' and '1.0'", "' pos' and 'Pos'", "' pos' and 'pos'")
     ]
 
 

@@ -17,7 +17,6 @@ from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.streams import held_warnings
-from squeezebert_fast.tables.sources import files_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
@@ -75,9 +74,9 @@ def evaluate(
             raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
     if predictions is not None:
         row_format(predictions, None)
-        predictions = checked_output(predictions, files_of(source, data.input_format))
+        predictions = checked_output(predictions)
     if confusion is not None:
-        confusion = checked_output(confusion, files_of(source, data.input_format))
+        confusion = checked_output(confusion)
 
     from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import check_length, use_threads
@@ -96,6 +95,9 @@ def evaluate(
     task = task_of(stored, data, whole_rows=predictions is not None)
     if confusion is not None and not task.has_classes:
         raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
+    for output in (predictions, confusion):
+        if output is not None:
+            checked_output(output, task.files(source))
     kept = stored.trained_with.for_task(task.name)
     with kept_columns_named(model, kept, vars(data)):
         examples = task.read(source)

@@ -85,9 +85,11 @@ def similar(
     with kept_columns_named(str(model), trained_with, {"column": column}):
         records = Input(source, input_format, column, default_column=usual, keep=kept, delimiter=delimiter)
     asked: Iterable[Record] = [Record(text, place="--query") for text in query or ()]
+    read = [*records.files, *([] if vectors is None else [str(vectors)])]
     if queries is not None:
         asked = Input(queries, None, query_column or column, default_column=usual)
-    output = None if output is None else checked_output(output, records.files)
+        read += asked.files
+    output = None if output is None else checked_output(output, read)
     stored = None if vectors is None else read_vectors(vectors)
 
     with tempfile.TemporaryDirectory() as folder:

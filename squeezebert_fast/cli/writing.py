@@ -30,7 +30,10 @@ def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
 
     Raises InputError, before anything is computed, if it can't be written or is one of the input's files.
     """
-    path = Path(os.path.realpath(path.expanduser()))
+    given = path.expanduser()
+    path = Path(os.path.realpath(given))
+    if given.exists() and not path.exists():  # /dev/stdout into a pipe: a link to nothing that has a name
+        path = given
     if path.is_dir():
         raise InputError(f"the output {path} is a directory, expected a file")
     if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in inputs):
@@ -98,7 +101,7 @@ def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str
     """
     with _text_stream(path) as stream:
         if format == "jsonl":
-            yield lambda row: print(_as_json({key: _finite(row[key]) for key in row}), file=stream)
+            yield lambda row: print(_as_json(row), file=stream)
             return
         table = csv.writer(stream, lineterminator="\n")
         header: list[str] = []
@@ -107,14 +110,20 @@ def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str
             if not header:
                 header.extend(row)
                 table.writerow(header)
-            elif list(row) != header:
-                odd = next(iter(row.keys() ^ set(header)), None) or "in another order"
+            odd = row.keys() ^ set(header)
+            if odd:
                 raise InputError(
-                    f"a row has other columns than the first ({odd}), which is for --format jsonl"
+                    f"a row has other columns than the first ({min(odd)}), which is for --format jsonl"
                 )
-            table.writerow(
-                [_as_json(value) if isinstance(value, NESTED) else value for value in row.values()]
-            )
+            values = (row[name] for name in header)  # files may have their columns in different orders
+            fields = [_as_json(value) if isinstance(value, NESTED) else value for value in values]
+            try:
+                table.writerow(fields)
+            except UnicodeEncodeError as error:
+                surrogate = error.object[error.start]
+                raise InputError(
+                    f"a row has the lone surrogate {surrogate!a}, which is for --format jsonl"
+                ) from error
 
         yield write
 
@@ -124,11 +133,24 @@ NESTED = (bool, dict, list)
 
 
 def _as_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)  # str: a date of a parquet file
+    try:
+        # str: a date of a parquet file
+        spelled = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        spelled = json.dumps(_finite(value), ensure_ascii=False, default=str)
+    try:
+        spelled.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and UTF-8 can't
+        return json.dumps(json.loads(spelled))
+    return spelled
 
 
 def _finite(value: object) -> object:
-    """None for pandas' NaN, which JSON doesn't have."""
+    """The same with None for NaN and infinities, which JSON doesn't have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

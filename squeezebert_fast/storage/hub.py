@@ -24,6 +24,7 @@ from squeezebert_fast.storage.reach import one_line, why_out_of_reach
 
 # The hub's cache keeps a file at .../snapshots/<commit>/<file name in the repository>.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+NOT_HERE = "; there is no directory of that name here either"
 _COMMIT_IN_CACHE_PATH = re.compile(rf"[/\\]snapshots[/\\]({_COMMIT.pattern})[/\\]")
 
 
@@ -151,7 +152,7 @@ def _from_hub(
                 if lacks:
                     return None
                 raise CheckpointError(
-                    f"{where}: {filename} is not cached and the hub could not be asked: {why_not}"
+                    f"{where}: {filename} is not cached and the hub could not be asked: {why_not}{NOT_HERE}"
                 )
         path = hf_hub_download(
             repo,
@@ -169,12 +170,12 @@ def _from_hub(
         reason = error.__cause__
         if reason is not None and not isinstance(reason, OfflineModeIsEnabled):
             raise CheckpointError(
-                f"{where}: {filename} is not cached and the hub could not be asked: {one_line(reason)}"
+                f"{where}: {filename} is not cached and the hub could not be asked: {one_line(reason)}{NOT_HERE}"
             ) from error
         if not required:
             return None
         raise CheckpointError(
-            f"{where}: {filename} is not in the local cache, and offline mode or local_files_only is on"
+            f"{where}: {filename} is not in the local cache, and offline mode or local_files_only is on{NOT_HERE}"
         ) from error
     except EntryNotFoundError as error:
         if not required:

@@ -25,6 +25,9 @@ DELIMITERS = (";", "\t", "|")
 DELIMITER_LINE = re.compile(r"sep=(.)\r?\n?")
 """What Excel writes before the header."""
 
+OPEN_QUOTE = "unexpected end of data"
+"""What the csv module says of a quoted field that isn't closed."""
+
 Found = Iterator[tuple[dict[str, Any], str]]
 """Rows and their places."""
 
@@ -99,10 +102,17 @@ def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | 
     rows = csv.reader(itertools.chain([first], lines), strict=True, delimiter=parted_by)
 
     def numbered() -> Iterator[tuple[list[str], int]]:
+        ended = before
         try:
-            yield from ((row, before + rows.line_num) for row in rows if row)
+            for row in rows:
+                ended = before + rows.line_num
+                if row:
+                    yield row, ended
         except csv.Error as error:
-            raise InputError(f"{source.name}, line {before + rows.line_num}: {error}") from error
+            place, said = before + rows.line_num, str(error)
+            if said == OPEN_QUOTE:  # which shows at the file's end alone
+                place, said = ended + 1, "a quoted field of this row is never closed"
+            raise InputError(f"{source.name}, line {place}: {said}") from error
 
     yield from _with_header(numbered(), source, wanted)
 
@@ -166,7 +176,9 @@ def _json_list(pieces: Iterator[str], source: Source, wanted: Wanted) -> Found:
         try:
             rows = squad_rows.questions(json.loads(spelled), source.name)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{source.name} is not valid JSON: {error}") from error
+            lines = _is_object(spelled.lstrip().partition("\n")[0])
+            hint = "; --input-format jsonl reads an object a line" if lines else ""
+            raise InputError(f"{source.name} is not valid JSON: {error}{hint}") from error
     else:
         rows = json_lists.items(whole, source.name)
     for number, row in enumerate(rows, 1):

@@ -92,22 +92,21 @@ class Source:
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    byte = line[error.start]
-                    raise InputError(
-                        f"{self.name}, line {number}: the byte 0x{byte:02x} is not UTF-8 text"
-                    ) from error
+                    place = f"{self.name}, line {number}"
+                    raise InputError(f"{place}: {_not_utf8(error, number == 1)}") from error
 
     def pieces(self) -> Iterator[str]:
         """Its text in pieces of some size. Raises InputError."""
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         with self._open() as (stream, raw):
+            is_first = True
             while piece := stream.read(PIECE):
                 self.done = self.done + len(piece) if raw is None else raw.tell()
                 try:
                     yield decode(piece)
                 except UnicodeDecodeError as error:
-                    byte = error.object[error.start]
-                    raise InputError(f"{self.name}: the byte 0x{byte:02x} is not UTF-8 text") from error
+                    raise InputError(f"{self.name}: {_not_utf8(error, is_first)}") from error
+                is_first = False
 
     @contextmanager
     def _open(self) -> Iterator[tuple[IO[bytes], IO[bytes] | None]]:
@@ -125,6 +124,13 @@ class Source:
                     yield stream, raw
         except OSError as error:
             raise InputError(f"{self.name} can't be read: {error.strerror}") from error
+
+
+def _not_utf8(error: UnicodeDecodeError, at_start: bool) -> str:
+    """What is wrong with bytes that aren't UTF-8. at_start: whether they are a file's first."""
+    is_utf16 = at_start and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    remedy = "; it begins as UTF-16 does: save it as UTF-8" if is_utf16 else ""
+    return f"the byte 0x{error.object[error.start]:02x} is not UTF-8 text{remedy}"
 
 
 @contextmanager

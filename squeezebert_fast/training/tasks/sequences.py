@@ -249,11 +249,11 @@ def label_names(labels: set[str]) -> list[str]:
 
 
 def spelled_twice(labels: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of labels that are the same number, or the same text but for the spaces around it."""
+    """Pairs of labels that are the same number, or the same text but for case and the spaces around it."""
     seen: dict[str | float, str] = {}
     pairs = []
     for label in labels:
-        text = label.strip()
+        text = label.strip().casefold()
         value = float(text) if text.replace(".", "", 1).isdecimal() else text
         if value in seen:
             pairs.append((seen[value], label))
