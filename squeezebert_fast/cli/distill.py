@@ -119,7 +119,7 @@ def distill(
             rows = chosen.encode(examples, tokenizer, student.config, length)
             batch = chosen.collate(fitting.texts_to_fit(rows, settings.seed), tokenizer.pad_token_id or 0, 0)
             fitting.fit_to_teacher(student, known.model, devices.moved(batch, chosen_device), words)
-        return student, tokenizer, distillation.Distilled(chosen, known, softness)
+        return runs.Built(student, tokenizer, distillation.Distilled(chosen, known, softness))
 
     runs.train(
         chosen,

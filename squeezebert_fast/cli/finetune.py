@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.spreading import spread
@@ -36,6 +38,12 @@ def finetune(
     backend: options.Backend = "auto",
     threads: options.Threads = None,
     device: options.Device = "auto",
+    head_first: Annotated[
+        bool,
+        typer.Option(
+            help="Fit a new head to the encoder as it is before training both (logistic or ridge regression)."
+        ),
+    ] = True,
 ) -> None:
     """Train a model for a task, and leave the best one in a folder that every command takes as --model.
 
@@ -57,7 +65,8 @@ def finetune(
     def build(examples: list[Any]) -> Built:
         fields = chosen.label_fields(examples)
         started, tokenizer = models.start(chosen, model, sizes, fields, settings.seed)
-        return started, tokenizer, chosen
+        new_head = model is not None and models.lacks_head(chosen, model, fields)
+        return runs.Built(started, tokenizer, chosen, new_head)
 
     runs.train(
         chosen,
@@ -66,7 +75,16 @@ def finetune(
         build,
         settings,
         run.to_output(),
-        origin=origin(command="finetune", model=model, task=task, data=data, sizes=sizes, backend=backend),
+        origin=origin(
+            command="finetune",
+            model=model,
+            task=task,
+            data=data,
+            sizes=sizes,
+            backend=backend,
+            head_first=head_first,
+        ),
         backend=backend,
         device=chosen_device,
+        head_first=head_first,
     )

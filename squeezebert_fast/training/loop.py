@@ -92,6 +92,7 @@ class Trainer:
         self.optimizer = Optimizer(self.parameters, settings, self.total_steps, device)
         self.average = moving_average(model, settings.average) if settings.average else None
         self.progress = Progress()
+        self.starts_trained = False  # whether the model is worth an evaluation before the first step
         self._drawn = time.monotonic()
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
 
@@ -286,6 +287,8 @@ class Trainer:
         # Every process reads the file itself: a network's worth of parameters is not for the group's messages.
         state = self.folder.load_state()
         if state is None:
+            if self.starts_trained:
+                self.progress.evaluated = -1
             if self.processes.first:
                 self.folder.cut_log(0)
             return

@@ -77,3 +77,12 @@ def check_fit(model: Model, tokenizer: Tokenizer, max_length: int | None) -> Non
         )
     if max_length is not None and max_length > limit:
         raise ArgumentError(f"max_length is {max_length}, but the model takes {limit} tokens at most")
+
+
+def lacks_head(task: Task, model: str, label_fields: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has an encoder, and no head for the task and these labels."""
+    stored = find(model)
+    wanted = task.model_class.__name__.partition("For")[2]
+    if (stored.architecture or "").partition("For")[2] != wanted:
+        return True
+    return set(label_fields.get("label2id", ())) != set(stored.config().label2id or ())

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,7 @@ from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
 from squeezebert_fast.tables.rows import STDIN
 from squeezebert_fast.training import devices
+from squeezebert_fast.training.head_start import fit_head
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
 from squeezebert_fast.training.optimizing import check_precision
@@ -29,7 +30,15 @@ from squeezebert_fast.training.tasks.base import DataSet, Task
 
 DEFAULT_LENGTH = 128  # tokens
 
-Built = tuple[Model, Tokenizer, Task]
+
+class Built(NamedTuple):
+    """What a run trains."""
+
+    model: Model
+    tokenizer: Tokenizer
+    task: Task
+    new_head: bool = False
+    """Whether the model's encoder is trained, and its head is not."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ def train(
     origin: Mapping[str, Any],
     backend: str = "auto",
     device: torch.device = devices.CPU,
+    head_first: bool = False,
 ) -> None:
     """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
@@ -70,7 +80,7 @@ def train(
         with held_warnings():
             examples = task.read(train_file)
             dev_examples = None if dev_file is None else task.read(dev_file)
-            model, tokenizer, task = build(examples)
+            model, tokenizer, task, new_head = build(examples)
             check_fit(model, tokenizer, settings.max_length)
             length = settings.max_length or min(DEFAULT_LENGTH, token_limit(model.config))
 
@@ -96,6 +106,11 @@ def train(
             if task.reading:
                 reporter.say(task.reading)
             task.before_training(data, model.config, processes)
+            if head_first and new_head and not (output.resume and folder.has_state):
+                pad = model.config.pad_token_id or 0
+                trainer.starts_trained = fit_head(
+                    model, task, data, pad, settings.seed, processes, device=device
+                )
 
         def begin() -> None:
             folder.begin(binding, **flags)
