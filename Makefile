@@ -90,7 +90,7 @@ sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --valgrind
 
 test-compat: $(VENV)/compat.stamp
-	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py
+	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py
 
 $(VENV)/compat.stamp: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet --target $(VENV)/transformers-4 'transformers>=4.57,<5'
@@ -115,6 +115,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.accuracy --out out/bench
 	$(BIN)/python -m benchmarks.memory --out out/bench
 	$(BIN)/python -m benchmarks.training --out out/bench
+	$(BIN)/python -m benchmarks.pretraining --threads 1 --out out/bench
 
 profile: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.profile --out out/bench

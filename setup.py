@@ -32,7 +32,9 @@ HEADERS = [
 PACKAGES = [
     "squeezebert_fast",
     "squeezebert_fast.backends",
+    "squeezebert_fast.benchmark",
     "squeezebert_fast.cli",
+    "squeezebert_fast.cli.answers",
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",
     "squeezebert_fast.ops",
@@ -53,7 +55,7 @@ class BuildNative(build_ext):
     def run(self) -> None:
         mode = os.environ.get("SQUEEZEBERT_FAST_NATIVE", "auto")
         if mode not in ("auto", "require", "off"):
-            raise SystemExit(f"SQUEEZEBERT_FAST_NATIVE is {mode!r}; it can be auto, require or off")
+            raise SystemExit(f"SQUEEZEBERT_FAST_NATIVE is {mode!r}, expected one of auto, require, off")
         if mode == "off":
             return self.skip("SQUEEZEBERT_FAST_NATIVE=off")
         inplace = self.inplace  # setuptools changes it during a build, and doesn't restore it when that fails

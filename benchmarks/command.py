@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from rich.console import Console
 from benchmarks.agreement import WrongEngine
 from benchmarks.report import surroundings
 from squeezebert_fast.backends.cpu import PRECISIONS
+from squeezebert_fast.benchmark.workers import quiet
 from squeezebert_fast.errors import SqueezeBertFastError
 
 
@@ -61,13 +60,6 @@ def prepare(chosen: argparse.Namespace) -> None:
     torch.set_num_threads(chosen.threads)
     chosen.out.mkdir(parents=True, exist_ok=True)
     quiet()
-
-
-def quiet() -> None:
-    """No talk from exporters and quantisers."""
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names every torchvision operator it lacks
-    warnings.simplefilter("ignore")
 
 
 def console() -> Console:

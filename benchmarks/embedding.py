@@ -24,9 +24,9 @@ from benchmarks.encoders import ENCODERS, FAMILIES, TORCH, Encoder, EncoderRunne
 from benchmarks.minilm import minilm_directory
 from benchmarks.report import cpu_title, shape_name, write_json
 from benchmarks.sst2 import BATCH, read_sentences
-from benchmarks.turns import DROPPED, Turns
 from squeezebert_fast import SqueezeBertTokenizerFast
-from squeezebert_fast.benchmark import Case, Report, Timing, check_plot
+from squeezebert_fast.benchmark import Case, Report, Timing, Turns, check_plot, milliseconds
+from squeezebert_fast.benchmark.turns import DROPPED
 
 TOKENS = (8, 16, 32)
 """Lengths of the queries, special tokens among them."""
@@ -101,7 +101,7 @@ def table_of(
     """The rows of one case: milliseconds, or sentences a second where a call is `sentences`; with `cosines` these."""
     title = f"{rows[0]['case']}, {torch.get_num_threads()} threads"
     table = Table(Column("engine", no_wrap=True), title=title, title_justify="left")
-    unit = "sentences/s" if sentences else "median ms"
+    unit = "sentences/s" if sentences else "median"
     accuracy = () if cosines is None else ("mean cosine", "least")
     over = (f"over {rows[0]['baseline']}", "over best of its precision", "over best")
     for column in (unit, "p20 .. p80", *over, *accuracy):
@@ -110,8 +110,9 @@ def table_of(
         low, middle, high = row["p20_ms"], row["median_ms"], row["p80_ms"]
         if sentences:
             low, middle, high = (1e3 * sentences / each for each in (high, middle, low))
-        digits = 0 if sentences else 2
-        cells = [f"{middle:.{digits}f}", f"{low:.{digits}f} .. {high:.{digits}f}"]
+            cells = [f"{middle:.0f}", f"{low:.0f} .. {high:.0f}"]
+        else:
+            cells = [milliseconds(middle / 1e3), milliseconds(low / 1e3, high / 1e3)]
         keys = ("speed_up", "speed_up_over_best_peer_of_precision", "speed_up_over_best_peer")
         cells += ["" if row[key] is None else f"{row[key]:.2f}" for key in keys]
         if cosines is not None:

@@ -28,9 +28,9 @@ from benchmarks.peers import Candidate, Forward, unavailable
 from benchmarks.report import Shape
 from benchmarks.sst2 import BATCH
 from benchmarks.subjects import Subject, minilm
-from benchmarks.turns import CandidateFailed, Turns
 from squeezebert_fast import patch
 from squeezebert_fast.backends.cpu import PRECISIONS
+from squeezebert_fast.benchmark import CandidateFailed, Turns
 
 
 class Session(nn.Module):

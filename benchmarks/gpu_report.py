@@ -11,6 +11,7 @@ from benchmarks.gpu_steps import EAGER, GRAPHS, OURS, PATCHED, PRODUCT
 from benchmarks.gpu_training import COMPILED_EAGER
 from benchmarks.gpu_training_report import curve_lines, draw_curves, memory_lines
 from benchmarks.report import shape_name
+from squeezebert_fast.benchmark import milliseconds
 
 Rows = list[dict[str, Any]]
 
@@ -153,14 +154,14 @@ def _step(name: str, result: dict[str, Any]) -> str:
     product = ceilings.get(PRODUCT, {}).get("tflops")
     copy = ceilings.get("copy", {}).get("gbytes_per_second")
     eager = ceilings.get(EAGER, {}).get("median_ms")
-    lines += ["| | median ms | p20 .. p80 | over eager | TFLOP/s | of the product | GB/s | of the copy |"]
+    lines += ["| | median | p20 .. p80 | over eager | TFLOP/s | of the product | GB/s | of the copy |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for row in rows:
-        spread = "" if row["p20_ms"] is None else f"{row['p20_ms']:.4g} .. {row['p80_ms']:.4g}"
+        spread = "" if row["p20_ms"] is None else milliseconds(row["p20_ms"] / 1e3, row["p80_ms"] / 1e3)
         over = eager / row["median_ms"] if eager and row["median_ms"] else None
         cells = [
             row["candidate"],
-            _number(row["median_ms"]),
+            "" if row["median_ms"] is None else milliseconds(row["median_ms"] / 1e3),
             spread,
             _number(over),
             _number(row["tflops"]),

@@ -11,12 +11,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.peaks import Peaks
 from benchmarks.peers import EAGER, Engine, start_engines
 from benchmarks.report import Case, Row, Shape, best_peer, shape_name
 from benchmarks.subjects import Subject, bert_base, squeezebert_base
-from benchmarks.turns import TURN, Turns
-from squeezebert_fast.benchmark import encoder_flops
+from squeezebert_fast.benchmark import TURN, Peaks, Turns, encoder_flops
 
 SHAPES: tuple[Shape, ...] = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from benchmarks.agreement import check
 from benchmarks.report import BFLOAT16_FEATURES, Shape, cpu_features, shape_name
 from benchmarks.subjects import Inputs, LastHiddenState, Subject, padded_inputs, random_inputs
-from benchmarks.turns import CandidateFailed, Turns
 from squeezebert_fast import SqueezeBertModel, patch
 from squeezebert_fast.backends.cpu import PRECISIONS
+from squeezebert_fast.benchmark import CandidateFailed, Turns
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 """Inputs to the last hidden state [batch, tokens, channels]."""

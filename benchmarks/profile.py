@@ -23,12 +23,13 @@ from benchmarks.report import Shape, shape_name, write_json
 from squeezebert_fast import SqueezeBertModel, patch
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import (
-    PEAK_SAMPLE_SECONDS,
     MultiplyAddPeak,
     MultiplyAddPeaks,
     encoder_flops,
     measure,
+    milliseconds,
 )
+from squeezebert_fast.benchmark.peaks import PEAK_SAMPLE_SECONDS
 from squeezebert_fast.patching.plan import engine_of, plan_of
 
 SHAPES = ((1, 1), (1, 16), (1, 32), (1, 128), (8, 128), (1, 512))
@@ -158,13 +159,13 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
         f"preempted {first['preemptions']} times"
     )
     table = Table("pass", title=title, title_justify="left")
-    for column in ("median ms", "of the model", "of own peak", "of the limit"):
+    for column in ("median", "of the model", "of own peak", "of the limit"):
         table.add_column(column, justify="right")
     for row in rows:
         shares = [row.get(name) for name in ("of_model", "fraction_of_peak", "fraction_of_limit")]
         table.add_row(
             row["pass"],
-            f"{row['median_ms']:.2f}" if "median_ms" in row else "",
+            milliseconds(row["median_ms"] / 1e3) if "median_ms" in row else "",
             *("" if share is None else f"{share:.0%}" for share in shares),
         )
     return table

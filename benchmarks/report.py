@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from squeezebert_fast.backends.cpu import PRECISIONS
 from squeezebert_fast.benchmark import Case as PlottedCase
-from squeezebert_fast.benchmark import Report, Timing
+from squeezebert_fast.benchmark import Report, Timing, milliseconds
 from squeezebert_fast.diagnostics import doctor
 
 FEATURES = (
@@ -146,14 +146,14 @@ def table(rows: Sequence[Row]) -> Table:
     """The rows of one case as a rich table."""
     baseline = rows[0].baseline.name
     result = Table(Column("candidate", no_wrap=True), title=rows[0].case, title_justify="left")
-    for column in ("median ms", "p20 .. p80", f"over {baseline}", "over best peer", "of own peak"):
+    for column in ("median", "p20 .. p80", f"over {baseline}", "over best peer", "of own peak"):
         result.add_column(column, justify="right")
     for row in rows:
         timing, over, fraction = row.timing, row.over_best_peer, row.fraction_of_peak
         result.add_row(
             timing.name,
-            f"{1e3 * timing.median:.2f}",
-            f"{1e3 * timing.percentile(20):.2f} .. {1e3 * timing.percentile(80):.2f}",
+            milliseconds(timing.median),
+            milliseconds(timing.percentile(20), timing.percentile(80)),
             f"{row.speed_up:.2f}",
             "" if over is None else f"{over:.2f}",
             "" if fraction is None else f"{fraction:.0%}",

@@ -22,9 +22,9 @@ from benchmarks.peers import EAGER, ENGINES, UNPADDED, Engine, start_engines
 from benchmarks.report import best_peer, cpu_title, write_json
 from benchmarks.sst2 import BATCH, batches, read_sentences
 from benchmarks.subjects import squeezebert_base
-from benchmarks.turns import DROPPED, KEPT, Turns
 from squeezebert_fast import SqueezeBertTokenizerFast
-from squeezebert_fast.benchmark import Case, Report, Timing, check_plot
+from squeezebert_fast.benchmark import Case, Report, Timing, Turns, check_plot
+from squeezebert_fast.benchmark.turns import DROPPED, KEPT
 
 # Those that take any shape well: of ours padded, float32 shows what leaving out the padding brings.
 WANTED = (

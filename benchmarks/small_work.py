@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.command import about, add_precisions, add_shapes, console, exit_with, parser_for, prepare
 from benchmarks.passes import base_model, native_encoder
 from benchmarks.report import shape_name, write_json
-from squeezebert_fast.benchmark import measure
+from squeezebert_fast.benchmark import measure, milliseconds
 
 SHAPES = ((1, 1), (1, 4), (1, 16))
 COPY_BYTES = 256 << 20  # several times the last-level cache
@@ -61,19 +61,18 @@ def main() -> None:
         with torch.inference_mode():
             timings = measure(candidates, chosen.repeats, between=bandwidth.sample)
         table = Table("precision", title=shape_name(shape), title_justify="left")
-        for column in ("packed MB", "copy GB/s", "bound ms", "median ms", "p20 .. p80", "over the bound"):
+        for column in ("packed MB", "copy GB/s", "bound", "median", "p20 .. p80", "over the bound"):
             table.add_column(column, justify="right")
         for timing in timings:
             size = encoders[timing.name].bytes
             bound = size / bandwidth.bytes_per_second
-            low, high = 1e3 * timing.percentile(20), 1e3 * timing.percentile(80)
             table.add_row(
                 timing.name,
                 f"{size / 1e6:.1f}",
                 f"{bandwidth.bytes_per_second / 1e9:.1f}",
-                f"{1e3 * bound:.2f}",
-                f"{1e3 * timing.median:.2f}",
-                f"{low:.2f} .. {high:.2f}",
+                milliseconds(bound),
+                milliseconds(timing.median),
+                milliseconds(timing.percentile(20), timing.percentile(80)),
                 f"{timing.median / bound:.2f}",
             )
             rows.append(
@@ -84,8 +83,8 @@ def main() -> None:
                     "copy_bytes_per_second_read_and_written": bandwidth.bytes_per_second,
                     "bound_ms": 1e3 * bound,
                     "median_ms": 1e3 * timing.median,
-                    "p20_ms": low,
-                    "p80_ms": high,
+                    "p20_ms": 1e3 * timing.percentile(20),
+                    "p80_ms": 1e3 * timing.percentile(80),
                     "over_bound": timing.median / bound,
                     "ms": [1e3 * seconds for seconds in timing.seconds],
                 }

@@ -22,7 +22,8 @@ from benchmarks.sst2 import BATCH
 from benchmarks.stored import Stored
 from squeezebert_fast.benchmark import measure
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
-from squeezebert_fast.training.evaluation import FIXED_EPOCH, evaluate, forward
+from squeezebert_fast.trained_with import TrainedWith
+from squeezebert_fast.training.evaluation import FIXED_EPOCH, evaluate
 from squeezebert_fast.training.models import load_tokenizer
 from squeezebert_fast.training.tasks.base import DataSet, Task
 
@@ -51,11 +52,12 @@ def stored_models(folder: Path) -> dict[str, Stored]:
 def read_split(
     folder: Path, split: str, task: Task, stored: Stored, model: SqueezeBertPreTrainedModel
 ) -> DataSet:
-    """A task's examples, as many tokens of each as the model takes."""
+    """A task's examples, as many tokens of each as the model was trained with, or else as it takes."""
     source = next(folder.glob(f"{split}.*"), None)
     if source is None:
         raise DataMissing(f"{folder} has no file with the {split} set")
-    examples, length = task.read(str(source)), model.config.max_position_embeddings
+    kept = TrainedWith.of_config(model.config.to_dict()).max_length
+    examples, length = task.read(str(source)), kept or model.config.max_position_embeddings
     return DataSet(examples, task.encode(examples, load_tokenizer(stored.folder), model.config, length))
 
 
@@ -68,7 +70,7 @@ def forward_over(model: SqueezeBertPreTrainedModel, task: Task, data: DataSet) -
     def run() -> None:
         with torch.inference_mode():
             for batch in batches:
-                forward(model, batch)
+                task.forward(model, batch)
 
     return run
 

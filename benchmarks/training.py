@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import about, add_shapes, console, exit_with, parser_for, positive, prepare
-from benchmarks.peaks import Peaks
 from benchmarks.report import Case, Row, Shape, best_peer, cpu_title, plot, shape_name, table, write_json
 from benchmarks.training_memory import in_a_process
 from benchmarks.training_profile import profile_runner
@@ -33,9 +32,8 @@ from benchmarks.training_step import (
     check_patched,
     step_flops,
 )
-from benchmarks.turns import TURN, CandidateFailed, Turns
 from squeezebert_fast import SqueezeBertConfig
-from squeezebert_fast.benchmark import Timing, check_plot
+from squeezebert_fast.benchmark import TURN, CandidateFailed, Peaks, Timing, Turns, check_plot, milliseconds
 
 SHAPES = ((8, 128),)
 
@@ -100,14 +98,17 @@ def memory_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def profile_table(rows: Sequence[dict[str, Any]]) -> Table:
     result = Table("operation", title=f"{rows[0]['case']}, {PATCHED}", title_justify="left")
-    for column in ("forward ms", "of own peak", "backward ms", "of own peak", "of the step"):
+    for column in ("forward", "of own peak", "backward", "of own peak", "of the step"):
         result.add_column(column, justify="right")
     for row in rows:
         cells = []
         for direction in ("forward", "backward"):
             spent, fraction = row.get(f"{direction}_ms"), row.get(f"{direction}_fraction_of_peak")
-            cells += ["" if spent is None else f"{spent:.1f}", "" if fraction is None else f"{fraction:.0%}"]
-        name = row["operation"] + (f": {row['both_ms']:.1f} ms" if "both_ms" in row else "")
+            cells += [
+                "" if spent is None else milliseconds(spent / 1e3),
+                "" if fraction is None else f"{fraction:.0%}",
+            ]
+        name = row["operation"] + (f": {milliseconds(row['both_ms'] / 1e3)}" if "both_ms" in row else "")
         result.add_row(name, *cells, f"{row['of_step']:.0%}")
     return result
 

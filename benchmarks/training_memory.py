@@ -21,7 +21,7 @@ from benchmarks.command import exit_with, positive, shape
 from benchmarks.memory import status
 from benchmarks.report import Shape, shape_name
 from benchmarks.training_step import ENGINES, PRECISIONS, base_classifier, candidate, random_batch, warm_up
-from benchmarks.turns import CandidateFailed
+from squeezebert_fast.benchmark import CandidateFailed
 
 # glibc would keep some of what is freed, how much depends on the order of sizes: with this it maps every large block
 # apart, and gives it back at once, so that resident is what is in use.

@@ -10,7 +10,7 @@ import torch
 from transformers import SqueezeBertConfig, SqueezeBertModel
 
 from squeezebert_fast import patch
-from squeezebert_fast.benchmark import measure
+from squeezebert_fast.benchmark import measure, milliseconds
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         difference = (patched(ids).last_hidden_state - model(ids).last_hidden_state).abs().max()
         before, after = measure({"unpatched": lambda: model(ids), "patched": lambda: patched(ids)}, repeats=9)
     print(f"largest difference {difference:.1e}")
-    print(f"{1e3 * before.median:.1f} ms unpatched, {1e3 * after.median:.1f} ms patched")
+    print(f"{milliseconds(before.median)} unpatched, {milliseconds(after.median)} patched")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.errors import ArgumentError, ConfigError, one_of
 
 
 def _gelu_tanh_by_hand(x: Tensor, scale: float = math.sqrt(2.0 / math.pi)) -> Tensor:
@@ -130,7 +130,7 @@ def get_activation(activation: str | Callable[[Tensor], Tensor]) -> Callable[[Te
         return Activation(activation)
     if activation in PARAMETRIC_ACTIVATIONS:
         return PARAMETRIC_ACTIVATIONS[activation]()
-    raise ConfigError(f"unknown activation {activation!r}, expected one of {', '.join(activation_names())}")
+    raise ConfigError(f"unknown activation {activation!r}, expected {one_of(activation_names())}")
 
 
 def activation_names() -> list[str]:

@@ -15,7 +15,7 @@ import torch
 
 from squeezebert_fast.activations import activation_names
 from squeezebert_fast.configuration_interface import ConfigInterface
-from squeezebert_fast.errors import ArgumentError, ConfigError
+from squeezebert_fast.errors import ArgumentError, ConfigError, one_of
 
 MODEL_TYPE = "squeezebert"
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -184,7 +184,7 @@ class SqueezeBertConfig(_Fields, ConfigInterface):
             value = getattr(self, name)
             _require(_is_number(value) and 0.0 <= value < float("inf"), name, value, "a non-negative number")
         act_ok = isinstance(self.hidden_act, str) and self.hidden_act in activation_names()
-        _require(act_ok, "hidden_act", self.hidden_act, f"one of {', '.join(activation_names())}")
+        _require(act_ok, "hidden_act", self.hidden_act, one_of(activation_names()))
         pad = self.pad_token_id
         pad_ok = pad is None or (_is_int(pad, 0) and pad < self.vocab_size)
         _require(pad_ok, "pad_token_id", pad, f"null or an integer below vocab_size ({self.vocab_size})")
@@ -205,7 +205,7 @@ class SqueezeBertConfig(_Fields, ConfigInterface):
         _require(self.num_labels >= 1, "id2label", self.id2label, "at least one label")
         problem = self.problem_type
         _require(
-            problem in (None, *PROBLEM_TYPES), "problem_type", problem, f"null or one of {PROBLEM_TYPES}"
+            problem in (None, *PROBLEM_TYPES), "problem_type", problem, f"null or {one_of(PROBLEM_TYPES)}"
         )
         one_of_one = problem == "single_label_classification" and self.num_labels == 1
         _require(not one_of_one, "problem_type", problem, "regression, or num_labels of at least 2")

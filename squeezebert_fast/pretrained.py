@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias
 from torch import nn
 
 from squeezebert_fast.configuration import MODEL_TYPE, SqueezeBertConfig
-from squeezebert_fast.errors import ConfigError, TrainingError
+from squeezebert_fast.errors import ConfigError, StorageError, TokenizerError, TrainingError
 from squeezebert_fast.loading import sentence_folder, transformers_models
 from squeezebert_fast.loading.int8_file import INT8_NAME, dequantized, read_quantized
 from squeezebert_fast.loading.sentence_folder import SentenceFolder
@@ -31,6 +31,7 @@ from squeezebert_fast.patching.int8_checkpoint import load_transformer
 from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.trained_with import TrainedWith
 
 logger = logging.getLogger("squeezebert_fast.loading")
 
@@ -50,8 +51,8 @@ SERVES_AS = {"BertForPreTraining": SqueezeBertForMaskedLM}
 class Pretrained(ABC):
     """A model's directory or hub repository.
 
-    files: its files, all of one commit. architecture: the class that its configuration names, or None. is_own:
-    whether its model is one of this package's classes.
+    files: its files, all of one commit. architecture: the class that its configuration names, or None. trained_with:
+    what its configuration says of its training. is_own: whether its model is one of this package's classes.
     """
 
     is_own: ClassVar[bool]
@@ -61,6 +62,7 @@ class Pretrained(ABC):
         self.name = os.fspath(files.name_or_path)
         names = config.get("architectures")
         self.architecture: str | None = names[0] if isinstance(names, list) and names else None
+        self.trained_with = TrainedWith.of_config(config, f"{self.name}/{CONFIG_NAME}")
 
     @abstractmethod
     def config(self) -> Config:
@@ -132,9 +134,29 @@ def save(model: Model, directory: Path) -> None:
     if isinstance(model, SqueezeBertPreTrainedModel):
         model.save_pretrained(directory)
         return
+    _save_all(model, directory)
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write a tokenizer beside its model, all of its files or none.
+
+    Raises StorageError where they can't be written, and TokenizerError.
+    """
+    if isinstance(tokenizer, SqueezeBertTokenizerFast):
+        try:
+            tokenizer.save_pretrained(directory)
+        except TokenizerError as error:
+            if isinstance(error.__cause__, StorageError):
+                raise error.__cause__ from None
+            raise
+        return
+    _save_all(tokenizer, directory)
+
+
+def _save_all(of_transformers: Any, directory: Path) -> None:
     with all_or_nothing(directory) as stage, tempfile.TemporaryDirectory(".tmp", ".", directory) as made:
         with transformers_models.refused_in_one_line(f"save {directory}"):
-            model.save_pretrained(made)
+            of_transformers.save_pretrained(made)
         for file in sorted(Path(made).iterdir()):
             os.replace(file, stage(file.name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def succeeds(*arguments: object, stdin: str | bytes | None = None) -> str:
     assert result.exit_code == 0, result.stderr or result.exception
     assert result.stderr == ""
     return result.stdout
+
+
+def benched(report: Path, *arguments: object) -> Any:
+    """What `bench` writes to `report`; it must end well, but may warn that others use this machine too."""
+    result = run("bench", *arguments, "--json", report)
+    assert result.exit_code == 0, result.stderr or result.exception
+    assert all("don't rely on these times" in line for line in result.stderr.splitlines()), result.stderr
+    return json.loads(report.read_text(encoding="utf-8"))
 
 
 def refuses(*arguments: object, said: str, stdin: str | bytes | None = None) -> None:

@@ -13,6 +13,6 @@ torch.set_num_threads(1)
 @pytest.fixture
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training draws no picture, which is most of so short a run's time."""
-    from squeezebert_fast.training import loop
+    from squeezebert_fast.training import records
 
-    monkeypatch.setattr(loop, "draw_curves", lambda *_: True)
+    monkeypatch.setattr(records, "draw_curves", lambda *_, **__: True)

@@ -31,6 +31,7 @@ class FakeHub:
         self.repositories: dict[str, Repository] = {}
         self.cut_short: dict[str, int] = {}  # file name -> bytes that a GET sends, as if they were all of it
         self.break_once_after: dict[str, int] = {}  # file name -> bytes after which the next GET breaks off
+        self.seconds_to_answer = 0.0
         self.requests: list[str] = []  # "METHOD /path" of each for a file
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -99,6 +100,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.answer(with_body=True)
 
         def answer(self, *, with_body: bool) -> None:
+            threading.Event().wait(hub.seconds_to_answer)
             path = unquote(urlsplit(self.path).path)
             name, separator, rest = path.strip("/").partition("/resolve/")
             if not separator:  # huggingface_hub asks for more than files, and files are what tests count

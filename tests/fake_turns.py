@@ -1,11 +1,11 @@
-"""In place of `benchmarks.turns.Turns`, without processes."""
+"""In place of `squeezebert_fast.benchmark.Turns`, without processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.turns import CandidateFailed
+from squeezebert_fast.benchmark import CandidateFailed
 
 
 class FakeTurns:

@@ -125,7 +125,7 @@ def test_the_reference_can_be_chosen_and_serves_everything() -> None:
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
     with pytest.raises(
-        ArgumentError, match=r"backend is 'onnx'; it can be one of auto, reference, cpu, triton$"
+        ArgumentError, match=r"backend is 'onnx', expected one of auto, reference, cpu, triton$"
     ):
         backends.choose(CONV, "onnx")
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
+from dataclasses import replace
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
@@ -24,6 +28,7 @@ from squeezebert_fast import ArgumentError, SqueezeBertConfig, SqueezeBertModel,
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.benchmark import (
     Case,
+    Load,
     MultiplyAddPeak,
     MultiplyAddPeaks,
     Report,
@@ -32,6 +37,7 @@ from squeezebert_fast.benchmark import (
     encoder_flops,
     forward_candidates,
     measure,
+    milliseconds,
     precision_of,
 )
 from tests.loading_helpers import make
@@ -72,6 +78,51 @@ def test_a_candidate_is_held_against_its_own_peak() -> None:
     timings = report().cases[0].timings
     case = Case("2x3", timings, flops=30, peak=1000.0, peaks={"fast": 4000.0})
     assert [case.fraction_of_peak(timing) for timing in timings] == pytest.approx([0.1, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        ([1.288], "1,288 ms"),
+        ([1234.5678], "1,234,568 ms"),
+        ([0.1], "100 ms"),
+        ([0.09996], "100 ms"),
+        ([0.0371], "37.1 ms"),
+        ([0.009996], "10.0 ms"),
+        ([0.00053], "0.530 ms"),
+        ([0.00000421], "0.00421 ms"),
+        ([0.0], "0 ms"),
+        ([0.0371, 1.0402], "37.1 .. 1,040 ms"),
+    ],
+)
+def test_milliseconds_have_three_digits_and_no_exponent(seconds: list[float], written: str) -> None:
+    assert milliseconds(*seconds) == written
+
+
+def test_tables_and_plots_write_milliseconds_so(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    slow, fast = Timing("slow", (1.288,) * 3), Timing("fast", (0.00053,) * 3)
+    made = Report("a title", (Case("2x3", (slow, fast)),), threads=3)
+    shown = Console(file=StringIO(), width=100)
+    shown.print(made.table())
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "1,288 ms  1,288 .. 1,288 ms" in text
+    assert "0.530 ms  0.530 .. 0.530 ms" in text
+    made.plot(tmp_path / "plot.svg")
+    assert "1,288 ms" in re.sub(r"\s+", " ", (tmp_path / "plot.svg").read_text())
+    shown.print(table([Row("1x2", slow, slow, slow, 10, None), Row("1x2", fast, slow, slow, 10, None)]))
+    assert "0.530 .. 0.530 ms" in shown.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_figures_are_doubted_when_others_had_the_cpus_or_times_spread() -> None:
+    calm = Report("a title", (Case("2x3", (Timing("a", (1.0, 1.1, 1.2)),)),), load=Load(others_during=0.05))
+    assert calm.doubt() is None
+    assert replace(calm, load=None).doubt() is None
+    assert replace(calm, load=Load()).doubt() is None
+    crowded = replace(calm, load=Load(others_before=0.0, others_during=0.432))
+    assert crowded.doubt() == "others took 43% of the CPUs' time"
+    wide = replace(crowded, cases=(*calm.cases, Case("4x5", (Timing("b", (1.0,) * 5 + (3.0,) * 5),))))
+    assert wide.doubt() == "others took 43% of the CPUs' time and p80 is 3.0 times p20 (b at 4x5)"
 
 
 def test_without_a_flop_count_there_is_no_rate() -> None:
@@ -204,6 +255,17 @@ def test_a_report_is_written_with_every_run(tmp_path: Path) -> None:
     assert first["peak_flops_per_second"] == 1000.0
     assert second["candidates"][0]["flops_per_second"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (data["load"], data["left_out"]) == (None, {})
+    watched = replace(
+        report(), load=Load(0.5, 2.5, 0.0, 0.25), left_out={"theirs": "not installed"}
+    ).to_dict()
+    assert watched["load"] == {
+        "average_before": 0.5,
+        "average_during": 2.5,
+        "others_before": 0.0,
+        "others_during": 0.25,
+    }
+    assert watched["left_out"] == {"theirs": "not installed"}
 
 
 def test_the_table_has_a_row_for_each_candidate() -> None:
@@ -220,7 +282,7 @@ def test_a_report_is_drawn(suffix: str, start: bytes, tmp_path: Path) -> None:
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ArgumentError, match=r"\.png or \.svg"):
+    with pytest.raises(ArgumentError, match=r"\.png, \.svg"):
         check_plot(Path("plot.gif"))
     monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(UnsupportedError, match=r"pip install squeezebert-fast\[plot\]"):

@@ -31,10 +31,9 @@ from benchmarks.training_step import (
     step_flops,
     warm_up,
 )
-from benchmarks.turns import CandidateFailed
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.benchmark import Timing, encoder_flops
+from squeezebert_fast.benchmark import CandidateFailed, Timing, encoder_flops
 from squeezebert_fast.ops import reference
 from tests.loading_helpers import make
 

@@ -21,7 +21,9 @@ from rich.console import Console
 from benchmarks.agreement import WrongEngine
 from benchmarks.peers import EAGER, ENGINES, EngineRunner, start_engines
 from benchmarks.subjects import bert_base
-from benchmarks.turns import TURN, CandidateFailed, Turns
+from squeezebert_fast import ArgumentError
+from squeezebert_fast.benchmark import TURN, CandidateFailed, Turns, workers
+from squeezebert_fast.benchmark.turns import DROPPED, turns_of
 from tests.fake_turns import FakeTurns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whether a process is stopped")
@@ -148,6 +150,80 @@ def pid_of(_: object) -> int:
     return os.getpid()
 
 
+@pytest.mark.parametrize(("repeats", "counting"), [(1, [1]), (4, [4]), (9, [4, 4, 1])])
+def test_turns_make_as_many_calls_that_count_as_are_wanted(repeats: int, counting: list[int]) -> None:
+    turns = turns_of(repeats, 2, 3)
+    assert [len(turn) - DROPPED for turn in turns] == counting
+    assert {call for turn in turns for call in turn} == {(2, 3)}
+
+
+def test_where_no_process_can_be_stopped_they_take_turns_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "CAN_STOP", False)
+    with Turns(1, quiet_console()) as turns:
+        for name in "ab":
+            assert turns.start(name, partial(Witness, name, tmp_path))
+        pids = [int((tmp_path / f"{name}.pid").read_text()) for name in "ab"]
+        assert not turns.start("unbuilt", partial(fail, "no such engine"))
+        timings = turns.measure("ab", turns_of(5))
+        assert "T" not in [state(pid) for pid in pids]
+    assert [len(timing.seconds) for timing in timings] == [5, 5]
+    calls = [word.rstrip("!") for word in (tmp_path / "log").read_text().split() if word[0] != "("]
+    assert "".join(calls) == "aaaaaabbbbbbaaabbb"
+    assert [state(pid) for pid in pids] == [None, None]
+
+
+def test_a_terminal_sees_whose_turn_it_is(tmp_path: Path) -> None:
+    shown = Console(file=StringIO(), width=100, force_terminal=True)
+    with Turns(1, shown) as turns:
+        for name in turns.starting("ab", "candidates"):
+            turns.start(name, partial(Witness, name, tmp_path))
+        turns.measure("ab", turns_of(1), title="1x8")
+    drawn = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "starting candidates" in drawn
+    assert drawn.index("1x8 a") < drawn.index("1x8 b")
+    assert "100%" in drawn
+
+
+def test_who_wants_to_tell_of_failures_is_given_the_line() -> None:
+    shown, told = quiet_console(), list[str]()
+    with Turns(1, shown, tell=told.append) as turns:
+        assert not turns.start("refused", partial(refuse, "precision is 'int4'"))
+    assert told == ["without refused: precision is 'int4'"]
+    assert shown.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def refuse(message: str) -> None:
+    raise ArgumentError(message)
+
+
+def test_the_candidates_work_is_our_own() -> None:
+    with Turns(1, quiet_console()) as turns:
+        assert turns.start("busy", partial(Doomed, hang))
+        before = turns.usage()
+        turns.ask("busy", compute)
+        after = turns.usage()
+    assert before is not None
+    assert after is not None
+    assert after.own - before.own >= COMPUTED - 0.05  # the system counts in ticks
+    assert after.busy >= before.busy
+    assert after.total > before.total
+    ended = turns.usage()  # now it is a child that has ended
+    assert ended is not None
+    assert ended.own >= after.own
+
+
+COMPUTED = 0.3
+
+
+def compute(_: object) -> None:
+    """Take so many CPU seconds, however long that takes."""
+    start = time.process_time()
+    while time.process_time() < start + COMPUTED:
+        pass
+
+
 def test_an_interrupted_measurement_leaves_no_process() -> None:
     pids = []
 
@@ -167,7 +243,7 @@ def test_an_interrupted_measurement_leaves_no_process() -> None:
 
 def test_ctrl_c_is_the_commands_alone_and_its_death_ends_what_is_stopped() -> None:
     script = (
-        "import time, sys; from functools import partial; from benchmarks.turns import Turns\n"
+        "import time, sys; from functools import partial; from squeezebert_fast.benchmark import Turns\n"
         "from tests.test_benchmark_turns import *\n"
         "with Turns(1, quiet_console()) as turns:\n"
         "    turns.start('idle', partial(Doomed, hang))\n"

@@ -1,10 +1,11 @@
-"""`fill-mask`, `bench`, `convert`, `doctor`, and what every command shares."""
+"""`fill-mask`, `convert`, `doctor`, and what every command shares."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from squeezebert_fast import (
     SqueezeBertTokenizerFast,
     __version__,
 )
-from squeezebert_fast.backends import cpu
 from squeezebert_fast.cli import app
 from squeezebert_fast.errors import SqueezeBertFastError
 from tests.cli_helpers import VOCAB, refuses, run, save_model, succeeds
+from tests.full_disk import files_of_at_most
 
 COMMANDS = [
     "doctor",
@@ -78,12 +79,16 @@ def test_a_typed_error_is_its_own_message_and_has_a_traceback_on_request(
     assert isinstance(result.exception, SqueezeBertFastError)
 
 
-def test_an_error_of_the_operating_system_names_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)])
+def test_an_error_of_the_operating_system_names_its_file(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
-        raise OSError(28, "No space left on device", "/a/file")
+        raise OSError(number, os.strerror(number), "/a/file")
 
     monkeypatch.setattr("squeezebert_fast.diagnostics.doctor", fail)
-    refuses("doctor", said="/a/file: No space left on device")
+    result = run("doctor")
+    assert (result.exit_code, result.stderr) == (code, f"squeezebert-fast: /a/file: {os.strerror(number)}\n")
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
@@ -161,84 +166,6 @@ def test_what_cannot_be_filled_is_refused(masked_lm: Path, encoder: Path) -> Non
     refuses("fill-mask", "-m", masked_lm, said="Missing argument 'TEXT'")
 
 
-# bench
-
-
-def test_bench_times_every_backend_on_every_shape(encoder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    outputs = ["--json", tmp_path / "r.json", "--plot", tmp_path / "r.svg"]
-    said = succeeds(
-        "bench",
-        "-m",
-        encoder,
-        "--shapes",
-        "1x8, 3x5",
-        "--backends",
-        "transformers,reference,auto",
-        "--repeats",
-        2,
-        *outputs,
-    )
-    data = json.loads((tmp_path / "r.json").read_text())
-    assert [case["name"] for case in data["cases"]] == ["1x8", "3x5"]
-    for case in data["cases"]:
-        assert [each["name"] for each in case["candidates"]] == ["transformers", "reference", "auto"]
-        assert all(len(each["seconds"]) == 2 for each in case["candidates"])
-        assert (case["peak_flops_per_second"] is None) == (cpu.native_module_missing() is not None)
-    assert all(name in said for name in ("1x8", "3x5", "transformers", "reference", "auto"))
-    assert "<svg" in (tmp_path / "r.svg").read_text()
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.skipif(cpu.native_module_missing() is not None, reason="the native module is not built")
-def test_bench_times_every_precision(encoder: Path, tmp_path: Path) -> None:
-    chosen = ["--backends", "reference,cpu", "--precision", "float32, int8", "--json", tmp_path / "r.json"]
-    assert "cpu int8" in succeeds("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *chosen)
-    (case,) = json.loads((tmp_path / "r.json").read_text())["cases"]
-    assert [each["name"] for each in case["candidates"]] == ["reference", "cpu", "cpu int8"]
-    peaks = [each["peak_flops_per_second"] for each in case["candidates"]]
-    assert peaks[0] == peaks[1] != peaks[2]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--shapes", "1x8,8"], "the shape is '8', expected batch x tokens"),
-        (["--shapes", "0x8"], "the shape is '0x8'"),
-        (["--shapes", ""], "the shape is ''"),
-        (["--shapes", "1x65"], "1x65; expected at least 1x1 and up to 64 tokens"),
-        (["--backends", "fastest"], "backend is 'fastest'"),
-        (["--backends", "triton"], "not on a CUDA GPU"),
-        (["--backends", "cpu", "--precision", "int4"], "'int4'"),
-        (["--backends", "reference,reference"], "not all different"),
-        (["--repeats", 0], "'--repeats'"),
-        (["--plot", "p.gif"], "p.gif has another suffix than .png or .svg"),
-        (["--plot", "no/p.png"], "there is no directory"),
-        (["--json", "."], "is a directory"),
-    ],
-)
-def test_a_bench_that_makes_no_sense_is_refused(
-    encoder: Path, arguments: list[object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    refuses("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *arguments, said=said)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bench_says_which_extra_is_missing(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    refuses("bench", "-m", encoder, "--plot", "p.png", said="pip install squeezebert-fast[plot]")
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    refuses(
-        "bench",
-        "-m",
-        encoder,
-        "--backends",
-        "transformers",
-        said="pip install squeezebert-fast[transformers]",
-    )
-
-
 # convert
 
 
@@ -276,11 +203,33 @@ def test_a_conversion_that_cannot_be_is_refused(bert: Path, encoder: Path, tmp_p
     refused(encoder, tmp_path / "new", said="already in SqueezeBERT form")
     refused(bert, bert, "--force", said="is the source")
     refused(bert, bert / "vocab.txt", said="is a file")
-    refused(bert, tmp_path / "new", "--dtype", "int4", said="int4, expected one of float32")
+    refused(
+        bert,
+        tmp_path / "new",
+        "--dtype",
+        "int4",
+        said="int4, expected one of float32, float16, bfloat16, float64, auto\n",
+    )
     refused(bert, said="Missing argument 'TARGET'")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     refused(bert, tmp_path / "full", said="holds files already; --force")
+
+
+def test_a_full_disk_is_one_line_and_not_bad_input(bert: Path, encoder: Path, tmp_path: Path) -> None:
+    for command in (["convert", bert], ["quantize", encoder], ["average", encoder, encoder, "-o"]):
+        with files_of_at_most(2000):
+            result = run(*command, tmp_path / "new")
+        assert (result.exit_code, result.stdout) == (1, ""), result.stderr
+        assert re.fullmatch(r"squeezebert-fast: .*/new can't be written: .*File too large.*\n", result.stderr)
+        assert not (tmp_path / "new").exists()
+
+
+def test_an_int8_model_is_not_quantized_again(encoder: Path, tmp_path: Path) -> None:
+    succeeds("quantize", encoder, tmp_path / "int8")
+    said = f"{tmp_path / 'int8'} is an int8 checkpoint already; give the float one it was made from"
+    refuses("quantize", tmp_path / "int8", tmp_path / "again", said=said)
+    assert not (tmp_path / "again").exists()
 
 
 def test_forced_conversion_keeps_other_files(bert: Path, tmp_path: Path) -> None:

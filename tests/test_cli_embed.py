@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,10 @@ def test_vectors_are_those_of_each_text_alone(
     flags = ["--normalize"] if normalize else []
     output = tmp_path / "v.npy"
     arguments: list[Any] = ["-m", model, "-", "-o", output, "--pooling", pooling, "--batch-size", 3, *flags]
-    assert succeeds("embed", *arguments, stdin="\n".join(texts) + "\n") == ""
+    result = run("embed", *arguments, stdin="\n".join(texts) + "\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    warning = "1 text is empty, the first is stdin, line 3: their vectors are of no text"
+    assert result.stderr == f"squeezebert-fast: warning: {warning}\n"
     vectors = np.load(output)
     assert vectors.dtype == np.float32
     assert vectors.shape == (4, 16)
@@ -53,7 +59,7 @@ def test_the_file_grows_over_many_windows(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "WINDOW_BATCHES", 3)
-    texts = [f"{number} " * (number % 7) for number in range(1001)]
+    texts = [f"{number} " * (1 + number % 7) for number in range(1001)]
     (tmp_path / "t.txt").write_text("\n".join(texts) + "\n")
     succeeds("embed", "-m", model, tmp_path / "t.txt", "-o", tmp_path / "v.npy")
     succeeds("embed", "-m", model, tmp_path / "t.txt", "-o", tmp_path / "w.npy", "--batch-size", 77)
@@ -61,6 +67,11 @@ def test_the_file_grows_over_many_windows(
     assert vectors.shape == (1001, 16)
     np.testing.assert_allclose(vectors, np.load(tmp_path / "w.npy"), rtol=1e-4, atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.npy", "w.npy"]
+
+
+def test_a_file_without_a_suffix_is_numpys(model: Path, tmp_path: Path) -> None:
+    succeeds("embed", "-m", model, "-", "-o", tmp_path / "v", stdin="a\nb\n")
+    assert np.load(tmp_path / "v").shape == (2, 16)
 
 
 def test_a_column_of_a_table_is_embedded(model: Path, tmp_path: Path) -> None:
@@ -81,10 +92,12 @@ def test_a_head_is_left_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--pooling", "max"], "--pooling is 'max', expected mean or cls"),
-        (["-o", "."], "is a directory, expected a file"),
+        (["--pooling", "max"], "--pooling is 'max', expected one of mean, cls"),
         (["-o", "none/v.npy"], "there is no directory"),
-        (["-o", "/dev/null"], "is a device or pipe, expected a file"),
+        (["-o", "folder.npy"], "folder.npy is a directory, expected a file"),
+        (["-o", "v.xlsx"], "the output v.xlsx has the suffix '.xlsx', expected one of .npy, .csv, .jsonl"),
+        (["-o", "v.npy.gz"], "has the suffix '.gz', expected one of .npy"),
+        (["--id", "nr"], "v.npy holds numbers alone; .jsonl and .csv have a place for columns"),
         (["--max-length", 1000], "takes 64 tokens at most"),
     ],
 )
@@ -92,8 +105,38 @@ def test_bad_arguments_are_one_line(
     model: Path, arguments: list[object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npy").mkdir()
     refuses("embed", "-m", model, "-", "-o", "v.npy", *arguments, said=said, stdin="a\n")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.npy"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_table_of_vectors_has_their_texts_or_what_is_kept(model: Path, suffix: str, tmp_path: Path) -> None:
+    """An output called .csv was NumPy's format once."""
+    (tmp_path / "t.csv").write_text("nr;text\n007;one\n008;two, three\n")
+    common = ["embed", "-m", model, tmp_path / "t.csv", "-o"]
+    succeeds(*common, tmp_path / "v.npy")
+    expected = np.load(tmp_path / "v.npy")
+    for flags, names in (([], {"text": ["one", "two, three"]}), (["--id", "nr"], {"nr": ["007", "008"]})):
+        succeeds(*common, tmp_path / f"v.{suffix}", *flags)
+        written = (tmp_path / f"v.{suffix}").read_text()
+        if suffix == "csv":
+            rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(written)))
+            vectors = [[float(row.pop(f"v{at}")) for at in range(16)] for row in rows]
+        else:
+            rows = [json.loads(line) for line in written.splitlines()]
+            vectors = [row.pop("vector") for row in rows]
+        assert rows == [{name: values[at] for name, values in names.items()} for at in range(2)]
+        assert np.array_equal(np.array(vectors, np.float32), expected)
+
+
+def test_int8_needs_no_quantize_before(model: Path, tmp_path: Path) -> None:
+    common = ["embed", "-m", model, DATA / "banking77.csv", "--normalize", "-o"]
+    succeeds(*common, tmp_path / "f.npy")
+    succeeds(*common, tmp_path / "i.npy", "--precision", "int8")
+    floats, ints = np.load(tmp_path / "f.npy"), np.load(tmp_path / "i.npy")
+    assert not np.array_equal(floats, ints)
+    assert (floats * ints).sum(1).min() > 0.98
 
 
 def test_a_bad_line_leaves_no_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,3 +171,24 @@ def test_converted_minilm_embeds_as_bert_does_and_finds_the_same_intent(tmp_path
     nearest = likeness.argmax(1)
     assert np.mean(np.arange(24) // 4 == nearest // 4) > 0.8
     assert np.allclose(categories[0], categories[3], atol=1e-6)
+
+
+def test_column_and_length_are_by_default_those_of_the_training(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertModel, tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    config["squeezebert_fast"] = {"column": "a", "pair_column": "b", "max_length": 5}
+    (model / "config.json").write_text(json.dumps(config))
+    (tmp_path / "t.csv").write_text("a,text\none two three four five six,seven\n")
+    common = ["embed", "-m", model, tmp_path / "t.csv", "-o", tmp_path / "v.npy"]
+    vectors = []
+    for flags in ([], ["--column", "a", "--max-length", 5], ["--max-length", 64], ["--column", "text"]):
+        succeeds(*common, *flags)
+        vectors.append(np.load(tmp_path / "v.npy"))
+    assert np.array_equal(vectors[0], vectors[1])
+    assert not np.allclose(vectors[0], vectors[2])
+    assert not np.allclose(vectors[0], vectors[3])
+    assert (
+        succeeds("similar", tmp_path / "t.csv", "-m", model, "--query", "a").count("one two three four") == 1
+    )
+    (tmp_path / "t.csv").write_text("c\none\n")
+    refuses(*common, said=f"{model} was trained with --column a; give --column for another")

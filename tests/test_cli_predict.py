@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -14,19 +15,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from squeezebert_fast import (
+    SqueezeBertForMaskedLM,
     SqueezeBertForSequenceClassification,
-    SqueezeBertForTokenClassification,
     SqueezeBertModel,
     SqueezeBertTokenizerFast,
     save_quantized,
 )
 from squeezebert_fast.cli import running
-from tests.cli_helpers import DATA, refuses, save_model, succeeds
+from tests.cli_helpers import DATA, refuses, run, save_model, succeeds
 
 LABELS = {0: "red", 1: "green", 2: "blue"}
 TEXTS = [
     "One.",
-    "",
+    "!",
     "A much longer text about nothing in particular, and more.",
     "Four words are here",
     "One.",
@@ -121,19 +122,133 @@ def test_top_k_and_all_scores_name_their_labels(model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("fields", "function"),
-    [
-        ({"num_labels": 1}, lambda x: x),
-        ({"num_labels": 2, "problem_type": "regression"}, lambda x: x),
-        ({"num_labels": 3, "problem_type": "multi_label_classification"}, torch.sigmoid),
-    ],
+    "fields",
+    [{"num_labels": 1}, {"num_labels": 1, "problem_type": "regression"}, {"problem_type": "regression"}],
 )
-def test_scores_follow_the_problem_type(fields: dict[str, Any], function: Any, tmp_path: Path) -> None:
+def test_a_regression_gives_values_and_no_label(fields: dict[str, Any], tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m", **{"num_labels": 2, **fields})
+    rows = rows_of(succeeds("predict", "-m", model, "-", stdin="a text\nanother\n"))
+    names = ["value"] if fields.get("num_labels") else ["value[LABEL_0]", "value[LABEL_1]"]
+    assert [list(row) for row in rows] == [["text", *names]] * 2
+    actual = torch.tensor([[row[name] for name in names] for row in rows])
+    torch.testing.assert_close(actual, logits(model, ["a text", "another"]))
+    refuses(
+        "predict", "-m", model, "-", "--top-k", 2, said="--top-k means nothing for regression", stdin="a\n"
+    )
+
+
+def test_a_text_with_several_labels_gets_those_that_reach_the_threshold(tmp_path: Path) -> None:
+    fields = {"id2label": LABELS, "problem_type": "multi_label_classification"}
     model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m", **fields)
-    rows = rows_of(succeeds("predict", "-m", model, "-", "--all-scores", stdin="a text\nanother\n"))
-    expected = function(logits(model, ["a text", "another"]))
-    actual = [[value for name, value in row.items() if name.startswith("score[")] for row in rows]
-    torch.testing.assert_close(torch.tensor(actual), expected)
+    expected = logits(model, TEXTS[:5]).sigmoid()
+    middle = float(expected.flatten().median())
+    asked = ["predict", "-m", model, "-", "--threshold", middle]
+    rows = rows_of(succeeds(*asked, "--all-scores", stdin="\n".join(TEXTS[:5]) + "\n"))
+    for row, scores in zip(rows, expected.tolist(), strict=True):
+        actual = [row[f"score[{label}]"] for label in LABELS.values()]
+        assert actual == pytest.approx(scores, rel=1e-4)
+        found = sorted((-score, LABELS[at]) for at, score in enumerate(actual) if score >= middle)
+        assert row["labels"] == [label for _, label in found]
+        assert row["scores"] == [-score for score, _ in found]
+    assert {len(row["labels"]) for row in rows} != {0}
+    refuses(*asked, "-o", tmp_path / "a.csv", said="are lists, which CSV has no place for", stdin="a\n")
+    refuses(*asked, "--threshold", 2, said="--threshold is 2.0, expected a number from 0 to 1", stdin="a\n")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_an_empty_text_has_a_row_without_an_answer(model: Path, format: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('id,text\n1,good\n2,\n3," ​"\n4,bad\n')
+    output = tmp_path / f"o.{format}"
+    result = run("predict", "-m", model, tmp_path / "t.csv", "--top-k", 2, "-o", output)
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"squeezebert-fast: warning: 2 texts are empty, the first is {tmp_path / 't.csv'}, line 3: "
+        "their answer is null\n"
+    )
+    if format == "csv":
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(output.read_text(encoding="utf-8"))))
+    else:
+        rows = rows_of(output.read_text(encoding="utf-8"))
+    assert [row["text"] for row in rows] == ["good", "", " ​", "bad"]
+    for row, answered in zip(rows, (True, False, False, True), strict=True):
+        answer = [row[name] for name in ("label", "score", "label_2", "score_2")]
+        assert all(answer) if answered else answer == ([""] if format == "csv" else [None]) * 4
+
+
+def test_a_file_of_empty_texts_alone_is_answered_too(model: Path) -> None:
+    result = run("predict", "-m", model, "-", stdin="\n")
+    assert rows_of(result.stdout) == [{"text": "", "label": None, "score": None}]
+    assert "1 text is empty, the first is stdin, line 1: their answer is null" in result.stderr
+
+
+def test_a_pair_of_which_one_is_empty_has_no_answer(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"a": "x", "b": null}\n{"a": "", "b": "x"}\n{"a": "x", "b": "y"}\n')
+    asked = ["predict", "-m", model, tmp_path / "p.jsonl", "--column", "a", "--pair-column", "b"]
+    rows = rows_of(run(*asked).stdout)
+    assert [row["label"] is None for row in rows] == [True, True, False]
+    assert [row["pair"] for row in rows] == ["", "x", "y"]
+
+
+def test_json_lines_on_stdin_are_never_classified_braces_and_all(model: Path) -> None:
+    said = '{"text": "One."}\n{"text": "two"}\n'
+    assert [row["text"] for row in rows_of(succeeds("predict", "-m", model, "-", stdin=said))] == [
+        "One.",
+        "two",
+    ]
+    refuses("predict", "-m", model, "-", said="line 1 has no column 'text'; it has t", stdin='{"t": "a"}\n')
+    as_text = succeeds("predict", "-m", model, "-", "--input-format", "text", stdin=said)
+    assert rows_of(as_text)[0]["text"] == '{"text": "One."}'
+
+
+def test_kept_columns_stand_beside_the_answers(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Review;No;label;input_label\none;007;gold;x\ntwo;008;;y\n")
+    asked = ["predict", "-m", model, tmp_path / "t.csv", "--column", "Review"]
+
+    def header(*arguments: str) -> list[str]:
+        return list(rows_of(succeeds(*asked, *arguments))[0])
+
+    assert header() == ["text", "label", "score"]
+    assert header("--id", "No") == ["No", "label", "score"]
+    assert header("--keep", "Review, No") == ["Review", "No", "label", "score"]
+    assert header("--keep", "Review", "--id", "No") == ["No", "Review", "label", "score"]
+    assert header("--keep", "Review", "--keep", "No") == ["Review", "No", "label", "score"]
+    everything = ["Review", "No", "input_input_label", "input_label", "label", "score"]
+    assert header("--keep", "all") == everything
+    succeeds(*asked, "--keep", "all", "-o", tmp_path / "out.csv")
+    rows = list(csv.reader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert rows[0] == everything
+    assert [row[:4] for row in rows[1:]] == [["one", "007", "gold", "x"], ["two", "008", "", "y"]]
+    refuses(*asked, "--keep", "Number", said="has no column 'Number'; it has Review, No, label, input_label")
+
+
+def test_what_csv_has_no_form_for_is_kept_as_json(model: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": "a", "x": [1, None], "b": True, "n": None, "f": float("nan")}]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, {"text": "b"}]))
+    asked = ["predict", "-m", model, "--keep", "all"]
+    refuses(*asked, tmp_path / "t.jsonl", "--format", "csv", said="has other columns than the first (")
+    (tmp_path / "t.jsonl").write_text(json.dumps(rows[0]))
+    table = list(csv.reader(io.StringIO(succeeds(*asked, tmp_path / "t.jsonl", "--format", "csv"))))
+    assert table[1][:5] == ["a", "[1, null]", "true", "", "nan"]
+    assert '"f": null' in succeeds(*asked, tmp_path / "t.jsonl")
+
+
+def test_a_folder_of_files_is_one_table(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for at in (2, 1):
+        with gzip.open(tmp_path / "in" / f"{at}.csv.gz", "wt") as stream:
+            stream.write(f"id\ttext\n{at}\tgood\n")
+    for source in (tmp_path / "in", tmp_path / "in" / "*.gz"):
+        rows = rows_of(succeeds("predict", "-m", model, source, "--id", "id"))
+        assert [row["id"] for row in rows] == ["1", "2"]
+    (tmp_path / "in" / "out.csv").write_text("text\na\n")
+    refuses("predict", "-m", model, tmp_path / "in", "-o", tmp_path / "in" / "out.csv", said="is the input")
+
+
+def test_int8_needs_no_quantize_before(model: Path, texts: Path) -> None:
+    scores = [row["score"] for row in rows_of(succeeds("predict", "-m", model, texts, "--precision", "int8"))]
+    expected = logits(model, TEXTS).softmax(-1).max(-1).values
+    torch.testing.assert_close(torch.tensor(scores), expected, rtol=0.1, atol=0.05)
+    assert scores != [row["score"] for row in rows_of(succeeds("predict", "-m", model, texts))]
 
 
 def test_a_long_text_is_cut_where_asked(model: Path) -> None:
@@ -188,8 +303,8 @@ def test_a_bad_line_leaves_the_older_output(
         (["--max-length", 1], "max_length is 1; expected at least 2"),
         (["--backend", "fastest"], "backend is 'fastest'"),
         (["--backend", "triton"], "not on a CUDA GPU"),
-        (["--format", "xml"], "the output format is 'xml'; expected jsonl or csv"),
-        (["-o", "out.xlsx"], "out.xlsx has another suffix; expected jsonl or csv"),
+        (["--format", "xml"], "the output format is 'xml', expected one of jsonl, csv"),
+        (["-o", "out.xlsx"], "out.xlsx has another suffix, expected one of jsonl, csv"),
         (["-o", "no/such/out.csv"], "there is no directory"),
         (["-o", "."], "is a directory, expected a file"),
         (["-o", "texts.txt", "--format", "csv"], "texts.txt is the input, which it would replace"),
@@ -222,11 +337,10 @@ def test_a_model_that_cannot_classify_is_refused(tmp_path: Path) -> None:
     def refused(directory: Path, said: str) -> None:
         refuses("predict", "-m", directory, "-", said=said, stdin="a\n")
 
-    refused(
-        save_model(SqueezeBertModel, tmp_path / "base"), "is a SqueezeBertModel, expected a SqueezeBertForSeq"
-    )
-    tokens = save_model(SqueezeBertForTokenClassification, tmp_path / "tokens")
-    refused(tokens, "is a SqueezeBertForTokenClassification, expected")
+    base = save_model(SqueezeBertModel, tmp_path / "base")
+    refused(base, "is a SqueezeBertModel, expected a model for one of sequence classification, token")
+    refused(base, "multiple choice; embed is for it")
+    refused(save_model(SqueezeBertForMaskedLM, tmp_path / "words"), "fill-mask is for it")
     headless = save_model(SqueezeBertForSequenceClassification, tmp_path / "headless")
     weights = load_file(headless / "model.safetensors")
     save_file(
@@ -263,3 +377,26 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     for name in ("vocab.txt", "tokenizer.json"):
         (directory / name).unlink(missing_ok=True)
     refuses("predict", "-m", directory, "-", said="vocab", stdin="a\n")
+
+
+def test_what_a_model_was_trained_with_is_the_default(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m", id2label=LABELS)
+    config = json.loads((model / "config.json").read_text())
+    config["squeezebert_fast"] = {"column": "a", "pair_column": "b", "max_length": 9}
+    (model / "config.json").write_text(json.dumps(config))
+    long = "word " * 50
+    (tmp_path / "t.csv").write_text(f"a,b,c\none,{long},\ntwo,three,\n")
+    asked = ["predict", "-m", model, tmp_path / "t.csv"]
+    rows = rows_of(succeeds(*asked))
+    assert [list(row) for row in rows] == [["text", "pair", "label", "score"]] * 2
+    named = ["--column", "a", "--pair-column", "b", "--max-length"]
+    assert rows == rows_of(succeeds(*asked, *named, 9)) != rows_of(succeeds(*asked, *named, 64))
+    assert list(rows_of(succeeds(*asked, "--pair-column", ""))[0]) == ["text", "label", "score"]
+    (tmp_path / "t.csv").write_text("a,c\none,\n")
+    refuses(
+        *asked,
+        said=f"{model} was trained with --pair-column b; give --pair-column for another, or '' for none",
+    )
+    texts_alone = ["predict", "-m", model, "-"]
+    refuses(*texts_alone, said="stdin is read as lines of text, which have no columns", stdin="one\n")
+    assert len(rows_of(succeeds(*texts_alone, "--pair-column", "", stdin="one\n"))) == 1

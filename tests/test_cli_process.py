@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
+from squeezebert_fast.version import __version__
 from tests.cli_helpers import save_model
 from tests.training_helpers import assert_same_end, opinions, save_base, summary_of, trains, write_tsv
 
@@ -47,6 +48,12 @@ def test_help_and_early_errors_import_nothing_heavy(arguments: list[str]) -> Non
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
     )
     assert result.stdout.endswith("set()\n")
+
+
+def test_the_package_is_the_program_too() -> None:
+    command = [sys.executable, "-m", "squeezebert_fast", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    assert said == f"squeezebert-fast {__version__}\n"
 
 
 def test_bad_input_ends_the_process_with_one_line() -> None:

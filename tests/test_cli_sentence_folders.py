@@ -16,7 +16,7 @@ import squeezebert_fast
 from squeezebert_fast.errors import CheckpointError, UnsupportedError
 from squeezebert_fast.loading import sentence_folder
 from squeezebert_fast.storage.hub import ModelFiles
-from tests.cli_helpers import refuses, succeeds
+from tests.cli_helpers import benched, refuses, run, succeeds
 from tests.minilm import minilm_directory
 from tests.transformers_folders import MODEL_TYPES, make_sentence_folder, write_json
 
@@ -33,7 +33,13 @@ PROMPTS: dict[str, Any] = {
 
 
 def embedded(folder: Path, to: Path, *options: object) -> Any:
-    succeeds("embed", "-m", folder, "-", "-o", to / "v.npy", *options, stdin="\n".join(TEXTS) + "\n")
+    """With a warning of the empty text, which has a vector all the same."""
+    result = run("embed", "-m", folder, "-", "-o", to / "v.npy", *options, stdin="\n".join(TEXTS) + "\n")
+    assert result.exit_code == 0, result.stderr or result.exception
+    assert result.stderr.endswith(
+        "1 text is empty, the first is stdin, line 3: their vectors are of no text\n"
+    )
+    assert result.stderr.count("\n") == 1
     return np.load(to / "v.npy")
 
 
@@ -83,7 +89,7 @@ def test_a_maximum_length_overrides_the_folders(tmp_path: Path) -> None:
 
 def test_other_commands_take_its_transformer(tmp_path: Path) -> None:
     folder = make_sentence_folder(tmp_path / "m", inside="0_Transformer")
-    succeeds("bench", "-m", folder, "--shapes", "1x4", "--backends", "cpu", "--repeats", 1)
+    benched(tmp_path / "b.json", "-m", folder, "--shapes", "1x4", "--backends", "cpu", "--repeats", 1)
 
 
 def test_an_int8_folder_embeds_as_the_patched_one(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from squeezebert_fast.cli.running import load_engine
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.swapping import SETTINGS
-from tests.cli_helpers import refuses, run, succeeds
+from tests.cli_helpers import benched, refuses, run, succeeds
 from tests.fake_hub import FakeHub
 from tests.training_helpers import write_tsv
 from tests.transformers_folders import (
@@ -32,7 +32,7 @@ from tests.transformers_folders import (
     write_json,
 )
 
-TEXTS = ("it was a good film", "and so on that we saw who lives in rome", "", "bob")
+TEXTS = ("it was a good film", "and so on that we saw who lives in rome", "zzz", "bob")
 LINES = "\n".join(TEXTS) + "\n"
 
 Folders = Callable[[str, str], Path]
@@ -116,18 +116,10 @@ def test_quantize_writes_what_every_command_takes(folders: Folders, model_type: 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_bench_times_it_beside_transformers(folders: Folders, model_type: str, tmp_path: Path) -> None:
-    options = [
-        "--shapes",
-        "1x8",
-        "--repeats",
-        1,
-        "--precision",
-        "float32,int8",
-        "--json",
-        tmp_path / "b.json",
-    ]
-    succeeds("bench", "-m", folders(model_type, "Model"), "--backends", "transformers,cpu", *options)
-    case = json.loads((tmp_path / "b.json").read_text())["cases"][0]
+    options = ["--shapes", "1x8", "--repeats", 1, "--precision", "float32,int8"]
+    model = folders(model_type, "Model")
+    data = benched(tmp_path / "b.json", "-m", model, "--backends", "transformers,cpu", *options)
+    case = data["cases"][0]
     assert [each["name"] for each in case["candidates"]] == ["transformers", "cpu", "cpu int8"]
     layer = 4 * 64 * 64 + 2 * 64 * 128 + 2 * 8 * 64
     assert case["flops"] == 2 * 2 * layer * 8
@@ -164,8 +156,8 @@ def test_what_is_no_such_model_is_refused_in_a_line(folders: Folders, tmp_path: 
     def refused(folder: Path, said: str) -> None:
         refuses("predict", "-m", folder, "-", said=said, stdin="a\n")
 
-    refused(folders("bert", "Model"), "is a BertModel, expected a BertForSequenceClassification")
-    refused(folders("bert", "ForTokenClassification"), "is a BertForTokenClassification, expected a Bert")
+    refused(folders("bert", "Model"), "is a BertModel, expected a model for one of sequence classification")
+    refused(folders("bert", "ForMaskedLM"), "is a BertForMaskedLM, expected a model for one of sequence")
     whole = folders("bert", "ForSequenceClassification")
     other = copy(whole, tmp_path / "other")
     change_config(other, model_type="gpt2")

@@ -101,7 +101,7 @@ def test_goals_are_held_against_the_medians(tmp_path: Path) -> None:
     assert "| 256x128: times as fast as eager | 4 | at least 4 | met |" in text
     assert "| 256x128: times as fast as torch.compile |  | at least 2 | not measured |" in text
     assert "| 1x128 with CUDA graphs, ms from call to result | 0.5 | at most 0.25 | missed |" in text
-    assert f"| {OURS} | 2 | " in text
+    assert f"| {OURS} | 2.00 ms | " in text
     assert (tmp_path / "gpu_models.svg").exists()
 
 

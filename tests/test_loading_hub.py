@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from squeezebert_fast.errors import CheckpointError
+from squeezebert_fast.storage import hub as hub_module
+from squeezebert_fast.storage import reach
 from squeezebert_fast.storage.hub import pinned_revision, resolve_file
 from tests.fake_hub import FakeHub, point_huggingface_hub_at
 
@@ -139,6 +144,82 @@ def test_an_unreachable_hub_is_not_a_missing_file(
     with pytest.raises(CheckpointError) as error:
         resolve_file(REPO, "config.json", cache_dir=tmp_path, required=required)
     assert_one_line(error, REPO, "config.json is not cached", "the hub could not be asked: Connect")
+
+
+@contextmanager
+def mute_hub() -> Iterator[str]:
+    """The address of a hub that no connection comes through to: its queue is full, as if packets were dropped."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://nowhere.invalid"])
+def test_without_a_network_a_hub_is_asked_once(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """huggingface_hub tries again for 23 seconds; here it pauses no more (`time.sleep`), and isn't asked at all."""
+    point_huggingface_hub_at(endpoint, monkeypatch)
+    monkeypatch.setattr(
+        hub_module, "hf_hub_download", lambda *_, **__: pytest.fail("it would try again and again")
+    )
+    with pytest.raises(CheckpointError) as error:
+        resolve_file(REPO, "config.json", cache_dir=tmp_path)
+    assert_one_line(error, "team/model: config.json is not cached and the hub could not be asked: Connect")
+
+
+def test_a_hub_to_which_there_is_no_connection_is_waited_for_two_seconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert reach.SECONDS_TO_CONNECT == 2
+    monkeypatch.setattr(reach, "SECONDS_TO_CONNECT", 0.2)
+    with mute_hub() as endpoint:
+        point_huggingface_hub_at(endpoint, monkeypatch)
+        with pytest.raises(CheckpointError) as error:
+            resolve_file(REPO, "config.json", cache_dir=tmp_path)
+    assert_one_line(error, f"{endpoint} doesn't answer; without a network, HF_HUB_OFFLINE=1 says so at once")
+
+
+def test_a_slow_hub_is_waited_for(monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> None:
+    hub.push(REPO, {"config.json": b"{}"})
+    hub.seconds_to_answer = 0.5
+    monkeypatch.setattr(reach, "SECONDS_TO_CONNECT", 0.1)
+    assert read(REPO, "config.json") == b"{}"
+
+
+def test_a_hub_that_answers_no_more_than_an_error_is_there(hub: FakeHub) -> None:
+    assert reach.why_out_of_reach() is None
+    assert hub.endpoint in reach._reached
+
+
+def test_what_the_cache_knows_is_enough_without_a_network(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that there is no such file."""
+    hub.push(REPO, {"config.json": b"{}"})
+    read(REPO, "config.json")
+    assert resolve_file(REPO, "modules.json", required=False) is None
+    point_huggingface_hub_at("http://127.0.0.1:1", monkeypatch)
+    assert read(REPO, "config.json") == b"{}"
+    assert resolve_file(REPO, "modules.json", required=False) is None
+    with pytest.raises(CheckpointError) as error:
+        resolve_file(REPO, "modules.json")
+    assert_one_line(error, "modules.json is not cached and the hub could not be asked")
+
+
+def test_a_proxy_is_what_must_be_reached(monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", hub.endpoint)
+    connected = threading.Event()
+    reach._connect("http://nowhere.invalid", connected)
+    assert connected.wait(10)
 
 
 def test_a_missing_file_is_none_when_optional_and_named_when_required(hub: FakeHub) -> None:

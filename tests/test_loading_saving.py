@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ import torch
 from safetensors import safe_open
 
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import ArgumentError, CheckpointError
+from squeezebert_fast.errors import ArgumentError, CheckpointError, StorageError
 from squeezebert_fast.loading.checkpoint import load_pretrained, save_pretrained
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
 from squeezebert_fast.patching.int8_checkpoint import save_quantized
+from tests.full_disk import files_of_at_most
 from tests.loading_helpers import SIZES, assert_same, make
 
 
@@ -38,17 +37,11 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     old = make(seed=1)
     save_pretrained(old, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))
-    try:
-        with pytest.raises(CheckpointError, match="can't be written"):
+    with files_of_at_most(9_000):
+        with pytest.raises(StorageError, match="can't be written"):
             save_pretrained(make(seed=2), tmp_path)
-        with pytest.raises(CheckpointError, match="can't be written"):  # the first shards fit
+        with pytest.raises(StorageError, match="can't be written"):  # the first shards fit
             save_pretrained(make(seed=2, vocab_size=2000), tmp_path, max_shard_size=8000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert_same(load_pretrained(SqueezeBertModel, tmp_path).state_dict(), old.state_dict())
 

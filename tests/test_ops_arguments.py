@@ -49,7 +49,7 @@ CONV = {
     "bias is on meta, but x is on cpu": (ONES(2, 3), ONES(4, 3, 1), ONES(4, device="meta")),
     "x is torch.int64, expected a floating dtype": (ONES(2, 3).long(), ONES(4, 3, 1).long()),
     "x is torch.complex64, expected a floating dtype": (ONES(2, 3) + 0j, ONES(4, 3, 1) + 0j),
-    "activation is 'prelu', expected None or one of gelu,": (ONES(2, 3), ONES(4, 3, 1), None, 1, "prelu"),
+    "activation is 'prelu', expected one of gelu,": (ONES(2, 3), ONES(4, 3, 1), None, 1, "prelu"),
     "activation is ['gelu'], expected": (ONES(2, 3), ONES(4, 3, 1), None, 1, ["gelu"]),
     "x is a ndarray, expected a tensor": (numpy.ones((2, 3), "float32"), ONES(4, 3, 1)),
     "weight is a NoneType, expected a tensor": (ONES(2, 3), None),
@@ -64,7 +64,7 @@ def test_a_bad_convolution_is_refused(message: str, backend: str) -> None:
 
 
 def test_an_unknown_backend_is_refused_by_every_operation() -> None:
-    message = "backend is 'gpu'; it can be one of auto, reference, cpu, triton"
+    message = "backend is 'gpu', expected one of auto, reference, cpu, triton"
     x = ONES(1, 2, 4)
     refused(message, ops.grouped_pointwise_conv, x, ONES(4, 4, 1), backend="gpu")
     refused(message, ops.attention, x, x, x, backend="gpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 
 import squeezebert_fast
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.patching.explain import PARTS
+from squeezebert_fast.patching.explain import PARTS, Explanation, Row
 from tests.model_pairs import pair, tiny_config
 
 LIBRARIES = ["ours", "theirs"]
@@ -110,6 +112,35 @@ def test_layers_that_differ_are_drawn_apart_and_equal_ones_once() -> None:
     assert "a hook is registered on output, a ConvDropoutLayerNorm" in " ".join(text.split())
 
 
+def lines_of(rows: list[Row]) -> list[list[str]]:
+    """The cells of the table that is drawn, without its head."""
+    return [re.split(r"\s{2,}", line.strip()) for line in str(Explanation(tuple(rows))).splitlines()[1:]]
+
+
+def test_parts_that_have_one_answer_are_drawn_once() -> None:
+    model = squeezebert_fast.patch(model_of("ours", layers=3), backend="reference")
+    (line,) = lines_of(list(squeezebert_fast.explain(model).rows))
+    expected = ["encoder.layers.0 to 2", "query to output_norm", "3 operations"]
+    assert line == [*expected, "reference", "float32", "chosen by name"]
+
+
+def test_parts_that_differ_in_anything_are_drawn_apart() -> None:
+    fields = {"layer": "0", "operation": "conv", "backend": "cpu", "precision": "int8", "reason": "r"}
+    others = [{"backend": "reference"}, {"precision": "float32"}, {"reason": "s"}]
+    rows = [Row(**{"part": "query", **fields}), Row(**{"part": "key", **fields})]
+    rows += [Row(**{"part": str(number), **fields, **other}) for number, other in enumerate(others)]
+    rows += [Row(**{"part": "last", **fields})]
+    assert lines_of(rows) == [
+        ["0", "query to key", "conv", "cpu", "int8", "r"],
+        ["0", "conv", "reference", "int8", "r"],
+        ["1", "conv", "cpu", "float32", "r"],
+        ["2", "conv", "cpu", "int8", "s"],
+        ["last", "conv", "cpu", "int8", "r"],
+    ]
+    again = [replace(row, layer="1") for row in rows]
+    assert [line[0] for line in lines_of([*rows, *again])] == ["0 to 1", "0", "1", "2", "last"]
+
+
 def test_a_layer_of_another_build_is_listed_with_its_reason() -> None:
     model = squeezebert_fast.patch(model_of("ours"))
     model.encoder.layers[0] = nn.Identity()
@@ -132,7 +163,7 @@ def test_the_table_is_plain_text_whatever_the_terminal(monkeypatch: pytest.Monke
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(
-        squeezebert_fast.ArgumentError, match=r"backend is 'gpu'; it can be one of auto, reference"
+        squeezebert_fast.ArgumentError, match=r"backend is 'gpu', expected one of auto, reference"
     ):
         squeezebert_fast.explain(model_of("ours"), backend="gpu")
 

@@ -335,14 +335,14 @@ def test_a_model_without_an_encoder_is_refused(model: Any) -> None:
         (
             {"backend": "onnx"},
             ArgumentError,
-            "backend is 'onnx'; it can be one of auto, reference, cpu, triton",
+            "backend is 'onnx', expected one of auto, reference, cpu, triton",
         ),
         (
             {"precision": "int4"},
             ArgumentError,
-            "precision is 'int4'; it can be float32, bfloat16, int8 or None",
+            "precision is 'int4', expected one of float32, bfloat16, int8$",
         ),
-        ({"precision": torch.float32}, ArgumentError, r"precision is torch\.float32; it can be"),
+        ({"precision": torch.float32}, ArgumentError, r"precision is torch\.float32, expected one of"),
         ({"unpad": 1}, ArgumentError, "unpad is 1, expected True or False"),
         ({"unpad": None}, ArgumentError, "unpad is None, expected True or False"),
         (

@@ -148,7 +148,7 @@ def test_wrong_presplit_words_are_refused(tokenizer: Any, texts: tuple[Any, ...]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"padding": "foo"}, "padding is 'foo'; expected one of 'longest'"),
+        ({"padding": "foo"}, "padding is 'foo', expected one of longest"),
         ({"padding": None}, "padding is None"),
         ({"truncation": "first"}, "truncation is 'first'"),
         ({"max_length": -1}, "max_length is -1; expected an integer of at least 0"),

@@ -22,10 +22,10 @@ from squeezebert_fast.training.distillation import COUNTS, Distilled, hidden_dis
 from squeezebert_fast.training.optimizing import SMALLEST_SCALE
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.settings import Softness
+from squeezebert_fast.training.squad import Question as Asked
 from squeezebert_fast.training.tasks.base import Task
 from squeezebert_fast.training.tasks.choices import ChoiceColumns, MultipleChoice, Question
 from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
-from squeezebert_fast.training.tasks.questions import Question as Asked
 from squeezebert_fast.training.tasks.questions import QuestionAnswering
 from squeezebert_fast.training.tasks.sequences import (
     LabelledText,
@@ -67,7 +67,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, output: str, *more: object) -> list[object]:
     """Two epochs of three steps."""
-    files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
+    files = [
+        "finetune",
+        folder / "train.tsv",
+        "--dev",
+        folder / "dev.tsv",
+        "-m",
+        folder / "base",
+        "--no-head-first",
+    ]
     how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--max-length", 16, "--threads", 1]
     return [*files, "-o", folder / output, *how, "--log-every", 1, *more]
 
@@ -107,7 +115,7 @@ def test_a_name_is_a_device(name: str, count: int, expected: str, monkeypatch: p
 @pytest.mark.parametrize(
     ("name", "count", "said"),
     [
-        ("gpu", 1, "device is 'gpu', expected cpu, cuda, cuda:N or auto"),
+        ("gpu", 1, "device is 'gpu', expected one of cpu, cuda, cuda:N, auto"),
         ("cuda:x", 1, "device is 'cuda:x', expected"),
         ("cuda:-1", 1, "device is 'cuda:-1', expected"),
         ("cuda", 0, "device is 'cuda', but torch finds no CUDA GPU"),
@@ -162,9 +170,7 @@ def test_commands_refuse_a_device_before_they_write(name: str, folder: Path) -> 
 
 
 def test_float16_is_refused_on_the_cpu(folder: Path) -> None:
-    said = (
-        "precision is 'float16', which is for CUDA GPUs, but the device is cpu; expected float32 or bfloat16"
-    )
+    said = "precision is 'float16', which is for CUDA GPUs, but the device is cpu; expected one of float32, bfloat16"
     refuses(*command(folder, "none", "--precision", "float16", "--device", "cpu"), said=said)
     assert not (folder / "none").exists()
 
@@ -212,8 +218,7 @@ TASKS: dict[str, tuple[Task, list[Any], dict[str, Any]]] = {
 def output_of(task: Task, batch: dict[str, torch.Tensor], config: Any) -> Any:
     torch.manual_seed(1)
     model = task.model_class(config).eval()
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    return model(**inputs, output_hidden_states=True, return_dict=True)
+    return task.forward(model, batch, hidden_states=True)
 
 
 @pytest.mark.parametrize("name", TASKS)

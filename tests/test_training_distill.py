@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from squeezebert_fast import (
+    SqueezeBertConfig,
     SqueezeBertForSequenceClassification,
     SqueezeBertForTokenClassification,
     SqueezeBertModel,
@@ -84,7 +85,7 @@ def test_a_student_learns_from_the_teacher_alone(folder: Path, tmp_path: Path) -
 def test_alpha_0_is_finetuning(folder: Path, tmp_path: Path) -> None:
     base = save_base(SqueezeBertModel, tmp_path / "base")
     options = ["-m", base, "--dev", folder / "dev.tsv", "--max-steps", 4, *QUICK]
-    trains("finetune", folder / "train.tsv", "-o", tmp_path / "a", *options)
+    trains("finetune", folder / "train.tsv", "-o", tmp_path / "a", *options, "--no-head-first")
     teacher = ["--teacher", folder / "teacher", "--alpha", 0]
     trains("distill", folder / "train.tsv", "-o", tmp_path / "b", *teacher, *options)
     for ours, theirs in zip(log_of(tmp_path / "a"), log_of(tmp_path / "b"), strict=True):
@@ -199,7 +200,7 @@ def test_what_cannot_teach_is_refused(folder: Path, tmp_path: Path, monkeypatch:
         folder / "teacher", "-m", other, "--init-from-teacher", said="--init-from-teacher is for a new model"
     )
     refused(folder / "teacher", "--threads", 1, said="give either --model, or the sizes")
-    refused(other, said="the teacher's labels are 'a', 'b', the data's 'neg', 'pos'")
+    refused(other, said="the data's labels are 'neg', 'pos', the teacher's 'a', 'b'; if")
 
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "model_type": "roberta"}))
@@ -213,3 +214,5 @@ def test_labels_that_are_numbers_fit_a_teacher_with_names(folder: Path, tmp_path
     train = write_tsv(tmp_path / "numbers.tsv", opinions(32, 1, labels=("0", "1")))
     options = ["--teacher", teacher, *SMALL, "--max-steps", 1, *QUICK]
     trains("distill", train, "-o", tmp_path / "out", *options)
+    student = SqueezeBertConfig.from_json_file(tmp_path / "out" / "config.json")
+    assert student.id2label == names  # it answers as its teacher does

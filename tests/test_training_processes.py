@@ -12,8 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
+from squeezebert_fast import SqueezeBertForMaskedLM, SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.training.run_folder import STATE
+from tests.full_disk import files_of_at_most
 from tests.training_helpers import (
     FILLERS,
     PEOPLE,
@@ -21,9 +22,11 @@ from tests.training_helpers import (
     log_of,
     opinions,
     save_base,
+    small_run,
     state_of,
     summary_of,
     trains,
+    write_small_run,
     write_tsv,
 )
 
@@ -106,6 +109,29 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
 
 
 @needs_gloo
+def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
+    """Blocks of unknown words among the others: in some steps one process has nothing to predict, in some both."""
+    known, unknown = "it was a film and so on that we saw in paris it", "xyz " * 13  # 14 tokens with [SEP]
+    (tmp_path / "text.txt").write_text("\n".join([known, unknown, unknown] * 4))
+    base = save_base(
+        SqueezeBertForMaskedLM, tmp_path / "base", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    arguments = [
+        "pretrain", tmp_path / "text.txt", "--dev", tmp_path / "text.txt", "-m", base, "--epochs", 2,
+        "--batch-size", 2, "--learning-rate", 1e-2, "--max-length", 16, "--log-every", 1, "--threads", 1,
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    trains(*arguments, "-o", one)
+    torchrun(*arguments, "-o", two)
+    for ours, theirs in zip(log_of(two), log_of(one), strict=True):
+        if "dev" in ours:
+            assert ours["dev"] == pytest.approx(theirs["dev"], rel=1e-3)
+        else:
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
+
+
+@needs_gloo
 def test_two_processes_resume_a_run_to_the_same_bits(tmp_path: Path) -> None:
     """Stopped by SIGTERM, which torchrun passes on, after the first checkpoint; a teacher speaks in each step."""
     train = write_tsv(tmp_path / "train.tsv", opinions(24, 1))
@@ -133,3 +159,24 @@ def test_two_processes_resume_a_run_to_the_same_bits(tmp_path: Path) -> None:
     assert 0 < state_of(stopped)["step"] < 180
     torchrun(*arguments, "-o", stopped, "--resume")
     assert_same_end(whole, stopped)
+
+
+@needs_gloo
+def test_a_full_disk_ends_all_processes_with_a_line(tmp_path: Path) -> None:
+    """Only the first writes; the others must not wait for it."""
+    write_small_run(tmp_path)
+    command = launched(*small_run(tmp_path, "out"))
+    state = 40_000  # bytes: the best model fits, the checkpoint doesn't
+    with files_of_at_most(state):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    said = [line for line in result.stderr.splitlines() if line.startswith("squeezebert-fast: ")]
+    errors = [line for line in said if "warning" not in line]
+    assert result.returncode == 1, result.stderr
+    assert len(errors) == 2
+    assert all(
+        "can't be written: [Errno 27] File too large; there is no checkpoint yet" in line for line in errors
+    )
+    assert list((tmp_path / "out").glob(".*")) == []
+    torchrun(*small_run(tmp_path, "out"), "--resume")
+    assert (tmp_path / "out" / STATE).stat().st_size > state
+    assert summary_of(tmp_path / "out")["steps"] == 8

@@ -13,8 +13,9 @@ from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
 from squeezebert_fast.modeling import QuestionAnsweringModelOutput, SqueezeBertForQuestionAnswering
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.training import metrics
+from squeezebert_fast.training.squad import Question
 from squeezebert_fast.training.tasks.base import Features
-from squeezebert_fast.training.tasks.questions import Question, QuestionAnswering
+from squeezebert_fast.training.tasks.questions import QuestionAnswering
 from tests.cli_helpers import VOCAB, run
 from tests.training_helpers import save_base
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from squeezebert_fast.training.distillation import Distilled
 from squeezebert_fast.training.reporting import Reporter, draw_curves, in_words
+from squeezebert_fast.training.settings import Softness
+from squeezebert_fast.training.tasks import sequences
 
 
 class Terminal(io.StringIO):
@@ -67,6 +71,68 @@ def test_curves_are_drawn_with_and_without_evaluations(tmp_path: Path) -> None:
         assert draw_curves(records, "accuracy", tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, path: Path, **how: bool) -> list[tuple[str, list[str]]]:
+    """The title of each panel that is drawn, and the lines in it."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    panels = []
+
+    def savefig(self: Any, *arguments: Any, **options: Any) -> None:
+        panels.extend(
+            (axes.get_title(), [str(line.get_label()) for line in axes.lines]) for axes in self.axes
+        )
+
+    monkeypatch.setattr(figure, "savefig", savefig)
+    records = [
+        {"step": 1, "loss": 30.0},
+        {"step": 2, "loss": 20.0},
+        {"step": 2, "dev": {"loss": 0.5, "f1": 0.75}},
+    ]
+    assert draw_curves(records, "f1", path, **how)
+    return panels
+
+
+def test_a_loss_that_is_anothers_in_training_has_axes_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distilled model's has the teacher's part, which may be many times the task's own."""
+    path = tmp_path / "curves.png"
+    assert drawn(monkeypatch, path) == [("loss", ["training", "dev"]), ("dev f1", ["dev"])]
+    apart = drawn(monkeypatch, path, own_loss=False)
+    assert apart == [
+        ("training loss, with the teacher's part", ["training"]),
+        ("dev loss", ["dev"]),
+        ("dev f1", ["dev"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("softness", "own"), [({}, False), ({"alpha": 0.0}, True), ({"alpha": 0.0, "hidden": 1.0}, False)]
+)
+def test_only_a_teacher_that_counts_changes_the_loss(softness: dict[str, float], own: bool) -> None:
+    task = sequences.SequenceClassification(sequences.TableColumns())
+    assert task.own_loss
+    teacher: Any = None
+    assert Distilled(task, teacher, Softness(**softness)).own_loss is own
+
+
+def test_an_evaluation_has_a_bar_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    reporter = Reporter()
+    with reporter.bar(10, 10), reporter.evaluation(40) as advance:
+        for _ in range(7):
+            advance()
+        reporter._progress.refresh()  # which it does by itself ten times a second
+        assert "7/40" in terminal.getvalue()
+        assert "evaluation" in terminal.getvalue()
+    assert "10/10" in terminal.getvalue()
+
+
+def test_an_evaluation_without_a_terminal_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter().bar(10, 0), Reporter().evaluation(40) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_without_matplotlib_there_are_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

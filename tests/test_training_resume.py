@@ -13,29 +13,25 @@ from typing import Any
 import pytest
 import torch
 
-from squeezebert_fast import SqueezeBertModel
+from squeezebert_fast import SqueezeBertForSequenceClassification
 from squeezebert_fast.storage import files
-from squeezebert_fast.training import loop
 from squeezebert_fast.training.run_folder import STATE, RunFolder
 from squeezebert_fast.training.tasks.sequences import SequenceClassification
-from tests.cli_helpers import refuses, run
+from tests.cli_helpers import refuses, run, succeeds
 from tests.training_helpers import (
+    Killed,
     assert_same_end,
+    kill_after,
     log_of,
-    opinions,
-    save_base,
+    small_run,
     state_of,
     summary_of,
     trains,
-    write_tsv,
+    write_small_run,
 )
 
 PATIENCE = 120.0  # seconds until a hanging process fails the test
 STEPS_PER_EPOCH = 4
-
-
-class Killed(Exception):
-    """Stands for SIGKILL, of which one test has a real one: no code here catches it."""
 
 
 pytestmark = pytest.mark.usefixtures("without_curves")
@@ -44,31 +40,9 @@ pytestmark = pytest.mark.usefixtures("without_curves")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs")
-    save_base(SqueezeBertModel, path / "base")
-    write_tsv(path / "train.tsv", opinions(60, 1))
-    write_tsv(path / "dev.tsv", opinions(20, 2))
-    trains(*command(path, "whole"))
+    write_small_run(path)
+    trains(*small_run(path, "whole"))
     return path
-
-
-def command(folder: Path, output: str, *more: object) -> list[object]:
-    """Two epochs of four steps, averaged, evaluated every three steps and after each epoch, saved every two."""
-    files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
-    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--average", 0.9]
-    size = ["--max-length", 16, "--threads", 1]
-    when = ["--evaluate-every", 3, "--save-every", 2, "--log-every", 3]
-    return [*files, "-o", folder / output, *how, *size, *when, *more]
-
-
-def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = loop.Trainer._report
-
-    def report(self: loop.Trainer, *arguments: Any) -> None:
-        original(self, *arguments)
-        if self.progress.step == step:
-            raise Killed
-
-    monkeypatch.setattr(loop.Trainer, "_report", report)
 
 
 @pytest.mark.parametrize("step", range(1, 2 * STEPS_PER_EPOCH + 1))
@@ -78,8 +52,8 @@ def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
     output = f"killed-{step}"
     with monkeypatch.context() as patched:
         kill_after(step, patched)
-        assert isinstance(run(*command(folder, output)).exception, Killed)
-    trains(*command(folder, output, "--resume"))
+        assert isinstance(run(*small_run(folder, output)).exception, Killed)
+    trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
 
 
@@ -101,19 +75,19 @@ def test_a_run_killed_while_it_writes_a_file_ends_the_same(
 
     with monkeypatch.context() as patched:
         patched.setattr(files.os, "replace", killed)
-        result = run(*command(folder, output))
+        result = run(*small_run(folder, output))
     assert isinstance(result.exception, Killed)
     if file == "run.json":
-        refuses(*command(folder, output, "--resume"), said="holds no run to resume")
-        trains(*command(folder, output, "--overwrite"))
+        refuses(*small_run(folder, output, "--resume"), said="holds no run to resume")
+        trains(*small_run(folder, output, "--overwrite"))
     else:
-        trains(*command(folder, output, "--resume"))
+        trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
 
 
 def test_a_finished_run_is_resumed_to_the_same_end(folder: Path) -> None:
-    trains(*command(folder, "finished"))
-    said = trains(*command(folder, "finished", "--resume"))
+    trains(*small_run(folder, "finished"))
+    said = trains(*small_run(folder, "finished", "--resume"))
     assert "resumed after step 8 of 8" in said
     assert_same_end(folder / "finished", folder / "whole")
 
@@ -135,13 +109,58 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(SequenceClassification, name, signalled)
-        result = run(*command(folder, output))
+        result = run(*small_run(folder, output))
     assert result.exit_code == 130
-    step = state_of(folder / output)["step"]
-    assert result.stderr.endswith(f"stopped after step {step} of 8; the same command with --resume goes on\n")
-    assert step == {"step": 2, "evaluation": 3}[where]
-    trains(*command(folder, output, "--resume"))
+    step = {"step": 2, "evaluation": 3}[where]
+    assert state_of(folder / output)["step"] == step
+    assert f"stopped after step {step} of 8" in result.stderr
+    assert result.stderr.endswith("; the same command with --resume goes on\n")
+    trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
+
+
+def stopped_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = SequenceClassification.loss, []
+
+    def signalled(self: SequenceClassification, *arguments: Any) -> Any:
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(SequenceClassification, "loss", signalled)
+
+
+@pytest.mark.parametrize("with_dev", [True, False])
+def test_a_run_stopped_before_any_evaluation_leaves_the_last_model(
+    with_dev: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = small_run(folder, f"model-{with_dev}")
+    if not with_dev:
+        for option in ("--dev", "--evaluate-every"):
+            del words[words.index(option) : words.index(option) + 2]
+    with monkeypatch.context() as patched:
+        stopped_in_step(2, patched)
+        result = run(*words)
+    assert result.exit_code == 130
+    output = folder / f"model-{with_dev}"
+    assert f"with that step's model in {output}" in result.stderr
+    model = SqueezeBertForSequenceClassification.from_pretrained(output)
+    average = state_of(output)["average"]
+    assert all(torch.equal(value, average[f"module.{name}"]) for name, value in model.state_dict().items())
+    assert "accuracy" in succeeds("evaluate", folder / "dev.tsv", "-m", output)
+
+
+def test_a_run_stopped_after_an_evaluation_leaves_the_best_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stopped_in_step(5, patched)
+        result = run(*small_run(folder, "best"))
+    assert "stopped after step 5 of 8; the same command with --resume goes on\n" in result.stderr
+    best = SqueezeBertForSequenceClassification.from_pretrained(folder / "best").state_dict()
+    average = state_of(folder / "best")["average"]
+    assert any(not torch.equal(value, average[f"module.{name}"]) for name, value in best.items())
 
 
 def test_a_second_ctrl_c_does_not_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +172,7 @@ def test_a_second_ctrl_c_does_not_wait(folder: Path, monkeypatch: pytest.MonkeyP
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
         patched.setattr(SequenceClassification, "loss", signalled)
-        result = run(*command(folder, "impatient"))
+        result = run(*small_run(folder, "impatient"))
     assert (result.exit_code, result.stderr.count("\n")) == (130, 1)  # the line is of the new head
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -171,14 +190,14 @@ def test_a_loss_that_is_no_number_stops_and_names_the_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(SequenceClassification, "loss", broken)
-        result = run(*command(folder, output))
+        result = run(*small_run(folder, output))
     assert result.exit_code == 2
     assert f"the loss is {value} at step " in result.stderr
     assert "the last checkpoint is kept" in result.stderr
     state = state_of(folder / output)
     assert state["step"] == 2
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
-    trains(*command(folder, output, "--resume"))
+    trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
 
 
@@ -194,7 +213,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too(
         )  # the root of 0 is infinitely steep
 
     monkeypatch.setattr(SequenceClassification, "loss", steep)
-    result = run(*command(folder, "gradient"))
+    result = run(*small_run(folder, "gradient"))
     assert "the gradient is not finite at step 1: stopped before it reached the parameters" in result.stderr
     assert "there is no checkpoint yet" in result.stderr
     assert result.exit_code == 2
@@ -204,7 +223,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too(
     ("changed", "said"),
     [
         (["--seed", 1], "seed is 1, but the run"),
-        (["--epochs", 3], "epochs is 3, but the run"),
+        (["--epochs", 1], "epochs is 1, but the run"),
         (["--learning-rate", 0.1], "learning-rate is 0.1, but the run"),
         (["--task", "regression"], "task is 'regression', but the run"),
         (["--label-column", "text"], "label-column is 'text'"),
@@ -212,7 +231,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_too(
 )
 def test_a_run_cannot_go_on_as_another(changed: list[object], said: str, folder: Path) -> None:
     before = (folder / "whole" / STATE).read_bytes()
-    refuses(*command(folder, "whole", "--resume", *changed), said=said)
+    refuses(*small_run(folder, "whole", "--resume", *changed), said=said)
     assert (folder / "whole" / STATE).read_bytes() == before
 
 
@@ -220,7 +239,7 @@ def test_changed_data_are_noticed(folder: Path) -> None:
     train, before = folder / "train.tsv", (folder / "train.tsv").read_text()
     try:
         train.write_text(before + "so good\tpos\n")
-        refuses(*command(folder, "whole", "--resume"), said="train is '")
+        refuses(*small_run(folder, "whole", "--resume"), said="train is '")
     finally:
         train.write_text(before)
 
@@ -228,7 +247,7 @@ def test_changed_data_are_noticed(folder: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "text", "code", "other"])
 def test_a_damaged_checkpoint_is_refused(damage: str, folder: Path) -> None:
     output = folder / f"damaged-{damage}"
-    trains(*command(folder, output.name))
+    trains(*small_run(folder, output.name))
     path = output / STATE
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:1000])
@@ -239,7 +258,7 @@ def test_a_damaged_checkpoint_is_refused(damage: str, folder: Path) -> None:
     else:
         torch.save({**state_of(output), "model": {"weight": torch.zeros(1)}}, path)
     said = "doesn't fit this model" if damage == "other" else f"{path} is not a whole checkpoint"
-    refuses_with_head(*command(folder, output.name, "--resume"), said=said)
+    refuses_with_head(*small_run(folder, output.name, "--resume"), said=said)
 
 
 def refuses_with_head(*arguments: object, said: str) -> None:
@@ -254,8 +273,8 @@ def refuses_with_head(*arguments: object, said: str) -> None:
 def test_the_log_never_holds_a_step_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         kill_after(7, patched)  # steps 6 and 7 come after the last checkpoint's log
-        run(*command(folder, "logged"))
-    trains(*command(folder, "logged", "--resume"))
+        run(*small_run(folder, "logged"))
+    trains(*small_run(folder, "logged", "--resume"))
     steps = [line["step"] for line in log_of(folder / "logged") if "loss" in line]
     assert steps == [3, 6, 8]
     assert summary_of(folder / "logged")["seconds"] > 0
@@ -265,7 +284,7 @@ def test_the_log_never_holds_a_step_twice(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 def test_a_real_kill_loses_nothing_but_time(folder: Path) -> None:
     output = folder / "really-killed"
-    words = [str(word) for word in command(folder, output.name)]
+    words = [str(word) for word in small_run(folder, output.name)]
     process = subprocess.Popen(
         [sys.executable, "-c", "from squeezebert_fast.cli import main; main()", *words],
         stdout=subprocess.DEVNULL,
@@ -277,6 +296,6 @@ def test_a_real_kill_loses_nothing_but_time(folder: Path) -> None:
     process.kill()
     process.wait()
     (output / f".{STATE}.0123abcd.tmp").write_text("half a checkpoint")
-    trains(*command(folder, output.name, "--resume"))
+    trains(*small_run(folder, output.name, "--resume"))
     assert_same_end(output, folder / "whole")
     assert list(output.glob(".*")) == []

@@ -11,7 +11,6 @@ import torch
 
 from squeezebert_fast import (
     SqueezeBertConfig,
-    SqueezeBertForMaskedLM,
     SqueezeBertForQuestionAnswering,
     SqueezeBertForTokenClassification,
     SqueezeBertModel,
@@ -19,7 +18,6 @@ from squeezebert_fast import (
 )
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import QuestionAnsweringModelOutput
-from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
 from squeezebert_fast.training.tasks.questions import QuestionAnswering
 from squeezebert_fast.training.tasks.sequences import SequenceClassification, TableColumns
 from squeezebert_fast.training.tasks.tokens import TokenClassification
@@ -29,7 +27,6 @@ from tests.training_helpers import (
     PEOPLE,
     SIZES,
     VOCAB,
-    assert_same_end,
     save_base,
     summary_of,
     trains,
@@ -211,7 +208,7 @@ def test_choices_are_learnt_and_distilled(base: Path, tmp_path: Path) -> None:
         (
             {"text": "a", "x": "b", "y": "c", "label": 0},
             ["--choice-columns", "x,z"],
-            "no 'z'; it has text, x",
+            "no column 'z'; it has text, x",
         ),
         ({"text": "a", "x": "b", "label": 0}, ["--choice-columns", "x"], "two choices at least"),
         ({"text": "a", "x": "b", "label": 0}, [], "two choices at least"),
@@ -380,72 +377,6 @@ def test_real_answers_come_back_from_their_tokens() -> None:
     measured = task.score(examples, rows, answers)
     assert len(rows) > len(examples)
     assert measured["exact_match"] > 0.98  # an answer may end within a token
-
-
-# Masked language model
-
-
-def write_text(path: Path, count: int) -> Path:
-    lines = [f"{PEOPLE[at % 3]} lives in {PLACES[at % 3]} and so on" for at in range(count)]
-    path.write_text("\n\n".join(lines) + "\n")
-    return path
-
-
-def test_pretraining_learns_to_fill_in_and_can_be_fine_tuned(tmp_path: Path) -> None:
-    train, out = write_text(tmp_path / "train.txt", 300), tmp_path / "out"
-    sizes = ["--layers", 1, "--hidden-size", 16, "--heads", 2, "--vocab", write_vocab(tmp_path)]
-    how = [*sizes, "--max-length", 16, "--epochs", 8, *QUICK]
-    said = trains("pretrain", train, "--dev", train, "-o", out, *how)
-    best = summary_of(out)["best"]["dev"]
-    assert "best dev perplexity" in said
-    assert best["perplexity"] < len(VOCAB) / 3
-    assert best["perplexity"] == pytest.approx(torch.tensor(best["loss"]).exp().item(), rel=1e-4)
-    fills = json.loads(succeeds("fill-mask", "-m", out, "anna [MASK] in paris", "--json", "--top-k", 3))
-    assert "lives" in {fill["token"] for fill in fills[0]}
-    (tmp_path / "t.tsv").write_text("text\tlabel\ngood\tx\nbad\ty\n")
-    trains("finetune", tmp_path / "t.tsv", "-m", out, "-o", tmp_path / "tuned", "--max-steps", 1)
-
-
-def test_pretraining_resumes_to_the_same_masks(tmp_path: Path) -> None:
-    base = save_base(SqueezeBertForMaskedLM, tmp_path / "base")
-    train = write_text(tmp_path / "train.txt", 60)
-    how = ["-m", base, "--max-length", 16, "--epochs", 2, *QUICK]
-    trains("pretrain", train, "-o", tmp_path / "whole", *how)
-    trains("pretrain", train, "-o", tmp_path / "again", *how)
-    assert_same_end(tmp_path / "whole", tmp_path / "again")
-
-
-def test_masks_are_15_percent_80_10_10_and_new_in_each_epoch(tokenizer: SqueezeBertTokenizerFast) -> None:
-    task = MaskedLanguageModel(seed=0)
-    rows = task.encode([" ".join(FILLERS)] * 600, tokenizer, config(), 42)
-    batch, again, next_epoch = (task.collate(rows, 0, epoch) for epoch in (0, 0, 1))
-    original = torch.full_like(batch["input_ids"], 0)
-    for at, row in enumerate(rows):
-        original[at, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
-    assert all(torch.equal(batch[name], again[name]) for name in batch)
-    assert not torch.equal(batch["labels"], next_epoch["labels"])
-    chosen = batch["labels"] != -100
-    special = original < 5
-    assert not (chosen & special).any()
-    assert torch.equal(batch["labels"][chosen], original[chosen])
-    assert torch.equal(batch["input_ids"][~chosen], original[~chosen])
-    assert chosen.sum() / (~special).sum() == pytest.approx(0.15, abs=0.01)
-    inputs, labels = batch["input_ids"][chosen], batch["labels"][chosen]
-    assert (inputs == tokenizer.mask_token_id).float().mean() == pytest.approx(0.8, abs=0.05)
-    other = (inputs != tokenizer.mask_token_id) & (inputs != labels)
-    assert other.float().mean() == pytest.approx(0.1, abs=0.04)
-    assert (inputs >= 4).all()
-    alone = task.collate(rows[3:4], 0, 0)
-    length = len(rows[3]["input_ids"])
-    assert torch.equal(alone["labels"][0], batch["labels"][3, :length])
-
-
-def test_blocks_hold_every_token_of_the_text_once(tokenizer: SqueezeBertTokenizerFast) -> None:
-    lines = ["it was", "a film and so on that we saw", "good"]
-    rows = MaskedLanguageModel(seed=0).encode(lines, tokenizer, config(), 6)
-    assert all(len(row["input_ids"]) <= 6 for row in rows)
-    words = [index for row in rows for index in row["input_ids"] if index >= 5]
-    assert tokenizer.decode(words) == " ".join(lines)
 
 
 # What all commands refuse

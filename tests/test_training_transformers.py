@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import torch
 import transformers
 
-from squeezebert_fast.pretrained import save
+from squeezebert_fast.errors import StorageError
+from squeezebert_fast.pretrained import find, save, save_tokenizer
 from squeezebert_fast.training.distillation import same_tokens
 from tests.cli_helpers import refuses, run, succeeds
+from tests.full_disk import files_of_at_most
 from tests.training_helpers import assert_same_end, opinions, summary_of, trains, write_tsv, write_vocab
 from tests.transformers_folders import (
     MODEL_TYPES,
@@ -257,3 +260,20 @@ def test_what_cannot_be_trained_is_refused(data: dict[str, tuple[object, ...]], 
     shutil.copytree(base, broken)
     (broken / "model.safetensors").unlink()
     refused(broken, "transformers can't load")
+
+
+def test_a_full_disk_leaves_no_half_of_a_model_or_tokenizer(tmp_path: Path) -> None:
+    """transformers writes in place, and its tokenizer raises a plain Exception."""
+    base = save_folder("bert", "Model", tmp_path / "base")
+    stored = find(base)
+    model, tokenizer = stored.load_as_saved(), stored.tokenizer()
+    for write in (functools.partial(save, model), functools.partial(save_tokenizer, tokenizer)):
+        for size in (0, 1000):
+            with (
+                files_of_at_most(size),
+                pytest.raises(StorageError, match="can't be written: File too large"),
+            ):
+                write(tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+    save_tokenizer(tokenizer, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()

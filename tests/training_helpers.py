@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
+from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel, SqueezeBertTokenizerFast
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
+from squeezebert_fast.training import loop
 from tests.cli_helpers import run
 
 GOOD, BAD = ("good", "fine", "great"), ("bad", "poor", "awful")
@@ -63,6 +65,37 @@ def opinions(count: int, seed: int, labels: Sequence[str] = ("neg", "pos")) -> l
 def write_tsv(path: Path, rows: Iterable[Sequence[str]], header: Sequence[str] = ("text", "label")) -> Path:
     path.write_text("\n".join("\t".join(row) for row in [header, *rows]) + "\n")
     return path
+
+
+def write_small_run(folder: Path) -> None:
+    """What `small_run` trains: a base and data."""
+    save_base(SqueezeBertModel, folder / "base")
+    write_tsv(folder / "train.tsv", opinions(60, 1))
+    write_tsv(folder / "dev.tsv", opinions(20, 2))
+
+
+def small_run(folder: Path, output: str, *more: object) -> list[object]:
+    """Two epochs of four steps, averaged, evaluated every three steps and after each epoch, saved every two."""
+    files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
+    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--average", 0.9, "--no-head-first"]
+    size = ["--max-length", 16, "--threads", 1]
+    when = ["--evaluate-every", 3, "--save-every", 2, "--log-every", 3]
+    return [*files, "-o", folder / output, *how, *size, *when, *more]
+
+
+class Killed(Exception):
+    """Stands for SIGKILL, of which some tests have a real one: no code of the package catches it."""
+
+
+def kill_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.Trainer._report
+
+    def report(self: loop.Trainer, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.progress.step == step:
+            raise Killed
+
+    monkeypatch.setattr(loop.Trainer, "_report", report)
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

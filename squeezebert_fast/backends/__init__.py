@@ -13,7 +13,7 @@ from typing import NamedTuple
 from squeezebert_fast import triton_kernels
 from squeezebert_fast.backends import cpu, cpu_ops, triton, triton_ops
 from squeezebert_fast.backends.request import Request
-from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.errors import UnsupportedError, check_among
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class Choice(NamedTuple):
 
 def check_name(backend: str) -> None:
     """Raise ArgumentError unless `backend` is one of NAMES."""
-    if backend not in NAMES:
-        raise ArgumentError(f"backend is {backend!r}; it can be one of {', '.join(NAMES)}")
+    check_among("backend", backend, NAMES)
 
 
 def choose(request: Request, backend: str = "auto", strict: bool = False) -> Choice:

@@ -23,6 +23,7 @@ from squeezebert_fast.cli import (
     predict,
     pretrain,
     quantize,
+    similar,
 )
 from squeezebert_fast.cli.group import Group
 from squeezebert_fast.streams import PROGRAM
@@ -34,6 +35,7 @@ for command in (
     predict.predict,
     fill_mask.fill_mask,
     embed.embed,
+    similar.similar,
     finetune.finetune,
     distill.distill,
     pretrain.pretrain,

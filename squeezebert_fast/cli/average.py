@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.writing import check_empty
+from squeezebert_fast.cli.writing import target_directory
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.streams import held_warnings
 
 
 def average(
@@ -32,22 +31,20 @@ def average(
     if len(sources) < 2:
         raise InputError(f"{len(sources)} model is given, expected two or more")
 
-    check_empty(output, force)
+    with target_directory(output, force):
+        from squeezebert_fast.pretrained import find, save, save_tokenizer
+        from squeezebert_fast.training.averaging import average_parameters
 
-    from squeezebert_fast.pretrained import find, save
-    from squeezebert_fast.training.averaging import average_parameters
-
-    stored = [find(source) for source in sources]
-    tokenizers = [each.tokenizer() for each in stored]
-    with held_warnings():
+        stored = [find(source) for source in sources]
+        tokenizers = [each.tokenizer() for each in stored]
         models = [each.load_as_saved() for each in stored]
-    classes = [type(model) for model in models]
-    for source, cls, tokenizer in zip(sources, classes, tokenizers, strict=True):
-        if cls is not classes[0]:
-            raise InputError(f"{source} is a {cls.__name__}, but {sources[0]} is a {classes[0].__name__}")
-        if tokenizer.get_vocab() != tokenizers[0].get_vocab():
-            raise InputError(f"{source} and {sources[0]} have different vocabularies")
-    model = average_parameters(models, sources)
-    save(model, output)
-    tokenizers[0].save_pretrained(output)
+        classes = [type(model) for model in models]
+        for source, cls, tokenizer in zip(sources, classes, tokenizers, strict=True):
+            if cls is not classes[0]:
+                raise InputError(f"{source} is a {cls.__name__}, but {sources[0]} is a {classes[0].__name__}")
+            if tokenizer.get_vocab() != tokenizers[0].get_vocab():
+                raise InputError(f"{source} and {sources[0]} have different vocabularies")
+        model = average_parameters(models, sources)
+        save(model, output)
+        save_tokenizer(tokenizers[0], output)
     typer.echo(f"{output}: the average of {len(models)} {classes[0].__name__}")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.writing import check_empty
-from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.cli.writing import target_directory
 
 
 def convert(
@@ -27,11 +26,9 @@ def convert(
 
     Example: squeezebert-fast convert ./all-MiniLM-L6-v2 ./minilm
     """
-    check_empty(target, force)
+    with target_directory(target, force):
+        from squeezebert_fast.modeling.bert_conversion import convert_directory
 
-    from squeezebert_fast.modeling.bert_conversion import convert_directory
-
-    with held_warnings():
         model = convert_directory(source, target, dtype=dtype)
     typer.echo(
         f"{target}: {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {model.dtype}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from squeezebert_fast.cli import options
+from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import (
     Dev,
@@ -17,8 +18,10 @@ from squeezebert_fast.cli.task_options import (
     TrainFile,
     make_task,
     origin,
+    task_name,
 )
 from squeezebert_fast.errors import InputError
+from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.settings import Settings, Softness
 
@@ -61,7 +64,7 @@ def distill(
             "and the most frequent of the others.",
         ),
     ] = None,
-    task: TaskName = "classification",
+    task: TaskName = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -69,11 +72,14 @@ def distill(
     """Train a small model to answer as a fine-tuned larger one does.
 
     The teacher answers every training example once, before the first step. A new model has the teacher's vocabulary
-    unless --vocab says otherwise. The rest is as in finetune.
+    unless --vocab says otherwise. Task, columns, maximum length and metric are by default what the teacher was trained
+    with. The rest is as in finetune.
 
     Example: squeezebert-fast distill train.tsv --dev dev.tsv --teacher ./big --layers 4 --hidden-size 256 -o ./small
     """
-    data.check(task)
+    kept = TrainedWith.of_model(teacher)
+    name = task_name(task, kept)
+    data.check(name)
     sizes.check_start(model, has_vocab=True)
     if init_from_teacher and model is not None:
         raise InputError("--init-from-teacher is for a new model, but --model gives one to start from")
@@ -89,17 +95,19 @@ def distill(
     from squeezebert_fast.pretrained import find
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
     from squeezebert_fast.training import devices, distillation, fitting, inheritance, models, runs, teachers
+    from squeezebert_fast.training.labels import in_order
 
     use_threads(threads)
     chosen_device = devices.choose(device)
-    chosen = make_task(task, data)
+    chosen = make_task(name, data, kept)
+    usual_length = kept.for_task(name).max_length
 
     def build(examples: list[Any]) -> Built:
-        fields = chosen.label_fields(examples)
         as_it_is = model is not None and not find(model).is_own
         known = teachers.load_teacher(teacher, chosen, chosen_device, of_own_library=as_it_is)
+        fields = chosen.label_fields(examples, in_order(known.labels), teacher=True)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
-        length = settings.max_length or runs.DEFAULT_LENGTH
+        length = settings.max_length or usual_length or runs.DEFAULT_LENGTH
         if vocab_size is not None:
             if vocab is None:
                 raise InputError(
@@ -119,28 +127,31 @@ def distill(
             rows = chosen.encode(examples, tokenizer, student.config, length)
             batch = chosen.collate(fitting.texts_to_fit(rows, settings.seed), tokenizer.pad_token_id or 0, 0)
             fitting.fit_to_teacher(student, known.model, devices.moved(batch, chosen_device), words)
-        return runs.Built(student, tokenizer, distillation.Distilled(chosen, known, softness))
+        distilled = distillation.Distilled(chosen, known, softness)
+        return runs.Built(student, tokenizer, distilled, new_model=model is None)
 
-    runs.train(
-        chosen,
-        train,
-        dev,
-        build,
-        settings,
-        run.to_output(),
-        origin=origin(
-            command="distill",
-            teacher=teacher,
-            model=model,
-            init_from_teacher=init_from_teacher,
-            fit_to_teacher=fit_to_teacher,
-            vocab_size=vocab_size,
-            task=task,
-            softness=softness,
-            data=data,
-            sizes=sizes,
+    with kept_columns_named(teacher, kept.for_task(name), vars(data)):
+        runs.train(
+            chosen,
+            train,
+            dev,
+            build,
+            settings,
+            run.to_output(),
+            origin=origin(
+                command="distill",
+                teacher=teacher,
+                model=model,
+                init_from_teacher=init_from_teacher,
+                fit_to_teacher=fit_to_teacher,
+                vocab_size=vocab_size,
+                task=name,
+                softness=softness,
+                data=data.filled(name, kept),
+                sizes=sizes,
+                backend=backend,
+            ),
             backend=backend,
-        ),
-        backend=backend,
-        device=chosen_device,
-    )
+            device=chosen_device,
+            usual_length=usual_length,
+        )

@@ -2,110 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import Annotated
 
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.writing import checked_output, replacing, tracked
+from squeezebert_fast.cli.embedding_options import EmbeddingOptions
+from squeezebert_fast.cli.kept import kept_columns_named
+from squeezebert_fast.cli.spreading import spread
+from squeezebert_fast.cli.vector_files import NUMPY, vector_format, vector_writer
+from squeezebert_fast.cli.writing import Blanks, checked_output, tracked
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.tables.rows import Input
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-POOLINGS = ("mean", "cls")
+from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input
+from squeezebert_fast.trained_with import TrainedWith
 
 
+@spread
 def embed(
     source: options.InputFile,
     model: options.Model,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .npy file to write, float32, a row for each text.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write, a row for each text: .npy, float32; or .jsonl or .csv, with the text or what "
+            "--keep says.",
+        ),
     ],
+    embedding: EmbeddingOptions,
     column: options.Column = None,
     pair_column: options.PairColumn = None,
     input_format: options.InputFormat = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option(
-            help="mean of the token vectors, or cls for the first one's; by default what a sentence-transformers "
-            "folder says, or else mean."
-        ),
-    ] = None,
+    delimiter: options.Delimiter = None,
+    keep: options.Keep = None,
+    id_column: options.Id = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale each vector to length 1.")] = False,
     prompt_name: Annotated[
         str | None,
         typer.Option(help="Of a sentence-transformers folder: which of its prompts each text begins with."),
     ] = None,
-    batch_size: options.BatchSize = 32,
-    max_length: options.MaxLength = None,
-    precision: options.Precision = None,
-    backend: options.Backend = "auto",
-    threads: options.Threads = None,
 ) -> None:
     """Turn texts into vectors: a row of a NumPy file for each, in the order of the input.
 
-    Of a sentence-transformers folder they are what its SentenceTransformer.encode gives.
+    Of a sentence-transformers folder they are what its SentenceTransformer.encode gives, also of an empty text.
 
     Example: squeezebert-fast embed -m ./all-MiniLM-L6-v2 sentences.txt -o vectors.npy
     """
-    if pooling not in (None, *POOLINGS):
-        raise InputError(f"--pooling is {pooling!r}, expected {' or '.join(POOLINGS)}")
-    output = checked_output(output, source)
-    records = Input(source, input_format, column, pair_column)
+    kept = options.kept_columns(id_column, keep)
+    if vector_format(output) == NUMPY and kept:
+        raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for columns")
+    output = checked_output(output)
+    trained_with = TrainedWith.of_model(model)
+    with kept_columns_named(model, trained_with, {"column": column}):
+        records = Input(
+            source,
+            input_format,
+            column,
+            pair_column or None,
+            default_column=trained_with.column or DEFAULT_COLUMN,
+            keep=kept,
+            delimiter=delimiter,
+        )
+    output = checked_output(output, records.files)
 
     from squeezebert_fast.cli.embedding import load_embedder
 
-    embedder = load_embedder(
-        model,
-        pooling=pooling,
-        prompt_name=prompt_name,
-        normalize=normalize,
-        pairs=pair_column is not None,
-        backend=backend,
-        threads=threads,
-        max_length=max_length,
-        precision=precision,
-    )
-    results = embedder.run(records, batch_size)
-    with replacing(output) as staged, _NpyRows.open(staged, embedder.channels) as rows:
-        for _, vector in tracked(results, records):
-            rows.append(vector)
-
-
-class _NpyRows:
-    """A .npy file that grows by rows, since how many there will be isn't known before the input ends.
-
-    NumPy pads the header so that the number of rows can grow in place: it is written again at the end.
-    """
-
-    def __init__(self, stream: BinaryIO, channels: int) -> None:
-        self.stream, self.channels, self.count = stream, channels, 0
-        self._write_header()
-
-    @classmethod
-    @contextmanager
-    def open(cls, path: Path, channels: int) -> Iterator[_NpyRows]:
-        with path.open("wb") as stream:
-            rows = cls(stream, channels)
-            yield rows
-            rows._write_header()
-
-    def append(self, row: Tensor) -> None:
-        self.stream.write(row.float().numpy().tobytes())
-        self.count += 1
-
-    def _write_header(self) -> None:
-        from numpy.lib import format
-
-        header: dict[str, Any] = {
-            "descr": "<f4",
-            "fortran_order": False,
-            "shape": (self.count, self.channels),
-        }
-        self.stream.seek(0)
-        format.write_array_header_1_0(self.stream, header)
+    embedder = load_embedder(model, embedding, prompt_name, normalize=normalize, pairs=bool(pair_column))
+    blanks = Blanks()
+    with vector_writer(output, embedder.channels) as append:
+        for record, vector in tracked(embedder.run(records, embedding.batch_size), records):
+            if record.is_blank:
+                blanks.note(record)
+            append(record.kept if kept else record.asked, vector)
+    blanks.warn("their vectors are of no text")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
+from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.running import (
     Engine,
     check_finite,
     check_length,
     in_windows,
     load_engine,
+    of_whole_texts,
     patched,
     run_in_order,
     use_threads,
@@ -25,7 +27,7 @@ from squeezebert_fast.loading.sentence_folder import SentenceFolder, sentence_tr
 from squeezebert_fast.loading.transformers_models import refused_in_one_line
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.int8_checkpoint import load_quantized
-from squeezebert_fast.pretrained import find_sentence_folder, of_files
+from squeezebert_fast.pretrained import find, find_sentence_folder, of_files
 from squeezebert_fast.sentence import mean_pool
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
@@ -40,19 +42,32 @@ class Embedder:
 
 
 def load_embedder(
-    name: str, *, pooling: str | None, prompt_name: str | None, normalize: bool, pairs: bool, **options: Any
+    name: str,
+    said: EmbeddingOptions,
+    prompt_name: str | None,
+    *,
+    normalize: bool = False,
+    pairs: bool = False,
 ) -> Embedder:
     """What makes vectors of texts by the model of this name.
 
-    pooling: mean or cls; None is what the folder says, or else mean. prompt_name: of a sentence-transformers folder,
-    which may have a default. pairs: whether records have a second text. options: of `load_engine`.
+    prompt_name: of a sentence-transformers folder, which may have a default. pairs: whether records have a second text.
     Raises what `load_engine` raises, and InputError for an option that means nothing for this model.
     """
+    pooling = said.pooling
+    options: dict[str, Any] = {
+        "backend": said.backend,
+        "threads": said.threads,
+        "max_length": said.max_length,
+        "precision": said.precision,
+    }
     folder = find_sentence_folder(name)
     if folder is None:
         if prompt_name is not None:
             raise InputError(f"--prompt-name is for a sentence-transformers folder, which {name} isn't")
-        return _pooled(load_engine(SqueezeBertModel, name, **options), pooling or "mean", normalize)
+        stored = find(name)
+        engine = load_engine(SqueezeBertModel, stored, usual_length=stored.trained_with.max_length, **options)
+        return _pooled(engine, pooling or "mean", normalize)
     if pooling is not None:
         raise InputError(f"--pooling means nothing for {name}, a sentence-transformers folder with its own")
     if pairs:
@@ -67,13 +82,15 @@ def load_embedder(
 
 
 def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> Embedder:
-    def forward(batch: dict[str, Tensor]) -> Tensor:
+    def forward(batch: Mapping[str, Tensor]) -> Tensor:
         hidden = engine.model(**engine.inputs(batch)).last_hidden_state
         vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
         return to_unit_length(vectors, dim=-1) if normalize else vectors
 
     def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
-        return run_in_order(records, engine, forward, batch_size, prompt)
+        steps = of_whole_texts(engine, forward, prompt)
+        for record, ((_, vector),) in run_in_order(records, steps, batch_size):
+            yield record, vector
 
     return Embedder(engine.model.config.hidden_size, run)
 

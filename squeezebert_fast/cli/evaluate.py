@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from squeezebert_fast.cli import options
+from squeezebert_fast.cli.evaluation_report import print_report, write_predictions
+from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.cli.writing import checked_output, row_format
+from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.streams import held_warnings
 
 if TYPE_CHECKING:
@@ -33,41 +37,72 @@ def evaluate(
     ] = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, all of it.")] = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .jsonl or .csv file to write, an example a row: its own columns, its label, the model's prediction "
+            "and score, whether that is right, and the loss."
+        ),
+    ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(help="A .png or .svg file to draw which label was taken for which; needs matplotlib."),
+    ] = None,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Show as many examples of the highest losses, the worst first.")
+    ] = 0,
     threads: options.Threads = None,
     device: options.Device = "auto",
 ) -> None:
-    """Measure how good a model is on labelled examples, in each of several precisions.
+    """Measure how good a model is on labelled examples, class by class, in each of several precisions.
 
-    The task is the one that the model was trained for. The weights of an int8 checkpoint stay what int8 made of them
-    in every precision.
+    The task is the one that the model was trained for. Columns and maximum length are by default those that it was
+    trained with, so finetune's dev data gives finetune's figures. The weights of an int8 checkpoint stay what int8
+    made of them in every precision.
 
-    Example: squeezebert-fast evaluate -m ./sentiment dev.tsv --precision float32,int8
+    Beside the metrics there are a table by class (of tags by type of entity), what was taken for what, and how far
+    scores can be relied upon.
+
+    Example: squeezebert-fast evaluate -m ./sentiment dev.tsv --worst 10 --predictions dev.jsonl
     """
     wanted = [] if precision is None else [name.strip() for name in precision.split(",")]
     for name in wanted:
-        if name not in PRECISIONS:
-            raise InputError(f"the precision is {name!r}, expected one of {', '.join(PRECISIONS)}")
+        check_among("the precision", name, PRECISIONS, InputError)
+    for option, given in (("--predictions", predictions), ("--confusion", confusion), ("--worst", worst)):
+        if given and len(set(wanted)) > 1:
+            raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
+    if predictions is not None:
+        row_format(predictions, None)
+        predictions = checked_output(predictions, [source])
+    if confusion is not None:
+        confusion = checked_output(confusion, [source])
 
+    from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
-    from squeezebert_fast.training.evaluation import evaluate as measure
+    from squeezebert_fast.training.confusion_picture import draw_confusion
+    from squeezebert_fast.training.examining import Report, examine
     from squeezebert_fast.training.tasks.base import DataSet
 
+    if confusion is not None:
+        check_plot(confusion)
     use_threads(threads)
     where = devices.choose(device)
     stored = find(model)
-    task = task_of(stored, data)
-    examples = task.read(source)
+    task = task_of(stored, data, whole_rows=predictions is not None)
+    kept = stored.trained_with.for_task(task.name)
+    with kept_columns_named(model, kept, vars(data)):
+        examples = task.read(source)
     tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
         loaded = stored.load(task.model_class)
         limit = token_limit(loaded.config)
         if max_length is not None and max_length > limit:
             raise InputError(f"the maximum length is {max_length}, but {model} takes {limit} tokens at most")
-        length = max_length or min(limit, tokenizer.model_max_length)
+        length = max_length or min(limit, kept.max_length or tokenizer.model_max_length)
         rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)
     wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]
@@ -76,24 +111,24 @@ def evaluate(
         loaded = stored.load(task.model_class, dequantize=True)
     if not as_loaded:
         loaded.to(where)
-    results: dict[str, dict[str, float]] = {}
+    reports: dict[str, Report] = {}
     for name in wanted:
         measured = loaded if as_loaded else _in_precision(loaded, name)
         pad = measured.config.pad_token_id or 0
-        results[name] = measure(measured, task, rows, pad, batch_size, device=where)
+        reports[name] = examine(measured, task, rows, pad, batch_size, device=where)
+    report = reports[wanted[0]]
+    if predictions is not None:
+        write_predictions(report, predictions)
+    if confusion is not None:
+        if report.tables is None:
+            raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
+        draw_confusion(report.tables.confusion, confusion)
     if as_json:
-        typer.echo(json.dumps(results))
+        typer.echo(json.dumps({name: each.as_json(worst) for name, each in reports.items()}))
         return
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("metric", *results, box=None, pad_edge=False)
-    for metric in next(iter(results.values())):
-        table.add_row(metric, *(f"{values[metric]:.4f}" for values in results.values()))
     reading = f", {task.reading}" if task.reading else ""
-    typer.echo(f"{task.name}, {len(examples)} examples of {source}{reading}")
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    typer.echo(f"{task.name}, {len(examples)} examples of {source} cut at {length} tokens{reading}")
+    print_report(reports, worst)
 
 
 def _in_precision(model: Model, precision: str) -> Model:

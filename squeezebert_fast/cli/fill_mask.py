@@ -30,6 +30,7 @@ def fill_mask(
 
     from squeezebert_fast.cli.running import load_engine
     from squeezebert_fast.modeling import SqueezeBertForMaskedLM
+    from squeezebert_fast.patching.families import word_logits
 
     engine = load_engine(SqueezeBertForMaskedLM, model, backend=backend, threads=threads, precision=precision)
     tokenizer = engine.tokenizer
@@ -41,7 +42,9 @@ def fill_mask(
     if top_k > known:
         raise InputError(f"--top-k is {top_k}, but the vocabulary has {known} tokens")
     with torch.inference_mode():
-        best = engine.model(**engine.inputs(batch)).logits[0, masked].softmax(-1)[:, :known].topk(top_k)
+        encoded = engine.model.base_model(**engine.inputs(batch))
+        logits = word_logits(engine.model, encoded.last_hidden_state[0, masked])
+        best = logits.softmax(-1)[:, :known].topk(top_k)
     fills = [
         [
             {"token": token, "score": score}

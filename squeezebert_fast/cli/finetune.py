@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from squeezebert_fast.cli import options
+from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import (
     Dev,
@@ -17,7 +18,9 @@ from squeezebert_fast.cli.task_options import (
     TrainFile,
     make_task,
     origin,
+    task_name,
 )
+from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.settings import Settings
 
@@ -34,57 +37,65 @@ def finetune(
     sizes: Sizes,
     dev: Dev = None,
     model: StartModel = None,
-    task: TaskName = "classification",
+    task: TaskName = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
     device: options.Device = "auto",
     head_first: Annotated[
         bool,
-        typer.Option(
-            help="Fit a new head to the encoder as it is before training both (logistic or ridge regression)."
-        ),
+        typer.Option(help="Fit a new classifier of texts to the encoder as it is, before both are trained."),
     ] = True,
 ) -> None:
     """Train a model for a task, and leave the best one in a folder that every command takes as --model.
+
+    A model that was trained for the same task before goes on with its columns, maximum length and metric.
 
     Ctrl-C leaves a checkpoint; the same command with --resume goes on, to the same result. torchrun starts it on
     several processes, each with a GPU of its own if there are GPUs.
 
     Example: squeezebert-fast finetune train.tsv --dev dev.tsv -m ./squeezebert -o ./sentiment
     """
-    data.check(task)
     sizes.check_start(model)
+    kept = TrainedWith() if model is None else TrainedWith.of_model(model)
+    name = task_name(task, kept)
+    data.check(name)
 
     from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.training import devices, models, runs
+    from squeezebert_fast.training.labels import refuse_numbers
 
     use_threads(threads)
     chosen_device = devices.choose(device)
-    chosen = make_task(task, data)
+    chosen = make_task(name, data, kept)
 
     def build(examples: list[Any]) -> Built:
-        fields = chosen.label_fields(examples)
+        if task is None and name == "classification" and kept.task is None and data.labels is None:
+            refuse_numbers([example.label for example in examples])
+        known = models.known_labels(chosen, model)
+        fields = chosen.label_fields(examples, known)
         started, tokenizer = models.start(chosen, model, sizes, fields, settings.seed)
-        new_head = model is not None and models.lacks_head(chosen, model, fields)
-        return runs.Built(started, tokenizer, chosen, new_head)
+        new_head = model is not None and set(fields.get("label2id", ())) != set(known)
+        return runs.Built(started, tokenizer, chosen, model is None, new_head)
 
-    runs.train(
-        chosen,
-        train,
-        dev,
-        build,
-        settings,
-        run.to_output(),
-        origin=origin(
-            command="finetune",
-            model=model,
-            task=task,
-            data=data,
-            sizes=sizes,
+    with kept_columns_named(str(model), kept.for_task(name), vars(data)):
+        runs.train(
+            chosen,
+            train,
+            dev,
+            build,
+            settings,
+            run.to_output(),
+            origin=origin(
+                command="finetune",
+                model=model,
+                task=name,
+                data=data.filled(name, kept),
+                sizes=sizes,
+                backend=backend,
+                head_first=head_first,
+            ),
             backend=backend,
+            device=chosen_device,
             head_first=head_first,
-        ),
-        backend=backend,
-        device=chosen_device,
-        head_first=head_first,
-    )
+            usual_length=kept.for_task(name).max_length,
+        )

@@ -11,12 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from squeezebert_fast import streams
-from squeezebert_fast.errors import SqueezeBertFastError, TrainingInterrupted
+from squeezebert_fast.errors import SqueezeBertFastError, StorageError, TrainingInterrupted
+from squeezebert_fast.storage.files import NO_ROOM
 from squeezebert_fast.streams import PROGRAM
 
 DEBUG_VARIABLE = "SQUEEZEBERT_FAST_DEBUG"
 """Environment variable that, set to 1, gives the traceback of an error in place of its one line."""
 
+NOT_WRITTEN = 1
 BAD_INPUT = 2
 INTERRUPTED = 128 + 2  # as a shell reports a program that SIGINT ended
 
@@ -35,7 +37,7 @@ class Group(TyperGroup):
         return result
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run the command line and leave by SystemExit: 0, 2 for bad input, 130 for Ctrl-C."""
+        """Run the command line and leave by SystemExit: 0, 1 for a full disk, 2 for bad input, 130 for Ctrl-C."""
         streams.open_missing_streams()
         debug = os.environ.get(DEBUG_VARIABLE) == "1"
         try:
@@ -50,11 +52,12 @@ class Group(TyperGroup):
         except SqueezeBertFastError as error:
             if debug:
                 raise
-            _fail(str(error))
+            _fail(str(error), NOT_WRITTEN if isinstance(error, StorageError) else BAD_INPUT)
         except OSError as error:
             if debug:
                 raise
-            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            _fail(message, NOT_WRITTEN if error.errno in NO_ROOM else BAD_INPUT)
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)
         sys.exit(code or 0)

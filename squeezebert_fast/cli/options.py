@@ -25,7 +25,10 @@ Device = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts that run through the model at once.")]
 MaxLength = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens at which a text is cut; by default as many as the model takes."),
+    typer.Option(
+        min=1,
+        help="Tokens at which a text is cut; by default as in the model's training, or else as many as it takes.",
+    ),
 ]
 Precision = Annotated[
     str | None,
@@ -33,14 +36,42 @@ Precision = Annotated[
 ]
 InputFile = Annotated[
     str,
-    typer.Argument(metavar="INPUT", help="Text (a line each), .csv, .tsv, .jsonl or .parquet; - is stdin."),
+    typer.Argument(
+        metavar="INPUT",
+        help="Text (a line each), .csv, .tsv, .jsonl, .json or .parquet; .gz and .zst of them; a directory, or a "
+        "quoted 'parts/*.csv'; - is stdin.",
+    ),
 ]
 InputFormat = Annotated[
     str | None,
-    typer.Option(help="text, csv, tsv, jsonl or parquet, where the file's suffix doesn't say it."),
+    typer.Option(help="text, csv, tsv, jsonl, json or parquet, where the file's suffix doesn't say it."),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="What parts a CSV's fields, such as ';' or tab; by default as its header looks."),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Columns that stand beside the answers in place of the text, separated by commas; or all.",
+        show_default=False,
+    ),
+]
+Id = Annotated[
+    str | None, typer.Option("--id", help="The column that names a row: it stands first, before those kept.")
 ]
 Column = Annotated[
-    str | None, typer.Option(help="The column of a table that holds the text; by default 'text'.")
+    str | None,
+    typer.Option(
+        help="The column of a table that holds the text; by default as in the model's training, or 'text'."
+    ),
 ]
-PairColumn = Annotated[str | None, typer.Option(help="The column that holds the second text of a pair.")]
+PairColumn = Annotated[
+    str | None, typer.Option(help="The column that holds the second text of a pair; '' for none.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write, by default stdout.")]
+
+
+def kept_columns(id_column: str | None, keep: list[str] | None) -> list[str]:
+    """What --id and --keep say, as `tables.columns.Wanted` takes it."""
+    return [*([] if id_column is None else [id_column]), *(keep or [])]

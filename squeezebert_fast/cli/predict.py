@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.writing import checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.answers.options import AnswerOptions
+from squeezebert_fast.cli.spreading import spread
+from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
-from squeezebert_fast.tables.rows import Input, Record
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from squeezebert_fast.pretrained import Config
+from squeezebert_fast.tables.rows import Input
+from squeezebert_fast.tables.sources import files_of
 
 
+@spread
 def predict(
     source: options.InputFile,
+    chosen: AnswerOptions,
     model: Annotated[
         str,
         typer.Option(
@@ -32,74 +32,72 @@ def predict(
     column: options.Column = None,
     pair_column: options.PairColumn = None,
     input_format: options.InputFormat = None,
+    delimiter: options.Delimiter = None,
+    keep: options.Keep = None,
+    id_column: options.Id = None,
     output: options.Output = None,
     format: Annotated[
         str | None, typer.Option(help="jsonl or csv; by default as the output's suffix says, or else jsonl.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Labels to give for each text, the best first.")] = 1,
-    all_scores: Annotated[
-        bool, typer.Option("--all-scores", help="Give the score of every label too.")
-    ] = False,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
     precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
-    """Classify texts: a label and its score for each, in the order of the input.
+    """Answer what the model was trained for: a row for each of the input, in its order.
 
-    Scores are probabilities; of a regression model they are its values. Without --model the labels are positive and
-    negative.
+    Labels with their scores, values of a regression, entities, answers to questions (columns question and context),
+    the best of several choices (--choice-columns). An empty text has no answer: null. Without --model the labels are
+    positive and negative.
 
-    Example: squeezebert-fast predict --column review reviews.csv
+    Example: squeezebert-fast predict reviews.csv --column review --id order -o labels.csv
     """
-    records = Input(source, input_format, column, pair_column)
     written_format = row_format(output, format)
-    output = None if output is None else checked_output(output, source)
+    files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
+    from squeezebert_fast.cli.answers.kinds import kind_of
+    from squeezebert_fast.cli.kept import kept_columns_named
     from squeezebert_fast.cli.running import load_engine, run_in_order
-    from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
+    from squeezebert_fast.pretrained import find
 
+    stored = find(model)
+    kind = kind_of(stored)
+    answers = kind(chosen, stored)
+    if answers.as_lists and written_format == "csv":
+        raise InputError(f"the answers of {model} are lists, which CSV has no place for; give --format jsonl")
+    if pair_column and not kind.takes_pairs:
+        raise InputError(f"--pair-column means nothing for {kind.name}")
+    kept = stored.trained_with
+    default, default_pair = kind.default_columns
+    given = {"column": column, "pair_column": pair_column, "choice_columns": chosen.choice_columns}
+    with kept_columns_named(model, kept, given):
+        records = Input(
+            source,
+            input_format,
+            column,
+            (kept.pair_column or default_pair) if pair_column is None else pair_column or None,
+            default_column=kept.column or default,
+            choice_columns=answers.choice_columns,
+            keep=options.kept_columns(id_column, keep),
+            delimiter=delimiter,
+        )
+    output = None if output is None else checked_output(output, records.files)
     engine = load_engine(
-        SqueezeBertForSequenceClassification,
-        model,
+        kind.head,
+        stored,
         backend=backend,
         threads=threads,
         max_length=max_length,
         precision=precision,
+        usual_length=kept.max_length,
     )
-    config = engine.model.config
-    if top_k > config.num_labels:
-        raise InputError(f"--top-k is {top_k}, but {model} has {config.num_labels} labels")
-
-    def forward(batch: dict[str, Tensor]) -> Tensor:
-        return _scores(engine.model(**engine.inputs(batch)).logits, config)
-
-    results = run_in_order(records, engine, forward, batch_size)
+    results = run_in_order(records, answers.steps(engine), batch_size, lambda record: record.is_blank)
+    blanks = Blanks()
     with row_writer(output, written_format) as write:
-        for record, scores in tracked(results, records, to_stdout=output is None):
-            write(_row(record, scores, config, top_k, all_scores))
-
-
-def _scores(logits: Tensor, config: Config) -> Tensor:
-    if config.problem_type == "regression" or config.num_labels == 1:
-        return logits
-    if config.problem_type == "multi_label_classification":
-        return logits.sigmoid()
-    return logits.softmax(-1)
-
-
-def _row(record: Record, scores: Tensor, config: Config, top_k: int, all_scores: bool) -> dict[str, object]:
-    labels = config.id2label or {}
-    row: dict[str, object] = {"text": record.text}
-    if record.pair is not None:
-        row["pair"] = record.pair
-    best = scores.topk(top_k)
-    for place, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
-        suffix = "" if place == 1 else f"_{place}"
-        row |= {f"label{suffix}": labels.get(index, str(index)), f"score{suffix}": score}
-    if all_scores:
-        row |= {
-            f"score[{labels.get(index, str(index))}]": score for index, score in enumerate(scores.tolist())
-        }
-    return row
+        for record, rows in tracked(results, records, to_stdout=output is None):
+            if not rows:
+                blanks.note(record)
+            answer = answers.answer(record, rows) if rows else answers.nothing()
+            write(beside(record.kept if records.kept else answers.asked(record), answer))
+    blanks.warn("their answer is null")

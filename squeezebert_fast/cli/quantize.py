@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.writing import check_empty
-from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.cli.writing import target_directory
+from squeezebert_fast.errors import InputError
 
 
 def quantize(
@@ -24,23 +24,23 @@ def quantize(
 
     Example: squeezebert-fast quantize ./sentiment ./sentiment-int8
     """
-    check_empty(target, force)
+    with target_directory(target, force):
+        from squeezebert_fast.loading.int8_file import INT8_NAME
+        from squeezebert_fast.loading.sentence_folder import copy_around
+        from squeezebert_fast.patching.int8_checkpoint import save_quantized
+        from squeezebert_fast.pretrained import find, find_sentence_folder, of_files, save_tokenizer
 
-    from squeezebert_fast.loading.int8_file import INT8_NAME
-    from squeezebert_fast.loading.sentence_folder import copy_around
-    from squeezebert_fast.patching.int8_checkpoint import save_quantized
-    from squeezebert_fast.pretrained import find, find_sentence_folder, of_files
-
-    folder = find_sentence_folder(source)
-    stored = find(source) if folder is None else of_files(folder.transformer)
-    tokenizer = stored.tokenizer()
-    with held_warnings():
+        folder = find_sentence_folder(source)
+        stored = find(source) if folder is None else of_files(folder.transformer)
+        if stored.is_int8():
+            raise InputError(f"{source} is an int8 checkpoint already; give the float one it was made from")
+        tokenizer = stored.tokenizer()
         model = stored.load_as_saved()
-    inside = target / (stored.files.subfolder or "")
-    save_quantized(model, inside)
-    tokenizer.save_pretrained(inside)
-    if folder is not None:
-        copy_around(folder, target)
+        inside = target / (stored.files.subfolder or "")
+        save_quantized(model, inside)
+        save_tokenizer(tokenizer, inside)
+        if folder is not None:
+            copy_around(folder, target)
     megabytes = (inside / INT8_NAME).stat().st_size / 1e6
     typer.echo(
         f"{target}: {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {megabytes:.1f} MB"

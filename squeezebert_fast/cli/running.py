@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Config, Head, Model, Pretrained, Tokenizer, find, is_int8
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
+
+Answer = TypeVar("Answer")
 
 ON_CPU = ("auto", "cpu")
 """Backends on which an int8 checkpoint stays one, and batches are run without their padding."""
@@ -93,55 +96,87 @@ def check_length(max_length: int | None, config: Config, name: str) -> None:
         raise ArgumentError(f"the maximum length is {max_length}, but {name} takes {limit} tokens at most")
 
 
+Tokens = dict[str, Any]
+"""A row of tokens: `input_ids` and the like, and what an answer needs to know of it."""
+
+OF = "record"
+"""Under which a row of tokens has the place of its record among those that were encoded with it."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What happens to some records: encode makes rows of tokens of them, one or several each, collate a padded batch of
+    some rows, and forward an answer [rows, ...] of a batch, in inference mode. length: the tokens of a row."""
+
+    encode: Callable[[Sequence[Record]], list[Tokens]]
+    collate: Callable[[Sequence[Tokens]], Mapping[str, Tensor]]
+    forward: Callable[[Mapping[str, Tensor]], Tensor]
+    length: Callable[[Tokens], int] = lambda row: len(row["input_ids"])
+
+
+def of_whole_texts(
+    engine: Engine, forward: Callable[[Mapping[str, Tensor]], Tensor], prompt: str = ""
+) -> Steps:
+    """Steps that make one row of each text or pair. prompt: what each text begins with."""
+
+    def encode(records: Sequence[Record]) -> list[Tokens]:
+        pairs = [record.pair for record in records] if records[0].pair is not None else None
+        texts = [prompt + record.text for record in records]
+        encoded = engine.tokenizer(texts, pairs, truncation=True, max_length=engine.max_length)
+        return [{name: encoded[name][at] for name in encoded} | {OF: at} for at in range(len(records))]
+
+    def collate(rows: Sequence[Tokens]) -> Mapping[str, Tensor]:
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != OF}
+        return engine.tokenizer.pad(columns, return_tensors="pt")
+
+    return Steps(encode, collate, forward)
+
+
 def run_in_order(
     records: Iterable[Record],
-    engine: Engine,
-    forward: Callable[[dict[str, Tensor]], Tensor],
+    steps: Steps,
     batch_size: int,
-    prompt: str = "",
-) -> Iterator[tuple[Record, Tensor]]:
-    """Each record with its row of `forward`'s result, in order and in constant memory.
+    is_skipped: Callable[[Record], bool] = lambda record: False,
+) -> Iterator[tuple[Record, list[tuple[Tokens, Tensor]]]]:
+    """Each record with its rows of tokens and their answers, in order and in constant memory.
 
-    forward: from a padded batch (`input_ids`, `attention_mask`, ..., [batch, tokens]) to [batch, ...]; runs
-        in inference mode. prompt: what each text begins with.
+    is_skipped: which records the model isn't asked about; they have no rows.
     """
 
-    def answer(window: Sequence[Record]) -> list[Tensor]:
-        return _run_window(window, engine, forward, batch_size, prompt)
+    def answer(window: Sequence[Record]) -> list[list[tuple[Tokens, Tensor]]]:
+        results: list[list[tuple[Tokens, Tensor]]] = [[] for _ in window]
+        asked = [at for at, record in enumerate(window) if not is_skipped(record)]
+        if asked:
+            chosen = [window[at] for at in asked]
+            rows = steps.encode(chosen)
+            for row, result in zip(rows, _run(rows, chosen, steps, batch_size), strict=True):
+                results[asked[row[OF]]].append((row, result))
+        return results
 
     return in_windows(records, answer, batch_size)
 
 
 def in_windows(
-    records: Iterable[Record], answer: Callable[[Sequence[Record]], list[Tensor]], batch_size: int
-) -> Iterator[tuple[Record, Tensor]]:
+    records: Iterable[Record], answer: Callable[[Sequence[Record]], Sequence[Answer]], batch_size: int
+) -> Iterator[tuple[Record, Answer]]:
     """Each record with its answer, of which `answer` gives those of some hundred records at once."""
     stream = iter(records)
     while window := list(itertools.islice(stream, WINDOW_BATCHES * batch_size)):
         yield from zip(window, answer(window), strict=True)
 
 
-def _run_window(
-    window: Sequence[Record],
-    engine: Engine,
-    forward: Callable[[dict[str, Tensor]], Tensor],
-    batch_size: int,
-    prompt: str,
-) -> list[Tensor]:
-    pairs = [record.pair for record in window] if window[0].pair is not None else None
-    texts = [prompt + record.text for record in window]
-    encoded = engine.tokenizer(texts, pairs, truncation=True, max_length=engine.max_length)
-    by_length = sorted(range(len(window)), key=lambda index: len(encoded["input_ids"][index]))
-    results = [torch.empty(0)] * len(window)
-    for start in range(0, len(window), batch_size):
+def _run(rows: Sequence[Tokens], records: Sequence[Record], steps: Steps, batch_size: int) -> list[Tensor]:
+    """The answer to each row, computed in batches of like length."""
+    by_length = sorted(range(len(rows)), key=lambda at: steps.length(rows[at]))
+    results = [torch.empty(0)] * len(rows)
+    for start in range(0, len(rows), batch_size):
         chosen = by_length[start : start + batch_size]
-        rows = {name: [values[index] for index in chosen] for name, values in encoded.items()}
-        batch = engine.tokenizer.pad(rows, return_tensors="pt")
+        batch = steps.collate([rows[at] for at in chosen])
         with torch.inference_mode():
-            answers = forward(dict(batch))
-        check_finite(answers, [window[index].text for index in chosen])
-        for index, answer in zip(chosen, answers, strict=True):
-            results[index] = answer
+            answers = steps.forward(batch)
+        check_finite(answers, [records[rows[at][OF]].text for at in chosen])
+        for at, answer in zip(chosen, answers, strict=True):
+            results[at] = answer
     return results
 
 

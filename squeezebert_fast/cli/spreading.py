@@ -15,8 +15,8 @@ import typer
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command with each parameter that is a dataclass replaced by that class's fields, as options.
 
-    A field's metadata may have `help`, `at_least` and `names` (those of the option). What the class raises on
-    construction is raised by the command.
+    A field is annotated with its option, as a parameter of a command is, or its metadata have `help`, and perhaps
+    `at_least` and `names` (those of the option). What the class raises on construction is raised by the command.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
@@ -41,18 +41,21 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(group: Any) -> list[inspect.Parameter]:
-    hints = typing.get_type_hints(group)
+    hints = typing.get_type_hints(group, include_extras=True)
     options = []
     for field in dataclasses.fields(group):
-        names = field.metadata.get("names", ())
-        option = typer.Option(*names, help=field.metadata["help"], min=field.metadata.get("at_least"))
+        hint = hints[field.name]
+        if typing.get_origin(hint) is not Annotated:
+            names = field.metadata.get("names", ())
+            option = typer.Option(*names, help=field.metadata["help"], min=field.metadata.get("at_least"))
+            hint = Annotated[hint, option]
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
         options.append(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=default,
-                annotation=Annotated[hints[field.name], option],
+                annotation=hint,
             )
         )
     return options

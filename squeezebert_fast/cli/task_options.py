@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Pretrained
+    from squeezebert_fast.trained_with import TrainedWith
     from squeezebert_fast.training.runs import Output
-    from squeezebert_fast.training.tasks.base import Task
+    from squeezebert_fast.training.tasks.judged import JudgedTask
 
 TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training examples.")]
 Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
-TABLE = {"column", "label_column", "input_format"}
+TABLE = {"column", "label_column", "input_format", "delimiter"}
 TASKS = {
-    "classification": TABLE | {"pair_column"},
+    "classification": TABLE | {"pair_column", "labels"},
     "regression": TABLE | {"pair_column"},
     "multiple-choice": TABLE | {"choice_columns"},
-    "token-classification": set[str](),
+    "token-classification": {"labels"},
     "question-answering": {"stride"},
 }
 """The tasks, and the fields of TaskOptions that mean something for each."""
+
+USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": 64}
 
 HEADS = {
     "SequenceClassification": "classification",
@@ -40,40 +43,80 @@ HEADS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """Where a table has what, and how a task reads its data."""
+    """Where a table has what, and how a task reads its data; None is what the model was trained with, or else usual."""
 
-    column: str = field(default=DEFAULT_COLUMN, metadata={"help": "The column that holds the text."})
+    column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column that holds the text; like all of these by default that which the model was trained "
+            "with, or else 'text'."
+        },
+    )
     pair_column: str | None = field(
-        default=None, metadata={"help": "The column that holds the second text of a pair."}
+        default=None, metadata={"help": "The column that holds the second text of a pair; '' for none."}
     )
     choice_columns: str | None = field(
         default=None,
         metadata={"help": "The columns that hold a multiple choice's choices, separated by commas."},
     )
-    label_column: str = field(
-        default="label",
+    label_column: str | None = field(
+        default=None,
         metadata={
-            "help": "The column that holds the label; of a multiple choice, the right one's number from 0."
+            "help": "The column that holds the label, or else 'label'; of a multiple choice, the right one's number "
+            "from 0."
+        },
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Names, separated by commas, for the labels 0, 1, ... of the data and of a model without names. "
+            "Without it, a file's labels are a model's by name, whatever their case; whole numbers from 0 stand for "
+            "the model's labels in their order."
         },
     )
     input_format: str | None = field(
         default=None, metadata={"help": "csv, tsv, jsonl or parquet, where the file's suffix doesn't say it."}
     )
-    stride: int = field(
-        default=64,
-        metadata={"help": "Tokens by which the windows of a question's paragraph overlap.", "at_least": 0},
+    delimiter: str | None = field(
+        default=None,
+        metadata={"help": "What parts a CSV's fields, such as ';' or tab; by default as its header looks."},
+    )
+    stride: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens by which the windows of a question's paragraph overlap, or else 64.",
+            "at_least": 0,
+        },
     )
 
     def check(self, task: str) -> None:
         """Raise InputError for a task that doesn't exist, or an option that means nothing for it."""
-        if task not in TASKS:
-            raise InputError(f"the task is {task!r}, expected one of {', '.join(TASKS)}")
+        check_among("the task", task, list(TASKS), InputError)
         for each in dataclasses.fields(self):
-            if each.name not in TASKS[task] and getattr(self, each.name) != each.default:
+            if each.name not in TASKS[task] and getattr(self, each.name) is not None:
                 raise InputError(f"--{each.name.replace('_', '-')} means nothing for {task}")
 
+    def filled(self, task: str, kept: TrainedWith) -> TaskOptions:
+        """These options, with what they don't say from `kept`, if that is of the same task, or as is usual.
 
-TaskName = Annotated[str, typer.Option("--task", help=f"One of {', '.join(TASKS)}.")]
+        Raises InputError as `check` does.
+        """
+        self.check(task)
+        known, values = kept.for_task(task), dict(USUAL)
+        for each in dataclasses.fields(self):
+            for source in (known, self):
+                value = getattr(source, each.name, None)
+                values |= {} if value is None else {each.name: value}
+        return TaskOptions(**values)
+
+
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help=f"One of {', '.join(TASKS)}; by default that which the model was trained for, or else classification.",
+    ),
+]
 StartModel = Annotated[
     str | None,
     typer.Option(
@@ -104,29 +147,64 @@ class RunFlags:
         return Output(self.output.expanduser(), self.resume, self.overwrite)
 
 
-def make_task(name: str, chosen: TaskOptions) -> Task:
-    """The task of that name. Raises InputError as `TaskOptions.check` does."""
-    chosen.check(name)
+def task_name(given: str | None, kept: TrainedWith) -> str:
+    """The task that an option names, or else that of the model to start from."""
+    return given or (kept.task if kept.task in TASKS else None) or "classification"
+
+
+def make_task(name: str, chosen: TaskOptions, kept: TrainedWith, *, whole_rows: bool = False) -> JudgedTask:
+    """The task of that name; what the options don't say is as a model has it. Raises as `TaskOptions.check` does.
+
+    whole_rows: whether examples of a table are to have all of its columns.
+    """
+    task = _made(name, chosen.filled(name, kept), whole_rows)
+    task.prefer(kept.for_task(name).metric)
+    return task
+
+
+def _made(name: str, chosen: TaskOptions, whole_rows: bool) -> JudgedTask:
+    assert chosen.column is not None
+    assert chosen.label_column is not None
+    assert chosen.stride is not None
     from squeezebert_fast.training.tasks import choices, questions, sequences, tokens
 
     if name == "token-classification":
-        return tokens.TokenClassification()
+        return tokens.TokenClassification(_names(chosen.labels))
     if name == "question-answering":
         return questions.QuestionAnswering(chosen.stride)
+    columns: dict[str, Any] = {
+        "text": chosen.column,
+        "label": chosen.label_column,
+        "format": chosen.input_format,
+        "delimiter": chosen.delimiter,
+        "whole_rows": whole_rows,
+    }
     if name == "multiple-choice":
         names = tuple(part.strip() for part in (chosen.choice_columns or "").split(",") if part.strip())
-        return choices.MultipleChoice(
-            choices.ChoiceColumns(names, chosen.column, chosen.label_column, chosen.input_format)
-        )
-    columns = sequences.TableColumns(
-        chosen.column, chosen.pair_column, chosen.label_column, chosen.input_format
-    )
+        return choices.MultipleChoice(choices.ChoiceColumns(choices=names, **columns))
     kind = sequences.Regression if name == "regression" else sequences.SequenceClassification
-    return kind(columns)
+    table = sequences.TableColumns(pair=chosen.pair_column or None, **columns)
+    return kind(table, _names(chosen.labels))
 
 
-def task_of(model: Pretrained, chosen: TaskOptions) -> Task:
-    """The task that a checkpoint was trained for. Raises InputError for one without a task's head."""
+def _names(labels: str | None) -> list[str]:
+    """The names of --labels. Raises InputError for less than two, or one that comes twice."""
+    if labels is None:
+        return []
+    names = [name.strip() for name in labels.split(",")]
+    if len(names) < 2 or not all(names):
+        raise InputError(f"--labels is {labels!r}, expected two names or more, separated by commas")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--labels names {name!r} more than once")
+    return names
+
+
+def task_of(model: Pretrained, chosen: TaskOptions, *, whole_rows: bool = False) -> JudgedTask:
+    """The task that a checkpoint was trained for, on data as it was; whole_rows: of `make_task`.
+
+    Raises InputError for one without a task's head.
+    """
     kind = model.architecture or "model of no class"
     name = HEADS.get(kind.partition("For")[2])
     if name is None:
@@ -134,7 +212,7 @@ def task_of(model: Pretrained, chosen: TaskOptions) -> Task:
     config = model.config()
     if name == "classification" and (config.problem_type == "regression" or config.num_labels == 1):
         name = "regression"
-    return make_task(name, chosen)
+    return make_task(name, chosen, model.trained_with, whole_rows=whole_rows)
 
 
 def origin(**options: Any) -> dict[str, Any]:

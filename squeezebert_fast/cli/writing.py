@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, one_of
 from squeezebert_fast.storage.files import all_or_nothing
-from squeezebert_fast.streams import is_missing, is_terminal, progress_console
-from squeezebert_fast.tables.rows import Input
+from squeezebert_fast.storage.lock import alone_in, holds_files
+from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
+from squeezebert_fast.tables.rows import Record
+
+logger = logging.getLogger("squeezebert_fast.cli")
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
 
 
-def checked_output(path: Path, source: str | None = None) -> Path:
+def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
     """`path` without symbolic links.
 
-    Raises InputError, before anything is computed, if it can't be written or is the input `source`.
+    Raises InputError, before anything is computed, if it can't be written or is one of the input's files.
     """
     path = Path(os.path.realpath(path.expanduser()))
     if path.is_dir():
         raise InputError(f"the output {path} is a directory, expected a file")
-    if source is not None and path.exists() and os.path.exists(source) and path.samefile(source):
+    if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in inputs):
         raise InputError(f"the output {path} is the input, which it would replace")
     if not path.parent.is_dir():
         raise InputError(f"the output {path} can't be written: there is no directory {path.parent}")
@@ -38,10 +43,17 @@ def checked_output(path: Path, source: str | None = None) -> Path:
     return path
 
 
-def check_empty(target: Path, force: bool) -> None:
-    """Raise InputError for a directory that holds files, unless `force`."""
-    if target.is_dir() and not force and any(target.iterdir()):
+@contextmanager
+def target_directory(target: Path, force: bool) -> Iterator[None]:
+    """Keep other processes out of `target` while the block makes a model's directory of it; then print warnings.
+
+    Raises InputError for a directory that holds files, unless `force`, and for one that another process is writing,
+    such as a training run's.
+    """
+    if not force and holds_files(target):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
+    with held_warnings(), alone_in(target):
+        yield
 
 
 @contextmanager
@@ -74,7 +86,7 @@ def row_format(path: Path | None, format: str | None) -> str:
     chosen = format or suffix or ROW_FORMATS[0]
     if chosen not in ROW_FORMATS:
         culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
-        raise InputError(f"{culprit}; expected {' or '.join(ROW_FORMATS)} (see --format)")
+        raise InputError(f"{culprit}, expected {one_of(ROW_FORMATS)} (see --format)")
     return chosen
 
 
@@ -86,7 +98,7 @@ def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str
     """
     with _text_stream(path) as stream:
         if format == "jsonl":
-            yield lambda row: print(json.dumps(row, ensure_ascii=False), file=stream)
+            yield lambda row: print(_as_json({key: _finite(row[key]) for key in row}), file=stream)
             return
         table = csv.writer(stream, lineterminator="\n")
         header: list[str] = []
@@ -95,12 +107,70 @@ def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str
             if not header:
                 header.extend(row)
                 table.writerow(header)
-            table.writerow(row.values())
+            elif list(row) != header:
+                odd = next(iter(row.keys() ^ set(header)), None) or "in another order"
+                raise InputError(
+                    f"a row has other columns than the first ({odd}), which is for --format jsonl"
+                )
+            table.writerow(
+                [_as_json(value) if isinstance(value, NESTED) else value for value in row.values()]
+            )
 
         yield write
 
 
-def tracked(items: Iterable[Item], source: Input, *, to_stdout: bool = False) -> Iterator[Item]:
+NESTED = (bool, dict, list)
+"""Values that CSV has no form for, and that are written there as JSON."""
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)  # str: a date of a parquet file
+
+
+def _finite(value: object) -> object:
+    """None for pandas' NaN, which JSON doesn't have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def beside(kept: Mapping[str, object], answer: Mapping[str, object]) -> dict[str, object]:
+    """A row of values that were kept and an answer, whose names stay: of the same name, a kept one is `input_...`."""
+    names = {}
+    for name in kept:
+        free = name
+        while free in answer or (free != name and free in kept):
+            free = f"input_{free}"
+        names[free] = kept[name]
+    return {**names, **answer}
+
+
+class Blanks:
+    """Counts the records without text, to be told of at the end."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def note(self, record: Record) -> None:
+        self.count += 1
+        self.first = self.first or record.place
+
+    def warn(self, consequence: str) -> None:
+        """Say how many there were, if any, and what became of them."""
+        if self.count:
+            texts = "1 text is" if self.count == 1 else f"{self.count} texts are"
+            with held_warnings():
+                logger.warning("%s empty, the first is %s: %s", texts, self.first, consequence)
+
+
+class Counted(Protocol):
+    """Something that is gone through: how much there is, None if unknown, and how much is done."""
+
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def done(self) -> int: ...
+
+
+def tracked(items: Iterable[Item], source: Counted, *, to_stdout: bool = False) -> Iterator[Item]:
     """Pass `items`, made from `source`, on, with a progress bar on stderr while that is a terminal.
 
     to_stdout: whether results go to stdout; where that is a terminal too, they are progress enough.

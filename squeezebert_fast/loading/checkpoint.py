@@ -144,7 +144,7 @@ def _stored(
 ) -> tuple[dict[str, StoredTensor], Path | None]:
     """A checkpoint's tensors, and the int8 file if they are from one."""
     if not isinstance(use_safetensors, (bool, NoneType)):
-        raise ArgumentError(f"use_safetensors is {use_safetensors!r}, expected True, False or None")
+        raise ArgumentError(f"use_safetensors is {use_safetensors!r}, expected one of True, False, None")
     if state_dict is not None:
         if not isinstance(state_dict, Mapping) or not all(isinstance(t, Tensor) for t in state_dict.values()):
             raise ArgumentError("state_dict is not a mapping from names to tensors")

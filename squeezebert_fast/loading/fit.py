@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from squeezebert_fast.configuration import SqueezeBertConfig
-from squeezebert_fast.errors import ArgumentError, CheckpointError
+from squeezebert_fast.errors import ArgumentError, CheckpointError, one_of
 from squeezebert_fast.loading.stored_model import PREFIX, Model, StoredModel
 from squeezebert_fast.loading.weights import StoredTensor
 
@@ -239,8 +239,8 @@ def _choose_dtype(dtype: torch.dtype | str | None, stored: Iterable[StoredTensor
     elif isinstance(dtype, str):
         chosen = getattr(torch, dtype.removeprefix("torch."), dtype)
     if not isinstance(chosen, torch.dtype) or chosen not in DTYPES:
-        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
-        raise ArgumentError(f"dtype is {chosen!r}, expected one of {names}, auto, or None for float32")
+        names = [str(known).removeprefix("torch.") for known in DTYPES]
+        raise ArgumentError(f"dtype is {chosen!r}, expected {one_of([*names, 'auto'])}")
     return chosen
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, one_of
 from squeezebert_fast.loading.stored_model import StoredModel
 
 SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -23,7 +23,7 @@ def single_device(device_map: Any) -> torch.device | str | None:
         return None
     if isinstance(device_map, bool) or not isinstance(device_map, (str, int, torch.device)):
         raise ArgumentError(
-            f"device_map is {device_map!r}, expected a device, a mapping to devices, or one of {', '.join(SPREADS)}"
+            f"device_map is {device_map!r}, expected a device, a mapping to devices, or {one_of(SPREADS)}"
         )
     return torch.device("cuda", device_map) if isinstance(device_map, int) else device_map
 

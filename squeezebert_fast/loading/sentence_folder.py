@@ -29,7 +29,7 @@ from torch import nn
 from squeezebert_fast.errors import CheckpointError, UnsupportedError
 from squeezebert_fast.loading.transformers_models import library, refused_in_one_line
 from squeezebert_fast.loading.weights import weight_files
-from squeezebert_fast.storage.files import read_json, read_json_object
+from squeezebert_fast.storage.files import all_or_nothing, read_json, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
 
 MODULES_NAME = "modules.json"
@@ -215,14 +215,17 @@ def save(model: Any, directory: Path, save_transformer: Callable[[nn.Module, Pat
 
 
 def copy_around(folder: SentenceFolder, target: Path) -> None:
-    """Copy into `target` what a folder has beside its transformer: modules, how long texts may be, prompts."""
+    """Copy into `target` what a folder has beside its transformer: modules, how long texts may be, prompts.
+
+    Raises StorageError where that can't be written.
+    """
     inside = folder.transformer.subfolder or ""
     names = [MODULES_NAME, CONFIG_NAME, *(os.path.join(inside, name) for name in TRANSFORMER_CONFIGS)]
     names += [os.path.join(place, name) for place in folder.others for name in MODULE_FILES]
     for name in names:
         if (path := folder.files.optional(name)) is not None:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / name)
+            with all_or_nothing((target / name).parent) as stage:
+                shutil.copyfile(path, stage((target / name).name))
 
 
 def load(folder: SentenceFolder, load_transformer: Callable[[ModelFiles], nn.Module]) -> Any:

@@ -16,7 +16,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from squeezebert_fast.configuration import MODEL_TYPE
-from squeezebert_fast.errors import CheckpointError, ConfigError, SqueezeBertFastError, UnsupportedError
+from squeezebert_fast.errors import (
+    CheckpointError,
+    ConfigError,
+    SqueezeBertFastError,
+    UnsupportedError,
+    one_of,
+)
 from squeezebert_fast.storage.hub import ModelFiles
 
 PREFIXES = {
@@ -50,7 +56,7 @@ def check_model_type(model_type: object, path: Path) -> None:
     """Raise ConfigError, naming the configuration's file, for a model type of no family."""
     if model_type not in PREFIXES:
         raise ConfigError(
-            f"{path} is for model_type {model_type!r}, expected one of {', '.join((MODEL_TYPE, *PREFIXES))}"
+            f"{path} is for model_type {model_type!r}, expected {one_of((MODEL_TYPE, *PREFIXES))}"
         )
 
 
@@ -112,7 +118,9 @@ def from_pretrained(
             output_loading_info=True,
             **{name: value for name, value in options.items() if value is not None},
         )
-    missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    # transformers 4 gives the name alone, 5 the shapes too.
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    missing = {*info["missing_keys"], *mismatched}
     body = f"{model.base_model_prefix}."
     for name in sorted(missing):
         if (model.base_model is model or name.startswith(body)) and ".pooler." not in f".{name}":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from squeezebert_fast.configuration import FIELD_NAMES, GROUPED_CHANNELS
-from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError
+from squeezebert_fast.errors import ArgumentError, CheckpointError, ConfigError, one_of
 from squeezebert_fast.loading.checkpoint import save_pretrained
 from squeezebert_fast.loading.fit import build_model
 from squeezebert_fast.loading.sizes import DeclaredConfig
@@ -22,6 +22,7 @@ from squeezebert_fast.modeling.base import SqueezeBertPreTrainedModel
 from squeezebert_fast.modeling.encoder import SqueezeBertModel
 from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, directory_named, read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
+from squeezebert_fast.trained_with import ENTRY as TRAINED_WITH
 
 logger = logging.getLogger("squeezebert_fast.loading")
 
@@ -159,7 +160,8 @@ def _converted_config(data: dict[str, Any], path: Path) -> DeclaredConfig:
             raise ConfigError(
                 f"{path}: {name} is {value!r}, which SqueezeBERT can't express; expected {expected!r}"
             )
-    shared = {name: data[name] for name in (*FIELD_NAMES, "num_labels", "torch_dtype") if name in data}
+    kept = (*FIELD_NAMES, "num_labels", "torch_dtype", TRAINED_WITH)
+    shared = {name: data[name] for name in kept if name in data}
     declared = DeclaredConfig.read(
         {**shared, "architectures": None}, str(path), dict.fromkeys(GROUPED_CHANNELS, 1)
     )
@@ -180,7 +182,7 @@ def _counterpart(data: dict[str, Any], path: Path) -> type[SqueezeBertPreTrained
         if architectures == [name]:
             return counterpart
     raise ConfigError(
-        f"{path}: architectures {architectures!r} has none here, expected one of {', '.join(COUNTERPARTS)}; "
+        f"{path}: architectures {architectures!r} has none here, expected {one_of(COUNTERPARTS)}; "
         "model_class=SqueezeBertModel converts the encoder alone"
     )
 

@@ -33,6 +33,9 @@ CLASSES: dict[str, type[SqueezeBertPreTrainedModel]] = {
 HEADS: dict[type[SqueezeBertPreTrainedModel], tuple[str, ...]] = {
     SqueezeBertForSequenceClassification: ("pooler.dense.", "classifier."),
     SqueezeBertForMaskedLM: ("cls.predictions.transform.",),
+    SqueezeBertForMultipleChoice: ("pooler.dense.", "classifier."),
+    SqueezeBertForQuestionAnswering: ("qa_outputs.",),
+    SqueezeBertForTokenClassification: ("classifier.",),
 }
 """What a checkpoint must hold for a class, beyond the encoder: an answer from random weights is none."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from squeezebert_fast import backends
 from squeezebert_fast.activations import ACTIVATIONS, apply_activation
 from squeezebert_fast.backends.request import Gradients, autocast_dtype, autocast_to, request_for
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, one_of
 from squeezebert_fast.ops import reference
 from squeezebert_fast.ops.differentiable import Differentiable, needed, through_reference
 
@@ -54,7 +54,7 @@ def check_arguments(
         if tensor.dtype != x.dtype and autocast_dtype(x.device) is None:
             raise ArgumentError(f"{name} is {tensor.dtype}, but {names[0]} is {x.dtype}")
     if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
-        raise ArgumentError(f"activation is {activation!r}, expected None or one of {', '.join(ACTIVATIONS)}")
+        raise ArgumentError(f"activation is {activation!r}, expected {one_of([*ACTIVATIONS, 'None'])}")
 
 
 def grouped_pointwise_conv(

@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Rows in the order of execution. `str()` draws them as a table, equal layers drawn once."""
+    """Rows in the order of execution. `str()` draws them as a table: equal layers once, and a layer's equal parts."""
 
     rows: tuple[Row, ...]
 
@@ -58,9 +58,8 @@ class Explanation:
             "layer", "part", "operation", "backend", "precision", "reason", box=None, pad_edge=False
         )
         for layer, rows in _merge_equal_layers(self.rows):
-            for number, row in enumerate(rows):
-                first = layer if number == 0 else ""
-                table.add_row(first, row.part, row.operation, row.backend, row.precision, row.reason)
+            for number, cells in enumerate(_merge_equal_parts(rows)):
+                table.add_row("" if number else layer, *cells)
         # plain text whatever the environment says of colours, and brackets in a reason are no markup
         console = Console(file=io.StringIO(), width=140, color_system=None, markup=False, emoji=False)
         console.print(table)
@@ -69,21 +68,24 @@ class Explanation:
 
 
 def _merge_equal_layers(rows: tuple[Row, ...]) -> Iterator[tuple[str, list[Row]]]:
-    by_layer = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.layer)]
-    start = 0
-    while start < len(by_layer):
-        content = [(r.part, r.backend, r.precision, r.reason) for r in by_layer[start][1]]
-        end = start
-        while end + 1 < len(by_layer) and content == [
-            (r.part, r.backend, r.precision, r.reason) for r in by_layer[end + 1][1]
-        ]:
-            end += 1
-        name = by_layer[start][0]
-        yield (
-            name if end == start else f"{name} to {by_layer[end][0].rsplit('.', 1)[-1]}",
-            by_layer[start][1],
-        )
-        start = end + 1
+    by_layer = [list(layer) for _, layer in groupby(rows, key=lambda row: row.layer)]
+    for _, equal in groupby(by_layer, key=lambda layer: [(row.part, *_answer(row)) for row in layer]):
+        first, *others = equal
+        name = first[0].layer
+        yield (f"{name} to {others[-1][0].layer.rsplit('.', 1)[-1]}" if others else name), first
+
+
+def _merge_equal_parts(layer: list[Row]) -> Iterator[tuple[str, str, str, str, str]]:
+    """A layer's rows as cells, parts in a row that have one answer together: "query to output_norm", "3 operations"."""
+    for answer, equal in groupby(layer, key=_answer):
+        rows = list(equal)
+        parts = rows[0].part if len(rows) == 1 else f"{rows[0].part} to {rows[-1].part}"
+        operations = list(dict.fromkeys(row.operation for row in rows))
+        yield parts, operations[0] if len(operations) == 1 else f"{len(operations)} operations", *answer
+
+
+def _answer(row: Row) -> tuple[str, str, str]:
+    return row.backend, row.precision, row.reason
 
 
 def explain(model: nn.Module, backend: str | None = None) -> Explanation:

@@ -18,10 +18,15 @@ from squeezebert_fast.backends.request import (
     tracing,
 )
 from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.ops.grouped_pointwise_conv import on_kernels
 from squeezebert_fast.patching.swapping import SETTINGS, Accelerated, Settings
 
 FEW_CHANNELS = 64
 """A layer with fewer outputs stays float32: it is a classifier, whose cost is nothing and whose rounding is seen."""
+
+MANY_ROWS = 128
+"""A product of fewer rows is PyTorch's while gradients are recorded. Its weight changes in each step, so it would be
+packed for it alone, once for the forward and once for the backward; from here on that pays, whatever its shape."""
 
 
 class AcceleratedLinear(Accelerated):
@@ -34,8 +39,12 @@ class AcceleratedLinear(Accelerated):
     def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name
         settings: Settings = self.__dict__[SETTINGS]
         weight, bias = self.weight, self.bias  # once: nn.Module looks them up by hand
-        reason = tracing() or _obstacle(input, weight, bias, settings)
+        reason = tracing()
+        recorded = reason is None and gradients_are_recorded(input, weight, bias)
+        reason = reason or _obstacle(input, weight, bias, settings, recorded)
         if reason is None:
+            if recorded:
+                return on_kernels("cpu", input, weight, bias, 1, None)
             precision = product_precision(weight, settings)
             return cpu.grouped_pointwise_conv(input, weight, bias, 1, None, precision)
         if not settings.keep_original:
@@ -48,14 +57,18 @@ class AcceleratedLinear(Accelerated):
     forward.__wrapped__ = nn.Linear.forward  # type: ignore[attr-defined]
 
 
-def _obstacle(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> str | None:
-    """Why F.linear must run, or None."""
-    if gradients_are_recorded(x, weight, bias):
+def _obstacle(
+    x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings, recorded: bool
+) -> str | None:
+    """Why F.linear must run, or None. recorded: whether gradients are."""
+    if recorded and not settings.keep_original:
         return "gradients are recorded"
     if autocast_dtype(x.device) is not None:
         return "autocast is active"
     if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         return f"the input has shape {list(x.shape)}"
+    if recorded and (x.numel() < MANY_ROWS * max(x.shape[-1], 1) or weight.shape[0] < FEW_CHANNELS):
+        return "gradients are recorded, of a product too small to be worth packing its weight anew"
     reason = obstacle(x, weight if settings.keep_original else None, bias)
     request = Request("grouped_pointwise_conv", x.device, x.dtype, reason)
     choice = backends.choose(request, settings.backend)

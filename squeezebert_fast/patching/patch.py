@@ -10,7 +10,7 @@ from torch import nn
 
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu, quantized
-from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.errors import ArgumentError, UnsupportedError, check_among
 from squeezebert_fast.patching.embeddings import WORDS, AcceleratedEmbeddings
 from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.families import FAMILIES, dense_layers, embeddings_of, family_of
@@ -79,8 +79,8 @@ def patch(
     >>> model = squeezebert_fast.patch(model.eval())
     """
     backends.check_name(backend)
-    if precision is not None and precision not in cpu.PRECISIONS:
-        raise ArgumentError(f"precision is {precision!r}; it can be {', '.join(cpu.PRECISIONS)} or None")
+    if precision is not None:
+        check_among("precision", precision, cpu.PRECISIONS)
     if not isinstance(unpad, bool):
         raise ArgumentError(f"unpad is {unpad!r}, expected True or False")
     if not isinstance(keep_original, bool):

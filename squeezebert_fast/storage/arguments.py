@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, check_among
 
 IDLE = {
     # there is no code to run, and no file is ever unpickled into more than tensors
@@ -81,8 +81,8 @@ def without_idle(
         if value:
             raise ArgumentError(f"{name} is {value!r}, which loading can't do: {remedy}")
     attention = rest.pop("attn_implementation", None)
-    if attention not in (None, *ATTENTIONS):
-        raise ArgumentError(f"attn_implementation is {attention!r}, expected one of {', '.join(ATTENTIONS)}")
+    if attention is not None:
+        check_among("attn_implementation", attention, ATTENTIONS)
     older = rest.pop("use_auth_token", None)
     return rest, older if token is None else token
 

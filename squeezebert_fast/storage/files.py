@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +14,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from squeezebert_fast.errors import CheckpointError
+from squeezebert_fast.errors import CheckpointError, SqueezeBertFastError, StorageError
 
 CONFIG_NAME = "config.json"
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""The numbers of the operating system's errors that nothing but writing too much has."""
+OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers pass these numbers on
 
 
 def read_json(path: Path) -> Any:
@@ -59,7 +64,7 @@ def all_or_nothing(directory: Path) -> Iterator[Callable[[str], Path]]:
     the block ends well the files are renamed onto their names in the order of those calls, and when it fails
     they are removed, so that a full disk or a crash leaves whole files, and the older ones.
 
-    Raises CheckpointError if `directory` is a file, or if a file can't be written.
+    Raises CheckpointError if `directory` can't be made, StorageError if a file can't be written.
     """
     staged: dict[Path, Path] = {}
     suffix = f".{uuid.uuid4().hex[:8]}.tmp"
@@ -70,25 +75,62 @@ def all_or_nothing(directory: Path) -> Iterator[Callable[[str], Path]]:
         staged[directory / name] = path
         return path
 
+    make_directory(directory)
+    try:
+        with writing(directory):
+            yield stage
+            for path in staged.values():
+                _flush_to_disk(path)
+            for final, path in staged.items():
+                os.replace(path, final)
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+
+
+def make_directory(directory: Path) -> None:
+    """Make it with its parents, unless it is there. Raises CheckpointError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise CheckpointError(f"{directory} is a file; expected a directory to write to") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+    except OSError as error:
+        kind = StorageError if error.errno in NO_ROOM else CheckpointError
+        raise kind(f"{directory} can't be written: {error}") from error
+    except ValueError as error:  # a name with a NUL
         raise CheckpointError(f"{directory} can't be written: {error}") from error
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Raise StorageError, which names `place`, for what a library raises in the block where it can't write."""
     try:
-        yield stage
-        for path in staged.values():
-            _flush_to_disk(path)
-        for final, path in staged.items():
-            os.replace(path, final)
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
+        yield
+    except Exception as error:
+        if (reason := _why_not_written(error)) is None:
             raise
-        raise CheckpointError(f"{directory} can't be written: {error}") from error
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)
+        raise StorageError(f"{place} can't be written: {reason}") from error
+
+
+def _why_not_written(error: Exception) -> str | None:
+    """Why a file couldn't be written, if that is what the error comes from.
+
+    torch, transformers and tokenizers raise another one over the operating system's.
+    """
+    if isinstance(error, StorageError):
+        return None  # which says so already
+    if isinstance(error, SafetensorError) or (
+        isinstance(error, OSError) and not isinstance(error, SqueezeBertFastError)
+    ):
+        return str(error)
+    each: BaseException | None = error
+    while each is not None:
+        found = OF_RUST.search(str(each))
+        number = int(found[1]) if found else each.errno if isinstance(each, OSError) else None
+        if number in NO_ROOM:
+            return os.strerror(number)
+        each = each.__cause__ or each.__context__
+    return None
 
 
 def _flush_to_disk(path: Path) -> None:

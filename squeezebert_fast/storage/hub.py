@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from squeezebert_fast.errors import CheckpointError
+from squeezebert_fast.storage.reach import one_line, why_out_of_reach
 
 # The hub's cache keeps a file at .../snapshots/<commit>/<file name in the repository>.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -138,12 +139,20 @@ def _from_hub(
 ) -> Path | None:
     cache_path = Path(cache_dir) if cache_dir is not None else None
     where = f"{repo} (revision {revision})" if revision else repo
-    if not required and not force_download and revision and _COMMIT.fullmatch(revision):
-        # A commit never gains a file: the cache's note that it lacks one spares a request that may time out.
-        known = try_to_load_from_cache(repo, filename, cache_dir=cache_path, revision=revision)
-        if known is _CACHED_NO_EXIST:
-            return None
+    pinned = bool(revision and _COMMIT.fullmatch(revision))
     try:
+        if not force_download:
+            known = try_to_load_from_cache(repo, filename, cache_dir=cache_path, revision=revision)
+            lacks = known is _CACHED_NO_EXIST and not required
+            if lacks and pinned:  # a commit never gains a file
+                return None
+            may_ask = not (local_files_only or constants.HF_HUB_OFFLINE)
+            if not isinstance(known, str) and may_ask and (why_not := why_out_of_reach()) is not None:
+                if lacks:
+                    return None
+                raise CheckpointError(
+                    f"{where}: {filename} is not cached and the hub could not be asked: {why_not}"
+                )
         path = hf_hub_download(
             repo,
             filename,
@@ -154,6 +163,8 @@ def _from_hub(
             force_download=force_download,
         )
         return Path(path)
+    except CheckpointError:
+        raise
     except LocalEntryNotFoundError as error:  # before its base class EntryNotFoundError
         reason = error.__cause__
         if reason is not None and not isinstance(reason, OfflineModeIsEnabled):
@@ -187,9 +198,3 @@ def _from_hub(
         Exception
     ) as error:  # which HTTP library raises depends on huggingface_hub's version: no common base
         raise CheckpointError(f"{where}: downloading {filename} failed: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """The error's kind and message, without line breaks."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

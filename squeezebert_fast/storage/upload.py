@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from squeezebert_fast.errors import CheckpointError
-from squeezebert_fast.storage.hub import one_line
+from squeezebert_fast.storage.reach import one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

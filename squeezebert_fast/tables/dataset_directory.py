@@ -8,7 +8,7 @@ dataset_dict.json   in a directory of several such, one for each split
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ def data_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def read_rows(folder: Path, choose: Callable[[list[str]], list[str]]) -> Iterator[dict[str, Any]]:
     """Each row's wanted columns, with a class's name in place of its number.
 
-    Raises InputError where pyarrow is missing, a file can't be read, or there is no such column.
+    choose: from the columns that there are to those that are wanted.
+    Raises InputError where pyarrow is missing, a file can't be read, and what `choose` raises.
     """
     try:
         import pyarrow
@@ -48,16 +49,11 @@ def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         raise InputError(
             f"reading {folder} needs pyarrow ({error}); pip install squeezebert-fast[parquet]"
         ) from error
-    files = data_files(folder)
-    names = {column: _class_names(folder, column) for column in columns}
-    for path in files:
+    for path in data_files(folder):
         try:
             with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
-                for column in columns:
-                    if column not in reader.schema.names:
-                        raise InputError(
-                            f"{folder} has no column {column!r}; it has {', '.join(reader.schema.names)}"
-                        )
+                columns = choose(list(reader.schema.names))
+                names = {column: _class_names(folder, column) for column in columns}
                 for batch in reader:
                     values = {column: batch.column(column).to_pylist() for column in columns}
                     for at in range(len(batch)):

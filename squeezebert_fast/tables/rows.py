@@ -1,47 +1,40 @@
-"""Texts and tables from a file or stdin, a row at a time, each problem named with its place."""
+"""Texts and tables from files or stdin, a row at a time, each problem named with its place."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import math
-import os
-import sys
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import nullcontext
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from squeezebert_fast.errors import InputError
-from squeezebert_fast.tables.dataset_directory import is_dataset, read_rows
+from squeezebert_fast.errors import InputError, check_among
+from squeezebert_fast.tables import formats
+from squeezebert_fast.tables.columns import Wanted
+from squeezebert_fast.tables.dataset_directory import is_dataset
+from squeezebert_fast.tables.formats import FORMATS
+from squeezebert_fast.tables.sources import STDIN, Source, files_of, suffix_format
 
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-}
-"""The format of a file by its suffix; any other is text, a line each."""
-
-FORMATS = ("text", "csv", "tsv", "jsonl", "parquet", "dataset")
 DEFAULT_COLUMN = "text"
-STDIN = "-"
-PARQUET_ROWS = 1024  # read at a time
-LONGEST_FIELD = 2**31 - 1  # characters of a CSV field: the most that the csv module takes on every system
+READERS = {
+    "text": formats.text,
+    "csv": formats.delimited,
+    "tsv": formats.tabbed,
+    "jsonl": formats.json_lines,
+    "json": formats.json_list,
+    "parquet": formats.parquet,
+    "dataset": formats.dataset,
+}
+DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
+PARTED = (None, "csv", "tsv", "text")
+"""The formats that --delimiter makes CSV of."""
 
-
-def suffix_format(source: str) -> str:
-    """The format that a file's suffix says."""
-    return SUFFIXES.get(Path(source).suffix.lower(), "text")
-
-
-class Record(NamedTuple):
-    """One text, or a pair."""
-
-    text: str
-    pair: str | None = None
+UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Unicode's categories of spaces and of characters that show nothing."""
 
 
 class Row(NamedTuple):
@@ -52,22 +45,26 @@ class Row(NamedTuple):
 
 
 class Rows:
-    """The rows of a file, an iterator in constant memory.
+    """The rows of a file or of several, an iterator in constant memory.
 
-    source: a path, or "-" for stdin.
+    source: a path, a directory, a glob ("parts/*.csv"), or "-" for stdin. Several files follow one another in the
+        order of their names. What is compressed as .gz, .bz2, .xz or .zst is read as what is in it.
     columns: of a table, the wanted ones; of text, one name, which means nothing.
-    format: one of FORMATS, by default as the suffix says: text, a line each; csv with a header (RFC 4180: a
-        quoted field may hold line ends); tsv with a header and no quoting; jsonl, an object a line; parquet;
-        dataset, a directory of the datasets library, which needs no naming.
-        Text is UTF-8, with or without a byte order mark.
+    format: one of FORMATS, by default as the suffix says, or of text as the first line looks: text, a line each; csv
+        with a header (RFC 4180: a quoted field may hold line ends); tsv with a header and no quoting; jsonl, an
+        object a line; json, one list of objects; parquet; dataset, a directory of the datasets library, which needs
+        no naming. Text is UTF-8, with or without a byte order mark.
     scalars: those columns that may hold a JSON number or boolean too, given as its text: labels.
+    delimiter: what parts a CSV's fields, a character or one of DELIMITER_NAMES; by default as the header looks.
 
-    `size` is the number of bytes (of a parquet file: rows) that there are, None if unknown; `done` is how
-    many of them have been read.
+    `size` is the number of bytes that there are, None if unknown; `done` is how many of them have been read.
 
     Raises InputError, on construction or on the way, naming file and line: what can't be read, a missing
     column, a malformed line, a value that isn't text, no records at all.
     """
+
+    empty_nulls = False  # whether a null is a text without characters, and no error
+    kept: Sequence[str] = ()
 
     def __init__(
         self,
@@ -75,159 +72,122 @@ class Rows:
         columns: Sequence[str],
         format: str | None = None,
         scalars: Collection[str] = (),
+        delimiter: str | None = None,
     ) -> None:
-        self.source = source
+        self.source, self.format, self.scalars = source, format, scalars
         self.name = "stdin" if source == STDIN else source
-        self.format = format or ("dataset" if is_dataset(Path(source)) else None) or suffix_format(source)
-        self.columns, self.scalars = list(columns), scalars
-        self.size: int | None = None
-        self.done = 0
-        if self.format not in FORMATS:
-            raise InputError(f"the input format is {self.format!r}, expected one of {', '.join(FORMATS)}")
-        self._check_columns()
-        if source != STDIN:
-            if not Path(source).exists():
-                raise InputError(f"{source} doesn't exist")
-            if Path(source).is_dir() != (self.format == "dataset"):
-                if self.format == "dataset":
-                    raise InputError(f"{source} is not a directory that the datasets library saved")
-                raise InputError(f"{source} is a directory, expected a file of texts, or what datasets saved")
-            self.size = None if self.format == "dataset" else os.path.getsize(source) or None
-        readers = {
-            "text": self._text,
-            "jsonl": self._jsonl,
-            "parquet": self._parquet,
-            "dataset": self._dataset,
-        }
-        rows = readers.get(self.format, self._delimited)()
+        self.columns = list(columns)
+        self.delimiter = None if delimiter is None else DELIMITER_NAMES.get(delimiter, delimiter)
+        self._check(delimiter)
+        self.files = files_of(source, format)
+        sizes = [Source(file).size for file in self.files]
+        self.size = None if None in sizes else sum(size or 0 for size in sizes)
+        self._current, self._before = Source(self.files[0]), 0
+        rows = self._all_rows()
         first = next(rows, None)  # most that can be wrong shows in it, before a model is loaded
+        for file in self.files[1:]:
+            next(self._rows_of(Source(file)), None)
         if first is None:
             raise InputError(f"{self.name} holds no texts")
         self._rows = itertools.chain([first], rows)
 
-    def _check_columns(self) -> None:
-        if self.format == "text" and len(self.columns) > 1:
-            raise InputError(
-                f"{self.name} is read as lines of text, which have no columns (see --input-format)"
-            )
+    @property
+    def done(self) -> int:
+        """How many bytes have been read."""
+        return self._before + self._current.done
+
+    @property
+    def _has_columns(self) -> bool:
+        """Whether the columns mean something, so that what has none is an error."""
+        return len(self.columns) > 1 or bool(self.kept)
+
+    def _check(self, delimiter: str | None) -> None:
+        if self.format is not None:
+            check_among("the input format", self.format, FORMATS, InputError)
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            names = ", ".join(DELIMITER_NAMES)
+            raise InputError(f"the delimiter is {delimiter!r}, expected one character or one of {names}")
+        if self.format == "dataset" and not is_dataset(Path(self.source)):
+            raise InputError(f"{self.source} is not a directory that the datasets library saved")
 
     def __iter__(self) -> Iterator[Any]:  # of Row, unless a subclass makes something of it
-        return self._rows
+        return (Row(values, place) for values, place, _ in self._rows)
 
-    def _lines(self) -> Iterator[str]:
-        try:
-            with nullcontext(sys.stdin.buffer) if self.source == STDIN else open(self.source, "rb") as stream:
-                for number, line in enumerate(stream, 1):
-                    self.done += len(line)
-                    try:
-                        yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    except UnicodeDecodeError as error:
-                        byte = line[error.start]
-                        raise InputError(
-                            f"{self.name}, line {number}: the byte 0x{byte:02x} is not UTF-8 text"
-                        ) from error
-        except OSError as error:
-            raise InputError(f"{self.name} can't be read: {error.strerror}") from error
+    def _all_rows(self) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
+        for file in self.files:
+            self._before += self._current.done if self._current.path != file else 0
+            self._current = Source(file)
+            yield from self._rows_of(self._current)
 
-    def _text(self) -> Iterator[Row]:
-        for number, line in enumerate(self._lines(), 1):
-            yield Row((_without_end(line),), f"{self.name}, line {number}")
+    def _rows_of(self, source: Source) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
+        """Each row's wanted values, its place, and what is kept of it."""
+        wanted = Wanted(tuple(self.columns), tuple(self.kept))
+        for row, place in self._found(source, wanted):
+            values = tuple(self._value(row[column], column, place) for column in self.columns)
+            yield values, place, wanted.kept_of(row, place)
 
-    def _delimited(self) -> Iterator[Row]:
-        rows = self._csv_rows() if self.format == "csv" else self._tsv_rows()
-        header, _ = next(rows, ([], 0))
-        places = [self._place(column, header) for column in self.columns] if header else []
-        for row, number in rows:
-            if len(row) != len(header):
-                fields = f"{len(row)} fields, expected {len(header)} as in the header"
-                raise InputError(f"{self.name}, line {number}: {fields}")
-            yield Row(tuple(row[place] for place in places), f"{self.name}, line {number}")
+    def _found(self, source: Source, wanted: Wanted) -> formats.Found:
+        format = self.format or ("dataset" if is_dataset(Path(source.path)) else suffix_format(source.path))
+        if self.delimiter is not None:
+            if format not in PARTED:
+                raise InputError(f"{source.name} is read as {format}, which has no delimiter")
+            return formats.delimited(source, wanted, self.delimiter)
+        if format is None or (format == "text" and self.format is None):
+            return formats.unnamed(source, wanted, self._has_columns)
+        if format == "text" and self._has_columns:
+            raise InputError(
+                f"{source.name} is read as lines of text, which have no columns (see --input-format)"
+            )
+        return READERS[format](source, wanted)
 
-    def _csv_rows(self) -> Iterator[tuple[list[str], int]]:
-        """Each row's fields, and the line that it ends in. A blank line is no row."""
-        csv.field_size_limit(LONGEST_FIELD)  # of the whole process, and Python's own is 128 KiB
-        rows = csv.reader(self._lines(), strict=True)
-        try:
-            yield from ((row, rows.line_num) for row in rows if row)
-        except csv.Error as error:
-            raise InputError(f"{self.name}, line {rows.line_num}: {error}") from error
-
-    def _tsv_rows(self) -> Iterator[tuple[list[str], int]]:
-        """The same of a file without quoting, where every other character is as it is: a tab is a tab."""
-        for number, line in enumerate(self._lines(), 1):
-            if text := _without_end(line):
-                yield text.split("\t"), number
-
-    def _place(self, column: str, header: list[str]) -> int:
-        if header.count(column) != 1:
-            number = "no column" if column not in header else "more than one column"
-            raise InputError(f"{self.name} has {number} {column!r}; it has {', '.join(header)}")
-        return header.index(column)
-
-    def _jsonl(self) -> Iterator[Row]:
-        for number, line in enumerate(self._lines(), 1):
-            if not line.strip():
-                continue
-            place = f"{self.name}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{place}: not valid JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{place}: a JSON {_kind(row)}, expected an object")
-            yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
-
-    def _value(self, row: dict[str, Any], column: str, place: str) -> str:
-        if column not in row:
-            raise InputError(f"{place}: no {column!r}; it has {', '.join(row)}")
-        value = row[column]
+    def _value(self, value: Any, column: str, place: str) -> str:
         if column in self.scalars and isinstance(value, (bool, int, float)):
             if isinstance(value, float) and not math.isfinite(value):  # how pandas writes that there is none
                 raise InputError(f"{place}: {column!r} is {value}, expected a label")
             return json.dumps(value)
+        if value is None and self.empty_nulls:
+            return ""
         if not isinstance(value, str):
-            raise InputError(f"{place}: {column!r} is {_kind(value)}, expected a string")
+            kind = "null" if value is None else type(value).__name__
+            raise InputError(f"{place}: {column!r} is {kind}, expected a string")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError(f"{place}: {column!r} holds a lone surrogate, expected valid Unicode")
         return value
 
-    def _parquet(self) -> Iterator[Row]:
-        if self.source == STDIN:
-            raise InputError("parquet can't be read from stdin, since its index is at the end; give a file")
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise InputError(
-                f"reading {self.name} needs pyarrow ({error}); pip install squeezebert-fast[parquet]"
-            ) from error
-        try:
-            with pyarrow.parquet.ParquetFile(self.source) as file:
-                self.size = file.metadata.num_rows
-                for column in self.columns:
-                    self._place(column, file.schema_arrow.names)
-                for batch in file.iter_batches(PARQUET_ROWS, columns=self.columns):
-                    for values in zip(
-                        *(batch.column(name).to_pylist() for name in self.columns), strict=True
-                    ):
-                        self.done += 1
-                        row = dict(zip(self.columns, values, strict=True))
-                        place = f"{self.name}, row {self.done}"
-                        yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{self.name} is not a readable parquet file: {error}") from error
 
-    def _dataset(self) -> Iterator[Row]:
-        for number, row in enumerate(read_rows(Path(self.source), self.columns), 1):
-            place = f"{self.name}, row {number}"
-            yield Row(tuple(self._value(row, column, place) for column in self.columns), place)
+@dataclass(frozen=True)
+class Record:
+    """What a model is asked about: a text, a pair, or a text with its choices.
+
+    place: where it stands, for messages about it. kept: values of its row that go with the answer.
+    """
+
+    text: str
+    pair: str | None = None
+    choices: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
+    kept: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Its texts by name, as they stand beside an answer unless columns are kept."""
+        return {"text": self.text} | ({} if self.pair is None else {"pair": self.pair})
+
+    @cached_property
+    def is_blank(self) -> bool:
+        """Whether one of its texts has no character that shows, so that there is nothing to ask about."""
+        texts = [self.text, *self.choices] if self.pair is None else [self.text, self.pair]
+        return any(all(unicodedata.category(character) in UNSEEN for character in text) for text in texts)
 
 
 class Input(Rows):
-    """The texts of a file, or the pairs, each a Record.
+    """The texts of a file, each a Record. A null among them is a text without characters.
 
-    column, pair_column: of a table, by default "text" and none. The rest, and what it raises, as for `Rows`.
+    column, pair_column: of a table, by default `default_column` and none. choice_columns: those of a text's choices.
+    keep: the columns whose values go with the answers, see `Wanted`. The rest, and what it raises, as for `Rows`.
     """
+
+    empty_nulls = True
 
     def __init__(
         self,
@@ -235,24 +195,26 @@ class Input(Rows):
         format: str | None = None,
         column: str | None = None,
         pair_column: str | None = None,
+        *,
+        default_column: str = DEFAULT_COLUMN,
+        choice_columns: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        delimiter: str | None = None,
     ) -> None:
         self.named_columns = column is not None or pair_column is not None
+        self.kept = keep
         pair = [] if pair_column is None else [pair_column]
-        super().__init__(source, [column or DEFAULT_COLUMN, *pair], format)
+        self.has_pairs = pair_column is not None
+        columns = [column or default_column, *pair, *choice_columns]
+        super().__init__(source, columns, format, delimiter=delimiter)
 
-    def _check_columns(self) -> None:
-        if self.format == "text" and self.named_columns:
-            raise InputError(
-                f"{self.name} is read as lines of text, which have no columns (see --input-format)"
-            )
+    @property
+    def _has_columns(self) -> bool:
+        return self.named_columns or super()._has_columns
 
     def __iter__(self) -> Iterator[Record]:
-        return (Record(*row.values) for row in self._rows)
-
-
-def _without_end(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+        for (text, *others), place, kept in self._rows:
+            if self.has_pairs:
+                yield Record(text, others[0], place=place, kept=kept)
+            else:
+                yield Record(text, choices=tuple(others), place=place, kept=kept)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from squeezebert_fast.errors import TokenizerError
+from squeezebert_fast.errors import TokenizerError, check_among
 
 Text = str | Sequence[str]
 Sample = tuple[Text, Text | None]
@@ -166,8 +166,7 @@ def check_unknown(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises `TokenizerError` that names the argument unless `value` is one of `choices`."""
-    if value not in choices:
-        raise TokenizerError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+    check_among(name, value, choices, TokenizerError)
 
 
 def check_text(name: str, text: Any) -> str:

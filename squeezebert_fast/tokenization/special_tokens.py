@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from squeezebert_fast.errors import TokenizerError
+from squeezebert_fast.errors import TokenizerError, one_of
 from squeezebert_fast.tokenization.arguments import as_index
 from squeezebert_fast.tokenization.files import SPECIAL_TOKENS
 from squeezebert_fast.tokenization.lexicon import Lexicon, make_added_token
@@ -152,9 +152,7 @@ class SpecialTokens(ABC):
                 extra = list(dict.fromkeys([*extra, *(token.content for token in tokens)]))
                 made.extend(tokens)
             else:
-                raise TokenizerError(
-                    f"{name!r} isn't a special token; expected one of {', '.join(SPECIAL_TOKENS)}"
-                )
+                raise TokenizerError(f"{name!r} isn't a special token; expected {one_of(SPECIAL_TOKENS)}")
         lexicon, changed = self._lexicon.with_tokens(made)
         before = self._special, self._extra
         self._special, self._extra = named, extra

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from squeezebert_fast.errors import TokenizerError
+from squeezebert_fast.errors import TokenizerError, check_among
 
 _LARGEST = torch.iinfo(torch.int64).max
 
 
 def check_tensor_type(tensor_type: str | None) -> None:
     """Raises `TokenizerError` unless `tensor_type` is None, `pt` or `np`."""
-    if tensor_type not in (None, "pt", "np"):
-        raise TokenizerError(f"return_tensors is {tensor_type!r}; expected 'pt', 'np' or None")
+    if tensor_type is not None:
+        check_among("return_tensors", tensor_type, ("pt", "np"), TokenizerError)
 
 
 def as_tensor(name: str, column: Any, tensor_type: str) -> torch.Tensor | np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ moving average Tarvainen and Valpola 2017, arXiv 1703.01780. Over several runs: 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.pretrained import Model, is_int8
+from squeezebert_fast.trained_with import ENTRY as TRAINED_WITH
+from squeezebert_fast.trained_with import TrainedWith
 
 
 def moving_average(model: Model, decay: float) -> AveragedModel:
@@ -35,6 +38,7 @@ def moving_average(model: Model, decay: float) -> AveragedModel:
 def average_parameters(models: Sequence[Model], names: Sequence[str]) -> Model:
     """The first of `models`, of one class, with the mean of everybody's parameters, summed in float64.
 
+    It was trained with what all of them were.
     Raises ArgumentError, by the models' `names`, for an int8 model and for one with another configuration.
     """
     first = models[0]
@@ -43,10 +47,14 @@ def average_parameters(models: Sequence[Model], names: Sequence[str]) -> Model:
         if is_int8(model):
             raise ArgumentError(f"{name} is an int8 checkpoint, which can't be averaged; give the float one")
         for field, value in model.config.to_dict().items():
-            if field != "_name_or_path" and value != fields.get(field):
+            if field not in ("_name_or_path", TRAINED_WITH) and value != fields.get(field):
                 raise ArgumentError(
                     f"{field} of {name} is {value!r}, but {fields.get(field)!r} of {names[0]}"
                 )
+    kept = [
+        TrainedWith.of_config(model.config.to_dict(), name) for name, model in zip(names, models, strict=True)
+    ]
+    functools.reduce(TrainedWith.in_common, kept).keep_in(first.config)
     with torch.no_grad():
         for each in zip(*(model.parameters() for model in models), strict=True):
             each[0].copy_(torch.stack([parameter.double() for parameter in each]).mean(0))

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from squeezebert_fast.errors import ArgumentError
+from squeezebert_fast.errors import ArgumentError, one_of
 from squeezebert_fast.training.processes import Processes
 
 CPU = torch.device("cpu")
@@ -22,13 +22,13 @@ def choose(name: str) -> torch.device:
     """
     match = NAME.fullmatch(name)
     if match is None:
-        raise ArgumentError(f"device is {name!r}, expected cpu, cuda, cuda:N or auto")
+        raise ArgumentError(f"device is {name!r}, expected {one_of(['cpu', 'cuda', 'cuda:N', 'auto'])}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return CPU
     if not torch.cuda.is_available():
-        raise ArgumentError(f"device is {name!r}, but torch finds no CUDA GPU; expected cpu or auto")
+        raise ArgumentError(f"device is {name!r}, but torch finds no CUDA GPU; expected one of cpu, auto")
     processes, there = Processes.of_environment(), torch.cuda.device_count()
     if match[1] is not None and processes.world > 1:
         raise ArgumentError(

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from squeezebert_fast.errors import TrainingError
 from squeezebert_fast.modeling import ModelOutput
-from squeezebert_fast.pretrained import Config, Tokenizer
+from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
-from squeezebert_fast.training.evaluation import forward
 from squeezebert_fast.training.inheritance import shared_words
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.settings import Softness
@@ -44,6 +43,7 @@ class Distilled(Task):
         self.task, self.teacher, self.softness = task, teacher, softness
         self.name, self.model_class = task.name, task.model_class  # type: ignore[misc]
         self.needs_hidden_states = softness.hidden > 0
+        self.own_loss = softness.alpha == softness.hidden == 0
         self.length = 0
         self.columns: list[int] | None = None
         self.words = torch.empty(0, dtype=torch.long)  # from the student's ids to the teacher's
@@ -55,6 +55,9 @@ class Distilled(Task):
     @property
     def reading(self) -> str:  # type: ignore[override]
         return self.task.reading
+
+    def kept(self) -> dict[str, Any]:
+        return self.task.kept()
 
     def read(self, source: str) -> list[Any]:
         return self.task.read(source)
@@ -124,6 +127,9 @@ class Distilled(Task):
             batch[SOFT] = joined([row[SOFT] for row in rows])
         return {**batch, COUNTS: counts}
 
+    def forward(self, model: Model, batch: Batch, *, hidden_states: bool = False) -> ModelOutput:
+        return self.task.forward(model, batch, hidden_states=hidden_states)
+
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         hard = self.task.loss(output, batch)
         states = output.get("hidden_states")
@@ -154,7 +160,7 @@ class Distilled(Task):
     def _said(self, batch: Batch) -> ModelOutput:
         self.words = self.words.to(batch["input_ids"].device)
         theirs = {**batch, "input_ids": self.words[batch["input_ids"]]}
-        return forward(self.teacher.model, theirs, hidden_states=True)
+        return self.task.forward(self.teacher.model, theirs, hidden_states=True)
 
     def count(self, batch: Batch) -> int:
         return self.task.count(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.metrics import LOWER_IS_BETTER
 from squeezebert_fast.training.processes import Processes
-from squeezebert_fast.training.tasks.base import DataSet, Task, model_inputs
+from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
 
 FIXED_EPOCH = -1  # what tasks draw at random for an evaluation is the same in each
 
@@ -28,12 +28,14 @@ def evaluate(
     processes: Processes | None = None,
     each_batch: Callable[[], None] = lambda: None,
     *,
+    each_output: Callable[[Sequence[int], Any, Batch], None] = lambda *_: None,
     device: torch.device = devices.CPU,
 ) -> dict[str, float]:
     """The mean loss and the task's metrics, in float32 or whatever `model` is patched for.
 
     pad: the padding token's id. processes: share the work; all get the result. each_batch: called before each.
-    device: where `model` is, which one with given-up weights can't tell.
+    each_output: called with the indices of rows, the model's output for them and their batch. device: where `model`
+    is, which one with given-up weights can't tell.
     Leaves the model in eval mode. Raises TrainingError for a loss that isn't finite.
     """
     processes = processes or Processes()
@@ -46,7 +48,8 @@ def evaluate(
             each_batch()
             on_cpu = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
             batch = devices.moved(on_cpu, device)
-            output = forward(model, batch)
+            output = task.forward(model, batch)
+            each_output(indices, output, batch)
             loss += float(task.loss(output, batch))
             count += task.count(on_cpu)
             answers.update(zip(indices, task.answers(output, batch), strict=True))
@@ -67,8 +70,3 @@ def can_choose(task: Task, data: DataSet, metric: str) -> bool:
     """
     right = None if metric in LOWER_IS_BETTER else task.right_answers(data.rows)
     return right is None or task.score(data.examples, data.rows, right)[metric] > 0
-
-
-def forward(model: Model, batch: dict[str, torch.Tensor], *, hidden_states: bool = False) -> Any:
-    """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision."""
-    return model(**model_inputs(model, batch), output_hidden_states=hidden_states, return_dict=True)

@@ -1,6 +1,6 @@
 """A new head's last layer, fitted to what the encoder knows already, before the first gradient.
 
-    texts -> encoder as it is -> the last layer's inputs, once -> logistic regression (a number: ridge regression)
+    texts -> encoder as it is -> the last layer's inputs, once -> logistic regression
 
 A random layer's first gradients teach the encoder nothing, and of many classes a few epochs may not be enough to learn
 which is which. A regression on fixed features takes seconds, and what it reaches is where training starts: the
@@ -14,26 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
-from squeezebert_fast.training.evaluation import FIXED_EPOCH, forward
+from squeezebert_fast.training.evaluation import FIXED_EPOCH
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.seeds import generator_of
 from squeezebert_fast.training.tasks.base import DataSet, Task
 from squeezebert_fast.training.tasks.sequences import SequenceClassification
-from squeezebert_fast.training.tasks.tokens import TokenClassification
-
-TASKS = (SequenceClassification, TokenClassification)
-"""Those whose labels are what the last layer gives, one for each of its inputs; regression is one of the first."""
 
 LAST_LAYERS = ("classifier", "classifier.out_proj")
 ROWS = 50_000  # of the last layer's inputs: more take memory, and hardly change a regression
 BATCH = 32
 PENALTY = 10.0
-"""Of the weights' square norm, for standardised inputs and the sum of all losses: of 1, 10 and 100 the best on BANKING77
-(MiniLM)."""
+"""Of the weights' square norm, for standardised inputs and the sum of all losses: of 1, 10 and 100 the best for MiniLM
+on BANKING77."""
 STEPS = 100
 
 
@@ -59,16 +54,16 @@ def fit_head(
     *,
     device: torch.device = devices.CPU,
 ) -> bool:
-    """Fit the last layer of `model` to the labels of `data`; False for a model or task that has no such layer.
+    """Fit the last layer of a classifier of texts to the labels of `data`; False for another task, or no such layer.
 
     pad: the padding token's id. Every process fits, and all take what the first one found. Same results for the same
     seed. Leaves the model in eval mode.
     """
     layer = last_layer(model)
-    if layer is None or not isinstance(task, TASKS):
+    if layer is None or type(task) is not SequenceClassification:
         return False
     inputs, labels = _inputs(model.eval(), layer, task, data, pad, seed, device)
-    weight, bias = regression(inputs, labels, layer.out_features)
+    weight, bias = logistic_regression(inputs, labels, layer.out_features)
     found = [weight, bias] if processes.first else [torch.zeros_like(weight), torch.zeros_like(bias)]
     processes.add_up(found)
     with torch.no_grad():
@@ -86,49 +81,31 @@ def _inputs(
     order = torch.randperm(len(data.rows), generator=generator_of(seed, "head")).tolist()[:ROWS]
     rows = [data.rows[index] for index in order]
     lengths = [len(row["input_ids"]) for row in rows]
-    found: list[tuple[Tensor, Tensor]] = []
-    count = 0
+    labels: list[Tensor] = []
     try:
         with torch.inference_mode():
             for indices in sorted_batches(lengths, BATCH):
                 batch = task.collate([rows[index] for index in indices], pad, FIXED_EPOCH)
-                forward(model, devices.moved(batch, device))
-                inputs, labels = seen.pop().float().flatten(0, -2).cpu(), batch["labels"].flatten()
-                kept = labels != IGNORED_LABEL
-                found.append((inputs[kept], labels[kept]))
-                count += len(found[-1][0])
-                if count >= ROWS:
-                    break
+                task.forward(model, devices.moved(batch, device))
+                labels.append(batch["labels"])
     finally:
         hook.remove()
-    inputs, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return inputs, labels
+    return torch.cat(seen).float().cpu(), torch.cat(labels)
 
 
-def regression(inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def logistic_regression(inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Weight [classes, channels] and bias [classes] of the penalised logistic regression of labels on inputs.
 
-    inputs: float32 [n, channels]. labels: int64 [n], or floats, for a least-squares fit with one output.
+    inputs: float32 [n, channels]. labels: int64 [n].
     """
     with torch.inference_mode(False), torch.enable_grad():
         inputs, labels = inputs.clone(), labels.clone()
         mean, spread = inputs.mean(0), inputs.std(0, correction=0)
         spread = spread.clamp_min(1e-3 * spread.mean().clamp_min(1e-12))
         x = (inputs - mean) / spread
-        if labels.is_floating_point():
-            weight, bias = _least_squares(x, labels)
-        else:
-            weight, bias = _logistic(x, labels, classes)
+        weight, bias = _logistic(x, labels, classes)
         weight = weight / spread
         return weight, bias - weight @ mean
-
-
-def _least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    x, y = x.double(), y.double()
-    gram = x.T @ x
-    gram.diagonal().add_(PENALTY)
-    weight = torch.linalg.solve(gram, x.T @ (y - y.mean()))
-    return weight[None].float(), y.mean()[None].float()
 
 
 def _logistic(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -15,29 +15,32 @@ import dataclasses
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from squeezebert_fast.errors import ArgumentError, TrainingError, TrainingInterrupted
+from squeezebert_fast.errors import (
+    ArgumentError,
+    StorageError,
+    TrainingError,
+    TrainingInterrupted,
+    check_among,
+)
 from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices, metrics
 from squeezebert_fast.training.averaging import moving_average
 from squeezebert_fast.training.batches import epoch_batches, share
-from squeezebert_fast.training.evaluation import can_choose, evaluate, forward
+from squeezebert_fast.training.evaluation import can_choose, evaluate
 from squeezebert_fast.training.optimizing import Optimizer
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.progress import Progress
-from squeezebert_fast.training.reporting import Reporter, draw_curves, in_words
+from squeezebert_fast.training.records import Records
+from squeezebert_fast.training.reporting import Reporter, in_words
 from squeezebert_fast.training.run_folder import RunFolder
 from squeezebert_fast.training.seeds import seed_of
 from squeezebert_fast.training.settings import Settings
 from squeezebert_fast.training.stopping import StopRequest
 from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
-
-SECONDS_BETWEEN_DRAWINGS = 60.0
-"""A picture takes half a second, which may be more than what it is of."""
-
 
 logger = logging.getLogger("squeezebert_fast.training")
 
@@ -50,7 +53,8 @@ class Trainer:
     """Trains `model` in place.
 
     pad: the padding token's id. dev: None for no evaluation; the last model is then the best.
-    folder: its `begin` must have been called. device: where `model` is.
+    folder: its `begin` must have been called. device: where `model` is. starts_trained: whether the model is worth an
+    evaluation before the first step.
     Raises ArgumentError for a metric that the task doesn't have, and for settings of the evaluation without `dev`.
     """
 
@@ -67,14 +71,13 @@ class Trainer:
         processes: Processes,
         reporter: Reporter,
         device: torch.device = devices.CPU,
+        starts_trained: bool = False,
     ) -> None:
         self.model, self.task, self.train, self.dev = model, task, train, dev
         self.pad, self.settings, self.folder = pad, settings, folder
         self.processes, self.reporter, self.device = processes, reporter, device
         self.metric = settings.metric or task.metrics[0]
-        if self.metric not in ("loss", *task.metrics):
-            expected = ", ".join(["loss", *task.metrics])
-            raise ArgumentError(f"metric is {self.metric!r}, expected one of {expected} for this task")
+        check_among("metric", self.metric, ("loss", *task.metrics))
         for name in ("metric", "patience", "evaluate_every"):
             if dev is None and getattr(settings, name) is not None:
                 raise ArgumentError(f"{name} means nothing without dev data")
@@ -92,8 +95,8 @@ class Trainer:
         self.optimizer = Optimizer(self.parameters, settings, self.total_steps, device)
         self.average = moving_average(model, settings.average) if settings.average else None
         self.progress = Progress()
-        self.starts_trained = False  # whether the model is worth an evaluation before the first step
-        self._drawn = time.monotonic()
+        self.starts_trained = starts_trained
+        self.records = Records(folder, processes, self.metric, own_loss=task.own_loss)
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
 
     # The run
@@ -101,11 +104,12 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train from where the folder's checkpoint stands, or from the start, to the end; returns the summary.
 
-        Raises TrainingInterrupted, with everything saved, after a Ctrl-C or SIGTERM; TrainingError, with the
-        last checkpoint kept, for a loss or gradient that isn't finite and a GPU without enough memory.
+        Raises TrainingInterrupted, with everything saved, after a Ctrl-C or SIGTERM; with the last checkpoint kept
+        TrainingError, for a loss or gradient that isn't finite and a GPU without enough memory, and StorageError, for
+        a file that can't be written.
         """
-        self._resume()
         try:
+            self._resume()
             with (
                 StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
                 self.reporter.bar(self.total_steps, self.progress.step),
@@ -114,7 +118,11 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{self.device} has not enough memory after step {self.progress.step}: a larger --accumulate or a "
-                f"smaller --batch-size needs less; {self._what_is_kept()}"
+                f"smaller --batch-size needs less; {self.records.kept}"
+            ) from error
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; {self.records.kept}, and once that is mended the same command with --resume goes on"
             ) from error
 
     def _go_on(self, stop: StopRequest) -> dict[str, Any]:
@@ -132,9 +140,12 @@ class Trainer:
             self._step(stop)
 
     def _finished(self) -> bool:
+        return self._out_of_patience or self.progress.step >= self.total_steps
+
+    @property
+    def _out_of_patience(self) -> bool:
         patience = self.settings.patience
-        out_of_patience = patience is not None and self.progress.evaluations_since_best >= patience
-        return out_of_patience or self.progress.step >= self.total_steps
+        return patience is not None and self.progress.evaluations_since_best >= patience
 
     def _epoch_ends(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0
@@ -195,7 +206,7 @@ class Trainer:
         for on_cpu, weight in parts:
             batch = devices.moved(on_cpu, self.device)
             with self.optimizer.autocast():
-                output = forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
+                output = self.task.forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
             loss = self.task.loss(output, batch) * (weight / total)
             self.optimizer.backward(loss)
             summed += loss.detach()
@@ -206,12 +217,8 @@ class Trainer:
 
     def _diverged(self, what: str) -> None:
         raise TrainingError(
-            f"{what}: stopped before it reached the parameters; {self._what_is_kept()}. A lower learning rate may help"
+            f"{what}: stopped before it reached the parameters; {self.records.kept}. A lower learning rate may help"
         )
-
-    def _what_is_kept(self) -> str:
-        kept = "the last checkpoint is kept" if self.folder.has_state else "there is no checkpoint yet"
-        return f"{kept} in {self.folder.path}"
 
     # What is kept
 
@@ -222,65 +229,60 @@ class Trainer:
 
     def _evaluate(self, stop: StopRequest) -> None:
         assert self.dev is not None  # _evaluation_is_due
-
-        def check() -> None:
-            if stop.made and self.processes.world == 1:
-                raise _Stopped
-
         started = time.perf_counter()
         step = self.progress.step
-        dev = evaluate(
-            self.result,
-            self.task,
-            self.dev,
-            self.pad,
-            self.settings.batch_size,
-            self.processes,
-            check,
-            device=self.device,
-        )
+        batches = -(-len(self.dev.rows) // self.settings.batch_size)
+        with self.reporter.evaluation(-(-batches // self.processes.world)) as advance:
+
+            def each_batch() -> None:
+                if stop.made and self.processes.world == 1:
+                    raise _Stopped
+                advance()
+
+            dev = evaluate(
+                self.result,
+                self.task,
+                self.dev,
+                self.pad,
+                self.settings.batch_size,
+                self.processes,
+                each_batch,
+                device=self.device,
+            )
         self.progress.evaluated = step
         if metrics.beats(self.metric, dev, self.progress.best and self.progress.best["dev"]):
             self.progress.best = {"step": step, "epoch": step / self.steps_per_epoch, "dev": dev}
             self.progress.evaluations_since_best = 0
-            self._save_model()
+            self.records.model(self.result)
         else:
             self.progress.evaluations_since_best += 1
         self.progress.seconds += time.perf_counter() - started
         epoch = step / self.steps_per_epoch
         self.reporter.say(f"step {step} of {self.total_steps}, epoch {epoch:.2f}: dev {in_words(dev)}")
-        if self.processes.first:
-            self.folder.log({"step": step, "epoch": epoch, "dev": dev})
-            if time.monotonic() > self._drawn + SECONDS_BETWEEN_DRAWINGS:
-                self._draw()
-
-    def _draw(self) -> None:
-        if self.processes.first:
-            draw_curves(self.folder.records(), self.metric, self.folder.curves)
-            self._drawn = time.monotonic()
-
-    def _save_model(self) -> None:
-        if self.processes.first:
-            self.folder.save_model(self.result)
+        self.records.evaluation({"step": step, "epoch": epoch, "dev": dev})
 
     def _save(self) -> None:
-        if self.processes.first:
-            self.folder.save_state(
-                {
-                    **dataclasses.asdict(self.progress),
-                    "model": self.model.state_dict(),
-                    "average": None if self.average is None else self.average.state_dict(),
-                    **self.optimizer.state(),
-                    "device": self.device.type,
-                    "log_bytes": self.folder.log_bytes,
-                }
-            )
+        self.records.state(
+            lambda: {
+                **dataclasses.asdict(self.progress),
+                "model": self.model.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                **self.optimizer.state(),
+                "total_steps": self.total_steps,
+                "device": self.device.type,
+            }
+        )
 
-    def _save_and_stop(self) -> None:
+    def _save_and_stop(self) -> NoReturn:
         self._save()
-        self._draw()
+        what_model = ""
+        if self.progress.best is None:  # else the folder has the best one
+            self.records.model(self.result)
+            what_model = f", with that step's model in {self.folder.path}, since no evaluation has chosen one"
+        self.records.curves()
         raise TrainingInterrupted(
-            f"stopped after step {self.progress.step} of {self.total_steps}; the same command with --resume goes on"
+            f"stopped after step {self.progress.step} of {self.total_steps}{what_model}; the same command with "
+            "--resume goes on"
         )
 
     def _resume(self) -> None:
@@ -289,8 +291,7 @@ class Trainer:
         if state is None:
             if self.starts_trained:
                 self.progress.evaluated = -1
-            if self.processes.first:
-                self.folder.cut_log(0)
+            self.records.forget_after(0)
             return
         try:
             self.model.load_state_dict(state["model"])
@@ -300,19 +301,19 @@ class Trainer:
             before = state["device"]
             names = [each.name for each in dataclasses.fields(Progress)]
             self.progress = Progress(**{name: state[name] for name in names})
-            if self.processes.first:
-                self.folder.cut_log(state["log_bytes"])
+            log_bytes = state["log_bytes"]
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(
                 f"the checkpoint in {self.folder.path} doesn't fit this model: {reason}"
             ) from error
-        moved = (
-            ""
-            if before == self.device.type
-            else f", on {self.device} after {before}: results differ by rounding"
-        )
-        self.reporter.say(f"resumed after step {self.progress.step} of {self.total_steps}{moved}")
+        self.records.forget_after(log_bytes)
+        said = f"resumed after step {self.progress.step} of {self.total_steps}"
+        if state.get("total_steps", self.total_steps) != self.total_steps:
+            said += f" instead of {state['total_steps']}, at a learning rate of {self.optimizer.rate:.2g}"
+        if before != self.device.type:
+            said += f", on {self.device} after {before}: results differ by rounding"
+        self.reporter.say(said)
 
     def _report(self, loss: float, norm: float, rate: float, tokens: float, seconds: float) -> None:
         progress, recent = self.progress, self.progress.recent
@@ -323,19 +324,18 @@ class Trainer:
         best = "" if progress.best is None else f"best {self.metric} {progress.best['dev'][self.metric]:.4f}"
         self.reporter.step(progress.step, mean, speed, best)
         if progress.step % self.settings.log_every == 0 or progress.step == self.total_steps:
-            if self.processes.first:
-                self.folder.log(
-                    {
-                        "step": progress.step,
-                        "epoch": progress.step / self.steps_per_epoch,
-                        "loss": mean,
-                        "gradient_norm": norm if math.isfinite(norm) else None,
-                        "learning_rate": rate,
-                        "tokens_per_second": speed,
-                        "seconds": progress.seconds,
-                        **self._of_the_device(),
-                    }
-                )
+            self.records.step(
+                lambda: {
+                    "step": progress.step,
+                    "epoch": progress.step / self.steps_per_epoch,
+                    "loss": mean,
+                    "gradient_norm": norm if math.isfinite(norm) else None,
+                    "learning_rate": rate,
+                    "tokens_per_second": speed,
+                    "seconds": progress.seconds,
+                    **self._of_the_device(),
+                }
+            )
             progress.recent = dict.fromkeys(recent, 0.0)
 
     def _of_the_device(self) -> dict[str, Any]:
@@ -350,13 +350,14 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         if self.dev is None:
-            self._save_model()
+            self.records.model(self.result)
         summary = {
             "task": self.task.name,
             **({"reading": self.task.reading} if self.task.reading else {}),
             "metric": self.metric,
             "best": self.progress.best,
             "steps": self.progress.step,
+            "out_of_patience": self._out_of_patience,
             "epochs": self.progress.step / self.steps_per_epoch,
             "training_examples": len(self.train.examples),
             "dev_examples": None if self.dev is None else len(self.dev.examples),
@@ -367,13 +368,14 @@ class Trainer:
             "device": devices.describe(self.device),
             **self._of_the_device(),
         }
-        self._draw()
-        if self.processes.first:
-            self._say_if_the_metric_stood_still()
-            self.folder.write_summary(summary)
+        self.records.curves()
+        self._say_if_the_metric_stood_still()
+        self.records.summary(summary)
         return summary
 
     def _say_if_the_metric_stood_still(self) -> None:
+        if not self.processes.first:
+            return
         values = [record["dev"][self.metric] for record in self.folder.records() if "dev" in record]
         if len(values) > 1 and len(set(values)) == 1:
             same = f"dev {self.metric} was {values[0]:.4f} in all {len(values)} evaluations"

@@ -6,6 +6,8 @@ import collections
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +41,7 @@ def classification(predicted: Sequence[int], actual: Sequence[int], classes: int
 
     Matthews' coefficient is Gorodkin's R_K for more than two classes, and 0 where it is 0 / 0.
     """
-    pairs = np.asarray(actual) * classes + np.asarray(predicted)
-    confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(float)
+    confusion = confused(predicted, actual, classes).astype(float)
     right, true, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     total = confusion.sum()
     occurs = true + chosen > 0
@@ -53,6 +54,95 @@ def classification(predicted: Sequence[int], actual: Sequence[int], classes: int
         "matthews": covariance / scale if scale > 0 else 0.0,
     }
     return result | ({"f1": float(f1[1])} if classes == 2 else {})
+
+
+def confused(
+    predicted: Sequence[int] | NDArray[np.int64], actual: Sequence[int] | NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """How often each class was taken for each: counts [actual, predicted]."""
+    pairs = np.asarray(actual, dtype=np.int64) * classes + np.asarray(predicted, dtype=np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+class ClassFigures(NamedTuple):
+    """How well one class, or the entities of one type, are found. support: how many of it there are."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def figures(both: int, found: int, there: int) -> ClassFigures:
+    """Of how many were found, how many are there, and how many are both. What is 0 / 0 is 0."""
+    return ClassFigures(
+        both / found if found else 0.0,
+        both / there if there else 0.0,
+        2 * both / (found + there) if found + there else 0.0,
+        there,
+    )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """names: the classes. counts: how often each was taken for each, [actual, predicted]."""
+
+    names: Sequence[str]
+    counts: NDArray[np.int64]
+
+    def by_class(self) -> dict[str, ClassFigures]:
+        """Each class's figures."""
+        found, there = self.counts.sum(0).tolist(), self.counts.sum(1).tolist()
+        each = zip(self.counts.diagonal().tolist(), found, there, strict=True)
+        return {name: figures(*counts) for name, counts in zip(self.names, each, strict=True)}
+
+    def mistakes(self) -> list[tuple[str, str, int]]:
+        """What was taken for what, and how often, the most frequent first."""
+        wrong = self.counts - np.diag(self.counts.diagonal())
+        order = np.argsort(-wrong, axis=None, kind="stable")
+        places = zip(*np.unravel_index(order[: np.count_nonzero(wrong)], wrong.shape), strict=True)
+        return [(self.names[a], self.names[b], int(wrong[a, b])) for a, b in places]
+
+
+class Bin(NamedTuple):
+    """The answers whose scores are above `above` (of the lowest bin: from it) and at most `at_most`, and how many.
+
+    score: their mean. right: the fraction that is right.
+    """
+
+    above: float
+    at_most: float
+    answers: int
+    score: float
+    right: float
+
+
+class Calibration(NamedTuple):
+    """Whether scores are probabilities: of all answers their mean score, the fraction that is right, and
+
+    error: the expected calibration error (Guo et al. 2017, arXiv 1706.04599), the mean of |score - right| over bins,
+    weighted by their answers.
+    """
+
+    error: float
+    score: float
+    right: float
+    bins: Sequence[Bin]
+
+
+def calibration(scores: Sequence[float], right: Sequence[bool], bins: int = 15) -> Calibration:
+    """Of answers' scores, and whether they are right, over bins of equal width; those without answers are left out."""
+    sure, truth = np.asarray(scores, dtype=float), np.asarray(right, dtype=float)
+    place = np.clip(np.ceil(sure * bins) - 1, 0, bins - 1).astype(np.int64)
+    counts = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights, bins) for weights in (sure, truth))
+    filled = [
+        Bin(at / bins, (at + 1) / bins, int(count), float(score / count), float(good / count))
+        for at, (count, score, good) in enumerate(zip(counts, *sums, strict=True))
+        if count
+    ]
+    error = sum(each.answers * abs(each.score - each.right) for each in filled) / len(sure)
+    return Calibration(error, float(sure.mean()), float(truth.mean()), filled)
 
 
 def regression(predicted: Sequence[float], actual: Sequence[float]) -> dict[str, float]:
@@ -84,22 +174,26 @@ def tagging(
 
     Of plain tags the accuracy alone.
     """
-    both = found = there = right = words = 0
-    for ours, theirs in zip(predicted, actual, strict=True):
-        if not scheme.is_plain:
-            a, b = scheme.entities(ours), scheme.entities(theirs)
-            both, found, there = both + len(a & b), found + len(a), there + len(b)
-        right += sum(x == y for x, y in zip(ours, theirs, strict=True))
-        words += len(theirs)
-    accuracy = {"accuracy": right / words if words else 0.0}
+    predicted, actual = list(predicted), list(actual)
+    words = [pair for both in zip(predicted, actual, strict=True) for pair in zip(*both, strict=True)]
+    accuracy = {"accuracy": sum(ours == theirs for ours, theirs in words) / len(words) if words else 0.0}
     if scheme.is_plain:
         return accuracy
-    return {
-        "f1": 2 * both / (found + there) if found + there else 0.0,
-        "precision": both / found if found else 0.0,
-        "recall": both / there if there else 0.0,
-        **accuracy,
-    }
+    counts = entity_counts(predicted, actual, scheme).values()
+    whole = figures(*(sum(each) for each in zip(*counts, strict=True))) if counts else figures(0, 0, 0)
+    return {"f1": whole.f1, "precision": whole.precision, "recall": whole.recall, **accuracy}
+
+
+def entity_counts(
+    predicted: Iterable[Sequence[str]], actual: Iterable[Sequence[str]], scheme: Scheme
+) -> dict[str, tuple[int, int, int]]:
+    """For each type of entity, how many were found where they are, how many were found, and how many are there."""
+    both, found, there = (collections.Counter[str]() for _ in range(3))
+    for ours, theirs in zip(predicted, actual, strict=True):
+        a, b = scheme.entities(ours), scheme.entities(theirs)
+        for counts, entities in ((both, a & b), (found, a), (there, b)):
+            counts.update(kind for _, _, kind in entities)
+    return {kind: (both[kind], found[kind], there[kind]) for kind in sorted(found | there)}
 
 
 def normalized_answer(text: str) -> str:

@@ -12,8 +12,9 @@ from squeezebert_fast.configuration import SqueezeBertConfig
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
-from squeezebert_fast.pretrained import Model, Tokenizer, find
+from squeezebert_fast.pretrained import OWN_PREFIX, Model, Tokenizer, find
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.training.labels import in_order
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.seeds import seed_of
 from squeezebert_fast.training.tasks.base import Task
@@ -24,6 +25,15 @@ def load_tokenizer(name_or_path: str | Path) -> SqueezeBertTokenizerFast:
     if Path(name_or_path).is_file():
         return SqueezeBertTokenizerFast(name_or_path)
     return SqueezeBertTokenizerFast.from_pretrained(name_or_path)
+
+
+def known_labels(task: Task, model: str | None) -> list[str]:
+    """The labels, by id, of a checkpoint that has the task's head already; of another one none."""
+    stored = None if model is None else find(model)
+    head = task.model_class.__name__.removeprefix(OWN_PREFIX)
+    if stored is None or not (stored.architecture or "").endswith(head):
+        return []
+    return in_order(stored.config().id2label)
 
 
 def start(
@@ -77,12 +87,3 @@ def check_fit(model: Model, tokenizer: Tokenizer, max_length: int | None) -> Non
         )
     if max_length is not None and max_length > limit:
         raise ArgumentError(f"max_length is {max_length}, but the model takes {limit} tokens at most")
-
-
-def lacks_head(task: Task, model: str, label_fields: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has an encoder, and no head for the task and these labels."""
-    stored = find(model)
-    wanted = task.model_class.__name__.partition("For")[2]
-    if (stored.architecture or "").partition("For")[2] != wanted:
-        return True
-    return set(label_fields.get("label2id", ())) != set(stored.config().label2id or ())

@@ -26,7 +26,8 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Raise ArgumentError for float16 on the CPU, where nothing is made for it."""
     if precision == "float16" and device.type != "cuda":
         raise ArgumentError(
-            f"precision is 'float16', which is for CUDA GPUs, but the device is {device}; expected float32 or bfloat16"
+            f"precision is 'float16', which is for CUDA GPUs, but the device is {device}; "
+            "expected one of float32, bfloat16"
         )
 
 
@@ -36,15 +37,15 @@ class Optimizer:
     def __init__(
         self, parameters: list[torch.nn.Parameter], settings: Settings, total_steps: int, device: torch.device
     ) -> None:
+        assert settings.learning_rate is not None  # see Settings.filled
         self.parameters, self.device = parameters, device
         self.dtype = AUTOCAST.get(settings.precision)
         self.clip_to = settings.max_gradient_norm or math.inf
         self.adamw = torch.optim.AdamW(
             parameter_groups(parameters, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.adamw, linear_schedule(total_steps, settings.warmup)
-        )
+        self.fraction = linear_schedule(total_steps, settings.warmup)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, self.fraction)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> torch.autocast:
@@ -99,9 +100,13 @@ class Optimizer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Raises KeyError, ValueError or RuntimeError for a state that isn't of such an optimizer."""
+        """Raises KeyError, ValueError or RuntimeError for a state that isn't of such an optimizer.
+
+        The learning rate is where this schedule has it after as many steps, also if the state's was a shorter one.
+        """
         self.adamw.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        done = state["schedule"]["last_epoch"]
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, self.fraction, last_epoch=done - 1)
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._update: Any = None
+        self._progress: Any = None
+        self._task: Any = None
 
     @contextmanager
     def bar(self, total: int, done: int) -> Iterator[None]:
@@ -37,17 +38,31 @@ class Reporter:
         with Progress(
             *columns, console=progress_console(), transient=True, redirect_stdout=is_terminal(sys.stdout)
         ) as progress:
-            task = progress.add_task("", total=total, completed=done, shown="")
-            self._update = lambda step, shown: progress.update(task, completed=step, shown=shown)
+            self._task = progress.add_task("", total=total, completed=done, shown="")
+            self._progress = progress
             try:
                 yield
             finally:
-                self._update = None
+                self._progress = None
+
+    @contextmanager
+    def evaluation(self, batches: int) -> Iterator[Callable[[], None]]:
+        """Show a second bar, of an evaluation's batches, while the block runs. Gives what moves it on by one."""
+        if self._progress is None:
+            yield lambda: None
+            return
+        progress = self._progress
+        task = progress.add_task("", total=batches, shown="evaluation")
+        try:
+            yield lambda: progress.advance(task)
+        finally:
+            progress.remove_task(task)
 
     def step(self, step: int, loss: float, tokens_per_second: float, best: str) -> None:
         """Move the bar on."""
-        if self._update is not None:
-            self._update(step, f"loss {loss:.4f}  {best}  {tokens_per_second:,.0f} tokens/s")
+        if self._progress is not None:
+            shown = f"loss {loss:.4f}  {best}  {tokens_per_second:,.0f} tokens/s"
+            self._progress.update(self._task, completed=step, shown=shown)
 
     def say(self, line: str) -> None:
         """Print a line to stdout, if it still has a reader: a run outlives whoever watches it."""
@@ -64,31 +79,46 @@ def in_words(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], metric: str, path: Path) -> bool:
+def draw_curves(
+    records: Sequence[Mapping[str, Any]], metric: str, path: Path, *, own_loss: bool = True
+) -> bool:
     """Draw a log's losses and dev metric over the steps to a .png, whole or not at all.
 
-    Returns False, having drawn nothing, where matplotlib isn't installed.
+    own_loss: whether training and dev loss are the same quantity, for one axis; else each has its own.
+    Returns False, having drawn nothing, where matplotlib isn't installed. Raises StorageError.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    training = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    dev = [(r["step"], r["dev"]) for r in records if "dev" in r]
+    dev_loss = [(step, values["loss"]) for step, values in dev]
+    panels: dict[str, dict[str, list[tuple[int, float]]]]
+    if own_loss:
+        panels = {"loss": {"training": training, "dev": dev_loss}}
+    else:
+        panels = {
+            "training loss, with the teacher's part": {"training": training},
+            "dev loss": {"dev": dev_loss},
+        }
+    if metric != "loss":
+        panels[f"dev {metric}"] = {"dev": [(step, values[metric]) for step, values in dev]}
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    training = [record for record in records if "loss" in record]
-    dev = [record for record in records if "dev" in record]
-    left.plot([r["step"] for r in training], [r["loss"] for r in training], label="training", linewidth=1)
-    if dev:
-        left.plot([r["step"] for r in dev], [r["dev"]["loss"] for r in dev], "o-", label="dev", markersize=3)
-        if metric != "loss":
-            right.plot([r["step"] for r in dev], [r["dev"][metric] for r in dev], "o-", markersize=3)
-    left.legend()
-    for axes, name in ((left, "loss"), (right, f"dev {metric}")):
+    for axes, (title, curves) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for label, points in curves.items():
+            if points:
+                marked = "o-" if label == "dev" else "-"
+                axes.plot(*zip(*points, strict=True), marked, label=label, linewidth=1, markersize=3)
         axes.set_xlabel("step")
-        axes.set_title(name, fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
+        if len(axes.lines) > 1:
+            axes.legend()
     with all_or_nothing(path.parent) as stage:
         figure.savefig(stage(path.name), format="png", dpi=120)
     return True

@@ -4,6 +4,7 @@ run.json               the settings, to resume with the same
 training_state.pt      parameters, optimizer, schedule, step: one file, replaced in one rename
 log.jsonl, curves.png  a line every few steps and for each evaluation
 metrics.json           the summary, once the run is finished
+.lock                  held while a process writes here
 config.json, model.safetensors, the tokenizer's files    the best model so far: the folder loads as one
 """
 
@@ -12,14 +13,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from squeezebert_fast.errors import CheckpointError, TrainingError
-from squeezebert_fast.pretrained import Model, Tokenizer, save
-from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object
+from squeezebert_fast.pretrained import Model, Tokenizer, save, save_tokenizer
+from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object, writing
+from squeezebert_fast.storage.lock import alone_in, holds_files
 
 RUN = "run.json"
 STATE = "training_state.pt"
@@ -27,6 +30,8 @@ LOG = "log.jsonl"
 CURVES = "curves.png"
 SUMMARY = "metrics.json"
 MODEL_FILES = (CONFIG_NAME, "model.safetensors")
+LENGTHS = ("epochs", "max_steps", "patience")
+"""The settings that say how long a run goes on. A finished one may go on for longer."""
 
 
 class RunFolder:
@@ -36,10 +41,15 @@ class RunFolder:
         self.path = path
         self.curves = path / CURVES
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes out while the block runs. Raises the errors of `alone_in`."""
+        return alone_in(self.path)
+
     def check(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Raise TrainingError where a run with these settings can't begin, or go on, and change nothing.
 
-        That is: a folder that holds files, with neither flag; nothing to resume; a run with other settings.
+        That is: a folder that holds files, with neither flag; nothing to resume; a run with other settings, but for a
+        finished one that is only to be longer.
         """
         if self.path.exists() and not self.path.is_dir():
             raise TrainingError(f"the output {self.path} is a file, expected a folder")
@@ -47,7 +57,7 @@ class RunFolder:
             raise TrainingError("--resume and --overwrite exclude each other")
         if resume and not self.holds_run:
             raise TrainingError(f"{self.path} holds no run to resume; start it without --resume")
-        if not (resume or overwrite) and self.path.is_dir() and any(self.path.iterdir()):
+        if not (resume or overwrite) and holds_files(self.path):
             what, way = ("a run", "--resume continues it, ") if self.holds_run else ("files", "")
             raise TrainingError(f"the output {self.path} holds {what} already; {way}--overwrite starts anew")
         if resume:
@@ -56,16 +66,17 @@ class RunFolder:
     def begin(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Make the folder ready for a new run with these settings, or for the one in it to go on.
 
-        Raises TrainingError as `check` does.
+        Raises TrainingError as `check` does, StorageError if it can't be written.
         """
         self.check(settings, resume=resume, overwrite=overwrite)
-        if resume:
+        if self.holds_run:
             for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
                 shutil.rmtree(half_written) if half_written.is_dir() else half_written.unlink()
-            return
-        for name in (RUN, STATE, LOG, CURVES, SUMMARY, *MODEL_FILES):  # RUN first: no half of two runs
-            (self.path / name).unlink(missing_ok=True)
+        if not resume:
+            for name in (RUN, STATE, LOG, CURVES, *MODEL_FILES):  # RUN first: no half of two runs
+                self._remove(name)
         self._write_json(RUN, settings)
+        self._remove(SUMMARY)  # last: a longer run is in RUN before it isn't finished any more
 
     @property
     def has_state(self) -> bool:
@@ -77,20 +88,40 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / RUN).is_file()
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run here came to its end."""
+        return (self.path / SUMMARY).is_file()
+
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         begun = read_json_object(self.path / RUN)
-        for name, value in settings.items():
-            if begun.get(name) != value:
-                option = name.replace("_", "-")
-                raise TrainingError(
-                    f"{option} is {_short(value)}, but the run in {self.path} was begun with "
-                    f"{_short(begun.get(name))}; resume with the same, or start anew with --overwrite"
-                )
+        other = {name: value for name, value in settings.items() if begun.get(name) != value}
+        for name, value in other.items():
+            may_be_longer = name in LENGTHS and self.is_finished
+            if may_be_longer and _is_longer(value, begun.get(name)):
+                continue
+            way = "the same or more" if may_be_longer else "the same"
+            raise TrainingError(
+                f"{name.replace('_', '-')} is {_short(value)}, but the run in {self.path} was begun with "
+                f"{_short(begun.get(name))}; resume with {way}, or start anew with --overwrite"
+            )
+        if other and "patience" not in other and self.summary().get("out_of_patience"):
+            raise TrainingError(
+                f"the run in {self.path} ended before its last step, by its patience of {begun['patience']}; "
+                "it goes on with a larger --patience"
+            )
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint by `state`, of tensors and plain values, in one rename."""
-        with all_or_nothing(self.path) as stage:
-            torch.save(dict(state), stage(STATE))
+        """Replace the checkpoint by `state`, of tensors and plain values, in one rename. Raises StorageError."""
+        with all_or_nothing(self.path) as stage, stage(STATE).open("wb") as stream:
+            try:
+                torch.save(dict(state), stream)
+            except (
+                RuntimeError
+            ) as error:  # over the stream's, which says why, and says of itself nothing but places
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_state(self) -> dict[str, Any] | None:
         """The checkpoint, or None if the run was stopped before its first. Raises CheckpointError if damaged."""
@@ -112,12 +143,18 @@ class RunFolder:
 
     def save_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Write the tokenizer's files."""
-        tokenizer.save_pretrained(self.path)
+        save_tokenizer(tokenizer, self.path)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line to the log."""
-        with (self.path / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        """Append a line to the log, or raise StorageError and leave it as it was."""
+        before, path = self.log_bytes, self.path / LOG
+        with writing(path):
+            try:
+                with path.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(record) + "\n")
+            except OSError:
+                self.cut_log(before)
+                raise
 
     @property
     def log_bytes(self) -> int:
@@ -146,9 +183,18 @@ class RunFolder:
         """What `write_summary` wrote."""
         return read_json_object(self.path / SUMMARY)
 
+    def _remove(self, name: str) -> None:
+        with writing(self.path / name):
+            (self.path / name).unlink(missing_ok=True)
+
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         with all_or_nothing(self.path) as stage:
             stage(name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_longer(value: int | None, begun: int | None) -> bool:
+    """Whether a setting, None being without end, lets a run go on longer than another one."""
+    return begun is not None and (value is None or value > begun)
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
-from squeezebert_fast.tables.dataset_directory import data_files, is_dataset
-from squeezebert_fast.tables.rows import STDIN
+from squeezebert_fast.tables.dataset_directory import data_files
+from squeezebert_fast.tables.sources import STDIN, files_of
+from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
+from squeezebert_fast.training.allocator import keep_freed_memory
 from squeezebert_fast.training.head_start import fit_head
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
@@ -37,8 +40,10 @@ class Built(NamedTuple):
     model: Model
     tokenizer: Tokenizer
     task: Task
+    new_model: bool = False
+    """Whether nothing of it is trained."""
     new_head: bool = False
-    """Whether the model's encoder is trained, and its head is not."""
+    """Whether its encoder is trained, and its head is not."""
 
 
 @dataclass(frozen=True)
@@ -61,43 +66,61 @@ def train(
     origin: Mapping[str, Any],
     backend: str = "auto",
     device: torch.device = devices.CPU,
+    usual_length: int | None = None,
     head_first: bool = False,
 ) -> None:
     """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
     build: from the training examples to the model, its tokenizer and the task to train, which may be `task` with
         soft targets. origin: what else a resumed run must share, by the name of its option. device: what
-        `devices.choose` gave; `build` may leave the model on another.
+        `devices.choose` gave; `build` may leave the model on another. usual_length: tokens at which inputs are cut
+        where the settings don't say it and the model takes as many; by default DEFAULT_LENGTH.
+    head_first: whether a new head is fitted to the encoder as it is, before the first step.
     Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
     """
     check_precision(settings.precision, device)
+    keep_freed_memory()
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
-    with Processes.joined(device) as processes:
+    with ExitStack() as until_end, Processes.joined(device) as processes:
         digests = {"train": _digest(train_file), "dev": None if dev_file is None else _digest(dev_file)}
         binding = {**origin, **digests, **settings.binding()}
-        processes.from_first(lambda: folder.check(binding, **flags))
         with held_warnings():
+
+            def claim() -> None:
+                folder.check(
+                    binding, **flags
+                )  # before it is made, and again in `begin` once it is this run's
+                until_end.enter_context(folder.locked())
+
+            processes.from_first(claim)
             examples = task.read(train_file)
             dev_examples = None if dev_file is None else task.read(dev_file)
-            model, tokenizer, task, new_head = build(examples)
+            model, tokenizer, task, new_model, new_head = build(examples)
             check_fit(model, tokenizer, settings.max_length)
-            length = settings.max_length or min(DEFAULT_LENGTH, token_limit(model.config))
+            length = settings.max_length or min(usual_length or DEFAULT_LENGTH, token_limit(model.config))
 
             def encoded(chosen: list[Any]) -> DataSet:
                 return DataSet(chosen, task.encode(chosen, tokenizer, model.config, length))
 
             dev = None if dev_examples is None else encoded(dev_examples)
             data = encoded(examples)
+            metric = None if dev is None else settings.metric or task.metrics[0]
+            trained_with = TrainedWith(task=task.name, max_length=length, metric=metric, **task.kept())
+            trained_with.keep_in(model.config)
             patch(model.to(device), backend=backend)
+            pad = model.config.pad_token_id or 0
+            fits = head_first and new_head and not (output.resume and folder.has_state)
+            fitted = fits and fit_head(model, task, data, pad, settings.seed, processes, device=device)
             reporter = Reporter(quiet=not processes.first)
             trainer = Trainer(
                 model,
                 task,
                 data,
                 dev,
-                pad=model.config.pad_token_id or 0,
-                settings=settings,
+                pad=pad,
+                settings=settings.filled(model.config.hidden_size, new_model),
+                starts_trained=fitted,
                 folder=folder,
                 processes=processes,
                 reporter=reporter,
@@ -106,11 +129,6 @@ def train(
             if task.reading:
                 reporter.say(task.reading)
             task.before_training(data, model.config, processes)
-            if head_first and new_head and not (output.resume and folder.has_state):
-                pad = model.config.pad_token_id or 0
-                trainer.starts_trained = fit_head(
-                    model, task, data, pad, settings.seed, processes, device=device
-                )
 
         def begin() -> None:
             folder.begin(binding, **flags)
@@ -139,12 +157,9 @@ def _digest(file: str) -> str:
         raise InputError(
             "training data can't come from stdin, since a resumed run reads it again; give a file"
         )
-    path, digest = Path(file), hashlib.sha256()
-    if path.is_dir() and not is_dataset(path):
-        raise InputError(f"{file} is a directory, expected a file, or what datasets saved")
-    try:
+    digest = hashlib.sha256()
+    for name in files_of(file):
+        path = Path(name)
         for part in data_files(path) if path.is_dir() else [path]:
             digest.update(part.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} doesn't exist") from None
     return digest.hexdigest()

@@ -72,6 +72,13 @@ class Scheme:
         inside = sum(letter != OUTSIDE for letter, _ in map(self._split, tags))
         return inside - sum(end - start for start, end, _ in self.entities(tags))
 
+    def kind(self, tag: str) -> str:
+        """The type of entity that a tag's word is part of, or OUTSIDE; of plain tags the tag itself."""
+        if self.is_plain:
+            return tag
+        letter, kind = self._split(tag)
+        return OUTSIDE if letter == OUTSIDE else kind
+
     def _split(self, tag: str) -> tuple[str, str]:
         """A tag's letter, as IOBES has it, and its type."""
         if match := TYPED.fullmatch(tag):

@@ -21,7 +21,6 @@ from squeezebert_fast.storage.hub import ModelFiles
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
-from squeezebert_fast.training.evaluation import forward
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.tasks.base import Task, length_of
 
@@ -63,7 +62,7 @@ class Teacher:
                 batch = devices.moved(
                     task.collate([rows[index] for index in indices], self.pad, 0), self.device
                 )
-                answers = task.soft_rows(forward(self.model, batch), batch)
+                answers = task.soft_rows(task.forward(self.model, batch), batch)
                 for index, logits in zip(indices, answers, strict=True):
                     said[index] = (logits if columns is None else logits[:, columns]).cpu()
         everyones: dict[int, Tensor] = {}

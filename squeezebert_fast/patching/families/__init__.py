@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-from torch import nn
+from torch import Tensor, nn
 
+from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.patching.families import (
     own,
     transformers_bert,
@@ -25,10 +26,18 @@ FAMILIES: tuple[ModuleType, ...] = (
     transformers_distilbert,
 )
 """Each has ENCODERS, the modules and names of its encoder classes; HOMES, the modules of the classes whose dense layers
-are accelerated too; and `family(encoder_class)`, called once a class, when its module is loaded: none is imported."""
+are accelerated too; WORD_HEADS, by the name of a masked language model's class there, the modules of its head in the
+order in which they run; and `family(encoder_class)`, called once a class, when its module is loaded: none is imported.
+"""
 
 _ROWS = {encoder: module for module in FAMILIES for encoder in module.ENCODERS}
 _HOMES = frozenset(home for module in FAMILIES for home in module.HOMES)
+_WORD_HEADS: dict[tuple[str, str], tuple[str, ...]] = {
+    (home, name): head
+    for module in FAMILIES
+    for home in module.HOMES
+    for name, head in module.WORD_HEADS.items()
+}
 
 _known: dict[type[nn.Module], Family] = {}
 _known_embeddings: dict[type[nn.Module], Embeddings] = {}
@@ -62,3 +71,20 @@ def dense_layers(module: nn.Module) -> Iterator[nn.Linear]:
     dense = cls.__name__ == "Dense" and cls.__module__.startswith("sentence_transformers.")
     if (dense or cls.__module__ in _HOMES) and is_whole(cls):
         yield from (child for child in module.children() if isinstance(child, nn.Linear))
+
+
+def word_logits(model: nn.Module, hidden_states: Tensor) -> Tensor:
+    """What a masked language model makes of tokens' last hidden states: logits [..., words].
+
+    hidden_states: [..., channels], of `model.base_model`'s `last_hidden_state`. With those of all tokens this is what
+    the model's own forward gives. It is for those few of them that are to be predicted: the head has a product with
+    every word for each, and costs more than the encoder of a small model.
+    Raises ArgumentError for a model that isn't a masked language model of one of the families.
+    """
+    for cls in type(model).__mro__:
+        if names := _WORD_HEADS.get((cls.__module__, cls.__name__)):
+            for name in names:
+                hidden_states = getattr(model, name)(hidden_states)
+            return hidden_states
+    known = ", ".join(sorted({name for _, name in _WORD_HEADS}))
+    raise ArgumentError(f"model is a {type(model).__name__}, expected a masked language model: {known}")

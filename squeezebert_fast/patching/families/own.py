@@ -14,6 +14,7 @@ from squeezebert_fast.patching.families.family import Call, Embeddings, Family, 
 
 ENCODERS = (("squeezebert_fast.modeling.encoder", "SqueezeBertEncoder"),)
 HOMES = ("squeezebert_fast.modeling.encoder", "squeezebert_fast.modeling.heads")
+WORD_HEADS = {"SqueezeBertForMaskedLM": ("cls",)}
 
 PLACES = Parts(
     query="attention.query",

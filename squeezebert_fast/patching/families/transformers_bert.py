@@ -39,6 +39,10 @@ from squeezebert_fast.patching.families.own import EMBEDDINGS_ARGUMENTS, SCORES
 _BERT = "transformers.models.bert.modeling_bert"
 _ELECTRA = "transformers.models.electra.modeling_electra"
 HOMES = (_BERT, _ELECTRA)
+WORD_HEADS = {
+    "BertForMaskedLM": ("cls",),
+    "ElectraForMaskedLM": ("generator_predictions", "generator_lm_head"),
+}
 ENCODERS = ((_BERT, "BertEncoder"), (_ELECTRA, "ElectraEncoder"))
 
 PLACES = Parts(

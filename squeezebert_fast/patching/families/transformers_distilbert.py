@@ -14,6 +14,9 @@ from squeezebert_fast.patching.families.own import SCORES
 from squeezebert_fast.patching.families.transformers_bert import BertFamily, versions
 
 HOMES = ("transformers.models.distilbert.modeling_distilbert",)
+WORD_HEADS = {
+    "DistilBertForMaskedLM": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")
+}
 ENCODERS = ((HOMES[0], "Transformer"),)
 
 PLACES = Parts(

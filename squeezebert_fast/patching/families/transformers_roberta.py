@@ -13,6 +13,7 @@ from squeezebert_fast.patching.families.transformers_bert import bert_like, rela
 HOMES = tuple(
     f"transformers.models.{name}.modeling_{name}" for name in ("roberta", "xlm_roberta", "camembert")
 )
+WORD_HEADS = {f"{prefix}ForMaskedLM": ("lm_head",) for prefix in ("Roberta", "XLMRoberta", "Camembert")}
 ENCODERS = tuple(zip(HOMES, ("RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder"), strict=True))
 
 

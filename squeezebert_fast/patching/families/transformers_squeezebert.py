@@ -14,6 +14,7 @@ from squeezebert_fast.patching.families.family import Call, Embeddings, Family, 
 from squeezebert_fast.patching.families.own import EMBEDDINGS_ARGUMENTS, PLACES, SCORES
 
 HOMES = ("transformers.models.squeezebert.modeling_squeezebert",)
+WORD_HEADS = {"SqueezeBertForMaskedLM": ("cls",)}
 ENCODERS = ((HOMES[0], "SqueezeBertEncoder"),)
 
 

@@ -17,7 +17,7 @@ from squeezebert_fast.pretrained import Config, Model, Tokenizer
 from squeezebert_fast.training.processes import Processes
 
 Features = dict[str, Any]
-"""One row of a batch: `input_ids` and `token_type_ids` (lists of int) and what the task adds to them."""
+"""One row of a batch: `input_ids` and `token_type_ids` (lists of int, or tensors) and what the task adds to them."""
 
 Batch = dict[str, Tensor]
 
@@ -43,14 +43,16 @@ class Task(ABC):
 
     name: as it is chosen by. model_class: what it trains, or what of another library has the same head. metrics: what
     `score` gives beside `loss`, the one that the best model is chosen by first. needs_hidden_states: whether `loss`
-    reads the output's hidden states in training. reads_words: whether texts are given to the tokenizer as words.
-    reading: how the labels are understood, for the user to see, where that isn't obvious.
+    reads the output's hidden states in training. own_loss: whether the loss in training is that of evaluations.
+    reads_words: whether texts are given to the tokenizer as words. reading: how the labels are understood, for the
+    user to see, where that isn't obvious.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[type[SqueezeBertPreTrainedModel]]
     metrics: tuple[str, ...]
     needs_hidden_states: bool = False
+    own_loss: bool = True
     reads_words: bool = False
     reading: str = ""
 
@@ -58,8 +60,21 @@ class Task(ABC):
     def read(self, source: str) -> list[Any]:
         """The examples of a file. Raises InputError, naming file and line, for what is none."""
 
-    def label_fields(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """The configuration's fields that the training examples decide, such as id2label."""
+    def kept(self) -> dict[str, Any]:
+        """The fields of `TrainedWith` that say how `read` and `encode` make rows of a file."""
+        return {}
+
+    def prefer(self, metric: str | None) -> None:
+        """Let the best model be chosen by this metric, if the task has it, unless the settings say otherwise."""
+        self.metrics = tuple(sorted(self.metrics, key=lambda name: name != metric))
+
+    def label_fields(
+        self, examples: Sequence[Any], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
+        """The configuration's fields that the training examples decide, such as id2label.
+
+        known: the labels, by id, of the model that training starts from, or of a teacher: see `labels.names_for`.
+        """
         return {}
 
     @abstractmethod
@@ -78,6 +93,15 @@ class Task(ABC):
 
         epoch: for what is drawn anew in each; -1 for evaluation, which always draws the same.
         """
+
+    def forward(self, model: Model, batch: Batch, *, hidden_states: bool = False) -> ModelOutput:
+        """The model's output for a batch, without its own loss: that is a mean, and in autocast's precision.
+
+        hidden_states: whether the output has them too.
+        """
+        inputs = model_inputs(model, batch)
+        output: ModelOutput = model(**inputs, output_hidden_states=hidden_states, return_dict=True)
+        return output
 
     @abstractmethod
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
@@ -133,7 +157,7 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], pad: int, names: Mapping[str, in
     for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         batch["attention_mask"][at, :length] = 1
         for name in fillers:
-            batch[name][at, :length] = torch.tensor(row[name])
+            batch[name][at, :length] = torch.as_tensor(row[name])
     return batch
 
 
@@ -152,4 +176,4 @@ def token_types(encoded: Mapping[str, Any]) -> list[list[int]]:
 def length_of(row: Features) -> int:
     """The tokens of a row; of a multiple choice, of all its choices."""
     ids = row["input_ids"]
-    return sum(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids)
+    return sum(map(len, ids)) if len(ids) and isinstance(ids[0], list) else len(ids)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,15 @@ from torch import Tensor
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForMultipleChoice
 from squeezebert_fast.pretrained import Config, Tokenizer
-from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
-from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, Task, pad_rows, token_types
-from squeezebert_fast.training.tasks.sequences import DEFAULT_LABEL_COLUMN
+from squeezebert_fast.training.tasks.base import MODEL_INPUTS, Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
+from squeezebert_fast.training.tasks.judged import (
+    JudgedTask,
+    Judgement,
+    Measured,
+    judged_choice,
+    measured_choices,
+)
 
 
 class Question(NamedTuple):
@@ -24,19 +31,17 @@ class Question(NamedTuple):
     text: str
     choices: tuple[str, ...]
     right: int
+    row: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class ChoiceColumns:
+class ChoiceColumns(Columns):
     """Which columns of a table hold what. The label is the right choice's index in `choices`, from 0."""
 
     choices: tuple[str, ...]
-    text: str = DEFAULT_COLUMN
-    label: str = DEFAULT_LABEL_COLUMN
-    format: str | None = None
 
 
-class MultipleChoice(Task):
+class MultipleChoice(JudgedTask):
     """The one of several second texts that goes with the first."""
 
     name = "multiple-choice"
@@ -48,15 +53,20 @@ class MultipleChoice(Task):
             raise InputError("multiple choice needs two choices at least: --choice-columns first,second")
         self.columns = columns
 
-    def read(self, source: str) -> list[Question]:
-        names = [self.columns.text, *self.columns.choices, self.columns.label]
+    def kept(self) -> dict[str, Any]:
+        columns = self.columns
+        choices = ",".join(columns.choices)
+        return {"column": columns.text, "choice_columns": choices, "label_column": columns.label}
+
+    def examples_of(self, source: str) -> list[Question]:
+        names = [self.columns.text, *self.columns.choices]
         questions = []
-        for (text, *choices, label), place in Rows(source, names, self.columns.format, {self.columns.label}):
+        for (text, *choices, label), place, whole in ExampleRows(source, names, self.columns):
             if not (label.isascii() and label.isdigit() and int(label) < len(choices)):
                 raise InputError(
                     f"{place}: the label is {label!r}, expected the right choice's number, 0 to {len(choices) - 1}"
                 )
-            questions.append(Question(text, tuple(choices), int(label)))
+            questions.append(Question(text, tuple(choices), int(label), whole))
         return questions
 
     def encode(
@@ -104,6 +114,28 @@ class MultipleChoice(Task):
     ) -> dict[str, float]:
         right = sum(answer == question.right for answer, question in zip(answers, examples, strict=True))
         return {"accuracy": right / len(examples)}
+
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        return measured_choices(output["logits"], batch["labels"])
+
+    def judge(
+        self,
+        examples: Sequence[Question],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        names = self.columns.choices
+        return [
+            judged_choice(
+                {"text": question.text, **dict(zip(names, question.choices, strict=True))},
+                names[question.right],
+                names[answer],
+                each,
+                question.row,
+            )
+            for question, answer, each in zip(examples, answers, measured, strict=True)
+        ]
 
     def right_answers(self, rows: Sequence[Features]) -> list[Any]:
         return [row["label"] for row in rows]

@@ -9,12 +9,10 @@ the best span of any of its windows. Where a file has questions without an answe
 
 from __future__ import annotations
 
-import json
 import logging
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +23,10 @@ from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnsweri
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
 from squeezebert_fast.training import metrics
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
+from squeezebert_fast.training.file_kinds import SQUAD
+from squeezebert_fast.training.squad import Question, read_squad
+from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.judged import Answer, JudgedTask, Judgement, Measured
 
 logger = logging.getLogger("squeezebert_fast.training")
 
@@ -38,56 +39,29 @@ HIDDEN = -1e4
 """The logit of a token that is no place for an answer: finite, so that a row of nothing else has a loss."""
 
 
-class Question(NamedTuple):
-    """A question on a paragraph, its accepted answers (none of one that has no answer), and where the first starts."""
-
-    id: str
-    question: str
-    context: str
-    answers: tuple[str, ...]
-    start: int
-
-    @property
-    def end(self) -> int:
-        """The character after the first answer."""
-        return self.start + len(self.answers[0]) if self.answers else self.start
-
-
-class QuestionAnswering(Task):
+class QuestionAnswering(JudgedTask):
     """The span of a paragraph that answers a question.
 
     stride: tokens that a paragraph's windows overlap by; less where a window has no room for so many.
     """
 
     name = "question-answering"
+    kind = SQUAD
     model_class = SqueezeBertForQuestionAnswering
     metrics = ("f1", "exact_match")
 
     def __init__(self, stride: int = 64) -> None:
         self.stride = stride
 
-    def read(self, source: str) -> list[Question]:
-        try:
-            data = json.loads(Path(source).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise InputError(f"{source} can't be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:  # its message has the line
-            raise InputError(f"{source} is not valid JSON: {error}") from error
-        questions = []
-        for article_at, article in enumerate(_field(data, "data", list, source)):
-            article_place = f"{source}, data[{article_at}]"
-            for paragraph_at, paragraph in enumerate(_field(article, "paragraphs", list, article_place)):
-                place = f"{article_place}.paragraphs[{paragraph_at}]"
-                context = _field(paragraph, "context", str, place)
-                questions += [
-                    _question(entry, context, f"{place}.qas[{at}]")
-                    for at, entry in enumerate(_field(paragraph, "qas", list, place))
-                ]
-        if not questions:
-            raise InputError(f"{source} holds no questions")
-        return questions
+    def kept(self) -> dict[str, Any]:
+        return {"stride": self.stride}
 
-    def label_fields(self, examples: Sequence[Question]) -> dict[str, Any]:
+    def examples_of(self, source: str) -> list[Question]:
+        return read_squad(source)
+
+    def label_fields(
+        self, examples: Sequence[Question], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
         return {"num_labels": 2}  # an answer's start and end
 
     def encode(
@@ -136,6 +110,7 @@ class QuestionAnswering(Task):
                         "token_type_ids": types[window],
                         "inside": [int(each) for each in inside],
                         "offsets": offsets[window],
+                        "words": encoded.word_ids(window),
                         "start": start,
                         "end": end,
                         "example": at,
@@ -184,18 +159,65 @@ class QuestionAnswering(Task):
     def score(
         self, examples: Sequence[Question], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
-        best = [(-float("inf"), "")] * len(examples)
+        said = [text for text, _ in self._said(examples, rows, answers)]
+        return metrics.answers(said, [example.answers for example in examples])
+
+    def _said(
+        self, examples: Sequence[Question], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> list[tuple[str, int]]:
+        """The answer to each question, and the row that it is from."""
+        best = [(-float("inf"), "", -1)] * len(examples)
+        quietest = [-1] * len(examples)
         silences = [float("inf") if any(not e.answers for e in examples) else -float("inf")] * len(examples)
-        for row, (score, start, end, silence) in zip(rows, answers, strict=True):
+        for place, (row, (score, start, end, silence)) in enumerate(zip(rows, answers, strict=True)):
             at = row["example"]
-            silences[at] = min(silences[at], silence)
+            if silence < silences[at]:
+                silences[at], quietest[at] = silence, place
+            if best[at][2] < 0:
+                best[at] = (*best[at][:2], place)
             if score > best[at][0]:
                 first, last = row["offsets"][start][0], row["offsets"][end][1]
-                best[at] = (score, _text(examples[at].context, first, last))
-        said = [
-            "" if silence > score else text for (score, text), silence in zip(best, silences, strict=True)
+                best[at] = (score, _text(examples[at].context, first, last), place)
+        return [
+            ("", quiet) if silence > score else (text, place)
+            for (score, text, place), silence, quiet in zip(best, silences, quietest, strict=True)
         ]
-        return metrics.answers(said, [example.answers for example in examples])
+
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        """`sure` has the probability of the best span of a row, and that of none."""
+        logs = [each.log_softmax(-1) for each in _logits(output, batch)]
+        starts, ends = (batch[name].clamp(min=0)[:, None] for name in ("starts", "ends"))
+        kept = batch["starts"] != IGNORED_LABEL
+        losses = -(logs[0].gather(1, starts) + logs[1].gather(1, ends))[:, 0] / 2 * kept
+        found = []
+        for at, (loss, (_, start, end, _)) in enumerate(
+            zip(losses.tolist(), self.answers(output, batch), strict=True)
+        ):
+            spans = [float((logs[0][at, a] + logs[1][at, b]).exp()) for a, b in ((start, end), NOTHING)]
+            found.append(Measured(loss, spans))
+        return found
+
+    def judge(
+        self,
+        examples: Sequence[Question],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        """A question's loss is the mean of its windows'; its score is the answer's probability in its own window."""
+        losses: list[list[float]] = [[] for _ in examples]
+        for row, each in zip(rows, measured, strict=True):
+            losses[row["example"]].append(each.loss)
+        judgements = []
+        for example, mine, (text, place) in zip(
+            examples, losses, self._said(examples, rows, answers), strict=True
+        ):
+            score = measured[place].sure[0 if text else 1]
+            right = metrics.answers([text], [example.answers])["exact_match"] == 1
+            loss, shown = sum(mine) / len(mine), {"id": example.id, "question": example.question}
+            said = (Answer(score, right),)
+            judgements.append(Judgement(shown, list(example.answers), text, score, loss, right, said))
+        return judgements
 
     def soft_rows(self, output: ModelOutput, batch: Batch) -> list[Tensor]:
         kept = batch["attention_mask"].sum(1).tolist()
@@ -204,32 +226,6 @@ class QuestionAnswering(Task):
 
     def soft_rows_are_per_token(self) -> bool:
         return True
-
-
-def _question(entry: Any, context: str, place: str) -> Question:
-    id = str(_field(entry, "id", (str, int), place))
-    place = f"{place} ({id})"
-    question = _field(entry, "question", str, place)
-    answers = _field(entry, "answers", list, place)
-    if entry.get("is_impossible"):
-        if answers:
-            raise InputError(f"{place} is_impossible, but has answers")
-        return Question(id, question, context, (), 0)
-    if not answers:
-        raise InputError(f"{place} has no answers")
-    texts = tuple(_field(answer, "text", str, place) for answer in answers)
-    start = _field(answers[0], "answer_start", int, place)
-    if not texts[0] or start < 0 or context[start : start + len(texts[0])] != texts[0]:
-        raise InputError(f"{place}: the answer {texts[0][:60]!r} is not at character {start} of its context")
-    return Question(id, question, context, texts, start)
-
-
-def _field(value: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
-    found = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(found, kind):
-        expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise InputError(f"{place}: {name} is missing or not a {expected}, which SQuAD files have there")
-    return found
 
 
 def _targets(

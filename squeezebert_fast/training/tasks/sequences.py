@@ -6,23 +6,29 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.errors import InputError, TrainingError
+from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForSequenceClassification
 from squeezebert_fast.pretrained import Config, Tokenizer
-from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
-from squeezebert_fast.training import metrics
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
+from squeezebert_fast.training import labels, metrics
+from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.example_rows import Columns, ExampleRows
+from squeezebert_fast.training.tasks.judged import (
+    JudgedTask,
+    Judgement,
+    Measured,
+    Tables,
+    judged_choice,
+    measured_choices,
+)
 
 logger = logging.getLogger("squeezebert_fast.training")
-
-DEFAULT_LABEL_COLUMN = "label"
-LISTED = 5  # labels that an error names
 
 
 class LabelledText(NamedTuple):
@@ -32,52 +38,60 @@ class LabelledText(NamedTuple):
     pair: str | None
     label: str
     place: str
+    row: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class TableColumns:
-    """Which columns of a table hold what, and its format where the suffix doesn't say it."""
+@dataclass(frozen=True, kw_only=True)
+class TableColumns(Columns):
+    """Which columns of a table hold what."""
 
-    text: str = DEFAULT_COLUMN
     pair: str | None = None
-    label: str = DEFAULT_LABEL_COLUMN
-    format: str | None = None
 
 
-class SequenceClassification(Task):
+class SequenceClassification(JudgedTask):
     """One of several labels for a text or a pair."""
 
     name = "classification"
     model_class = SqueezeBertForSequenceClassification
     metrics: tuple[str, ...] = ("accuracy", "f1_macro", "matthews", "f1")
 
-    def __init__(self, columns: TableColumns) -> None:
+    def __init__(self, columns: TableColumns, labels: Sequence[str] = ()) -> None:
+        """labels: the names that `labels.meet` is given."""
         self.columns = columns
-        self.classes = 0  # known once there is a configuration
+        self.labels = labels
+        self.names: Sequence[str] = ()  # known once there is a configuration
 
-    def read(self, source: str) -> list[LabelledText]:
+    def kept(self) -> dict[str, Any]:
+        columns = self.columns
+        return {"column": columns.text, "pair_column": columns.pair, "label_column": columns.label}
+
+    def examples_of(self, source: str) -> list[LabelledText]:
         texts = [self.columns.text, *([self.columns.pair] if self.columns.pair is not None else [])]
-        rows = Rows(source, [*texts, self.columns.label], self.columns.format, scalars={self.columns.label})
         examples = []
-        for (*values, label), place in rows:
+        for (*values, label), place, whole in ExampleRows(source, texts, self.columns):
             if not label.strip():
                 raise InputError(f"{place}: {self.columns.label!r} is empty, expected a label")
-            examples.append(LabelledText(values[0], values[1] if len(values) > 1 else None, label, place))
+            examples.append(
+                LabelledText(values[0], values[1] if len(values) > 1 else None, label, place, whole)
+            )
         return examples
 
-    def label_fields(self, examples: Sequence[LabelledText]) -> dict[str, Any]:
-        labels = label_names({example.label for example in examples})
-        if len(labels) < 2:
+    def label_fields(
+        self, examples: Sequence[LabelledText], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
+        found = _found(examples)
+        own = label_names(set(found))
+        if len(own) < 2:
             raise InputError(
-                f"every label of the training data is {labels[0]!r}, expected at least two different ones"
+                f"every label of the training data is {own[0]!r}, expected at least two different ones"
             )
-        for first, second in spelled_twice(labels):
-            logger.warning("the labels %r and %r differ only in spelling, and are two classes", first, second)
-        return {
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: index for index, label in enumerate(labels)},
-            "problem_type": "single_label_classification",
-        }
+        names = labels.names_for(found, own, self.labels, known, teacher=teacher)
+        if names == own:
+            for first, second in spelled_twice(own):
+                logger.warning(
+                    "the labels %r and %r differ only in spelling, and are two classes", first, second
+                )
+        return {**labels.fields(names), "problem_type": "single_label_classification"}
 
     def encode(
         self,
@@ -86,19 +100,21 @@ class SequenceClassification(Task):
         config: Config,
         max_length: int,
     ) -> list[Features]:
-        self.classes = config.num_labels
-        if self.classes > 2:
-            self.metrics = tuple(name for name in self.metrics if name != "f1")
-        labels = [self._label(example, config) for example in examples]
+        targets = self._targets(examples, config)
         pairs = None if examples[0].pair is None else [example.pair for example in examples]
         encoded = tokenizer([e.text for e in examples], pairs, truncation=True, max_length=max_length)
         return [
-            {"input_ids": ids, "token_type_ids": types, "label": label}
-            for ids, types, label in zip(encoded["input_ids"], token_types(encoded), labels, strict=True)
+            {"input_ids": ids, "token_type_ids": types, "label": target}
+            for ids, types, target in zip(encoded["input_ids"], token_types(encoded), targets, strict=True)
         ]
 
-    def _label(self, example: LabelledText, config: Config) -> int | float:
-        return label_index(example.label, config, example.place)
+    def _targets(self, examples: Sequence[LabelledText], config: Config) -> list[int] | list[float]:
+        """What the model is to say of each: a label's id."""
+        meeting = labels.meet(_found(examples), labels.in_order(config.id2label), self.labels)
+        self.names, self.reading = meeting.names, meeting.reading or self.reading
+        if len(self.names) > 2:
+            self.metrics = tuple(name for name in self.metrics if name != "f1")
+        return [meeting.ids[example.label] for example in examples]
 
     def collate(self, rows: Sequence[Features], pad: int, epoch: int) -> Batch:
         return {**pad_rows(rows, pad), "labels": torch.tensor([row["label"] for row in rows])}
@@ -112,7 +128,29 @@ class SequenceClassification(Task):
     def score(
         self, examples: Sequence[LabelledText], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
-        return metrics.classification(answers, [row["label"] for row in rows], self.classes)
+        return metrics.classification(answers, [row["label"] for row in rows], len(self.names))
+
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        return measured_choices(output["logits"], batch["labels"])
+
+    def judge(
+        self,
+        examples: Sequence[LabelledText],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        return [
+            judged_choice(_shown(example), self.names[row["label"]], self.names[answer], each, example.row)
+            for example, row, answer, each in zip(examples, rows, answers, measured, strict=True)
+        ]
+
+    def tables(
+        self, examples: Sequence[LabelledText], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> Tables | None:
+        counts = metrics.confused(answers, [row["label"] for row in rows], len(self.names))
+        confusion = metrics.Confusion(self.names, counts)
+        return Tables(confusion.by_class(), confusion)
 
     def right_answers(self, rows: Sequence[Features]) -> list[Any]:
         return [row["label"] for row in rows]
@@ -121,7 +159,7 @@ class SequenceClassification(Task):
         return list(output["logits"].float()[:, None])
 
     def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
-        return matching_labels(teacher_labels, config)
+        return labels.matching(teacher_labels, config.id2label, self.labels)
 
 
 class Regression(SequenceClassification):
@@ -130,21 +168,13 @@ class Regression(SequenceClassification):
     name = "regression"
     metrics = ("pearson", "spearman", "mse")
 
-    def label_fields(self, examples: Sequence[LabelledText]) -> dict[str, Any]:
-        return {
-            "id2label": {0: self.columns.label},
-            "label2id": {self.columns.label: 0},
-            "problem_type": "regression",
-        }
+    def label_fields(
+        self, examples: Sequence[LabelledText], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
+        return {**labels.fields([self.columns.label]), "problem_type": "regression"}
 
-    def _label(self, example: LabelledText, config: Config) -> int | float:
-        try:
-            value = float(example.label)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise InputError(f"{example.place}: the label is {example.label!r}, expected a finite number")
-        return value
+    def _targets(self, examples: Sequence[LabelledText], config: Config) -> list[int] | list[float]:
+        return [_number(example) for example in examples]
 
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         return F.mse_loss(output["logits"].float().squeeze(-1), batch["labels"], reduction="sum")
@@ -157,8 +187,52 @@ class Regression(SequenceClassification):
     ) -> dict[str, float]:
         return metrics.regression(answers, [row["label"] for row in rows])
 
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        return [
+            Measured((answer - label) ** 2)
+            for answer, label in zip(self.answers(output, batch), batch["labels"].tolist(), strict=True)
+        ]
+
+    def judge(
+        self,
+        examples: Sequence[LabelledText],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        return [
+            Judgement(_shown(example), row["label"], answer, None, each.loss, None, row=example.row)
+            for example, row, answer, each in zip(examples, rows, answers, measured, strict=True)
+        ]
+
+    def tables(
+        self, examples: Sequence[LabelledText], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> Tables | None:
+        return None
+
     def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
         return None
+
+
+def _shown(example: LabelledText) -> dict[str, Any]:
+    return {"text": example.text} | ({} if example.pair is None else {"pair": example.pair})
+
+
+def _found(examples: Iterable[LabelledText]) -> dict[str, str]:
+    return labels.places_of((example.label, example.place) for example in examples)
+
+
+def _number(example: LabelledText) -> float:
+    try:
+        value = float(example.label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(
+            f"{example.place}: the label is {example.label!r}, expected a finite number; --task classification learns "
+            "and measures names"
+        )
+    return value
 
 
 def label_names(labels: set[str]) -> list[str]:
@@ -179,35 +253,3 @@ def spelled_twice(labels: Iterable[str]) -> list[tuple[str, str]]:
             pairs.append((seen[value], label))
         seen.setdefault(value, label)
     return pairs
-
-
-def matching_labels(teacher_labels: Mapping[int, str], config: Config) -> list[int]:
-    """For each label of `config` the teacher's id: by name, or by id where the data's labels are the ids.
-
-    Raises TrainingError where neither fits.
-    """
-    own = config.id2label or {}
-    by_name = {name: index for index, name in teacher_labels.items()}
-    if by_name.keys() == set(own.values()):
-        return [by_name[own[index]] for index in range(len(own))]
-    if [own[index] for index in range(len(own))] == [str(index) for index in sorted(teacher_labels)]:
-        return list(range(len(own)))
-    raise TrainingError(
-        f"the teacher's labels are {some_labels(teacher_labels.values())}, the data's {some_labels(own.values())}"
-    )
-
-
-def some_labels(labels: Iterable[str]) -> str:
-    """The first labels, for a message."""
-    known = [repr(label) for label in labels]
-    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
-    return ", ".join(known[:LISTED]) + more
-
-
-def label_index(label: str, config: Config, place: str) -> int:
-    """The id of a label. Raises InputError, naming `place`, for one that the configuration doesn't have."""
-    index = (config.label2id or {}).get(label)
-    if index is None:
-        known = some_labels((config.id2label or {}).values())
-        raise InputError(f"{place}: the label {label!r} is not one of {known}")
-    return index

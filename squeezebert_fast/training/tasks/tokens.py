@@ -13,42 +13,50 @@ from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassification
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
-from squeezebert_fast.training import metrics
+from squeezebert_fast.training import labels, metrics
 from squeezebert_fast.training.conll import TaggedSentence, read_conll
+from squeezebert_fast.training.file_kinds import CONLL, SQUAD, TABLE, kind_of
 from squeezebert_fast.training.tagging import MIXED, OUTSIDE, PLAIN, Scheme, scheme_of
-from squeezebert_fast.training.tasks.base import Batch, Features, Task, pad_rows, token_types
-from squeezebert_fast.training.tasks.sequences import label_index, matching_labels, some_labels
+from squeezebert_fast.training.tasks.base import Batch, Features, pad_rows, token_types
+from squeezebert_fast.training.tasks.judged import Answer, JudgedTask, Judgement, Measured, Tables
 
 logger = logging.getLogger("squeezebert_fast.training")
 
 
-class TokenClassification(Task):
+class TokenClassification(JudgedTask):
     """A tag for each word, given by its first token; what has none, or is cut off, counts as outside of every entity.
 
     The set of labels says in which scheme the tags are written: `tagging.scheme_of`.
     """
 
     name = "token-classification"
+    kind = CONLL
     model_class = SqueezeBertForTokenClassification
     reads_words = True
     metrics: tuple[str, ...] = ("f1", "precision", "recall", "accuracy")
 
-    def __init__(self) -> None:
-        self.labels: dict[int, str] = {}  # known once there is a configuration
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        """labels: the names that `labels.meet` is given."""
+        self.labels = labels
+        self.names: Sequence[str] = ()  # these three are known once there is a configuration
+        self.ids: dict[str, int] = {}
         self.scheme = Scheme(PLAIN)
 
-    def read(self, source: str) -> list[TaggedSentence]:
+    def examples_of(self, source: str) -> list[TaggedSentence]:
+        if kind_of(source) in (TABLE, SQUAD):  # whose lines may well have two fields
+            raise InputError(f"{source} has no word and its tag on a line")
         return read_conll(source)
 
-    def label_fields(self, examples: Sequence[TaggedSentence]) -> dict[str, Any]:
-        tags = sorted(
-            {tag for sentence in examples for tag in sentence.tags}, key=lambda tag: (tag != OUTSIDE, tag)
-        )
+    def label_fields(
+        self, examples: Sequence[TaggedSentence], known: Sequence[str] = (), *, teacher: bool = False
+    ) -> dict[str, Any]:
+        found = _found(examples)
+        tags = sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
         if len(tags) < 2:
             raise InputError(
                 f"every tag of the training data is {tags[0]!r}, expected at least two different ones"
             )
-        return {"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}}
+        return labels.fields(labels.names_for(found, tags, self.labels, known, teacher=teacher))
 
     def encode(
         self,
@@ -57,8 +65,10 @@ class TokenClassification(Task):
         config: Config,
         max_length: int,
     ) -> list[Features]:
-        self.labels = dict(config.id2label or {})
-        self.scheme = scheme_of(self.labels.values())
+        meeting = labels.meet(_found(examples), labels.in_order(config.id2label), self.labels)
+        self.names = meeting.names
+        self.ids |= meeting.ids
+        self.scheme = scheme_of(self.names)
         if self.scheme.is_plain:
             self.metrics = ("accuracy",)
         self.reading = f"tags are read as {self.scheme.name}" + (": accuracy" if self.scheme.is_plain else "")
@@ -72,10 +82,7 @@ class TokenClassification(Task):
         types = token_types(encoded)
         rows = []
         for at, sentence in enumerate(examples):
-            ids = [
-                label_index(tag, config, place)
-                for tag, place in zip(sentence.tags, sentence.places, strict=True)
-            ]
+            ids = [meeting.ids[tag] for tag in sentence.tags]
             words = encoded.word_ids(at)
             firsts = [
                 word is not None and word != before
@@ -94,13 +101,21 @@ class TokenClassification(Task):
             )
         return rows
 
+    def tags_of(self, sentence: TaggedSentence) -> list[str]:
+        """A sentence's tags by the model's names for them."""
+        return [self.names[self.ids[tag]] for tag in sentence.tags]
+
     def _warn_of_what_is_lost(self, examples: Sequence[TaggedSentence]) -> None:
         if self.scheme.others:
-            others = some_labels(self.scheme.others)
+            others = labels.some_labels(self.scheme.others)
             logger.warning("the labels %s have no scheme's form and count as outside of every entity", others)
         if self.scheme.name == MIXED:
-            logger.warning("the labels %s mix several schemes", some_labels(self.labels.values()))
-        stray = 0 if self.scheme.is_plain else sum(self.scheme.stray_words(each.tags) for each in examples)
+            logger.warning("the labels %s mix several schemes", labels.some_labels(self.names))
+        stray = (
+            0
+            if self.scheme.is_plain
+            else sum(self.scheme.stray_words(self.tags_of(each)) for each in examples)
+        )
         if stray:
             logger.warning(
                 "%d words of the data have a tag that makes no whole entity in %s, which f1 doesn't count",
@@ -127,14 +142,72 @@ class TokenClassification(Task):
     def score(
         self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
     ) -> dict[str, float]:
+        return metrics.tagging(
+            self._predicted(examples, rows, answers), map(self.tags_of, examples), self.scheme
+        )
+
+    def _predicted(
+        self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> list[list[str]]:
+        """For each sentence the tag of each word."""
         predicted = []
         for sentence, row, ids in zip(examples, rows, answers, strict=True):
             # Of plain tags "O" may be one like any other, and what wasn't seen isn't right.
             tags = ["" if self.scheme.is_plain else OUTSIDE] * len(sentence.words)
             for word, index in zip(row["words"], ids, strict=True):
-                tags[word] = self.labels[index]
+                tags[word] = self.names[index]
             predicted.append(tags)
-        return metrics.tagging(predicted, [sentence.tags for sentence in examples], self.scheme)
+        return predicted
+
+    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+        logs, labels = output["logits"].float().log_softmax(-1), batch["labels"]
+        kept = labels != IGNORED_LABEL
+        losses = -logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * kept
+        sure = logs.max(-1).values.exp()
+        return [
+            Measured(loss, each[seen].tolist())
+            for loss, each, seen in zip(losses.sum(1).tolist(), sure.cpu(), kept.cpu(), strict=True)
+        ]
+
+    def judge(
+        self,
+        examples: Sequence[TaggedSentence],
+        rows: Sequence[Features],
+        answers: Sequence[Any],
+        measured: Sequence[Measured],
+    ) -> list[Judgement]:
+        """A sentence is right if all of its tags are, and as sure as the least sure of them."""
+        judgements = []
+        predicted = self._predicted(examples, rows, answers)
+        for sentence, tags, row, each in zip(examples, predicted, rows, measured, strict=True):
+            labels_here = self.tags_of(sentence)
+            said = [
+                Answer(sure, tags[word] == labels_here[word])
+                for word, sure in zip(row["words"], each.sure, strict=True)
+            ]
+            score, right = min(each.sure, default=0.0), tags == labels_here
+            shown = {"words": sentence.words}
+            judgements.append(Judgement(shown, labels_here, tags, score, each.loss, right, said))
+        return judgements
+
+    def tables(
+        self, examples: Sequence[TaggedSentence], rows: Sequence[Features], answers: Sequence[Any]
+    ) -> Tables | None:
+        """Types of entities, and which words were taken for parts of which; of plain tags the tags themselves."""
+        predicted, actual = (
+            self._predicted(examples, rows, answers),
+            [self.tags_of(each) for each in examples],
+        )
+        words = [(self.scheme.kind(tag) for tags in each for tag in tags) for each in (predicted, actual)]
+        pairs = list(zip(*words, strict=True))
+        names = sorted({kind for pair in pairs for kind in pair}, key=lambda kind: (kind != OUTSIDE, kind))
+        index = {name: at for at, name in enumerate(names)}
+        ids = [[index[kind] for kind in side] for side in zip(*pairs, strict=True)]
+        confusion = metrics.Confusion(names, metrics.confused(ids[0], ids[1], len(names)))
+        if self.scheme.is_plain:
+            return Tables(confusion.by_class(), confusion)
+        counts = metrics.entity_counts(predicted, actual, self.scheme)
+        return Tables({kind: metrics.figures(*each) for kind, each in counts.items()}, confusion)
 
     def right_answers(self, rows: Sequence[Features]) -> list[Any]:
         return [[label for label in row["labels"] if label != IGNORED_LABEL] for row in rows]
@@ -144,7 +217,11 @@ class TokenClassification(Task):
         return list(output["logits"].float()[kept].split(kept.sum(1).tolist()))
 
     def soft_columns(self, teacher_labels: Mapping[int, str], config: Config) -> list[int] | None:
-        return matching_labels(teacher_labels, config)
+        return labels.matching(teacher_labels, config.id2label, self.labels)
 
     def soft_rows_are_per_token(self) -> bool:
         return True
+
+
+def _found(examples: Sequence[TaggedSentence]) -> dict[str, str]:
+    return labels.places_of(pair for each in examples for pair in zip(each.tags, each.places, strict=True))

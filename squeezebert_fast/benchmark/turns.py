@@ -6,30 +6,24 @@
 A capital is a call that counts, a small letter one that is dropped: the first calls of a turn find caches and clock as
 the candidate before left them. In one process an engine's idle threads spin into the next one's turn and take its
 cores: a float32 forward at 1x128 that takes 37 ms alone took 47 ms so. Here those threads are stopped (SIGSTOP), and
-the next turn waits until the kernel says that every one of them is.
-
-The process builds what it measures: what goes through the pipe to it is a recipe, not a model.
+the next turn waits until the kernel says that every one of them is. Windows can't stop a process: there they only take
+turns.
 """
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-import torch
 from rich.console import Console
 from rich.progress import Progress, track
 
-from benchmarks.command import quiet
-from squeezebert_fast.benchmark import Timing
+from squeezebert_fast.benchmark.load import Usage, usage
+from squeezebert_fast.benchmark.timing import Timing
+from squeezebert_fast.benchmark.workers import CandidateFailed, Worker, ctrl_c_ignored
 
 T = TypeVar("T")
 
@@ -44,12 +38,6 @@ BUILD_SECONDS, ANSWER_SECONDS = 900.0, 600.0
 
 END_SECONDS = 10.0
 """How long candidates may take to end by themselves, all together, before they are killed."""
-
-_PR_SET_PDEATHSIG = 1
-
-
-class CandidateFailed(Exception):
-    """A candidate can't be measured, or not any more, and why."""
 
 
 class Runner(Protocol):
@@ -73,10 +61,17 @@ def timed(runner: Runner, turn: Sequence[tuple[Any, ...]]) -> list[float]:
     return seconds[DROPPED:]
 
 
+def turns_of(repeats: int, *arguments: Any) -> list[Sequence[tuple[Any, ...]]]:
+    """Turns of calls with these arguments, of which `repeats` count in all."""
+    counting = [min(KEPT, repeats - done) for done in range(0, repeats, KEPT)]
+    return [(arguments,) * (DROPPED + count) for count in counting]
+
+
 class Turns:
     """The candidates, by name, and their processes, which end with the `with` statement.
 
-    threads: of each candidate. console: is told of failures, and shows how far a measurement is.
+    threads: of each candidate. console: shows how far a measurement is. tell: is called with a line for each candidate
+    that fails; by default the console shows it.
     """
 
     def __init__(
@@ -84,14 +79,16 @@ class Turns:
         threads: int,
         console: Console,
         *,
+        tell: Callable[[str], object] | None = None,
         build_seconds: float = BUILD_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.failed: dict[str, str] = {}
         """By name, why a candidate isn't measured."""
         self._threads, self._console = threads, console
+        self._tell = tell or partial(console.print, markup=False)
         self._build_seconds, self._answer_seconds = build_seconds, answer_seconds
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
 
     def __enter__(self) -> Turns:
         return self
@@ -100,21 +97,26 @@ class Turns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         workers = [worker for name, worker in self._workers.items() if name in self]
-        if kind is None:
-            for worker in workers:
-                worker.let_go()
-            limit = time.monotonic() + END_SECONDS
-            for worker in workers:
-                worker.join(max(0.0, limit - time.monotonic()))
-        for worker in workers:
-            worker.end()
+        try:
+            if kind is None:
+                for worker in workers:
+                    worker.let_go()
+                limit = time.monotonic() + END_SECONDS
+                for worker in workers:
+                    worker.join(max(0.0, limit - time.monotonic()))
+        finally:
+            with (
+                ctrl_c_ignored()
+            ):  # a second one would leave stopped processes, for which Python's own end waits
+                for worker in workers:
+                    worker.end()
 
     def __contains__(self, name: str) -> bool:
         return name in self._workers and name not in self.failed
 
     def start(self, name: str, build: Callable[[], object]) -> bool:
         """Have `build` called in a new process; whether that made something. build: can be pickled."""
-        worker = self._workers[name] = _Worker(build, self._threads)
+        worker = self._workers[name] = Worker(build, self._threads)
         try:
             worker.start(self._build_seconds)
         except CandidateFailed as failure:
@@ -131,7 +133,11 @@ class Turns:
         self.failed[name] = reason
         if name in self._workers:
             self._workers[name].end()
-        self._console.print(f"without {name}: {reason}", markup=False)
+        self._tell(f"without {name}: {reason}")
+
+    def usage(self) -> Usage | None:
+        """CPU seconds until now, those of the candidates among our own; None on systems that don't tell."""
+        return usage(worker.pid for name, worker in self._workers.items() if name in self)
 
     def ask(self, name: str, question: Callable[..., Any], *arguments: Any) -> Any:
         """`question(made, *arguments)` in the process of `name`, where `made` is what was built there.
@@ -152,10 +158,12 @@ class Turns:
         names: Sequence[str],
         turns: Sequence[Sequence[tuple[Any, ...]]],
         between: Callable[[], object] | None = None,
+        title: str = "",
     ) -> list[Timing]:
         """For each turn, let all candidates take it one after the other; the seconds of all calls that count.
 
-        turns: the arguments of each call. between: called after each round. One that fails is left out.
+        turns: the arguments of each call. between: called after each round. title: of the progress bar. A candidate
+        that fails is left out.
         """
         seconds: dict[str, list[float]] = {name: [] for name in names if name in self}
         # No thread of its own that refreshes it: it would take a core from whoever has a turn.
@@ -168,7 +176,7 @@ class Turns:
             shown = progress.add_task("", total=len(turns) * len(seconds))
             for turn in turns:
                 for name in list(seconds):
-                    progress.update(shown, description=name, refresh=True)
+                    progress.update(shown, description=f"{title} {name}".strip(), refresh=True)
                     try:
                         seconds[name] += self.ask(name, timed, turn)
                     except CandidateFailed:
@@ -177,115 +185,3 @@ class Turns:
                 if between is not None:
                     between()
         return [Timing(name, tuple(each)) for name, each in seconds.items()]
-
-
-class _Worker:
-    """A process that builds one thing and answers questions about it; stopped whenever it is not asked."""
-
-    def __init__(self, build: Callable[[], object], threads: int) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit threads that aren't there
-        self._connection, self._theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._theirs, build, threads), daemon=True)
-
-    def start(self, seconds: float) -> None:
-        self._process.start()
-        self._theirs.close()  # so that the pipe ends when the process does
-        self._answer(seconds)
-
-    def ask(self, question: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
-        self._signal(signal.SIGCONT)
-        try:
-            self._connection.send((question, arguments))
-        except ConnectionError:
-            raise CandidateFailed(self._how_it_ended()) from None
-        return self._answer(seconds)
-
-    def _answer(self, seconds: float) -> Any:
-        """What the process says; it is stopped then."""
-        if not wait([self._connection], seconds):
-            raise CandidateFailed(f"no answer within {seconds:g} s")
-        try:
-            failure, value = self._connection.recv()
-        except (EOFError, ConnectionError):
-            raise CandidateFailed(self._how_it_ended()) from None
-        if failure is not None:
-            raise CandidateFailed(failure)
-        self._stop()
-        return value
-
-    def _stop(self) -> None:
-        """Stop every thread, and wait until they are."""
-        self._signal(signal.SIGSTOP)
-        pid = self._process.pid
-        assert pid is not None
-        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        """To the process and those that it started; none may be there any more."""
-        pid = self._process.pid
-        assert pid is not None
-        try:
-            os.killpg(pid, number)
-        except ProcessLookupError:
-            if number is signal.SIGKILL:  # it has no group yet
-                self._process.kill()
-
-    def _how_it_ended(self) -> str:
-        self._process.join(5)
-        code = self._process.exitcode
-        if code is None:
-            return "its process closed the pipe"
-        return f"its process ended by {signal.Signals(-code).name}" if code < 0 else f"it exited with {code}"
-
-    def let_go(self) -> None:
-        """Continue it, with nothing more to do."""
-        self._signal(signal.SIGCONT)
-        self._connection.close()
-
-    def join(self, seconds: float) -> None:
-        """Wait until it has ended, or the time is over."""
-        self._process.join(seconds)
-
-    def end(self) -> None:
-        """Kill it, whatever it does, stopped or not."""
-        if self._process.pid is not None and self._process.exitcode is None:
-            self._signal(signal.SIGKILL)
-            self._process.join()
-        self._connection.close()
-
-
-def _serve(connection: Connection, build: Callable[[], object], threads: int) -> None:
-    """Build, say so, and answer until the pipe ends."""
-    # A group of its own: neither Ctrl-C nor what continues a job after Ctrl-Z gets here. Whoever started this ends it.
-    os.setpgid(0, 0)
-    _end_with_parent()
-    torch.set_num_threads(threads)
-    quiet()
-    try:
-        made = build()
-    except Exception as error:
-        connection.send((_one_line(error), None))
-        return
-    connection.send((None, None))
-    while True:
-        try:
-            question, arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            failure, answer = None, question(made, *arguments)
-        except Exception as error:
-            failure, answer = _one_line(error), None
-        connection.send((failure, answer))
-
-
-def _one_line(error: Exception) -> str:
-    """Why something failed: of one that says so itself, what it says."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return first if isinstance(error, CandidateFailed) else f"{type(error).__name__}: {first}"
-
-
-def _end_with_parent() -> None:
-    """A stopped process doesn't see its pipe end: have the kernel end it if the parent is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

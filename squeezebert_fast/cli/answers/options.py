@@ -1,0 +1,68 @@
+"""The options of `predict` that say what is answered."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from squeezebert_fast.errors import InputError, check_among
+
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """What of a model's answers is given. Each means something for some kinds of models alone."""
+
+    top_k: int = field(
+        default=1,
+        metadata={
+            "help": "Labels, answers or choices to give for each text, the best first.",
+            "at_least": 1,
+        },
+    )
+    all_scores: bool = field(
+        default=False,
+        metadata={"help": "Give the score of every label or choice too.", "names": ("--all-scores",)},
+    )
+    threshold: float = field(
+        default=0.5,
+        metadata={"help": "The score from which on a text has a label, where it may have several."},
+    )
+    aggregate: str = field(
+        default="first",
+        metadata={
+            "help": "How tokens make entities: none, simple, first, average or max, as in transformers' pipeline."
+        },
+    )
+    stride: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens by which the windows of a long text or context overlap; by default as in training, or 64.",
+            "at_least": 0,
+        },
+    )
+    handle_impossible_answer: bool = field(
+        default=False,
+        metadata={
+            "help": "Let a question have no answer, which is then empty.",
+            "names": ("--handle-impossible-answer",),
+        },
+    )
+    choice_columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "The columns that hold a multiple choice's choices, separated by commas; by default as in training."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_among("--aggregate", self.aggregate, AGGREGATIONS, InputError)
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"--threshold is {self.threshold}, expected a number from 0 to 1")
+
+    def check(self, takes: frozenset[str], kind: str) -> None:
+        """Raise InputError for an option that was given and isn't one of those that this kind of model takes."""
+        for each in dataclasses.fields(self):
+            if each.name not in takes and getattr(self, each.name) != each.default:
+                raise InputError(f"--{each.name.replace('_', '-')} means nothing for {kind}")

@@ -1,0 +1,193 @@
+"""`bench`: what it measures, leaves out, refuses and warns of. Nothing here depends on how long anything takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from squeezebert_fast import SqueezeBertModel
+from squeezebert_fast.backends import cpu
+from squeezebert_fast.benchmark import Report
+from tests.cli_helpers import refuses, run, save_model, succeeds
+
+needs_native = pytest.mark.skipif(
+    cpu.native_module_missing() is not None, reason="the native module is not built"
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(SqueezeBertModel, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Report, "doubt", lambda self: None)
+
+
+def test_every_backend_is_timed_on_every_shape(encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    chosen = ["--shapes", "1x8, 3x5", "--backends", "transformers,reference,auto", "--repeats", 2]
+    outputs = ["--json", tmp_path / "r.json", "--plot", tmp_path / "r.svg"]
+    said = succeeds("bench", "-m", encoder, *chosen, *outputs)
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert [case["name"] for case in data["cases"]] == ["1x8", "3x5"]
+    for case in data["cases"]:
+        assert [each["name"] for each in case["candidates"]] == ["transformers", "reference", "auto"]
+        assert all(len(each["seconds"]) == 2 for each in case["candidates"])
+        assert (case["peak_flops_per_second"] is None) == (cpu.native_module_missing() is not None)
+    assert all(name in said for name in ("1x8", "3x5", "transformers", "reference", "auto"))
+    assert "<svg" in (tmp_path / "r.svg").read_text()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert set(data["load"]) == {"average_before", "average_during", "others_before", "others_during"}
+    if sys.platform == "linux":
+        assert all(value is not None for value in data["load"].values())
+        assert re.search(r"load average: \d+\.\d\d before, \d+\.\d\d during", said)
+        assert re.search(r"others took: \d+% before, \d+% during", said)
+
+
+@needs_native
+def test_every_precision_is_timed(encoder: Path, tmp_path: Path) -> None:
+    chosen = ["--backends", "reference,cpu", "--precision", "float32, int8", "--json", tmp_path / "r.json"]
+    assert "cpu int8" in succeeds("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *chosen)
+    (case,) = json.loads((tmp_path / "r.json").read_text())["cases"]
+    assert [each["name"] for each in case["candidates"]] == ["reference", "cpu", "cpu int8"]
+    peaks = [each["peak_flops_per_second"] for each in case["candidates"]]
+    assert peaks[0] == peaks[1] != peaks[2]
+
+
+def test_what_cannot_be_measured_is_left_out_with_its_reason(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "transformers.py").write_text("raise ImportError('not here')")
+    monkeypatch.syspath_prepend(tmp_path)  # as the candidates' processes see it too
+    report = tmp_path / "r.json"
+    chosen = ["--backends", "transformers,triton,reference", "--repeats", 1, "--json", report]
+    result = run("bench", "-m", encoder, "--shapes", "1x8", *chosen)
+    assert result.exit_code == 0
+    first, second = result.stderr.splitlines()
+    assert first.startswith("squeezebert-fast: warning: without transformers: ")
+    assert first.endswith("pip install squeezebert-fast[transformers]")
+    assert second.startswith("squeezebert-fast: warning: without triton: ")
+    data = json.loads(report.read_text())
+    assert [each["name"] for each in data["cases"][0]["candidates"]] == ["reference"]
+    assert list(data["left_out"]) == ["transformers", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shapes", "1x8,8"], "the shape is '8', expected batch x tokens"),
+        (["--shapes", "0x8"], "the shape is '0x8'"),
+        (["--shapes", ""], "the shape is ''"),
+        (["--shapes", "1x65"], "1x65; expected at least 1x1 and up to 64 tokens"),
+        (
+            ["--backends", "fastest"],
+            "backend is 'fastest', expected one of auto, reference, cpu, triton, transformers",
+        ),
+        (
+            ["--backends", "triton"],
+            "nothing left to measure: grouped_pointwise_conv: triton: the tensors are on cpu",
+        ),
+        (["--precision", "int4"], "precision is 'int4', expected one of float32, bfloat16, int8\n"),
+        (["--backends", "reference,reference"], "not all different"),
+        (["--repeats", 0], "'--repeats'"),
+        (["--plot", "p.gif"], "the suffix of the plot p.gif is '.gif', expected one of .png, .svg"),
+        (["--plot", "no/p.png"], "there is no directory"),
+        (["--json", "."], "is a directory"),
+    ],
+)
+def test_a_bench_that_makes_no_sense_is_refused(
+    encoder: Path, arguments: list[object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuses("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *arguments, said=said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_told_once(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertModel, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    refuses("bench", "-m", model, "--shapes", "1x8", "--backends", "reference,auto", said="model.safetensors")
+
+
+def test_a_missing_plotter_is_told_before_anything_is_measured(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    refuses("bench", "-m", encoder, "--plot", "p.png", said="pip install squeezebert-fast[plot]")
+
+
+def test_figures_that_are_worth_little_come_with_a_warning(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Report, "doubt", lambda self: "others took 43% of the CPUs' time")
+    result = run("bench", "-m", encoder, "--shapes", "1x8", "--backends", "reference", "--repeats", 1)
+    assert result.exit_code == 0
+    (warning,) = result.stderr.splitlines()
+    assert warning.startswith("squeezebert-fast: warning: others took 43% of the CPUs' time: don't rely on")
+    assert "--repeats" in warning
+
+
+# Ctrl-C
+
+
+def children(pid: int) -> dict[int, str]:
+    """The states of a process's children, as /proc has them, but for Python's own that watches over resources."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            command = (folder / "cmdline").read_text(errors="replace")
+        except OSError:  # it has ended
+            continue
+        if int(fields[1]) == pid and "resource_tracker" not in command and "spawn_main" in command:
+            found[int(folder.name)] = fields[0]
+    return found
+
+
+def hears_ctrl_c(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = int(re.findall(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)[0], 16)
+    return not ignored & 1 << (signal.SIGINT - 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of processes")
+@pytest.mark.parametrize("when", ["a candidate imports its modules", "all but one are stopped"])
+def test_ctrl_c_ends_every_process_with_one_line(when: str, encoder: Path, tmp_path: Path) -> None:
+    program = "from squeezebert_fast.cli import main; main()"
+    chosen = ["--shapes", "1x8", "--backends", "reference,auto", "--repeats", "1000000"]
+    outputs = ["--json", str(tmp_path / "r.json")]
+    command: Any
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "bench", "-m", str(encoder), *chosen, *outputs],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        start_new_session=True,  # a process group of its own, as a terminal gives each command
+        text=True,
+    ) as command:
+        wanted = 1 if when == "a candidate imports its modules" else 2
+        while True:
+            states = children(command.pid)
+            stopped = sum(state == "T" for state in states.values())
+            if len(states) >= wanted and stopped >= wanted - 1 and hears_ctrl_c(command.pid):
+                break
+            assert command.poll() is None, command.stderr.read()
+            time.sleep(0.01)
+        os.killpg(command.pid, signal.SIGINT)
+        said, complaint = command.communicate()
+    assert command.returncode == 130
+    assert said == ""
+    assert complaint == "squeezebert-fast: stopped before all was measured; nothing was written\n"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in states)
+    assert list(tmp_path.iterdir()) == []
