@@ -67,7 +67,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, output: str, *more: object) -> list[object]:
     """Two epochs of three steps."""
-    files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
+    files = [
+        "finetune",
+        folder / "train.tsv",
+        "--dev",
+        folder / "dev.tsv",
+        "-m",
+        folder / "base",
+        "--no-head-first",
+    ]
     how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--max-length", 16, "--threads", 1]
     return [*files, "-o", folder / output, *how, "--log-every", 1, *more]
 

@@ -31,7 +31,7 @@ def test_from_a_table_to_a_measured_int8_model(tmp_path: Path) -> None:
     )
     model, int8 = tmp_path / "model", tmp_path / "model-int8"
     how = ["--epochs", 6, "--batch-size", 16, "--learning-rate", 2e-2, "--threads", 1]
-    trains("finetune", train, "--dev", dev, "-m", base, "-o", model, *how)
+    trains("finetune", train, "--dev", dev, "-m", base, "-o", model, *how, "--no-head-first")
     both = json.loads(
         succeeds("evaluate", dev, "-m", model, "--precision", "float32, bfloat16,int8", "--json")
     )

@@ -195,6 +195,7 @@ def test_training_stops_early_when_nothing_gets_better(
 ) -> None:
     out = tmp_path / "out"
     options = ["--epochs", 50, "--evaluate-every", 1, "--patience", 2, "--metric", "f1_macro", *QUICK]
+    options.append("--no-head-first")
     trains("finetune", data[0], "--dev", data[1], "-m", base, "-o", out, *options, "--learning-rate", 1e-9)
     evaluations = [line for line in log_of(out) if "dev" in line]
     best = summary_of(out)["best"]["step"]

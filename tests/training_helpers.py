@@ -77,7 +77,7 @@ def write_small_run(folder: Path) -> None:
 def small_run(folder: Path, output: str, *more: object) -> list[object]:
     """Two epochs of four steps, averaged, evaluated every three steps and after each epoch, saved every two."""
     files = ["finetune", folder / "train.tsv", "--dev", folder / "dev.tsv", "-m", folder / "base"]
-    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--average", 0.9]
+    how = ["--epochs", 2, "--batch-size", 16, "--learning-rate", 1e-2, "--average", 0.9, "--no-head-first"]
     size = ["--max-length", 16, "--threads", 1]
     when = ["--evaluate-every", 3, "--save-every", 2, "--log-every", 3]
     return [*files, "-o", folder / output, *how, *size, *when, *more]

@@ -127,7 +127,8 @@ def distill(
             rows = chosen.encode(examples, tokenizer, student.config, length)
             batch = chosen.collate(fitting.texts_to_fit(rows, settings.seed), tokenizer.pad_token_id or 0, 0)
             fitting.fit_to_teacher(student, known.model, devices.moved(batch, chosen_device), words)
-        return student, tokenizer, distillation.Distilled(chosen, known, softness)
+        distilled = distillation.Distilled(chosen, known, softness)
+        return runs.Built(student, tokenizer, distilled, new_model=model is None)
 
     with kept_columns_named(teacher, kept.for_task(name), vars(data)):
         runs.train(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.kept import kept_columns_named
@@ -39,6 +41,10 @@ def finetune(
     backend: options.Backend = "auto",
     threads: options.Threads = None,
     device: options.Device = "auto",
+    head_first: Annotated[
+        bool,
+        typer.Option(help="Fit a new classifier of texts to the encoder as it is, before both are trained."),
+    ] = True,
 ) -> None:
     """Train a model for a task, and leave the best one in a folder that every command takes as --model.
 
@@ -65,9 +71,11 @@ def finetune(
     def build(examples: list[Any]) -> Built:
         if task is None and name == "classification" and kept.task is None and data.labels is None:
             refuse_numbers([example.label for example in examples])
-        fields = chosen.label_fields(examples, models.known_labels(chosen, model))
+        known = models.known_labels(chosen, model)
+        fields = chosen.label_fields(examples, known)
         started, tokenizer = models.start(chosen, model, sizes, fields, settings.seed)
-        return started, tokenizer, chosen
+        new_head = model is not None and set(fields.get("label2id", ())) != set(known)
+        return runs.Built(started, tokenizer, chosen, model is None, new_head)
 
     with kept_columns_named(str(model), kept.for_task(name), vars(data)):
         runs.train(
@@ -84,8 +92,10 @@ def finetune(
                 data=data.filled(name, kept),
                 sizes=sizes,
                 backend=backend,
+                head_first=head_first,
             ),
             backend=backend,
             device=chosen_device,
+            head_first=head_first,
             usual_length=kept.for_task(name).max_length,
         )

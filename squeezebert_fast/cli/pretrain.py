@@ -49,7 +49,7 @@ def pretrain(
 
     def build(_: list[Any]) -> Built:
         started, tokenizer = models.start(task, model, sizes, {}, settings.seed)
-        return started, tokenizer, task
+        return runs.Built(started, tokenizer, task, new_model=model is None)
 
     runs.train(
         task,

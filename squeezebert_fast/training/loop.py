@@ -53,7 +53,8 @@ class Trainer:
     """Trains `model` in place.
 
     pad: the padding token's id. dev: None for no evaluation; the last model is then the best.
-    folder: its `begin` must have been called. device: where `model` is.
+    folder: its `begin` must have been called. device: where `model` is. starts_trained: whether the model is worth an
+    evaluation before the first step.
     Raises ArgumentError for a metric that the task doesn't have, and for settings of the evaluation without `dev`.
     """
 
@@ -70,6 +71,7 @@ class Trainer:
         processes: Processes,
         reporter: Reporter,
         device: torch.device = devices.CPU,
+        starts_trained: bool = False,
     ) -> None:
         self.model, self.task, self.train, self.dev = model, task, train, dev
         self.pad, self.settings, self.folder = pad, settings, folder
@@ -93,6 +95,7 @@ class Trainer:
         self.optimizer = Optimizer(self.parameters, settings, self.total_steps, device)
         self.average = moving_average(model, settings.average) if settings.average else None
         self.progress = Progress()
+        self.starts_trained = starts_trained
         self.records = Records(folder, processes, self.metric, own_loss=task.own_loss)
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
 
@@ -286,6 +289,8 @@ class Trainer:
         # Every process reads the file itself: a network's worth of parameters is not for the group's messages.
         state = self.folder.load_state()
         if state is None:
+            if self.starts_trained:
+                self.progress.evaluated = -1
             self.records.forget_after(0)
             return
         try:

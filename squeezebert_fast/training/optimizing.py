@@ -37,6 +37,7 @@ class Optimizer:
     def __init__(
         self, parameters: list[torch.nn.Parameter], settings: Settings, total_steps: int, device: torch.device
     ) -> None:
+        assert settings.learning_rate is not None  # see Settings.filled
         self.parameters, self.device = parameters, device
         self.dtype = AUTOCAST.get(settings.precision)
         self.clip_to = settings.max_gradient_norm or math.inf

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ from squeezebert_fast.tables.sources import STDIN
 from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.allocator import keep_freed_memory
+from squeezebert_fast.training.head_start import fit_head
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
 from squeezebert_fast.training.optimizing import check_precision
@@ -32,7 +33,17 @@ from squeezebert_fast.training.tasks.base import DataSet, Task
 
 DEFAULT_LENGTH = 128  # tokens
 
-Built = tuple[Model, Tokenizer, Task]
+
+class Built(NamedTuple):
+    """What a run trains."""
+
+    model: Model
+    tokenizer: Tokenizer
+    task: Task
+    new_model: bool = False
+    """Whether nothing of it is trained."""
+    new_head: bool = False
+    """Whether its encoder is trained, and its head is not."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ def train(
     backend: str = "auto",
     device: torch.device = devices.CPU,
     usual_length: int | None = None,
+    head_first: bool = False,
 ) -> None:
     """Read, train, evaluate and save, and print how it ended; metrics.json has the summary.
 
@@ -63,6 +75,7 @@ def train(
         soft targets. origin: what else a resumed run must share, by the name of its option. device: what
         `devices.choose` gave; `build` may leave the model on another. usual_length: tokens at which inputs are cut
         where the settings don't say it and the model takes as many; by default DEFAULT_LENGTH.
+    head_first: whether a new head is fitted to the encoder as it is, before the first step.
     Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
     """
     check_precision(settings.precision, device)
@@ -86,7 +99,7 @@ def train(
             processes.from_first(claim)
             examples = task.read(train_file)
             dev_examples = None if dev_file is None else task.read(dev_file)
-            model, tokenizer, task = build(examples)
+            model, tokenizer, task, new_model, new_head = build(examples)
             check_fit(model, tokenizer, settings.max_length)
             length = settings.max_length or min(usual_length or DEFAULT_LENGTH, token_limit(model.config))
 
@@ -99,14 +112,18 @@ def train(
             trained_with = TrainedWith(task=task.name, max_length=length, metric=metric, **task.kept())
             trained_with.keep_in(model.config)
             patch(model.to(device), backend=backend)
+            pad = model.config.pad_token_id or 0
+            fits = head_first and new_head and not (output.resume and folder.has_state)
+            fitted = fits and fit_head(model, task, data, pad, settings.seed, processes, device=device)
             reporter = Reporter(quiet=not processes.first)
             trainer = Trainer(
                 model,
                 task,
                 data,
                 dev,
-                pad=model.config.pad_token_id or 0,
-                settings=settings,
+                pad=pad,
+                settings=settings.filled(model.config.hidden_size, new_model),
+                starts_trained=fitted,
                 folder=folder,
                 processes=processes,
                 reporter=reporter,

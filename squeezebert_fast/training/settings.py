@@ -11,6 +11,10 @@ from squeezebert_fast.errors import ArgumentError, check_among
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+PRETRAINED, NEW = 0.0384, 0.256
+"""The usual learning rate times the hidden size: BERT's 5e-5 of 768, and 2e-3 of a new model of 128. The wider a layer,
+the smaller the step that changes its output by as much (Yang et al. 2022, arXiv 2203.03466)."""
+
 
 def setting(default: Any, help: str, at_least: float | None = None, *, free: bool = False) -> Any:
     """A field of a settings class, with what the command line says of it.
@@ -31,7 +35,11 @@ class Settings:
         32, "Examples that one optimizer step learns from, whatever the number of processes.", 1
     )
     accumulate: int = setting(1, "Forward passes that a process runs its share of a batch in: memory.", 1)
-    learning_rate: float = setting(5e-5, "The highest learning rate.", 0)
+    learning_rate: float | None = setting(
+        None,
+        "The highest learning rate; by default 0.0384 divided by the hidden size, for a new model 0.256 by it.",
+        0,
+    )
     warmup: float = setting(0.1, "Fraction of all steps that the learning rate rises in; then it falls.", 0)
     weight_decay: float = setting(0.01, "AdamW's, of all weights but biases and LayerNorms.", 0)
     max_gradient_norm: float = setting(1.0, "The gradient is clipped to this norm; 0 for any.", 0)
@@ -69,6 +77,12 @@ class Settings:
         if self.learning_rate == 0:
             raise ArgumentError("learning_rate is 0, expected a positive number")
         check_among("precision", self.precision, PRECISIONS)
+
+    def filled(self, hidden_size: int, new_model: bool) -> Settings:
+        """With the learning rate of a model of this size, where there is none."""
+        if self.learning_rate is not None:
+            return self
+        return dataclasses.replace(self, learning_rate=(NEW if new_model else PRETRAINED) / hidden_size)
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""
