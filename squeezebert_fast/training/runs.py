@@ -20,7 +20,6 @@ from squeezebert_fast.tables.dataset_directory import data_files
 from squeezebert_fast.tables.sources import STDIN
 from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
-from squeezebert_fast.training.allocator import keep_freed_memory
 from squeezebert_fast.training.head_start import fit_head
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.models import check_fit
@@ -79,7 +78,6 @@ def train(
     Raises the errors of reading, loading and of `Trainer.run`; until training begins nothing is written.
     """
     check_precision(settings.precision, device)
-    keep_freed_memory()
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
     with ExitStack() as until_end, Processes.joined(device) as processes:
