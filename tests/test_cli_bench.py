@@ -140,6 +140,8 @@ def test_figures_that_are_worth_little_come_with_a_warning(
 
 # Ctrl-C
 
+PATIENCE = 120.0  # seconds until a process that hangs fails the test
+
 
 def children(pid: int) -> dict[int, str]:
     """The states of a process's children, as /proc has them, but for Python's own that watches over resources."""
@@ -153,6 +155,11 @@ def children(pid: int) -> dict[int, str]:
         if int(fields[1]) == pid and "resource_tracker" not in command and "spawn_main" in command:
             found[int(folder.name)] = fields[0]
     return found
+
+
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background has it ignored, and so has all that this starts in turn."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def hears_ctrl_c(pid: int) -> bool:
@@ -174,10 +181,14 @@ def test_ctrl_c_ends_every_process_with_one_line(when: str, encoder: Path, tmp_p
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
         start_new_session=True,  # a process group of its own, as a terminal gives each command
+        preexec_fn=hear_ctrl_c,
         text=True,
     ) as command:
         wanted = 1 if when == "a candidate imports its modules" else 2
+        limit = time.monotonic() + PATIENCE
         while True:
+            if time.monotonic() > limit:
+                os.killpg(command.pid, signal.SIGKILL)
             states = children(command.pid)
             stopped = sum(state == "T" for state in states.values())
             if len(states) >= wanted and stopped >= wanted - 1 and hears_ctrl_c(command.pid):
@@ -185,7 +196,7 @@ def test_ctrl_c_ends_every_process_with_one_line(when: str, encoder: Path, tmp_p
             assert command.poll() is None, command.stderr.read()
             time.sleep(0.01)
         os.killpg(command.pid, signal.SIGINT)
-        said, complaint = command.communicate()
+        said, complaint = command.communicate(timeout=PATIENCE)
     assert command.returncode == 130
     assert said == ""
     assert complaint == "squeezebert-fast: stopped before all was measured; nothing was written\n"
