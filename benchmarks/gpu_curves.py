@@ -86,7 +86,7 @@ def trained(context: Context, run: Run, folder: Path) -> dict[str, Any]:
         save_every=10 * steps,
     )
     task, output = SequenceClassification(TableColumns()), RunFolder(folder)
-    task.classes = 2
+    task.names = ("0", "1")
     output.begin({}, resume=False, overwrite=False)
     summary = Trainer(
         model,
