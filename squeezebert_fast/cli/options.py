@@ -69,6 +69,9 @@ Column = Annotated[
 PairColumn = Annotated[
     str | None, typer.Option(help="The column that holds the second text of a pair; '' for none.")
 ]
+RowFormat = Annotated[
+    str | None, typer.Option(help="jsonl or csv; by default as the output's suffix says, or else jsonl.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write, by default stdout.")]
 
 

@@ -36,9 +36,7 @@ def predict(
     keep: options.Keep = None,
     id_column: options.Id = None,
     output: options.Output = None,
-    format: Annotated[
-        str | None, typer.Option(help="jsonl or csv; by default as the output's suffix says, or else jsonl.")
-    ] = None,
+    format: options.RowFormat = None,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
     precision: options.Precision = None,

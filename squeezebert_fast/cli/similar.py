@@ -55,9 +55,7 @@ def similar(
     keep: options.Keep = None,
     id_column: options.Id = None,
     output: options.Output = None,
-    format: Annotated[
-        str | None, typer.Option(help="jsonl or csv; by default as the output's suffix says, or else jsonl.")
-    ] = None,
+    format: options.RowFormat = None,
     prompt_name: Annotated[
         str | None,
         typer.Option(help="Of a sentence-transformers folder: which of its prompts each text begins with."),
