@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.command import about, add_shapes, console, exit_with, parser_for, positive, prepare
-from benchmarks.memory import status
+from benchmarks.memory import peak_during
 from benchmarks.report import Shape, shape_name, write_json
 from benchmarks.training_step import step_flops
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertForMaskedLM, SqueezeBertTokenizerFast, patch
@@ -116,19 +116,22 @@ class Run:
 
 
 def child(candidate: str, part: str, shape: Shape, config: SqueezeBertConfig, repeats: int) -> dict[str, Any]:
-    """CPU seconds of each `step` or `evaluation` here, and the most memory that was resident before and at all."""
+    """CPU seconds of each `step` or `evaluation` here, and what was resident before and at most meanwhile."""
     run = Run(candidate, shape, config)
-    before = status("VmRSS")
-    work: Callable[[], None] = getattr(run, part)
+    once: Callable[[], None] = getattr(run, part)
     seconds = []
-    for _ in range(STEPS_BEFORE + repeats):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
+
+    def work() -> None:
+        for _ in range(STEPS_BEFORE + repeats):
+            start = time.process_time()
+            once()
+            seconds.append(time.process_time() - start)
+
+    before, peak = peak_during(work)
     return {
         "cpu_seconds": seconds[STEPS_BEFORE:],
         "before_bytes": before,
-        "peak_bytes": status("VmHWM"),
+        "peak_bytes": peak,
         "tokens_to_predict": len(run.task.collate(run.rows, 0, 0)[PLACES]),
     }
 

@@ -6,19 +6,17 @@ python -m benchmarks.training_memory "transformers eager" bfloat16 8x128 --threa
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.command import exit_with, positive, shape
-from benchmarks.memory import status
+from benchmarks.memory import peak_during, resident_now
 from benchmarks.report import Shape, shape_name
 from benchmarks.training_step import ENGINES, PRECISIONS, base_classifier, candidate, random_batch, warm_up
 from squeezebert_fast.benchmark import CandidateFailed
@@ -26,21 +24,6 @@ from squeezebert_fast.benchmark import CandidateFailed
 # glibc would keep some of what is freed, how much depends on the order of sizes: with this it maps every large block
 # apart, and gives it back at once, so that resident is what is in use.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
-
-
-def resident_now() -> int:
-    """Resident bytes, once the allocator has given back what it only holds in reserve."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's alone
-        libc.malloc_trim(0)
-    return status("VmRSS")
-
-
-def peak_during(run: Callable[[], object]) -> tuple[int, int]:
-    """Resident bytes before `run`, and at most meanwhile."""
-    before = resident_now()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts again from VmRSS
-    run()
-    return before, status("VmHWM")
 
 
 def memory_of_a_step(engine: str, precision: str, shape: Shape, layers: int) -> dict[str, int]:

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training, training_profile, training_step
 from benchmarks.agreement import WrongEngine, check_gradients
+from benchmarks.memory import peak_during
 from benchmarks.report import table
-from benchmarks.training_memory import memory_of_a_step, peak_during
+from benchmarks.training_memory import memory_of_a_step
 from benchmarks.training_step import (
     COMPILED,
     EAGER,
