@@ -80,11 +80,7 @@ def test_a_run_killed_while_it_writes_a_file_ends_the_same(
         patched.setattr(files.os, "replace", killed)
         result = run(*small_run(folder, output))
     assert isinstance(result.exception, Killed)
-    if file == "run.json":
-        refuses(*small_run(folder, output, "--resume"), said="holds no run to resume")
-        trains(*small_run(folder, output, "--overwrite"))
-    else:
-        trains(*small_run(folder, output, "--resume"))
+    trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
 
 

@@ -130,11 +130,15 @@ StartModel = Annotated[
 class RunFlags:
     """Where a run goes."""
 
-    output: Path = field(
+    output: str = field(
         metadata={"help": "The folder for the model, log and checkpoint.", "names": ("--output", "-o")}
     )
     resume: bool = field(
-        default=False, metadata={"help": "Go on with the run in the output folder.", "names": ("--resume",)}
+        default=False,
+        metadata={
+            "help": "Go on with the run in the output folder, if there is one; else begin it.",
+            "names": ("--resume",),
+        },
     )
     overwrite: bool = field(
         default=False,
@@ -142,10 +146,11 @@ class RunFlags:
     )
 
     def to_output(self) -> Output:
-        """As the library takes it."""
+        """As the library takes it. Raises CheckpointError for an empty name."""
+        from squeezebert_fast.storage.files import directory_named
         from squeezebert_fast.training.runs import Output
 
-        return Output(self.output.expanduser(), self.resume, self.overwrite)
+        return Output(directory_named(self.output), self.resume, self.overwrite)
 
 
 def task_name(given: str | None, kept: TrainedWith) -> str:

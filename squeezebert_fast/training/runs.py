@@ -89,9 +89,8 @@ def train(
         with held_warnings():
 
             def claim() -> None:
-                folder.check(
-                    binding, **flags
-                )  # before it is made, and again in `begin` once it is this run's
+                # before it is made, and again in `begin` once it is this run's
+                folder.check(binding, **flags)
                 until_end.enter_context(folder.locked())
 
             processes.from_first(claim)
@@ -132,6 +131,8 @@ def train(
             task.before_training(data, model.config, processes)
 
         def begin() -> None:
+            if output.resume and not folder.holds_run:
+                reporter.say(f"{output.path} holds no run to resume: a new one begins")
             folder.begin(binding, **flags)
             folder.save_tokenizer(tokenizer)
 
