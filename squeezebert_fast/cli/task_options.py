@@ -11,6 +11,7 @@ import typer
 
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Pretrained
@@ -30,7 +31,7 @@ TASKS = {
 }
 """The tasks, and the fields of TaskOptions that mean something for each."""
 
-USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": 64}
+USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": DEFAULT_STRIDE}
 
 HEADS = {
     "SequenceClassification": "classification",
@@ -85,7 +86,7 @@ class TaskOptions:
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens by which the windows of a question's paragraph overlap, or else 64.",
+            "help": f"Tokens by which the windows of a question's paragraph overlap, or else {DEFAULT_STRIDE}.",
             "at_least": 0,
         },
     )
