@@ -99,6 +99,8 @@ def is_half_written(path: Path) -> bool:
 
 def remove_half_written(directory: Path) -> None:
     """Remove what processes that were killed left in a directory where nobody else writes. Raises StorageError."""
+    if not directory.is_dir():
+        return
     with writing(directory):
         for path in filter(is_half_written, list(directory.iterdir())):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
