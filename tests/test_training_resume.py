@@ -15,7 +15,8 @@ import torch
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.storage import files
-from squeezebert_fast.training.run_folder import STATE, RunFolder
+from squeezebert_fast.training import loop, runs
+from squeezebert_fast.training.run_folder import STATE, SUMMARY, RunFolder
 from squeezebert_fast.training.tasks.sequences import SequenceClassification
 from tests.cli_helpers import refuses, run, succeeds
 from tests.training_helpers import (
@@ -116,6 +117,89 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(
     assert result.stderr.endswith("; the same command with --resume goes on\n")
     trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["read", "encode"])
+def test_a_run_stopped_while_it_loads_leaves_nothing(
+    number: int, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(self: SequenceClassification, *arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it goes on")
+
+    output = folder / f"loading-{where}-{number}"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(SequenceClassification, where, signalled)
+        result = run(*small_run(folder, output.name))
+    assert result.exit_code == 130
+    assert not output.exists()
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["fit_head", "evaluate"])
+def test_a_run_stopped_before_its_first_step_ends_the_same(
+    number: int, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its head is fitted nothing is kept yet, and the head of a checkpoint before step 1 is fitted already."""
+
+    def command(output: str, *more: object) -> list[object]:
+        return [word for word in small_run(folder, output, *more) if word != "--no-head-first"]
+
+    if not (folder / "whole-head" / SUMMARY).exists():
+        trains(*command("whole-head"))
+    output = folder / f"head-{where}-{number}"
+    module = runs if where == "fit_head" else loop
+    original = getattr(module, where)
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, where, signalled)
+        result = run(*command(output.name))
+    assert result.exit_code == 130
+    assert output.exists() == (where == "evaluate")
+    trains(*command(output.name, "--resume"))
+    assert_same_end(output, folder / "whole-head")
+
+
+def test_a_run_of_other_threads_or_processes_goes_on_and_says_so(folder: Path) -> None:
+    trains(*small_run(folder, "elsewhere"))
+    path = folder / "elsewhere" / STATE
+    torch.save({**state_of(folder / "elsewhere"), "threads": 4, "processes": 2}, path)
+    said = trains(*small_run(folder, "elsewhere", "--resume"))
+    assert "processes 1 after 2, threads 1 after 4: results differ by rounding and dropout" in said
+
+
+def test_the_seconds_of_all_sessions_are_one_sum(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the steps and evaluations that the model is made of: not of those that a kill took, which are made again."""
+    now, session = [0.0], [0.0]
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            now[0] += session[0]
+            return now[0]
+
+    monkeypatch.setattr(loop, "time", Clock)
+    whole = 8 + 4  # steps and evaluations, each of one difference of two readings
+    with monkeypatch.context() as patched:
+        session[0] = 1.0
+        kill_after(5, patched)
+        run(*small_run(folder, "timed"))
+    before = state_of(folder / "timed")
+    assert (before["step"], before["seconds"]) == (4, 4 + 2)
+    session[0] = 10.0
+    trains(*small_run(folder, "timed", "--resume"))
+    assert summary_of(folder / "timed")["seconds"] == 6 + 10 * (whole - 6)
+    logged = [line["seconds"] for line in log_of(folder / "timed") if "seconds" in line]
+    assert logged == sorted(logged)
+    trains(*small_run(folder, "timed", "--resume"))
+    assert summary_of(folder / "timed")["seconds"] == 6 + 10 * (whole - 6)
 
 
 def test_a_folder_of_files_with_odd_names_is_a_runs_data_that_must_stay_the_same(tmp_path: Path) -> None:

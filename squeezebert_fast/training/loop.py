@@ -191,9 +191,14 @@ class Trainer:
                 **dataclasses.asdict(self.progress),
                 **self.steps.state(),
                 "total_steps": self.steps.total,
-                "device": self.device.type,
+                **self._where(),
             }
         )
+
+    def _where(self) -> dict[str, Any]:
+        """What a run's bits depend on, and a resumed one may have another of: its summary's and checkpoint's words."""
+        world, threads = self.processes.world, torch.get_num_threads()
+        return {"device": self.device.type, "processes": world, "threads": threads}
 
     def _save_and_stop(self) -> NoReturn:
         self._save()
@@ -217,7 +222,6 @@ class Trainer:
             return
         try:
             self.steps.load(state)
-            before = state["device"]
             names = [each.name for each in dataclasses.fields(Progress)]
             self.progress = Progress(**{name: state[name] for name in names})
             log_bytes = state["log_bytes"]
@@ -232,8 +236,14 @@ class Trainer:
             said += (
                 f" instead of {state['total_steps']}, at a learning rate of {self.steps.optimizer.rate:.2g}"
             )
-        if before != self.device.type:
-            said += f", on {self.device} after {before}: results differ by rounding"
+        changed = [
+            f"{name} {value} after {state[name]}"
+            for name, value in self._where().items()
+            if state.get(name, value) != value
+        ]
+        if changed:
+            said += f", {', '.join(changed)}: results differ by rounding"
+            said += " and dropout" if state.get("processes", 1) != self.processes.world else ""
         self.reporter.say(said)
 
     def _report(self, stepped: Stepped, seconds: float) -> None:
@@ -285,8 +295,7 @@ class Trainer:
             "dev_examples": None if self.dev is None else len(self.dev.examples),
             "parameters": self.steps.model.num_parameters(),
             "seconds": self.progress.seconds,
-            "processes": self.processes.world,
-            "threads": torch.get_num_threads(),
+            **self._where(),
             "device": devices.describe(self.device),
             **self._of_the_device(),
         }

@@ -27,6 +27,7 @@ from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.reporting import Reporter
 from squeezebert_fast.training.run_folder import RunFolder
 from squeezebert_fast.training.settings import Settings
+from squeezebert_fast.training.stopping import sigterm_as_ctrl_c
 from squeezebert_fast.training.tasks.base import DataSet, Task
 
 
@@ -78,6 +79,8 @@ def train(
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
     with ExitStack() as until_end, Processes.joined(device) as processes:
+        if processes.world == 1:  # a process that waits for others, within a library, would not hear it
+            until_end.enter_context(sigterm_as_ctrl_c())
         digests = {
             "train": _digest(task, train_file),
             "dev": None if dev_file is None else _digest(task, dev_file),
