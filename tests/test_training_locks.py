@@ -242,9 +242,9 @@ def test_a_link_to_nowhere_is_no_folder(folder: Path) -> None:
     link = folder / "link"
     link.symlink_to(folder / "nowhere")
     for flag in ([], ["--resume"], ["--overwrite"]):
-        refuses(
-            *small_run(folder, "link", *flag), said=f"{link} is a link to {folder}/nowhere, which isn't there"
-        )
+        for output in ("link", "link/within"):
+            said = f"{link} is a link to {folder}/nowhere, which isn't there"
+            refuses(*small_run(folder, output, *flag), said=said)
 
 
 def test_a_holder_that_left_no_name_is_another_process(tmp_path: Path) -> None:

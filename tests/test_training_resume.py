@@ -16,7 +16,7 @@ import torch
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.storage import files
 from squeezebert_fast.training import loop, runs
-from squeezebert_fast.training.run_folder import STATE, SUMMARY, RunFolder
+from squeezebert_fast.training.run_folder import STATE, RunFolder
 from squeezebert_fast.training.tasks.sequences import SequenceClassification
 from tests.cli_helpers import refuses, run, succeeds
 from tests.training_helpers import (
@@ -63,7 +63,16 @@ def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize(
     ("file", "time"),
-    [(STATE, 1), (STATE, 2), (STATE, 4), ("model.safetensors", 1), ("config.json", 1), ("run.json", 1)],
+    [
+        (STATE, 1),
+        (STATE, 2),
+        (STATE, 4),
+        ("model.safetensors", 1),
+        ("config.json", 1),
+        ("run.json", 1),
+        ("tokenizer.json", 1),
+        ("metrics.json", 1),
+    ],
 )
 def test_a_run_killed_while_it_writes_a_file_ends_the_same(
     file: str, time: int, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,18 +147,63 @@ def test_a_run_stopped_while_it_loads_leaves_nothing(
     assert signal.getsignal(number) is before
 
 
+def with_head_first(folder: Path, output: str, *more: object) -> list[object]:
+    return [word for word in small_run(folder, output, *more) if word != "--no-head-first"]
+
+
+@pytest.fixture(scope="module")
+def whole_with_head(folder: Path) -> Path:
+    trains(*with_head_first(folder, "whole-head"))
+    return folder / "whole-head"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "time"),
+    [
+        *((runs, "fit_head", time) for time in (1,)),
+        *((loop, "evaluate", time) for time in range(1, 6)),
+        *((loop.Records, "model", time) for time in (1, 2)),
+        *((loop.Records, "evaluation", time) for time in (1, 5)),
+        *((loop.Records, "state", time) for time in (1, 4)),
+        *((loop.Records, name, 1) for name in ("curves", "summary")),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_with_a_fitted_head_killed_around_anything_ends_the_same(
+    when: str,
+    module: Any,
+    name: str,
+    time: int,
+    folder: Path,
+    whole_with_head: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original, calls = getattr(module, name), []
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if when == "before" and len(calls) == time:
+            raise Killed
+        found = original(*arguments, **options)
+        if len(calls) == time:
+            raise Killed
+        return found
+
+    output = f"head-{name}-{time}-{when}"
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, killed)
+        assert isinstance(run(*with_head_first(folder, output)).exception, Killed)
+    trains(*with_head_first(folder, output, "--resume"))
+    assert_same_end(folder / output, whole_with_head)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["fit_head", "evaluate"])
 def test_a_run_stopped_before_its_first_step_ends_the_same(
-    number: int, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, where: str, folder: Path, whole_with_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While its head is fitted nothing is kept yet, and the head of a checkpoint before step 1 is fitted already."""
 
-    def command(output: str, *more: object) -> list[object]:
-        return [word for word in small_run(folder, output, *more) if word != "--no-head-first"]
-
-    if not (folder / "whole-head" / SUMMARY).exists():
-        trains(*command("whole-head"))
     output = folder / f"head-{where}-{number}"
     module = runs if where == "fit_head" else loop
     original = getattr(module, where)
@@ -160,11 +214,11 @@ def test_a_run_stopped_before_its_first_step_ends_the_same(
 
     with monkeypatch.context() as patched:
         patched.setattr(module, where, signalled)
-        result = run(*command(output.name))
+        result = run(*with_head_first(folder, output.name))
     assert result.exit_code == 130
     assert output.exists() == (where == "evaluate")
-    trains(*command(output.name, "--resume"))
-    assert_same_end(output, folder / "whole-head")
+    trains(*with_head_first(folder, output.name, "--resume"))
+    assert_same_end(output, whole_with_head)
 
 
 def test_a_run_of_other_threads_or_processes_goes_on_and_says_so(folder: Path) -> None:

@@ -111,10 +111,11 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
+        in_the_way = Path(error.filename)  # the directory, or one that it is in
         what = "a file"
-        if directory.is_symlink() and not directory.exists():
-            what = f"a link to {os.readlink(directory)}, which isn't there"
-        raise CheckpointError(f"{directory} is {what}; expected a directory to write to") from error
+        if in_the_way.is_symlink() and not in_the_way.exists():
+            what = f"a link to {os.readlink(in_the_way)}, which isn't there"
+        raise CheckpointError(f"{in_the_way} is {what}; expected a directory to write to") from error
     except OSError as error:
         kind = StorageError if error.errno in NO_ROOM else CheckpointError
         raise kind(f"{directory} can't be written: {error}") from error
