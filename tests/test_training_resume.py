@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -409,6 +410,23 @@ def test_a_damaged_checkpoint_is_refused(damage: str, folder: Path) -> None:
     else:
         torch.save({**state_of(output), "model": {"weight": torch.zeros(1)}}, path)
     said = "doesn't fit this model" if damage == "other" else f"{path} is not a whole checkpoint"
+    refuses_with_head(*small_run(folder, output.name, "--resume"), said=said)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = folder / "unreadable"
+    trains(*small_run(folder, output.name))
+    original = Path.open
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:  # as root may read whatever it likes
+        if path == output / STATE:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    said = f"{output / STATE} can't be read: Permission denied"
     refuses_with_head(*small_run(folder, output.name, "--resume"), said=said)
 
 

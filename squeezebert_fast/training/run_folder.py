@@ -134,7 +134,10 @@ class RunFolder:
         if not self.has_state:
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as stream:
+                state = torch.load(stream, map_location="cpu", weights_only=True)
+        except PermissionError as error:
+            raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
         except Exception as error:  # a damaged zip or pickle fails in whatever its bytes happen to lead to
             reason = str(error).partition("\n")[0].partition(". ")[0]
             raise CheckpointError(f"{path} is not a whole checkpoint of a run: {reason}") from error
