@@ -291,7 +291,7 @@ def test_labels_that_a_checkpoint_knows_keep_their_ids_and_other_labels_get_a_ne
         ("text\tlabel\na\tx\nb\ty\n", ["--batch-size", 0], "--batch-size"),
         ("text\tlabel\na\tx\nb\ty\n", ["--dev", "none.tsv"], "none.tsv doesn't exist"),
         ("text\tlabel\na\tx\nb\ty\n", ["--layers", 2], "give either --model, or the sizes"),
-        ("text\tlabel\na\tx\nb\ty\n", ["--resume"], "holds no run to resume"),
+        ("text\tlabel\na\tx\nb\ty\n", ["-o", ""], "the directory's name is empty"),
         ("text\tlabel\na\tx\nb\ty\n", ["--resume", "--overwrite"], "exclude each other"),
     ],
 )
@@ -337,6 +337,7 @@ def test_an_output_that_holds_files_is_kept_unless_told_otherwise(
     (out / "mine.txt").write_text("precious")
     command = ["finetune", data[0], "-m", base, "-o", out, "--max-steps", 1, *QUICK]
     refuses(*command, said="holds files already; --overwrite starts anew")
+    refuses(*command, "--resume", said="holds no run to resume, but files; --overwrite in place of --resume")
     trains(*command, "--overwrite")
     before = {name: (out / name).read_bytes() for name in MODEL_FILES}
     refuses(*command, said="holds a run already; --resume continues it, --overwrite starts anew")

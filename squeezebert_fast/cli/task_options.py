@@ -11,6 +11,7 @@ import typer
 
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Pretrained
@@ -30,7 +31,7 @@ TASKS = {
 }
 """The tasks, and the fields of TaskOptions that mean something for each."""
 
-USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": 64}
+USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": DEFAULT_STRIDE}
 
 HEADS = {
     "SequenceClassification": "classification",
@@ -85,7 +86,7 @@ class TaskOptions:
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens by which the windows of a question's paragraph overlap, or else 64.",
+            "help": f"Tokens by which the windows of a question's paragraph overlap, or else {DEFAULT_STRIDE}.",
             "at_least": 0,
         },
     )
@@ -130,11 +131,15 @@ StartModel = Annotated[
 class RunFlags:
     """Where a run goes."""
 
-    output: Path = field(
+    output: str = field(
         metadata={"help": "The folder for the model, log and checkpoint.", "names": ("--output", "-o")}
     )
     resume: bool = field(
-        default=False, metadata={"help": "Go on with the run in the output folder.", "names": ("--resume",)}
+        default=False,
+        metadata={
+            "help": "Go on with the run in the output folder, if there is one; else begin it.",
+            "names": ("--resume",),
+        },
     )
     overwrite: bool = field(
         default=False,
@@ -142,10 +147,11 @@ class RunFlags:
     )
 
     def to_output(self) -> Output:
-        """As the library takes it."""
+        """As the library takes it. Raises CheckpointError for an empty name."""
+        from squeezebert_fast.storage.files import directory_named
         from squeezebert_fast.training.runs import Output
 
-        return Output(self.output.expanduser(), self.resume, self.overwrite)
+        return Output(directory_named(self.output), self.resume, self.overwrite)
 
 
 def task_name(given: str | None, kept: TrainedWith) -> str:

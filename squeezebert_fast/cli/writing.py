@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
 from squeezebert_fast.errors import InputError, one_of
-from squeezebert_fast.storage.files import all_or_nothing
+from squeezebert_fast.storage.files import all_or_nothing, remove_half_written
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
 from squeezebert_fast.tables.rows import Record
@@ -56,6 +56,7 @@ def target_directory(target: Path, force: bool) -> Iterator[None]:
     if not force and holds_files(target):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
     with held_warnings(), alone_in(target):
+        remove_half_written(target)
         yield
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeezebert_fast.errors import ArgumentError, check_among
+from squeezebert_fast.trained_with import DEFAULT_LENGTH
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -55,7 +56,7 @@ class Settings:
     max_length: int | None = setting(
         None,
         "Tokens at which an input is cut; by default as the model that a run starts from, or the teacher, was trained, "
-        "or else 128; as many as the model takes if that is less.",
+        f"or else {DEFAULT_LENGTH}; as many as the model takes if that is less.",
         3,
     )
     seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine's CPU.", 0)

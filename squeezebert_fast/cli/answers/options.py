@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from squeezebert_fast.errors import InputError, check_among
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 
@@ -38,7 +39,8 @@ class AnswerOptions:
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens by which the windows of a long text or context overlap; by default as in training, or 64.",
+            "help": "Tokens by which the windows of a long text or context overlap; by default as in training, or "
+            f"{DEFAULT_STRIDE}.",
             "at_least": 0,
         },
     )

@@ -163,7 +163,7 @@ class TokenClassification(JudgedTask):
             predicted.append(tags)
         return predicted
 
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
         logs, labels = output["logits"].float().log_softmax(-1), batch["labels"]
         kept = labels != IGNORED_LABEL
         losses = -logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * kept
