@@ -180,7 +180,7 @@ def test_an_empty_text_has_a_row_without_an_answer(model: Path, format: str, tmp
 def test_a_file_of_empty_texts_alone_is_answered_too(model: Path) -> None:
     result = run("predict", "-m", model, "-", stdin="\n")
     assert rows_of(result.stdout) == [{"text": "", "label": None, "score": None}]
-    assert "1 text is empty, the first is stdin, line 1: their answer is null" in result.stderr
+    assert "1 text is empty, the first is standard input, line 1: their answer is null" in result.stderr
 
 
 def test_a_pair_of_which_one_is_empty_has_no_answer(model: Path, tmp_path: Path) -> None:
@@ -350,10 +350,17 @@ def test_bad_arguments_are_one_line(
 
 
 def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
-    refuses("predict", "-m", model, "-", said="stdin holds no texts", stdin="")
-    refuses("predict", "-m", model, "-", said="stdin, line 2: the byte 0x80", stdin=b"a\n\x80\n")
+    refuses("predict", "-m", model, "-", said="standard input holds no texts", stdin="")
+    refuses("predict", "-m", model, "-", said="standard input, line 2: the byte 0x80", stdin=b"a\n\x80\n")
     refuses(
-        "predict", "-m", model, "-", "--input-format", "parquet", said="can't be read from stdin", stdin="x"
+        "predict",
+        "-m",
+        model,
+        "-",
+        "--input-format",
+        "parquet",
+        said="can't be read from standard input",
+        stdin="x",
     )
     refuses("predict", "-m", model, tmp_path / "none.txt", said="none.txt doesn't exist")
     refuses("predict", "-m", model, said="Missing argument 'INPUT' (see")
@@ -425,5 +432,14 @@ def test_what_a_model_was_trained_with_is_the_default(tmp_path: Path) -> None:
         said=f"{model} was trained with --pair-column b; give --pair-column for another, or '' for none",
     )
     texts_alone = ["predict", "-m", model, "-"]
-    refuses(*texts_alone, said="stdin is read as lines of text, which have no columns", stdin="one\n")
+    for format in ([], ["--input-format", "text"]):
+        refuses(
+            *texts_alone,
+            *format,
+            said="standard input is read as lines of text, which have no columns (see --input-format). "
+            f"{model} was trained with --pair-column b; give --pair-column for another, or '' for none",
+            stdin="one\n",
+        )
+    named = "standard input is read as lines of text, which have no columns (see --input-format)\n"
+    refuses(*texts_alone, "--pair-column", "b", said=named, stdin="one\n")
     assert len(rows_of(succeeds(*texts_alone, "--pair-column", "", stdin="one\n"))) == 1

@@ -137,7 +137,7 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
         ("t.csv", b"text\n", [], "holds no texts"),
         ("t.csv", b"a,b\n1,2\n", [], "no column 'text'; it has a, b"),
         ("t.csv", b"text,text\n1,2\n", [], "more than one column 'text'"),
-        ("t.csv", b"text,b\n1,2\n1\n", [], "line 3: 1 fields, expected 2"),
+        ("t.csv", b"text,b\n1,2\n1\n", [], "line 3: 1 field, expected 2 as"),
         ("t.csv", b"text,b\n1,2\n1,2,3\n", [], "line 3: 3 fields, expected 2"),
         ("t.csv", b'text\n"a"b\n', [], "line 2: "),
         ("t.csv", b'text\na\n"open\n\nb\n', [], "line 3: a quoted field of this row is never closed"),

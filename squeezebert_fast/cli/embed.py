@@ -12,8 +12,10 @@ from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NUMPY, vector_format, vector_writer
-from squeezebert_fast.cli.writing import Blanks, checked_output, tracked
+from squeezebert_fast.cli.writing import checked_output, tracked
 from squeezebert_fast.errors import InputError
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input
 from squeezebert_fast.trained_with import TrainedWith
 
@@ -74,6 +76,7 @@ def embed(
     with vector_writer(output, embedder.channels) as append:
         for record, vector in tracked(embedder.run(records, embedding.batch_size), records):
             if record.is_blank:
-                blanks.note(record)
+                blanks.note(record.place)
             append(record.kept if kept else record.asked, vector)
-    blanks.warn("their vectors are of no text")
+    with held_warnings():
+        blanks.warn("their vectors are of no text")

@@ -15,8 +15,9 @@ from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.task_options import TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
-from squeezebert_fast.errors import InputError, check_among
+from squeezebert_fast.errors import InputError, check_among, counted
 from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.sources import name_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
@@ -69,9 +70,11 @@ def evaluate(
     wanted = [] if precision is None else [name.strip() for name in precision.split(",")]
     for name in wanted:
         check_among("the precision", name, PRECISIONS, InputError)
-    for option, given in (("--predictions", predictions), ("--confusion", confusion), ("--worst", worst)):
+    single = {"--predictions": predictions, "--confusion": confusion, "--worst": 0 if as_json else worst}
+    for option, given in single.items():
         if given and len(set(wanted)) > 1:
-            raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
+            hint = "; --json has those of each" if option == "--worst" else ""
+            raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}{hint}")
     if predictions is not None:
         row_format(predictions, None)
         predictions = checked_output(predictions)
@@ -99,10 +102,10 @@ def evaluate(
         if output is not None:
             checked_output(output, task.files(source))
     kept = stored.trained_with.for_task(task.name)
-    with kept_columns_named(model, kept, vars(data)):
-        examples = task.read(source)
-    tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
+        with kept_columns_named(model, kept, vars(data)):
+            examples = task.read(source)
+        tokenizer = stored.tokenizer(of_words=task.reads_words)
         loaded = stored.load(task.model_class)
         check_length(max_length, loaded.config, model)
         length = max_length or min(token_limit(loaded.config), kept.max_length or tokenizer.model_max_length)
@@ -129,7 +132,8 @@ def evaluate(
         typer.echo(json.dumps({name: each.as_json(worst) for name, each in reports.items()}))
         return
     reading = f", {task.reading}" if task.reading else ""
-    typer.echo(f"{task.name}, {len(examples)} examples of {source} cut at {length} tokens{reading}")
+    data_read = f"{counted(len(examples), 'example')} of {name_of(source)}"
+    typer.echo(f"{task.name}, {data_read} cut at {counted(length, 'token')}{reading}")
     print_report(reports, worst)
 
 

@@ -9,9 +9,11 @@ import typer
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.answers.options import AnswerOptions
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.writing import beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import Input
 from squeezebert_fast.tables.sources import files_of
 
@@ -95,7 +97,8 @@ def predict(
     with row_writer(output, written_format) as write:
         for record, rows in tracked(results, records, to_stdout=output is None):
             if not rows:
-                blanks.note(record)
+                blanks.note(record.place)
             answer = answers.answer(record, rows) if rows else answers.nothing()
             write(beside(record.kept if records.kept else answers.asked(record), answer))
-    blanks.warn("their answer is null")
+    with held_warnings():
+        blanks.warn("their answer is null")

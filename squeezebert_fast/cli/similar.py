@@ -16,8 +16,10 @@ from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.shelf import Shelf
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NpyRows, read_vectors
-from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_format, row_writer, tracked
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.cli.writing import beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.errors import InputError, counted
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input, Record
 from squeezebert_fast.trained_with import TrainedWith
 
@@ -102,7 +104,8 @@ def similar(
         with row_writer(output, written_format) as write:
             for row in _rows(looked_for, texts, top_k, min_score, kept, to_stdout=output is None):
                 write(row)
-        shelves.blanks.warn("what is empty is neither looked for nor found")
+        with held_warnings():
+            shelves.blanks.warn("what is empty is neither looked for nor found")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class _Shelves:
 
         def put(record: Record) -> None:
             if record.is_blank:
-                self.blanks.note(record)
+                self.blanks.note(record.place)
             rows.append(record.kept or {"text": record.text})
             usable.append(not record.is_blank)
 
@@ -136,7 +139,9 @@ class _Shelves:
             for record in records:
                 put(record)
             if len(rows) != len(vectors):
-                raise InputError(f"--vectors has {len(vectors)} rows for {len(rows)} texts")
+                raise InputError(
+                    f"--vectors has {counted(len(vectors), 'row')} for {counted(len(rows), 'text')}"
+                )
             return _Texts(rows, vectors, usable)
         embedder = self._embedder(prompt_name)
         path = self.folder / f"{len(list(self.folder.iterdir()))}.npy"

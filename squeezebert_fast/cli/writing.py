@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import math
 import os
 import sys
@@ -17,9 +16,6 @@ from squeezebert_fast.errors import InputError, one_of
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
-from squeezebert_fast.tables.rows import Record
-
-logger = logging.getLogger("squeezebert_fast.cli")
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
@@ -163,24 +159,6 @@ def beside(kept: Mapping[str, object], answer: Mapping[str, object]) -> dict[str
             free = f"input_{free}"
         names[free] = kept[name]
     return {**names, **answer}
-
-
-class Blanks:
-    """Counts the records without text, to be told of at the end."""
-
-    def __init__(self) -> None:
-        self.count, self.first = 0, ""
-
-    def note(self, record: Record) -> None:
-        self.count += 1
-        self.first = self.first or record.place
-
-    def warn(self, consequence: str) -> None:
-        """Say how many there were, if any, and what became of them."""
-        if self.count:
-            texts = "1 text is" if self.count == 1 else f"{self.count} texts are"
-            with held_warnings():
-                logger.warning("%s empty, the first is %s: %s", texts, self.first, consequence)
 
 
 class Counted(Protocol):

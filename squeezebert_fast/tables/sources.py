@@ -31,7 +31,14 @@ SUFFIXES = {
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """The suffixes of compressed files, behind that of their format."""
 
+STDIN_NAME = "standard input"
+
 PIECE = 1 << 16  # bytes that are read at a time where lines don't matter
+
+
+def name_of(source: str) -> str:
+    """What a message calls a source."""
+    return STDIN_NAME if source == STDIN else source
 
 
 def suffix_format(path: str) -> str | None:
@@ -80,7 +87,7 @@ class Source:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.name = "stdin" if path == STDIN else path
+        self.name = name_of(path)
         self.size = os.path.getsize(path) or None if os.path.isfile(path) else None
         self.done = 0
 
