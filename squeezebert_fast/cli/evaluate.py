@@ -83,6 +83,7 @@ def evaluate(
 
     from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import check_length, use_threads
+    from squeezebert_fast.loading.cross_encoder import prompts
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
@@ -109,7 +110,9 @@ def evaluate(
         loaded = stored.load(task.model_class)
         check_length(max_length, loaded.config, model)
         length = max_length or min(token_limit(loaded.config), kept.max_length or tokenizer.model_max_length)
-        rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
+        prompt = prompts(stored.files).chosen(None, model)
+        asked = [each._replace(text=prompt + each.text) for each in examples] if prompt else examples
+        rows = DataSet(examples, task.encode(asked, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)
     wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]
     as_loaded = from_int8 and wanted == ["int8"] and where.type == "cpu"

@@ -40,7 +40,7 @@ def print_report(reports: Mapping[str, Report], worst: int) -> None:
         said = [answer for each in report.judgements for answer in each.answers]
         typer.echo(f"\n{in_words(report.calibration, said)}")
     if worst:
-        typer.echo(f"\nhighest losses of {counted(len(report.judgements), 'example')}")
+        typer.echo(f"\nhighest losses of {len(report.judgements):,}")
         for judgement in report.worst(worst):
             typer.echo(_cut(line_of(judgement), console.width))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from squeezebert_fast.trained_with import TrainedWith
 
 if TYPE_CHECKING:
     from squeezebert_fast.cli.embedding import Embedder
+    from squeezebert_fast.cli.nearest import Neighbour
 
 
 @spread
@@ -49,7 +50,9 @@ def similar(
     top_k: Annotated[int, typer.Option(min=1, help="Neighbours to give, the nearest first.")] = 5,
     min_score: Annotated[
         float,
-        typer.Option(help="The least cosine that a neighbour has, such as 0.9 to find near-duplicates."),
+        typer.Option(
+            min=-1, max=1, help="The least cosine that a neighbour has, such as 0.9 to find near-duplicates."
+        ),
     ] = -1.0,
     column: options.Column = None,
     input_format: options.InputFormat = None,
@@ -101,8 +104,10 @@ def similar(
                 f"{vectors} has vectors of {texts.vectors.shape[1]} numbers, {model} makes them of "
                 f"{looked_for.vectors.shape[1]}"
             )
-        with row_writer(output, written_format) as write:
-            for row in _rows(looked_for, texts, top_k, min_score, kept, to_stdout=output is None):
+        as_pair = among_themselves and bool(kept)
+        columns = _row(looked_for, 0, 1, texts, (0.0, 0), as_pair=as_pair)
+        with row_writer(output, written_format, columns) as write:
+            for row in _rows(looked_for, texts, top_k, min_score, as_pair=as_pair, to_stdout=output is None):
                 write(row)
         with held_warnings():
             shelves.blanks.warn("what is empty is neither looked for nor found")
@@ -170,9 +175,9 @@ class _Counted:
 
 
 def _rows(
-    looked_for: _Texts, texts: _Texts, top_k: int, min_score: float, kept: Sequence[str], *, to_stdout: bool
+    looked_for: _Texts, texts: _Texts, top_k: int, min_score: float, *, as_pair: bool, to_stdout: bool
 ) -> Iterator[dict[str, object]]:
-    """A row for each neighbour of each query."""
+    """A row for each neighbour of each query, as `_row` makes it."""
     import torch
 
     from squeezebert_fast.cli.nearest import nearest
@@ -185,11 +190,16 @@ def _rows(
         counted.done = at + 1
         if not looked_for.usable[at]:
             continue
-        asked = looked_for.rows[at]
-        query = (
-            {f"query_{name}": asked[name] for name in asked} if alike and kept else {"query": asked["text"]}
-        )
-        for rank, (score, row) in enumerate(neighbours, 1):
-            if score >= min_score:
-                first = beside(query, {"query_row": at, "rank": rank})
-                yield first | beside(texts.rows[row], first | {"row": row, "score": score})
+        for rank, neighbour in enumerate(neighbours, 1):
+            if neighbour[0] >= min_score:
+                yield _row(looked_for, at, rank, texts, neighbour, as_pair=as_pair)
+
+
+def _row(
+    looked_for: _Texts, at: int, rank: int, texts: _Texts, neighbour: Neighbour, *, as_pair: bool
+) -> dict[str, object]:
+    """A neighbour of the query in row `at`. as_pair: whether the query has the kept columns of a text."""
+    asked, (score, row) = looked_for.rows[at], neighbour
+    query = {f"query_{name}": asked[name] for name in asked} if as_pair else {"query": asked["text"]}
+    first = beside(query, {"query_row": at, "rank": rank})
+    return first | beside(texts.rows[row], first | {"row": row, "score": score})

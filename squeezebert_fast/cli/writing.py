@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
-from squeezebert_fast.errors import InputError, one_of
+from squeezebert_fast.errors import InputError, counted, one_of
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
@@ -90,17 +90,21 @@ def row_format(path: Path | None, format: str | None) -> str:
 
 
 @contextmanager
-def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str, object]], None]]:
+def row_writer(
+    path: Path | None, format: str, columns: Iterable[str] = ()
+) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """A function that writes a row, a mapping with the same keys each time, to a file or stdout (None).
 
-    format: `jsonl`, an object a line, or `csv`, with a header.
+    format: `jsonl`, an object a line, or `csv`, with a header. columns: the keys, if perhaps no row has them.
     """
     with _text_stream(path) as stream:
         if format == "jsonl":
             yield lambda row: print(_as_json(row), file=stream)
             return
         table = csv.writer(stream, lineterminator="\n")
-        header: list[str] = []
+        header = list(columns)
+        if header:
+            table.writerow(header)
 
         def write(row: Mapping[str, object]) -> None:
             if not header:
@@ -180,9 +184,9 @@ def tracked(items: Iterable[Item], source: Counted, *, to_stdout: bool = False) 
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), TextColumn("{task.fields[count]} texts"), TimeRemainingColumn())
+    columns = (BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
     with Progress(*columns, console=progress_console(), transient=True, redirect_stdout=False) as progress:
-        task = progress.add_task("", total=source.size, count=0)
+        task = progress.add_task("", total=source.size, count="")
         for count, item in enumerate(items, 1):
-            progress.update(task, completed=source.done, count=count)
+            progress.update(task, completed=source.done, count=counted(count, "text"))
             yield item

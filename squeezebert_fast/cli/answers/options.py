@@ -49,6 +49,12 @@ class AnswerOptions:
             "names": ("--handle-impossible-answer",),
         },
     )
+    prompt_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of a CrossEncoder: which of its prompts the first text begins with; by default its default one."
+        },
+    )
     choice_columns: str | None = field(
         default=None,
         metadata={
