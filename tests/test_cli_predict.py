@@ -331,11 +331,14 @@ def test_a_bad_line_leaves_the_older_output(
         (["--backend", "fastest"], "backend is 'fastest'"),
         (["--backend", "triton"], "not on a CUDA GPU"),
         (["--format", "xml"], "the output format is 'xml', expected one of jsonl, csv"),
-        (["-o", "out.xlsx"], "out.xlsx has another suffix, expected one of jsonl, csv"),
+        (["-o", "out.xlsx"], "out.xlsx has the suffix '.xlsx', expected one of .jsonl, .csv"),
         (["-o", "no/such/out.csv"], "there is no directory"),
         (["-o", "."], "is a directory, expected a file"),
         (["-o", "texts.txt", "--format", "csv"], "texts.txt is the input, which it would replace"),
         (["--column", "text"], "which have no columns"),
+        (["--keep", ""], "--keep is '', expected names of columns with commas between, or all"),
+        (["--keep", "text,"], "--keep is 'text,', expected names of columns"),
+        (["--id", ""], "--id is '', expected the name of a column"),
         (["--colour", "red"], "No such option: --colour"),
         (["another.txt"], "unexpected extra argument"),
     ],
@@ -365,6 +368,14 @@ def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
     refuses("predict", "-m", model, tmp_path / "none.txt", said="none.txt doesn't exist")
     refuses("predict", "-m", model, said="Missing argument 'INPUT' (see")
     refuses("fill-mask", "a [MASK]", said="Missing option '--model'")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux'")
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_a_device_without_room_is_named(model: Path, texts: Path, format: str) -> None:
+    result = run("predict", "-m", model, texts, "-o", "/dev/full", "--format", format)
+    said = "squeezebert-fast: /dev/full can't be written: No space left on device\n"
+    assert (result.exit_code, result.stderr) == (1, said)
 
 
 def test_a_model_that_cannot_classify_is_refused(tmp_path: Path) -> None:

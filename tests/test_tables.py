@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import sys
 from collections.abc import Sequence
@@ -127,9 +128,20 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
             "t.txt",
             "text".encode("utf-16"),
             [],
-            "line 1: the byte 0xff is not UTF-8 text; it begins as UTF-16",
+            "t.txt is no text: it begins as UTF-16 does; save it as UTF-8",
         ),
-        ("t.json", "[]".encode("utf-16"), [], "the byte 0xff is not UTF-8 text; it begins as UTF-16 does"),
+        ("t.json", "[]".encode("utf-16"), [], "t.json is no text: it begins as UTF-16 does"),
+        ("t.csv", "text\na\n".encode("utf-16-le"), [], "t.csv is no text: it begins as UTF-16 does"),
+        ("t.csv", "text\na\n".encode("utf-16-be"), [], "t.csv is no text: it begins as UTF-16 does"),
+        ("t.csv", gzip.compress(b"text\na\n"), [], "it begins as a .gz file does, but isn't called so"),
+        (
+            "t.xlsx",
+            b"PK\x03\x04\x14\0\n",
+            [],
+            "it begins as an Excel workbook does, or another .zip file; save",
+        ),
+        ("t.csv", b"text,n\rone,1\r", [], "line 1: a carriage return without a line feed, outside of quotes"),
+        ("t.csv", b"text\none, two\n", [], "1 as in the header; a field that holds ',' stands in quotes"),
         ("t.txt", b"cut \xe4\xb8", [], "line 1: the byte 0xe4 is not UTF-8"),
         ("t.txt", b"a\n", [None, "text"], "which have no columns"),
         ("t.txt", b"a\n", ["xml"], "'xml', expected one of text, csv"),
@@ -232,6 +244,8 @@ def test_a_dataset_directory_that_cannot_be_read_says_why(
 
 
 def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the name of the input is '', expected a file"):
+        Input("")
     with pytest.raises(InputError, match="doesn't exist"):
         read(tmp_path / "none.csv")
     with pytest.raises(InputError, match="is a directory"):

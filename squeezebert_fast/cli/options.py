@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.errors import InputError
+
 MODEL_HELP = (
     "A model's directory, or its id on the hub: a SqueezeBERT, or as transformers has it a BERT, RoBERTa, XLM-RoBERTa, "
     "CamemBERT, DistilBERT or ELECTRA."
@@ -76,5 +78,10 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to
 
 
 def kept_columns(id_column: str | None, keep: list[str] | None) -> list[str]:
-    """What --id and --keep say, as `tables.columns.Wanted` takes it."""
+    """What --id and --keep say, as `tables.columns.Wanted` takes it. Raises InputError where they name no column."""
+    if id_column is not None and not id_column.strip():
+        raise InputError(f"--id is {id_column!r}, expected the name of a column")
+    for said in keep or ():
+        if not all(part.strip() for part in said.split(",")):
+            raise InputError(f"--keep is {said!r}, expected names of columns with commas between, or all")
     return [*([] if id_column is None else [id_column]), *(keep or [])]

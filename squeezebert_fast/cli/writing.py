@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
-from squeezebert_fast.errors import InputError, counted, one_of
-from squeezebert_fast.storage.files import all_or_nothing
+from squeezebert_fast.errors import InputError, StorageError, check_among, counted, one_of
+from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
 
@@ -72,8 +72,13 @@ def _text_stream(path: Path | None) -> Iterator[TextIO]:
             raise InputError("there is no stdout to write the results to; give --output")
         yield sys.stdout
     elif path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename onto
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
+        try:
+            with path.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageError(f"{path} can't be written: {error.strerror}") from error
     else:
         with replacing(path) as staged, staged.open("w", encoding="utf-8", newline="") as stream:
             yield stream
@@ -81,12 +86,14 @@ def _text_stream(path: Path | None) -> Iterator[TextIO]:
 
 def row_format(path: Path | None, format: str | None) -> str:
     """The format to write rows in: `format`, or else what the path's suffix says, or else jsonl."""
-    suffix = "" if path is None else path.suffix[1:].lower()
-    chosen = format or suffix or ROW_FORMATS[0]
-    if chosen not in ROW_FORMATS:
-        culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
-        raise InputError(f"{culprit}, expected {one_of(ROW_FORMATS)} (see --format)")
-    return chosen
+    if format is not None:
+        check_among("the output format", format, ROW_FORMATS, InputError)
+        return format
+    suffix = "" if path is None else path.suffix
+    if suffix and suffix[1:].lower() not in ROW_FORMATS:
+        suffixes = one_of(f".{each}" for each in ROW_FORMATS)
+        raise InputError(f"the output {path} has the suffix {suffix!r}, expected {suffixes}")
+    return suffix[1:].lower() or ROW_FORMATS[0]
 
 
 @contextmanager

@@ -26,6 +26,9 @@ DELIMITER_LINE = re.compile(r'sep=([^"\r\n])\r?\n?')
 OPEN_QUOTE = "unexpected end of data"
 """What the csv module says of a quoted field that isn't closed."""
 
+LONE_RETURN = "new-line character seen in unquoted field"
+"""How it begins to speak of a carriage return without a line feed."""
+
 Found = Iterator[tuple[dict[str, Any], str]]
 """Rows and their places."""
 
@@ -107,9 +110,13 @@ def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | 
             place, said = before + rows.line_num, str(error)
             if said == OPEN_QUOTE:  # which shows at the file's end alone
                 place, said = ended + 1, "a quoted field of this row is never closed"
+            elif said.startswith(LONE_RETURN):
+                said = "a carriage return without a line feed, outside of quotes; lines end at \\n or \\r\\n"
             raise InputError(f"{source.name}, line {place}: {said}") from error
 
-    yield from _with_header(numbered(), source, wanted)
+    yield from _with_header(
+        numbered(), source, wanted, f"; a field that holds {delimiter!r} stands in quotes"
+    )
 
 
 def _tsv(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
@@ -117,15 +124,21 @@ def _tsv(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
     yield from _with_header(((line.split("\t"), number) for line, number in stripped if line), source, wanted)
 
 
-def _with_header(rows: Iterator[tuple[list[str], int]], source: Source, wanted: Wanted) -> Found:
-    """Rows of the fields of each, the first of which are the columns' names, and of the line that each ends in."""
+def _with_header(
+    rows: Iterator[tuple[list[str], int]], source: Source, wanted: Wanted, too_many: str = ""
+) -> Found:
+    """Rows of the fields of each, the first of which are the columns' names, and of the line that each ends in.
+
+    too_many: a hint for a row of more fields than the header.
+    """
     header, _ = next(rows, ([], 0))
     names = wanted.names(header, source.name) if header else []
     places = [(name, header.index(name)) for name in names]
     for row, number in rows:
         if len(row) != len(header):
             fields = f"{counted(len(row), 'field')}, expected {len(header)} as in the header"
-            raise InputError(f"{source.name}, line {number}: {fields}")
+            hint = too_many if len(row) > len(header) else ""
+            raise InputError(f"{source.name}, line {number}: {fields}{hint}")
         yield {name: row[place] for name, place in places}, f"{source.name}, line {number}"
 
 

@@ -195,7 +195,7 @@ class Input(Rows):
         self.kept = keep
         pair = [] if pair_column is None else [pair_column]
         self.pair = pair_column
-        columns = [column or default_column, *pair, *choice_columns]
+        columns = [default_column if column is None else column, *pair, *choice_columns]
         super().__init__(source, columns, format, delimiter=delimiter)
 
     @property
