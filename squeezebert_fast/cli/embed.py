@@ -29,13 +29,18 @@ def embed(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write, a row for each text: .npy, float32; or .jsonl or .csv, with the text or what "
-            "--keep says.",
+            help="The file to write, a row for each text: .npy (float32, the vectors alone), or .jsonl or .csv (with "
+            "the text, or what --keep and --id say).",
         ),
     ],
-    embedding: EmbeddingOptions,
+    *,
     column: options.Column = None,
-    pair_column: options.PairColumn = None,
+    pair_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that holds a second text, to make one vector of both; by default none."
+        ),
+    ] = None,
     input_format: options.InputFormat = None,
     delimiter: options.Delimiter = None,
     keep: options.Keep = None,
@@ -45,8 +50,9 @@ def embed(
         str | None,
         typer.Option(help="Of a sentence-transformers folder: which of its prompts each text begins with."),
     ] = None,
+    embedding: EmbeddingOptions,
 ) -> None:
-    """Turn texts into vectors: a row of a NumPy file for each, in the order of the input.
+    """Turn texts into vectors: a row of a NumPy file or table for each, in the order of the input.
 
     Of a sentence-transformers folder they are what its SentenceTransformer.encode gives, also of an empty text.
 

@@ -13,7 +13,7 @@ from squeezebert_fast.cli import options
 from squeezebert_fast.cli.evaluation_report import print_report, write_predictions
 from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.task_options import TaskOptions, task_of
+from squeezebert_fast.cli.task_options import EXAMPLES_HELP, TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
 from squeezebert_fast.errors import InputError, check_among, counted
 from squeezebert_fast.streams import held_warnings
@@ -27,18 +27,26 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 @spread
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="DATA", help="Examples with their labels.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help=f"Examples with their labels. {EXAMPLES_HELP} - is standard input."
+        ),
+    ],
     model: options.Model,
     data: TaskOptions,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32, bfloat16, int8, separated by commas: the metrics of each; by default the checkpoint's own."
+            help="Measure in float32, bfloat16 or int8, or in several, separated by commas; by default as the model is "
+            "stored."
         ),
     ] = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, all of it.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything, of each precision, as JSON instead of tables.")
+    ] = False,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +59,8 @@ def evaluate(
         typer.Option(help="A .png or .svg file to draw which label was taken for which; needs matplotlib."),
     ] = None,
     worst: Annotated[
-        int, typer.Option(min=0, help="Show as many examples of the highest losses, the worst first.")
+        int,
+        typer.Option(min=0, help="Show this many examples, those with the highest losses, the worst first."),
     ] = 0,
     threads: options.Threads = None,
     device: options.Device = "auto",

@@ -21,7 +21,7 @@ from squeezebert_fast.tables.sources import files_of
 @spread
 def predict(
     source: options.InputFile,
-    chosen: AnswerOptions,
+    *,
     model: Annotated[
         str,
         typer.Option(
@@ -39,13 +39,14 @@ def predict(
     id_column: options.Id = None,
     output: options.Output = None,
     format: options.RowFormat = None,
+    chosen: AnswerOptions,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
     precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
-    """Answer what the model was trained for: a row for each of the input, in its order.
+    """Answer what the model was trained for: a result for each row of the input, in the same order.
 
     Labels with their scores, values of a regression, entities, answers to questions (columns question and context),
     the best of several choices (--choice-columns). An empty text has no answer: null. Without --model the labels are

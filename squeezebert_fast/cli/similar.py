@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @spread
 def similar(
     source: options.InputFile,
-    embedding: EmbeddingOptions,
+    *,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help=f"{options.MODEL_HELP} Not needed for --vectors alone."),
@@ -40,12 +40,15 @@ def similar(
         list[str] | None,
         typer.Option(help="What to look for; may be given several times.", show_default=False),
     ] = None,
-    queries: Annotated[str | None, typer.Option(help="A file with a query in each row, as INPUT.")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="A file with a query in each row, of any kind that INPUT may be.")
+    ] = None,
     query_column: Annotated[
         str | None, typer.Option(help="The queries' column; by default that of --column.")
     ] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="The texts' vectors, which embed wrote as .npy: not computed again.")
+        Path | None,
+        typer.Option(help="The .npy file that embed wrote of INPUT, not to compute its vectors again."),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Neighbours to give, the nearest first.")] = 5,
     min_score: Annotated[
@@ -68,6 +71,7 @@ def similar(
     query_prompt_name: Annotated[
         str | None, typer.Option(help="The same of each query, where a model tells them apart.")
     ] = None,
+    embedding: EmbeddingOptions,
 ) -> None:
     """Find the texts of a file that are nearest to a query, to each query of a file, or to each other.
 

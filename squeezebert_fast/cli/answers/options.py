@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from squeezebert_fast.cli.options import CHOICE_COLUMNS_HELP
 from squeezebert_fast.errors import InputError, check_among
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
@@ -38,7 +39,8 @@ class AnswerOptions:
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens by which the windows of a long text or context overlap; by default as in training, or 64.",
+            "help": "Tokens by which the windows of a long text or context overlap; by default as in the model's "
+            "training, or else 64.",
             "at_least": 0,
         },
     )
@@ -57,9 +59,7 @@ class AnswerOptions:
     )
     choice_columns: str | None = field(
         default=None,
-        metadata={
-            "help": "The columns that hold a multiple choice's choices, separated by commas; by default as in training."
-        },
+        metadata={"help": CHOICE_COLUMNS_HELP},
     )
 
     def __post_init__(self) -> None:
