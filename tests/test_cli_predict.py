@@ -291,6 +291,13 @@ def test_output_may_go_to_a_device(model: Path, texts: Path) -> None:
     assert not Path(os.devnull).is_file()
 
 
+def test_a_dash_is_standard_output(model: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(texts.parent)
+    assert succeeds("predict", "-m", model, texts, "-o", "-") == succeeds("predict", "-m", model, texts)
+    refuses("embed", "-m", model, texts, "-o", "-", said="the output is -, standard output; expected a file")
+    assert os.listdir() == [texts.name]
+
+
 def test_output_may_go_to_a_pipe_by_its_name(model: Path, texts: Path) -> None:
     words = ["predict", "-m", str(model), str(texts), "-o", "/dev/stdout"]
     program = [sys.executable, "-m", "squeezebert_fast", *words]

@@ -133,7 +133,12 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
         ("t.json", "[]".encode("utf-16"), [], "t.json is no text: it begins as UTF-16 does"),
         ("t.csv", "text\na\n".encode("utf-16-le"), [], "t.csv is no text: it begins as UTF-16 does"),
         ("t.csv", "text\na\n".encode("utf-16-be"), [], "t.csv is no text: it begins as UTF-16 does"),
-        ("t.csv", gzip.compress(b"text\na\n"), [], "it begins as a .gz file does, but isn't called so"),
+        (
+            "t.csv",
+            gzip.compress(b"text\na\n", mtime=0),
+            [],
+            "it begins as a .gz file does, but isn't called so",
+        ),
         (
             "t.xlsx",
             b"PK\x03\x04\x14\0\n",
@@ -241,6 +246,15 @@ def test_a_dataset_directory_that_cannot_be_read_says_why(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"pip install squeezebert-fast\[parquet\]"):
         read(folder)
+
+
+def test_a_directory_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(folder / "state.json"))
+
+    monkeypatch.setattr("squeezebert_fast.tables.sources.is_dataset", refuse)
+    with pytest.raises(InputError, match=f"^{tmp_path} can't be read: Permission denied$"):
+        read(tmp_path)
 
 
 def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:

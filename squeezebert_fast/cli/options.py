@@ -94,7 +94,8 @@ RowFormat = Annotated[
     typer.Option(help="Write jsonl or csv; by default as the output's suffix says, or else jsonl."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The file to write; by default standard output.")
+    Path | None,
+    typer.Option("--output", "-o", help="The file to write; by default, or as -, standard output."),
 ]
 
 

@@ -9,7 +9,7 @@ import typer
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.answers.options import AnswerOptions
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.writing import beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
 from squeezebert_fast.streams import held_warnings
@@ -54,6 +54,7 @@ def predict(
 
     Example: squeezebert-fast predict reviews.csv --column review --id order -o labels.csv
     """
+    output = None if output == STDOUT else output
     written_format = row_format(output, format)
     files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 

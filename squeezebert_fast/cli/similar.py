@@ -16,7 +16,7 @@ from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.shelf import Shelf
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NpyRows, read_vectors
-from squeezebert_fast.cli.writing import beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.blanks import Blanks
@@ -80,6 +80,7 @@ def similar(
 
     Example: squeezebert-fast similar faq.csv --column question -m ./all-MiniLM-L6-v2 --query "Where is my card?"
     """
+    output = None if output == STDOUT else output
     written_format = row_format(output, format)
     if query and queries is not None:
         raise InputError("--query and --queries both say what to look for; give one of them")

@@ -19,6 +19,7 @@ from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, pro
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
+STDOUT = Path("-")
 
 
 def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
@@ -26,6 +27,8 @@ def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
 
     Raises InputError, before anything is computed, if it can't be written or is one of the input's files.
     """
+    if path == STDOUT:
+        raise InputError(f"the output is {STDOUT}, standard output; expected a file")
     given = path.expanduser()
     path = Path(os.path.realpath(given))
     if given.exists() and not path.exists():  # /dev/stdout into a pipe: a link to nothing that has a name

@@ -67,6 +67,13 @@ def files_of(source: str, format: str | None = None) -> list[str]:
     """
     if not source:
         raise InputError(f"the name of the input is '', expected a file, a directory or {STDIN}")
+    try:
+        return _files_of(source, format)
+    except OSError as error:
+        raise InputError(f"{source} can't be read: {error.strerror}") from error
+
+
+def _files_of(source: str, format: str | None) -> list[str]:
     if source == STDIN or is_dataset(Path(source)):
         return [source]
     path = Path(source)
