@@ -121,8 +121,11 @@ def test_json_has_all_that_is_printed(model: Path, data: Path) -> None:
     losses = [each["loss"] for each in found["worst"]]
     assert len(losses) == 3
     assert losses == sorted(losses, reverse=True)
-    several = json.loads(succeeds("evaluate", data, "-m", model, "--json", "--precision", "float32,bfloat16"))
+    precisions = ["--precision", "float32,bfloat16"]
+    several = json.loads(succeeds("evaluate", data, "-m", model, "--json", "--worst", 3, *precisions))
+    assert several["float32"] == found
     assert several["bfloat16"]["confusion"]["labels"] == ["bad", "good", "mixed"]
+    assert len(several["bfloat16"]["worst"]) == 3
 
 
 def test_people_get_tables_and_the_worst_examples_a_line_each(

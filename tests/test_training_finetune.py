@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -321,7 +322,9 @@ def test_models_that_cannot_be_trained_are_refused(data: tuple[Path, Path], tmp_
     out = tmp_path / "out"
     refuses("finetune", data[0], "-m", tmp_path / "int8", "-o", out, said="is an int8 checkpoint")
     refuses("finetune", data[0], "-m", tmp_path / "none", "-o", out, said="is not a directory")
-    refuses("finetune", "-", "-m", model, "-o", out, said="can't come from stdin")
+    refuses("finetune", "-", "-m", model, "-o", out, said="can't come from a pipe, standard input: a resumed")
+    os.mkfifo(tmp_path / "pipe")
+    refuses("finetune", tmp_path / "pipe", "-m", model, "-o", out, said=f"from a pipe, {tmp_path / 'pipe'}: ")
     small = save_base(SqueezeBertModel, tmp_path / "small", vocab_size=8)
     refuses("finetune", data[0], "-m", small, "-o", out, "--max-length", 32, said="vocab_size is 8")
     refuses("finetune", data[0], "-o", out, said="give either --model, or the sizes")

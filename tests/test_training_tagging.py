@@ -207,4 +207,4 @@ def test_what_a_scheme_leaves_uncounted_is_said(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.stderr
     assert "the labels 'X' have no scheme's form and count as outside of every entity" in result.stderr
-    assert "2 words of the data have a tag that makes no whole entity in IOBES" in result.stderr
+    assert "2 words of the data with a tag that makes no whole entity in IOBES" in result.stderr

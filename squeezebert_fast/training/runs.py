@@ -16,7 +16,7 @@ from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.dataset_directory import data_files
-from squeezebert_fast.tables.sources import STDIN
+from squeezebert_fast.tables.sources import STDIN, name_of
 from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.head_start import fit_head
@@ -155,9 +155,9 @@ def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> Non
 
 def _digest(task: Task, file: str) -> str:
     """What tells the content of a task's file from another's."""
-    if file == STDIN:
+    if file == STDIN or Path(file).is_fifo():
         raise InputError(
-            "training data can't come from stdin, since a resumed run reads it again; give a file"
+            f"training data can't come from a pipe, {name_of(file)}: a resumed run reads it again"
         )
     digest = hashlib.sha256()
     for name in task.files(file):

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnswering
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
@@ -119,9 +119,9 @@ class QuestionAnswering(JudgedTask):
                 )
         if unreachable:
             logger.warning(
-                "%d of %d questions have an answer that no token is part of, the first is %s: they don't train",
+                "no token is part of the answers to %d of %s, the first is %s: they don't train",
                 len(unreachable),
-                len(examples),
+                counted(len(examples), "question"),
                 unreachable[0].id,
             )
         return rows
