@@ -130,6 +130,7 @@ def test_numbers_are_regression(base: Path, tmp_path: Path) -> None:
         out,
         "--task",
         "regression",
+        "--no-head-first",
         "--epochs",
         8,
         *QUICK,

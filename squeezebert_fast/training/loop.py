@@ -88,6 +88,7 @@ class Trainer:
             )
         self.lengths = train.lengths
         self.steps_per_epoch = -(-len(train.rows) // settings.batch_size)
+        assert settings.epochs is not None  # see Settings.filled
         self.total_steps = settings.epochs * self.steps_per_epoch
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
