@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -130,11 +131,15 @@ def test_numbers_are_regression(base: Path, tmp_path: Path) -> None:
         out,
         "--task",
         "regression",
+        "--no-head-first",
         "--epochs",
         8,
         *QUICK,
     )
     best = summary_of(out)["best"]["dev"]
+    assert summary_of(out)["metric"] == "r2"
+    labels = [row["label"] for row in rows]
+    assert best["r2"] == pytest.approx(1 - best["mse"] / np.var(labels))
     assert best["pearson"] > 0.9
     assert best["mse"] == pytest.approx(best["loss"], rel=1e-5)
     config = SqueezeBertConfig.from_json_file(out / "config.json")

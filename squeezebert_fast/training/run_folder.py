@@ -103,7 +103,7 @@ class RunFolder:
         other = {name: value for name, value in settings.items() if begun.get(name) != value}
         for name, value in other.items():
             may_be_longer = name in LENGTHS and self.is_finished
-            if may_be_longer and _is_longer(value, begun.get(name)):
+            if may_be_longer and self._is_longer(name, value, begun.get(name)):
                 continue
             way = "the same or more" if may_be_longer else "the same"
             raise TrainingError(
@@ -115,6 +115,15 @@ class RunFolder:
                 f"the run in {self.path} ended before its last step, by its patience of {begun['patience']}; "
                 "it goes on with a larger --patience"
             )
+
+    def _is_longer(self, name: str, value: int | None, begun: int | None) -> bool:
+        """Whether this value of one of LENGTHS lets the finished run go on for longer than the one it was begun with.
+
+        None is without end; of epochs it is the usual number, which the summary of a run tells.
+        """
+        if name == "epochs":
+            return value is not None and value > (begun or self.summary()["epochs"])
+        return begun is not None and (value is None or value > begun)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint by `state`, of tensors and plain values, in one rename. Raises StorageError."""
@@ -198,11 +207,6 @@ class RunFolder:
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         with all_or_nothing(self.path) as stage:
             stage(name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _is_longer(value: int | None, begun: int | None) -> bool:
-    """Whether a setting, None being without end, lets a run go on longer than another one."""
-    return begun is not None and (value is None or value > begun)
 
 
 def _short(value: Any) -> str:

@@ -113,13 +113,14 @@ def train(
             fits = head_first and new_head and not (output.resume and folder.has_state)
             fitted = fits and fit_head(model, task, data, pad, settings.seed, processes, device=device)
             reporter = Reporter(quiet=not processes.first)
+            steps_per_epoch = -(-len(data.rows) // settings.batch_size)
             trainer = Trainer(
                 model,
                 task,
                 data,
                 dev,
                 pad=pad,
-                settings=settings.filled(model.config.hidden_size, new_model),
+                settings=settings.filled(model.config.hidden_size, new_model, steps_per_epoch),
                 starts_trained=fitted,
                 folder=folder,
                 processes=processes,

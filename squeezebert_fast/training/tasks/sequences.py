@@ -171,7 +171,7 @@ class Regression(SequenceClassification):
     """A number for a text or a pair."""
 
     name = "regression"
-    metrics = ("pearson", "spearman", "mse")
+    metrics = ("r2", "pearson", "spearman", "mse")
     has_classes = False
 
     def label_fields(
