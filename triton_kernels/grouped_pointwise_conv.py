@@ -114,11 +114,12 @@ def grouped_pointwise_conv_kernel(
     row = (program // (GROUPS * OUT_TILES)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = program % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_rows = x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN
+    read_out = columns_read(out, OUT, BLOCK_OUT)[None, :]
     if TRANSPOSED:
-        columns = weight + group * IN * OUT + tl.minimum(out, OUT - 1)[None, :]
+        columns = weight + group * IN * OUT + read_out
         sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, OUT)
     else:
-        columns = weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN
+        columns = weight + (group * OUT + read_out) * IN
         sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
     channel = group * OUT + out
     if HAS_BIAS:
@@ -132,6 +133,19 @@ def grouped_pointwise_conv_kernel(
     else:
         sums = activate(sums, ACTIVATION, x.dtype.element_ty == tl.float32)
     tl.store(y + row[:, None] * (GROUPS * OUT) + channel[None, :], sums.to(y.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def columns_read(column, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """The columns of a block, those past the last one as the last one, whose sums are not stored.
+
+    Where blocks end with the last column nothing is done, not for the instruction's sake: Triton no longer knows
+    that numbers follow one another once a minimum was taken of them, and where a weight's columns lie side by side
+    (gradients of inputs) it would read them two bytes at a time, without asynchronous copies.
+    """
+    if COLUMNS % BLOCK == 0:
+        return column
+    return tl.minimum(column, COLUMNS - 1)
 
 
 @triton.jit

@@ -29,6 +29,7 @@ from torch import Tensor
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     Tile,
+    columns_read,
     grouped_pointwise_conv,
     grouped_product,
 )
@@ -83,7 +84,7 @@ def conv_add_layer_norm_kernel(
         channel = group * OUT + out
         sums = grouped_product(
             x + read_row * x_stride + group * IN,
-            weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN,
+            weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT))[None, :] * IN,
             IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN,
         )  # fmt: skip
         if HAS_BIAS:
