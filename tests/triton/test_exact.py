@@ -55,7 +55,7 @@ def test_a_result_with_other_bits_or_unwritten_memory_is_wrong() -> None:
     assert fault(near, near) is None
     assert fault(right, near) == "run 2 has other bits than the first"
     assert fault(right, right + 1) == (
-        "run 2, not the first: y: 2 values are wrong, the first at [0]: 2.0 in place of 1.0"
+        "run 2, not the first: y: 2 of 2 values are wrong, the first at [0]: 2.0 in place of 1.0"
     )
     with poisoned():
         unwritten = torch.empty(2)
