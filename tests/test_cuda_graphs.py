@@ -5,8 +5,9 @@ On a GPU, tests/triton/test_patch_kernels.py runs it for real.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 import squeezebert_fast
 from squeezebert_fast import ArgumentError
-from squeezebert_fast.patching.cuda_graphs import CudaGraphs
+from squeezebert_fast.patching.cuda_graphs import CudaGraphs, CudaRecorder
 from tests.fake_triton import fake_triton
 from tests.model_pairs import pair, tiny_config
 
@@ -357,3 +358,89 @@ def test_wrong_arguments_are_named() -> None:
     for wrong in (0, 1.5, None):
         with pytest.raises(ArgumentError, match="max_graphs is"):
             squeezebert_fast.cuda_graphs(model_of(), max_graphs=wrong)  # type: ignore[arg-type]
+
+
+# The recorder itself, with PyTorch's part of it as it behaves on two GPUs
+
+
+class TwoGpus:
+    """Stands in for `torch.cuda`. Streams and events are of the device that is current when they are made; a stream
+    that is entered makes its own device current; a capture without a stream has the first one that was made for one.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.current: Any = None
+        fake = self
+
+        class Stream:
+            def __init__(self) -> None:
+                self.device = fake.current.device
+
+            def wait_stream(self, other: Any) -> None:
+                pass
+
+            def wait_event(self, event: Any) -> None:
+                pass
+
+        class Event:
+            def __init__(self) -> None:
+                self.device = fake.current.device
+
+            def record(self) -> None:
+                assert self.device == fake.current.device, "an event of another device than the stream's"
+
+        class Graph:
+            default: Any = None
+
+            def __init__(self, graph: Any, pool: Any = None, stream: Any = None, **options: Any) -> None:
+                if stream is None and Graph.default is None:
+                    Graph.default = Stream()
+                self._context = fake.stream(stream or Graph.default)
+
+            def __enter__(self) -> None:
+                self._context.__enter__()
+
+            def __exit__(self, *error: Any) -> None:
+                self._context.__exit__(*error)
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                pass
+
+        self._stream = Stream
+        of_torch = {"Stream": Stream, "Event": Event, "CUDAGraph": CUDAGraph, "graph": Graph}
+        of_torch |= {"stream": self.stream, "current_stream": lambda: self.current}
+        of_torch |= {"current_device": lambda: self.current.device.index}
+        for name, value in of_torch.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def use(self, index: int) -> None:
+        """Make a device current."""
+        self.current = type("Device", (), {"device": torch.device("cuda", index)})()
+        self.current = self._stream()
+
+
+def test_a_capture_is_on_the_models_own_gpu_whichever_captured_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = TwoGpus(monkeypatch)
+    for index in (0, 1, 0):
+        gpus.use(index)
+        ran_on: list[int] = []
+        CudaRecorder().record(lambda ran_on=ran_on: ran_on.append(gpus.current.device.index))
+        assert ran_on == [index] * 3, "two runs before the capture, and the one that is captured"
+
+
+def test_a_model_that_moved_to_another_gpu_marks_the_end_of_its_work_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = TwoGpus(monkeypatch)
+    recorder = CudaRecorder()
+    for index in (0, 1, 1):
+        gpus.use(index)
+        recorder.wait()
+        recorder.done()

@@ -52,6 +52,7 @@ from squeezebert_fast.triton_kernels import MAX_HEAD_SIZE
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout, keep_factors
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv, grouped_product
 from squeezebert_fast.triton_kernels.launching import (
+    Device,
     block_for,
     channels_contiguous,
     check_contiguous,
@@ -65,6 +66,8 @@ from squeezebert_fast.triton_kernels.launching import (
 
 RECOMPUTING_LIMIT = 330
 """FLOP a byte between the two ceilings, times 3: see above."""
+WIDEST_PROJECTED = 64
+"""Channels of a head: queries, keys, values and sums of wider ones spill registers where they are projected inside."""
 
 
 class Tile(NamedTuple):
@@ -77,20 +80,32 @@ class Tile(NamedTuple):
     depth: int = 64
     """Channels of x that one step of a projection takes, in elements of 2 bytes."""
 
+    def fits(self, device: Device, head: int, element_size: int) -> bool:
+        """Whether the kernels have the shared memory that they take at most, for heads of `head` channels."""
+        padded = power_of_two(head)
+        # operands of the next steps; on Hopper the one that is multiplied stays beside them until wgmma is done
+        buffers = self.stages if device.capability >= 9 else self.stages - 1
+        attention = (self.queries + 2 * self.keys * buffers) * padded + self.queries * self.keys
+        taken = attention
+        if head <= WIDEST_PROJECTED:
+            projections = (self.keys + 2 * padded) * self.stages * (self.depth * 2 // element_size)
+            taken = max(taken, projections)
+        return taken * element_size <= device.shared_memory
+
     def keys_with(self, dropout: Dropout) -> int:
         """Dropout's generator needs registers of its own, so it gets blocks of half as many scores."""
         return max(16, self.keys // 2) if dropout.p > 0.0 else self.keys
 
 
 TILES = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 32, 4, 3), Tile(16, 16, 4, 3))
-"""For heads of up to 64; twice as many stages' worth of shared memory for 128."""
+"""From many queries to few. With heads of 128 channels the first takes 131 KB on Hopper: see `Tile.fits`."""
 TILES_FLOAT32 = (Tile(32, 32, 8, 2), Tile(16, 16, 4, 2))
 
 
 @triton.jit
-def mask_values(mask, at, inside):
-    """What is added to scores, float32, read from the pointers `at`; 0 where not inside."""
-    added = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+def mask_values(mask, at, inside, OUTSIDE: tl.constexpr = 0.0):
+    """What is added to scores, float32, read from the pointers `at`; OUTSIDE where not inside."""
+    added = tl.load(at, mask=inside, other=OUTSIDE).to(tl.float32)
     if mask.dtype.element_ty == tl.float16:
         # as float16 the lowest number stays the lowest when a score is added; as float32 only its own does
         added = tl.where(added == -65504.0, -3.4028234663852886e38, added)
@@ -111,12 +126,15 @@ def attend(
     LOG2_E: tl.constexpr = 1.4426950408889634
     key = keys_from + tl.arange(0, BLOCK_KEYS)
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    # keys past the last get -inf: with a mask from that, which costs no comparison a score
     if MASK == "by key":
-        scores = scores * scale + mask_values(mask, mask + key * mask_key_stride, key < keys)[None, :]
+        added = mask_values(mask, mask + key * mask_key_stride, key < keys, float("-inf"))
+        scores = scores * scale + added[None, :]
     elif MASK == "any":
         at = mask + read_query[:, None] * mask_query_stride + key[None, :] * mask_key_stride
-        scores = scores * scale + mask_values(mask, at, (key < keys)[None, :])
-    scores = tl.where((key < keys)[None, :], scores, float("-inf"))
+        scores = scores * scale + mask_values(mask, at, (key < keys)[None, :], float("-inf"))
+    else:
+        scores = tl.where((key < keys)[None, :], scores, float("-inf"))
     new_largest = tl.maximum(largest, tl.max(scores, 1))
     # a row of nothing but -inf so far: -inf - -inf would be NaN, and later keys may have scores
     origin = tl.where(new_largest == float("-inf"), 0.0, new_largest)
@@ -348,23 +366,24 @@ Sequences = tuple[Tensor, int]
 """Packed sequences: int32 offsets [n + 1] of their first tokens, contiguous, and the length of the longest."""
 
 
-def tile_for(x: Tensor, sequences: int, longest: int, heads: int) -> Tile:
+def tile_for(x: Tensor, sequences: int, longest: int, heads: int, head: int) -> Tile:
     """The tile by the number of programs that it makes, not larger than the longest sequence asks for."""
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
-    fitting = [tile for tile in tiles if tile.queries < 2 * longest] or [tiles[-1]]
+    asked = [tile for tile in tiles if tile.queries < 2 * longest] or [tiles[-1]]
+    device = device_of(x)
 
     def programs(tile: Tile) -> int:
         return sequences * heads * -(-longest // tile.queries)
 
-    return choose(fitting, device_of(x), programs, lambda _: True) or fitting[-1]
+    return (
+        choose(asked, device, programs, lambda tile: tile.fits(device, head, x.element_size())) or tiles[-1]
+    )
 
 
 def recomputing_pays(tile: Tile, longest: int, in_per_group: int, head: int) -> bool:
-    """Whether projecting keys and values once for every tile of queries beats writing and reading them.
-
-    Never for heads of more than 64 channels: their queries, keys, values and sums spill registers.
-    """
-    return head <= 64 and (-(-longest // tile.queries) - 1) * in_per_group <= RECOMPUTING_LIMIT
+    """Whether projecting keys and values once for every tile of queries beats writing and reading them."""
+    tiles = -(-longest // tile.queries)
+    return head <= WIDEST_PROJECTED and (tiles - 1) * in_per_group <= RECOMPUTING_LIMIT
 
 
 def mask_arguments(mask: Tensor | None, shape: tuple[int, int, int, int]) -> tuple[str, list[int]]:
@@ -444,7 +463,7 @@ def _attention(
         batch_strides = [0, 0, 0]
     context = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if context.numel() > 0:
-        tile = tile or tile_for(q, batch, longest, num_heads)
+        tile = tile or tile_for(q, batch, longest, num_heads, head)
         query_tiles = triton.cdiv(longest, tile.queries)
         kind, mask_strides = mask_arguments(mask, (batch, num_heads, queries, keys))
         with on_device_of(q):
@@ -512,7 +531,7 @@ def self_attention(
     if x.numel() == 0 or not lined_up:
         fused = None
     else:
-        fused = tile or tile_for(x, batch, longest, num_heads)
+        fused = tile or tile_for(x, batch, longest, num_heads, head)
         fused = fused if tile or recomputing_pays(fused, longest, in_per_group, head) else None
     if fused is None:
         q, k, v = (

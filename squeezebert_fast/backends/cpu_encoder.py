@@ -15,6 +15,7 @@ from torch import Tensor
 
 from squeezebert_fast.backends import cpu, quantized
 from squeezebert_fast.backends.encoder_layer import Conv, Layer
+from squeezebert_fast.backends.masks import by_key
 from squeezebert_fast.errors import ArgumentError
 
 
@@ -56,22 +57,11 @@ def refusal(layer: Layer) -> str | None:
     return layer.wrong_sizes()
 
 
-def by_key(mask: Tensor) -> Tensor:
-    """A mask added to scores with four axes, those of heads and queries of size one if nothing differs along them.
-
-    transformers 5 hands its encoder a padding mask as [batch, 1, tokens, tokens], one copy a query.
-    """
-    mask = mask[(None,) * (4 - mask.dim())]
-    for axis in (1, 2):
-        if mask.shape[axis] > 1:
-            one = mask.narrow(axis, 0, 1)
-            if mask.stride(axis) == 0 or torch.equal(one.expand_as(mask), mask):
-                mask = one
-    return mask
-
-
 class CpuEncoder:
     """Packed layers. Reading the parameters ends with the constructor."""
+
+    zeroes_blind = False
+    """Whether `run` takes `attends`: which queries have a context other than zero."""
 
     def __init__(self, layers: Sequence[Layer], precision: str) -> None:
         """layers: at least one, each passed by `refusal`, all with the same channels."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from squeezebert_fast.backends import quantized, triton
 from squeezebert_fast.backends.encoder_layer import Conv, Layer, Norm
+from squeezebert_fast.backends.masks import by_key, real_tokens, zero_where_blind
 from squeezebert_fast.backends.triton import limit
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
@@ -66,7 +67,7 @@ class Passes:
             groups = f"{intermediate.groups} and {output.groups}"
             self.feed_forward_apart = f"intermediate and output have {groups} groups"
 
-    def run(self, x: Tensor, mask: Tensor | None, packing: Packing | None) -> Tensor:
+    def run(self, x: Tensor, mask: Tensor | None, packing: Packing | None, attends: Tensor | None) -> Tensor:
         """[batch, tokens, channels] to the same, or [tokens, channels] if `packing` says where sequences start."""
         query, key, value = self.layer.query, self.layer.key, self.layer.value
         intermediate, output, last_norm = self.layer.intermediate, self.layer.output, self.layer.output_norm
@@ -79,6 +80,8 @@ class Passes:
             mask,
             None if packing is None else (packing.offsets, packing.longest),
         )
+        if attends is not None:
+            context = zero_where_blind(context, attends, self.layer.heads)
         y = _conv_norm(context, self.layer.post_attention, x, self.layer.post_attention_norm)
         if self.feed_forward_apart is not None:
             hidden = triton.kernels("grouped_pointwise_conv").grouped_pointwise_conv(
@@ -111,12 +114,14 @@ class Int8Passes(Passes):
             int8_conv(*quantized.quantize(c.weight, c.blocks), c.bias, c.groups) for c in layer.convs
         ]
 
-    def run(self, x: Tensor, mask: Tensor | None, packing: Packing | None) -> Tensor:
+    def run(self, x: Tensor, mask: Tensor | None, packing: Packing | None, attends: Tensor | None) -> Tensor:
         *projections, post_attention, intermediate, output = self._convs
         norm, last_norm = self.layer.norms
         passes = triton.kernels("int8_passes")
         sequences = None if packing is None else (packing.offsets, packing.longest)
         context = passes.self_attention(x, projections, self.layer.heads, mask, sequences)
+        if attends is not None:
+            context = zero_where_blind(context, attends, self.layer.heads)
         y = passes.conv_add_layer_norm(context, post_attention, x, norm.weight, norm.bias, norm.eps)
         affine = (last_norm.weight, last_norm.bias, last_norm.eps)
         return passes.feed_forward(y, intermediate, output, self.layer.activation, *affine)
@@ -143,6 +148,9 @@ class Packing:
 class TritonEncoder:
     """Layers on the Triton kernels."""
 
+    zeroes_blind = True
+    """Whether `run` takes `attends`."""
+
     def __init__(self, layers: Sequence[Layer], precision: str = "float32") -> None:
         """layers: at least one, each passed by `refusal` with one device and dtype, all with the same channels.
 
@@ -155,13 +163,19 @@ class TritonEncoder:
         self.channels, self.dtype, self.device = weight.shape[0], weight.dtype, weight.device
 
     def run(
-        self, x: Tensor, mask: Tensor | None, unpad: bool = False, keep_states: bool = False
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        unpad: bool = False,
+        keep_states: bool = False,
+        attends: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The last hidden state, and the output of every layer if `keep_states`, none of them part of a graph.
 
         x: [batch, tokens, channels] in the layers' dtype, on their device. mask: None, or of that dtype and device,
         added to the scores, broadcastable to [batch, heads, tokens, tokens]. unpad: leave out the tokens whose keys
-        the mask sets to the lowest number in every row and head, wherever they stand; their outputs are zero.
+        the mask sets to the lowest number in every row and head, wherever they stand; their outputs are zero. attends:
+        None, or bool, broadcastable to [batch, heads, tokens, 1]: the context of the other queries is zero.
 
         Leaving them out takes their number, for which the host waits, once. While a CUDA graph is captured it can't:
         then they are computed, and zeroed after.
@@ -179,26 +193,32 @@ class TritonEncoder:
                 )
             if mask.dtype != self.dtype or mask.device != self.device:
                 raise ArgumentError(f"mask is {mask.dtype} on {mask.device}, x {x.dtype} on {x.device}")
+            mask = by_key(mask)  # a row for all queries is read with fewer registers and once
         with torch.no_grad():
             if x.numel() == 0:
                 y = torch.empty_like(x)
                 return y, [y] * len(self.passes) if keep_states else []
             if not unpad or mask is None:
-                return self._run(triton.dense(x), mask, None, keep_states)
+                return self._run(triton.dense(x), mask, None, attends, keep_states)
             keep, is_padding = real_tokens(mask, *x.shape[:2])
             if _capturing(x):
-                return self._run_and_zero(triton.dense(x), mask, keep | ~is_padding, keep_states)
+                return self._run_and_zero(triton.dense(x), mask, keep | ~is_padding, attends, keep_states)
             packing = pack(keep, is_padding)
             if packing is None:
-                return self._run(triton.dense(x), mask, None, keep_states)
+                return self._run(triton.dense(x), mask, None, attends, keep_states)
             return self._run_packed(x, packing, keep_states)
 
     def _run(
-        self, x: Tensor, mask: Tensor | None, packing: Packing | None, keep_states: bool
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        packing: Packing | None,
+        attends: Tensor | None,
+        keep_states: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         states = []
         for passes in self.passes:
-            x = passes.run(x, mask, packing)
+            x = passes.run(x, mask, packing, attends)
             if keep_states:
                 states.append(x)
         return x, states
@@ -212,36 +232,20 @@ class TritonEncoder:
         if packing.longest == 0:
             y = scattered(packed)
             return y, [y] * len(self.passes) if keep_states else []
-        y, states = self._run(packed, None, packing, keep_states)
+        y, states = self._run(packed, None, packing, None, keep_states)
         states = [scattered(state) for state in states]
         return (states[-1] if keep_states else scattered(y)), states
 
     def _run_and_zero(
-        self, x: Tensor, mask: Tensor, keep: Tensor, keep_states: bool
+        self, x: Tensor, mask: Tensor, keep: Tensor, attends: Tensor | None, keep_states: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        y, states = self._run(x, mask, None, keep_states)
+        y, states = self._run(x, mask, None, attends, keep_states)
         states = [torch.where(keep[..., None], state, 0.0) for state in states]
         return (states[-1] if keep_states else torch.where(keep[..., None], y, 0.0)), states
 
 
 def _capturing(x: Tensor) -> bool:
     return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def real_tokens(mask: Tensor, batch: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Which tokens a mask keeps, bool [batch, tokens], and whether it is a padding mask at all, bool [].
-
-    A padding mask says for every key alike, in all heads and rows, yes (0) or no (the lowest number, or -inf). Nothing
-    here waits for a GPU.
-    """
-    mask = mask[(None,) * (4 - mask.dim())]
-    row = mask[:, :1, :1]
-    keep = row == 0
-    known = keep | (row == torch.finfo(mask.dtype).min) | (row == -torch.inf)
-    is_padding = known.all()
-    if mask.shape[1:3] != (1, 1):  # written out for every query, as transformers 5 does
-        is_padding = is_padding & (mask == row).all()
-    return keep[:, 0, 0].expand(batch, tokens), is_padding
 
 
 def pack(keep: Tensor, is_padding: Tensor) -> Packing | None:

@@ -66,15 +66,16 @@ class CudaRecorder:
         return None
 
     def record(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # of the current device, which `refusal` found to be the model's
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles kernels and makes libraries allocate what they keep
                 run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # other threads may use the GPU meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # The stream is given: `torch.cuda.graph` has one for the whole process, of the device that captured first, and
+        # on another device's nothing is recorded. thread_local: other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = run()
         return output, graph.replay
 
@@ -83,8 +84,8 @@ class CudaRecorder:
             torch.cuda.current_stream().wait_event(self._end)
 
     def done(self) -> None:
-        if self._end is None:
-            self._end = torch.cuda.Event()
+        if self._end is None or self._end.device.index != torch.cuda.current_device():
+            self._end = torch.cuda.Event()  # an event is one device's, and the model may have moved
         self._end.record()
 
 

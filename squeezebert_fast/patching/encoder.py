@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends.cpu_encoder import by_key
+from squeezebert_fast.backends.masks import by_key, real_tokens
 from squeezebert_fast.backends.request import COMPILING, Request, autocast_dtype, tracing
 from squeezebert_fast.errors import UnsupportedError
 from squeezebert_fast.patching import layers
@@ -45,7 +45,7 @@ class AcceleratedEncoder(Accelerated):
             output = super().forward(*args, **kwargs)
             if not settings.unpad or tracing():
                 return output
-            keep = _real_tokens(family.mask(self, call).added)
+            keep = _real_tokens(family.mask(self, call).added, call.x)
             if keep is None:
                 return output
             if collected is not None:
@@ -69,7 +69,8 @@ class AcceleratedEncoder(Accelerated):
         if isinstance(plan, Plan):
             engine = self._engine(plan, x, mask, grad, settings)
             if isinstance(engine, Engine):
-                y, outputs = engine.native.run(x, mask.added, settings.unpad, call.keep_states)
+                blind = {"attends": mask.attends} if engine.native.zeroes_blind else {}
+                y, outputs = engine.native.run(x, mask.added, settings.unpad, call.keep_states, **blind)
                 return y, (x, *outputs) if call.keep_states else None
             reason = engine
         if not settings.keep_original or (
@@ -91,7 +92,7 @@ class AcceleratedEncoder(Accelerated):
                 x = family.run_original(self, layer, index, x, call, grad)
             if call.keep_states:
                 states.append(x)
-        keep = _real_tokens(mask.added) if settings.unpad and isinstance(plan, Plan) else None
+        keep = _real_tokens(mask.added, x) if settings.unpad and isinstance(plan, Plan) else None
         if keep is not None:
             states = [states[0], *(torch.where(keep, state, 0.0) for state in states[1:])]
             x = torch.where(keep, x, 0.0)
@@ -106,29 +107,24 @@ class AcceleratedEncoder(Accelerated):
             return choice.reason
         if grad:
             return "gradients are recorded, which the layers in one call don't do"
-        if mask.attends is not None and not (settings.unpad and by_key(mask.attends).shape[1:3] == (1, 1)):
-            return "a query attends to nothing, for which scaled_dot_product_attention gives zeros"
         engine = plan.engine(choice.backend, settings, x.shape[0] * x.shape[1])
         if isinstance(engine, str):
             return engine
+        if mask.attends is not None and not (
+            engine.native.zeroes_blind or (settings.unpad and by_key(mask.attends).shape[1:3] == (1, 1))
+        ):
+            return "a query attends to nothing, for which scaled_dot_product_attention gives zeros"
         if not plan.dropout_is_off():
             return "dropout is on"
         return engine.misfit(x) or engine
 
 
-def _real_tokens(mask: Tensor | None) -> Tensor | None:
-    """Which tokens a padding mask keeps, [batch, tokens, 1]; None for no mask or one of another kind."""
-    if mask is None or not mask.dtype.is_floating_point or not mask_is_padding(mask):
+def _real_tokens(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Which tokens of x a padding mask keeps, [batch, tokens, 1], all if it is of another kind; None without a mask."""
+    if mask is None or not mask.dtype.is_floating_point:
         return None
-    return by_key(mask)[:, 0, 0, :, None] == 0
-
-
-def mask_is_padding(mask: Tensor) -> bool:
-    """Whether a mask added to scores says for every key alike, in all heads and rows, yes (0) or no (the lowest)."""
-    mask = by_key(mask)
-    if mask.shape[1:3] != (1, 1):
-        return False
-    return bool(((mask == 0) | (mask == torch.finfo(mask.dtype).min) | (mask == -torch.inf)).all())
+    keep, is_padding = real_tokens(mask, *x.shape[:2])
+    return (keep | ~is_padding)[..., None]
 
 
 def _zero_padding(output: Any, keep: Tensor) -> Any:

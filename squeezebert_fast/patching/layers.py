@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import Activation
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.backends.request import autocast_dtype, autocast_to
 from squeezebert_fast.ops.add_layer_norm import add_layer_norm
 from squeezebert_fast.ops.attention import attention
@@ -72,8 +72,7 @@ def run(layer: Any, x: Tensor, mask: Mask, settings: Settings, family: Family) -
     q, k, v = project()
     context = attention(q, k, v, mask.added, parts.heads, family.attention_dropout(layer).p(), **choice)
     if mask.attends is not None:
-        by_head = context.unflatten(2, (parts.heads, -1))
-        context = torch.where(mask.attends.transpose(1, 2), by_head, 0.0).flatten(2)
+        context = zero_where_blind(context, mask.attends, parts.heads)
     attended = dropout_norm(
         parts.post_attention_dropout, parts.post_attention_norm, conv(parts.post_attention, context), x
     )

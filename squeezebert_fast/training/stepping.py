@@ -63,6 +63,7 @@ class Steps:
         self.pad, self.settings, self.processes, self.device = pad, settings, processes, device
         self.lengths = data.lengths
         self.per_epoch = -(-len(data.rows) // settings.batch_size)
+        assert settings.epochs is not None  # see Settings.filled
         self.total = settings.epochs * self.per_epoch
         if settings.max_steps is not None:
             self.total = min(self.total, settings.max_steps)

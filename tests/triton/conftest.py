@@ -6,8 +6,8 @@
 one of their own, and a plain `pytest` doesn't come here (`norecursedirs` in pyproject.toml).
 
 Interpreters up to 3.9 hold bfloat16 as uint16: a `tl.dot` multiplies those integers without a word, and a
-conversion from float32 truncates. Both are put right here. Elementwise bfloat16 arithmetic is wrong as well:
-kernels convert to float32 right after a load.
+conversion from float32 truncates. And a `tl.dot` that may use tf32 multiplies in float32. These are put right here.
+Elementwise bfloat16 arithmetic is wrong as well: kernels convert to float32 right after a load.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     import numpy as np
     import triton.language as tl
+    from triton._C.libtriton.ir import INPUT_PRECISION
     from triton.runtime import interpreter
 
     Handle = interpreter.TensorHandle
@@ -32,9 +33,18 @@ if not torch.cuda.is_available():
             return handle.data
         return (handle.data.astype(np.uint32) << 16).view(np.float32)
 
-    def _dot(self: Builder, a: Handle, b: Handle, acc: Handle, *rest: object) -> Handle:
+    def _tf32(handle: Handle) -> Handle:
+        if handle.dtype.scalar != tl.float32:
+            return handle
+        bits = np.ascontiguousarray(handle.data).view(np.uint32)
+        rounded = ((bits.astype(np.uint64) + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
+        return Handle(np.where(np.isfinite(handle.data), rounded, handle.data), tl.float32)
+
+    def _dot(self: Builder, a: Handle, b: Handle, acc: Handle, precision: object, *rest: object) -> Handle:
         if tl.bfloat16 not in (a.dtype.scalar, b.dtype.scalar):
-            return _stock_dot(self, a, b, acc, *rest)
+            if precision == INPUT_PRECISION.TF32:
+                a, b = _tf32(a), _tf32(b)
+            return _stock_dot(self, a, b, acc, precision, *rest)
         product = np.matmul(_widened(a), _widened(b), dtype=acc.data.dtype)
         return Handle(product + acc.data, acc.dtype.scalar)
 

@@ -66,6 +66,20 @@ def test_the_probe_passes(device: str) -> None:
     assert triton.unavailable(torch.device(device)) is None
 
 
+def test_the_probe_notices_a_wrong_product(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from squeezebert_fast.triton_kernels import probe
+
+    assert probe.run(torch.device(device)) is None
+    launch = probe.probe_kernel
+
+    class Lazy:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda a, b, out, **options: launch[grid](a, b + (b == 5), out, **options)
+
+    monkeypatch.setattr(probe, "probe_kernel", Lazy())
+    assert probe.run(torch.device(device)) == "it computed a wrong product"
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -263,6 +277,30 @@ def test_another_stream_and_another_thread_see_whole_results() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@needs_gpu
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_encoder_with_a_mask_row_for_every_query_never_waits_for_the_gpu(
+    library: str, training: bool
+) -> None:
+    encoder = encoder_of(library).cuda()
+    fast, x = patched(encoder), states(encoder, 2, 7).cuda().requires_grad_(training)
+    mask = padding_mask(keep_some(2, 7, "right").cuda(), torch.float32).repeat(1, 1, 7, 1)
+
+    def step() -> None:
+        with torch.set_grad_enabled(training):
+            y = fast(x, mask)[0]
+        if training:
+            y.sum().backward()
+
+    step()  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @needs_gpu

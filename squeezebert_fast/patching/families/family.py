@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from squeezebert_fast.backends.cpu_encoder import by_key
+from squeezebert_fast.backends.masks import by_key, is_readable
 
 Classes = tuple[type[nn.Module], ...]
 """Those that a module may be of, itself and not by extension."""
@@ -95,7 +95,7 @@ def mask_of_sdpa(mask: Tensor | None, x: Tensor) -> Mask:
     """A mask as `scaled_dot_product_attention` takes it: booleans say "attend", numbers are added.
 
     That operation gives zeros for a query that attends to nothing, where a softmax over the lowest numbers would attend
-    to all keys alike, and one over -inf to NaN.
+    to all keys alike, and one over -inf to NaN. A mask on a GPU may always have such queries: finding out would wait.
     """
     if mask is not None and not torch.compiler.is_compiling():
         mask = by_key(mask)  # fewer numbers to look at
@@ -108,16 +108,18 @@ def mask_of_sdpa(mask: Tensor | None, x: Tensor) -> Mask:
         added = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, lowest)
     else:  # -inf in every place of a row would be NaN before `attends` has its say
         added = mask.to(x.dtype).masked_fill(~attends, 0.0)
-    if not torch.compiler.is_compiling() and bool(attends.all()):
+    if not torch.compiler.is_compiling() and is_readable(attends) and bool(attends.all()):
         return Mask(added)
     return Mask(added, attends)
 
 
 def may_be_blind(mask: Tensor) -> bool:
-    """Whether a mask that is added to scores may have rows of -inf alone; in a graph it always may."""
+    """Whether a mask that is added to scores may have rows of -inf alone; in a graph or on a GPU it always may."""
     if not mask.dtype.is_floating_point:
         return False
-    return torch.compiler.is_compiling() or bool((mask.amax(-1) == -torch.inf).any())
+    if torch.compiler.is_compiling() or not is_readable(mask):
+        return True
+    return bool((mask.amax(-1) == -torch.inf).any())
 
 
 @dataclass(frozen=True)
