@@ -37,7 +37,12 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
-from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
+from squeezebert_fast.triton_kernels.add_layer_norm import (
+    add_layer_norm,
+    finish_rows,
+    row_blocks,
+    rows_at_once,
+)
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.triton_kernels.launching import (
     check_contiguous,
@@ -191,7 +196,8 @@ def feed_forward_kernel(
     IN_BLOCKS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     OUT_BLOCKS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
+    NORM_BLOCKS: tl.constexpr,
     NORM_ROWS: tl.constexpr,
 ):
     """IN, HIDDEN, OUT: channels of one group. NORMALIZE: all groups in one program, residual and LayerNorm
@@ -253,7 +259,8 @@ def feed_forward_kernel(
             )
     if NORMALIZE:
         finish_rows(
-            y, x, x_stride, first_row, rows, gamma, beta, eps, GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS
+            y, x, x_stride, first_row, rows, gamma, beta, eps,
+            GROUPS * OUT, NORM_BLOCK, NORM_BLOCKS, BLOCK_ROWS, NORM_ROWS,
         )  # fmt: skip
 
 
@@ -306,6 +313,7 @@ def _launch(
         return y
     gamma, beta, eps = norm or (x, x, 0.0)
     in_blocks, out_blocks = blocks_for(in_per_group), blocks_for(out_per_group)
+    norm_cut = row_blocks(out_channels)
     with on_device_of(x):
         feed_forward_kernel[(triton.cdiv(rows, tile.rows) * (1 if norm else groups),)](
             x_rows,
@@ -334,7 +342,8 @@ def _launch(
             IN_BLOCKS=len(in_blocks),
             BLOCK_OUT=out_blocks[0],
             OUT_BLOCKS=len(out_blocks),
-            BLOCK_CHANNELS=power_of_two(out_channels),
+            NORM_BLOCK=norm_cut.block,
+            NORM_BLOCKS=norm_cut.blocks,
             NORM_ROWS=rows_at_once(out_channels, tile.rows, tile.warps),
             num_warps=tile.warps,
             num_stages=tile.stages,

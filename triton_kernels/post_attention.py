@@ -26,7 +26,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
+from squeezebert_fast.triton_kernels.add_layer_norm import (
+    add_layer_norm,
+    finish_rows,
+    row_blocks,
+    rows_at_once,
+)
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     Tile,
     columns_read,
@@ -39,7 +44,6 @@ from squeezebert_fast.triton_kernels.launching import (
     choose,
     device_of,
     on_device_of,
-    power_of_two,
     precision,
     rows_of,
 )
@@ -70,7 +74,8 @@ def conv_add_layer_norm_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
+    NORM_BLOCKS: tl.constexpr,
     NORM_ROWS: tl.constexpr,
 ):
     """IN, OUT: channels of one group. y: contiguous [rows, GROUPS * OUT]; x and residual: rows of their strides."""
@@ -95,7 +100,7 @@ def conv_add_layer_norm_kernel(
         )
     finish_rows(
         y, residual, residual_stride, first_row, rows, gamma, beta, eps,
-        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS,
+        GROUPS * OUT, NORM_BLOCK, NORM_BLOCKS, BLOCK_ROWS, NORM_ROWS,
     )  # fmt: skip
 
 
@@ -139,6 +144,7 @@ def conv_add_layer_norm(
         return add_layer_norm(product, residual, gamma, beta, eps)
     y = torch.empty(residual.shape, dtype=x.dtype, device=x.device)
     out_per_group, in_per_group = channels // groups, weight.shape[1]
+    norm_cut = row_blocks(channels)
     with on_device_of(x):
         conv_add_layer_norm_kernel[(triton.cdiv(rows, tile.rows),)](
             x_rows,
@@ -160,7 +166,8 @@ def conv_add_layer_norm(
             BLOCK_ROWS=tile.rows,
             BLOCK_OUT=block_for(out_per_group, tile.out),
             BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
-            BLOCK_CHANNELS=power_of_two(channels),
+            NORM_BLOCK=norm_cut.block,
+            NORM_BLOCKS=norm_cut.blocks,
             NORM_ROWS=rows_at_once(channels, tile.rows, tile.warps),
             num_warps=tile.warps,
             num_stages=tile.stages,
