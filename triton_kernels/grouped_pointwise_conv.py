@@ -115,12 +115,13 @@ def grouped_pointwise_conv_kernel(
     out = program % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_rows = x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN
     read_out = columns_read(out, OUT, BLOCK_OUT)[None, :]
+    sums = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
     if TRANSPOSED:
         columns = weight + group * IN * OUT + read_out
-        sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, OUT)
+        sums = grouped_product(sums, x_rows, columns, IN, PRECISION, BLOCK_IN, OUT)
     else:
         columns = weight + (group * OUT + read_out) * IN
-        sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+        sums = grouped_product(sums, x_rows, columns, IN, PRECISION, BLOCK_IN)
     channel = group * OUT + out
     if HAS_BIAS:
         sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
@@ -150,22 +151,14 @@ def columns_read(column, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def grouped_product(
-    x,
-    weight,
-    IN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    STEP: tl.constexpr = 1,
+    sums, x, weight, IN: tl.constexpr, PRECISION: tl.constexpr, BLOCK_IN: tl.constexpr, STEP: tl.constexpr = 1
 ):
-    """float32 [BLOCK_ROWS, BLOCK_OUT]: rows at the pointers x, [BLOCK_ROWS, 1], times those at weight, [1,
-    BLOCK_OUT], whose next element is STEP further.
+    """sums, float32 [rows, out], + rows at the pointers x, [rows, 1], times those at weight, [1, out], whose next
+    element is STEP further.
     """
     k = tl.arange(0, BLOCK_IN)
     x_tile = x + k[None, :]
     weight_tile = weight + k[:, None] * STEP
-    sums = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
     for first in range(0, IN, BLOCK_IN):
         if IN % BLOCK_IN == 0:
             a = tl.load(x_tile + first)

@@ -88,9 +88,10 @@ def conv_add_layer_norm_kernel(
         out = tile % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
         channel = group * OUT + out
         sums = grouped_product(
+            tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32),
             x + read_row * x_stride + group * IN,
             weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT))[None, :] * IN,
-            IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN,
+            IN, PRECISION, BLOCK_IN,
         )  # fmt: skip
         if HAS_BIAS:
             sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
