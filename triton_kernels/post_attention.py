@@ -12,8 +12,8 @@ program has made all its columns it reads its rows back, from L2, since nothing 
 does the rest as `add_layer_norm` does. That costs no traffic to device memory, and one rounding, that of the
 product; PyTorch rounds there too, and once more after the residual.
 
-Few rows make few programs: with less than one for every multiprocessor, a product cut along columns too and a
-separate `add_layer_norm` are faster, and `conv_add_layer_norm` launches those instead.
+Few rows make few programs: where they leave multiprocessors idle, a product cut along columns too and a separate
+`add_layer_norm` are faster, and `conv_add_layer_norm` launches those instead.
 
 Base model, per token: 1180 kFLOP (a dense 768 x 768 product) and 4.6 KB in bfloat16 (x, residual, y): 256
 FLOP per byte, so bound by arithmetic, just. A tile of 128 x 256 needs 85 FLOP per byte from L2.
@@ -33,6 +33,9 @@ from squeezebert_fast.triton_kernels.add_layer_norm import (
     rows_at_once,
 )
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
+    TILES as PRODUCT_TILES,
+)
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     Tile,
     columns_read,
     grouped_pointwise_conv,
@@ -44,6 +47,7 @@ from squeezebert_fast.triton_kernels.launching import (
     choose,
     device_of,
     on_device_of,
+    one_program_pays,
     precision,
     rows_of,
 )
@@ -105,7 +109,7 @@ def conv_add_layer_norm_kernel(
     )  # fmt: skip
 
 
-def fused_tile(x: Tensor, rows: int) -> Tile | None:
+def fused_tile(x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile | None:
     """The tile of the one kernel, or None where few rows are better served by two."""
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     device = device_of(x)
@@ -114,7 +118,10 @@ def fused_tile(x: Tensor, rows: int) -> Tile | None:
         return -(-rows // tile.rows)
 
     tile = choose(tiles, device, programs, lambda tile: tile.fits(device))
-    return tile if tile and programs(tile) >= device.multiprocessors else None
+    if tile is None:
+        return None
+    columns = groups * -(-out_per_group // block_for(out_per_group, PRODUCT_TILES[0].out))
+    return tile if one_program_pays(programs(tile), columns, device) else None
 
 
 def conv_add_layer_norm(
@@ -139,12 +146,12 @@ def conv_add_layer_norm(
     check_contiguous(weight, bias, gamma, beta)
     x_rows, residual_rows = rows_of(x), rows_of(residual)
     rows, channels = residual_rows.shape
-    tile = tile or fused_tile(x, rows)
+    out_per_group, in_per_group = channels // groups, weight.shape[1]
+    tile = tile or fused_tile(x, rows, out_per_group, groups)
     if tile is None or rows == 0:
         product = grouped_pointwise_conv(x, weight, bias, groups)
         return add_layer_norm(product, residual, gamma, beta, eps)
     y = torch.empty(residual.shape, dtype=x.dtype, device=x.device)
-    out_per_group, in_per_group = channels // groups, weight.shape[1]
     norm_cut = row_blocks(channels)
     with on_device_of(x):
         conv_add_layer_norm_kernel[(triton.cdiv(rows, tile.rows),)](
