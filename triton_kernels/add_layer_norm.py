@@ -24,14 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from squeezebert_fast.triton_kernels.blocks import appended
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two, rows_of
-
-
-@triton.jit
-def appended(blocks, block):
-    """The tuple with one more; Triton has no `(*blocks, block)`."""
-    return blocks + (block,)  # noqa: RUF005
 
 
 @triton.jit

@@ -293,12 +293,14 @@ def self_attention_kernel(
         of_head = channel < HEAD
         weight_row = (head * HEAD + tl.minimum(channel, HEAD - 1))[None, :] * IN
         read_query = tl.minimum(query, tokens - 1).to(tl.int64)
-        q_tile = grouped_product(
-            tl.zeros((BLOCK_QUERIES, BLOCK_HEAD), tl.float32),
+        (q_tile,) = grouped_product(
             x + read_query[:, None] * x_stride,
-            q_weight + weight_row,
+            (q_weight + weight_row,),
             IN,
             PRECISION,
+            BLOCK_QUERIES,
+            BLOCK_HEAD,
+            1,
             BLOCK_IN,
         )
         if HAS_BIAS:

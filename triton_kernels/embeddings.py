@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.add_layer_norm import appended, normalized, row_blocks, rows_per_program
+from squeezebert_fast.triton_kernels.add_layer_norm import normalized, row_blocks, rows_per_program
+from squeezebert_fast.triton_kernels.blocks import appended
 from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of
 
 

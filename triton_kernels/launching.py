@@ -85,6 +85,12 @@ def block_for(size: int, most: int, least: int = 16) -> int:
     return max(block for block in blocks if covered[block] <= allowed)
 
 
+def blocks_at_once(size: int, block: int, most: int) -> int:
+    """How many of the blocks that cover `size` a program makes: up to `most`, with an excess of at most a quarter."""
+    count = -(-size // block)
+    return max(n for n in range(1, min(most, count) + 1) if -(-count // n) * n <= 1.25 * count)
+
+
 T = TypeVar("T")
 
 

@@ -91,12 +91,17 @@ def conv_add_layer_norm_kernel(
         group = tile // OUT_TILES
         out = tile % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
         channel = group * OUT + out
-        sums = grouped_product(
-            tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32),
+        columns = weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT))[None, :] * IN
+        (sums,) = grouped_product(
             x + read_row * x_stride + group * IN,
-            weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT))[None, :] * IN,
-            IN, PRECISION, BLOCK_IN,
-        )  # fmt: skip
+            (columns,),
+            IN,
+            PRECISION,
+            BLOCK_ROWS,
+            BLOCK_OUT,
+            1,
+            BLOCK_IN,
+        )
         if HAS_BIAS:
             sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
         inside = (row < rows)[:, None] & (out < OUT)[None, :]

@@ -20,10 +20,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from squeezebert_fast.triton_kernels.blocks import appended
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     TILES,
     TILES_FLOAT32,
     Tile,
+    add_grouped_product,
+    columns_of,
     columns_read,
     grouped_pointwise_conv,
     grouped_product,
@@ -59,30 +62,34 @@ def qkv_projection_kernel(
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
     """IN, OUT: channels of one group. x: rows of x_stride elements. q, k, v: contiguous [rows, GROUPS * OUT]."""
-    OUT_TILES: tl.constexpr = (OUT + BLOCK_OUT - 1) // BLOCK_OUT
+    OUT_TILES: tl.constexpr = (OUT + BLOCK_OUT * BLOCKS - 1) // (BLOCK_OUT * BLOCKS)
     program = tl.program_id(0)
-    out_tile = program % OUT_TILES
+    first_out = program % OUT_TILES * (BLOCK_OUT * BLOCKS)
     which = program // OUT_TILES % 3
     group = program // (3 * OUT_TILES) % GROUPS
     row = (program // (3 * OUT_TILES * GROUPS)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    out = out_tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.where(which == 0, weight_q, tl.where(which == 1, weight_k, weight_v))
-    sums = grouped_product(
-        tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32),
-        x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN,
-        weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT))[None, :] * IN,
-        IN, PRECISION, BLOCK_IN,
-    )  # fmt: skip
-    channel = group * OUT + out
-    if HAS_BIAS:
-        bias = tl.where(which == 0, bias_q, tl.where(which == 1, bias_k, bias_v))
-        sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
+    columns = ()
+    for i in tl.static_range(BLOCKS):
+        out = first_out + i * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+        at = weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT * BLOCKS))[None, :] * IN
+        columns = appended(columns, at)
+    x_rows = x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN
+    sums = grouped_product(x_rows, columns, IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCKS, BLOCK_IN)
     y = tl.where(which == 0, q, tl.where(which == 1, k, v))
-    at = row[:, None] * (GROUPS * OUT) + channel[None, :]
-    tl.store(y + at, sums.to(y.dtype.element_ty), mask=(row < rows)[:, None] & (out < OUT)[None, :])
+    for i in tl.static_range(BLOCKS):
+        out = first_out + i * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+        channel = group * OUT + out
+        done = sums[i]
+        if HAS_BIAS:
+            bias = tl.where(which == 0, bias_q, tl.where(which == 1, bias_k, bias_v))
+            done += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
+        at = row[:, None] * (GROUPS * OUT) + channel[None, :]
+        tl.store(y + at, done.to(y.dtype.element_ty), mask=(row < rows)[:, None] & (out < OUT)[None, :])
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -104,45 +111,42 @@ def qkv_input_gradient_kernel(
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
 ):
     """IN, OUT: channels of x and of q in one group. Weights: [GROUPS * OUT, IN]. of_x: contiguous [rows,
     GROUPS * IN].
     """
-    TILES: tl.constexpr = (IN + BLOCK_IN - 1) // BLOCK_IN
+    TILES: tl.constexpr = (IN + BLOCK_IN * BLOCKS - 1) // (BLOCK_IN * BLOCKS)
     program = tl.program_id(0)
     group = program // TILES % GROUPS
     row = (program // (TILES * GROUPS)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    k = program % TILES * BLOCK_IN + tl.arange(0, BLOCK_IN)
+    first = program % TILES * (BLOCK_IN * BLOCKS)
     read_row = tl.minimum(row, rows - 1)[:, None]
     # of each weight: its rows are what is summed over, its columns lie side by side
-    columns = group * OUT * IN + columns_read(k, IN, BLOCK_IN)[None, :]
-    sums = tl.zeros((BLOCK_ROWS, BLOCK_IN), tl.float32)
-    sums = grouped_product(
-        sums, grad_q + read_row * q_stride + group * OUT, weight_q + columns, OUT, PRECISION, BLOCK_OUT, IN
-    )
+    of_q = ()
+    of_k = ()
+    of_v = ()
+    for i in tl.static_range(BLOCKS):
+        k = first + i * BLOCK_IN + tl.arange(0, BLOCK_IN)
+        at = group * OUT * IN + columns_read(k, IN, BLOCK_IN * BLOCKS)[None, :]
+        of_q = appended(of_q, weight_q + at)
+        if grad_k is not None:
+            of_k = appended(of_k, weight_k + at)
+        if grad_v is not None:
+            of_v = appended(of_v, weight_v + at)
+    rows_q = grad_q + read_row * q_stride + group * OUT
+    sums = grouped_product(rows_q, of_q, OUT, PRECISION, BLOCK_ROWS, BLOCK_IN, BLOCKS, BLOCK_OUT, IN)
     if grad_k is not None:
-        sums = grouped_product(
-            sums,
-            grad_k + read_row * k_stride + group * OUT,
-            weight_k + columns,
-            OUT,
-            PRECISION,
-            BLOCK_OUT,
-            IN,
-        )
+        rows_k = grad_k + read_row * k_stride + group * OUT
+        sums = add_grouped_product(sums, rows_k, of_k, OUT, PRECISION, BLOCKS, BLOCK_OUT, IN)
     if grad_v is not None:
-        sums = grouped_product(
-            sums,
-            grad_v + read_row * v_stride + group * OUT,
-            weight_v + columns,
-            OUT,
-            PRECISION,
-            BLOCK_OUT,
-            IN,
-        )
-    at = row[:, None] * (GROUPS * IN) + (group * IN + k)[None, :]
-    tl.store(of_x + at, sums.to(of_x.dtype.element_ty), mask=(row < rows)[:, None] & (k < IN)[None, :])
+        rows_v = grad_v + read_row * v_stride + group * OUT
+        sums = add_grouped_product(sums, rows_v, of_v, OUT, PRECISION, BLOCKS, BLOCK_OUT, IN)
+    for i in tl.static_range(BLOCKS):
+        k = first + i * BLOCK_IN + tl.arange(0, BLOCK_IN)
+        at = row[:, None] * (GROUPS * IN) + (group * IN + k)[None, :]
+        tl.store(of_x + at, sums[i].to(of_x.dtype.element_ty), mask=(row < rows)[:, None] & (k < IN)[None, :])
 
 
 def _tiles(x: Tensor) -> Sequence[Tile]:
@@ -175,8 +179,8 @@ def qkv_projection(
     q, k, v = (torch.empty(shape, dtype=x.dtype, device=x.device) for _ in range(3))
     if q.numel() > 0:
         tile = tile or tile_for(_tiles(x), x, rows, out_per_group, 3 * groups)
-        block_out = block_for(out_per_group, tile.out)
-        programs = triton.cdiv(rows, tile.rows) * groups * 3 * triton.cdiv(out_per_group, block_out)
+        block_out, blocks = columns_of(tile, out_per_group)
+        programs = triton.cdiv(rows, tile.rows) * groups * 3 * triton.cdiv(out_per_group, block_out * blocks)
         with on_device_of(x):
             qkv_projection_kernel[(programs,)](
                 x_rows,
@@ -194,6 +198,7 @@ def qkv_projection(
                 PRECISION=precision(x.dtype),
                 BLOCK_ROWS=tile.rows,
                 BLOCK_OUT=block_out,
+                BLOCKS=blocks,
                 BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
                 num_warps=tile.warps,
                 num_stages=tile.stages,
@@ -217,11 +222,10 @@ def qkv_input_gradient(
     of_x = torch.empty((*first.shape[:-1], in_per_group * groups), dtype=first.dtype, device=first.device)
     if of_x.numel() > 0:
         tile = tile or tile_for(_tiles(first), first, rows, in_per_group, groups)
-        block_in, none = block_for(in_per_group, tile.out), (None,) * (3 - len(grads))
+        (block_in, blocks), none = columns_of(tile, in_per_group), (None,) * (3 - len(grads))
+        programs = triton.cdiv(rows, tile.rows) * groups * triton.cdiv(in_per_group, block_in * blocks)
         with on_device_of(first):
-            qkv_input_gradient_kernel[
-                (triton.cdiv(rows, tile.rows) * groups * triton.cdiv(in_per_group, block_in),)
-            ](
+            qkv_input_gradient_kernel[(programs,)](
                 *grad_rows,
                 *none,
                 *weights,
@@ -236,6 +240,7 @@ def qkv_input_gradient(
                 PRECISION=precision(first.dtype),
                 BLOCK_ROWS=tile.rows,
                 BLOCK_IN=block_in,
+                BLOCKS=blocks,
                 BLOCK_OUT=block_for(out_per_group, tile.depth * 2 // first.element_size()),
                 num_warps=tile.warps,
                 num_stages=tile.stages,
