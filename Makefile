@@ -19,8 +19,8 @@ help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
 	@echo "make test         install, then the C++ and Python tests"
 	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
-	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: tests, memory checker, measurements; 9 minutes;"
-	@echo "                  all of one subject with GPU_SECTION=inference or GPU_SECTION=training"
+	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
+	@echo "                  some of its parts with GPU_ONLY='times models'"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
@@ -76,7 +76,7 @@ test-triton: $(VENV)/test.stamp
 
 # No virtual environment: a GPU's machine has its own torch and triton, and may have no network.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_SECTION),--section $(GPU_SECTION))
+	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_ONLY),--only $(GPU_ONLY))
 
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
