@@ -35,6 +35,8 @@ from benchmarks.gpu_runner import HANDED_OVER, Part, Results, run_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 480.0
+DRY_PATIENCE = 5.0
+"""How many times as long a dry run may take."""
 UNDER_A_TOOL = ("ncu", "memcheck")
 """Parts whose children are started by another program, from a thread that may end long before it does."""
 
@@ -50,9 +52,10 @@ def environment(part: Part, dry: bool) -> dict[str, str]:
     return env
 
 
-def without_tool(part: Part) -> Part:
-    """The part's cases as they are, for a machine that has no GPU to look into."""
-    return replace(part, command=Part.command, read=None)
+def dry(part: Part) -> Part:
+    """The part without a tool around its cases, for a machine that has no GPU to look into, and is no match for it."""
+    slow = replace(part, seconds=DRY_PATIENCE * part.seconds, case_seconds=DRY_PATIENCE * part.case_seconds)
+    return slow if part.name == "tests" else replace(slow, command=Part.command, read=None)
 
 
 class Children:
@@ -122,9 +125,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="without a GPU; every time is made up")
     parser.add_argument("--commit", help="to write down, where git can't tell it: of a copy of the files")
     parser.add_argument("--list", action="store_true", help="the parts and the time of each")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="for all of it; %(default)s by default"
-    )
+    parser.add_argument("--seconds", type=float, help=f"for all of it; {SECONDS:g} by default")
     parser.add_argument("--child", nargs="+", metavar="PART", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -138,6 +139,7 @@ def parsed() -> argparse.Namespace:
     names = [part.name for part in PARTS]
     if unknown := sorted(set(chosen.only or ()) - set(names)):
         parser.error(f"--only: no part {', '.join(unknown)}; there are {', '.join(names)}")
+    chosen.seconds = chosen.seconds or SECONDS * (DRY_PATIENCE if chosen.dry_run else 1.0)
     if not chosen.child:
         if (chosen.out / "results.jsonl").exists():
             parser.error(f"{chosen.out} holds the results of another run")
@@ -180,7 +182,7 @@ def main() -> None:
     )
     parts = [part for part in PARTS if chosen.only is None or part.name in chosen.only]
     if chosen.dry_run:
-        parts = [part if part.name == "tests" else without_tool(part) for part in parts]
+        parts = [dry(part) for part in parts]
 
     def say(text: str) -> None:
         print(f"[{time.time() - started:5.0f} s] {text}", flush=True)

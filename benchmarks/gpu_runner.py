@@ -111,14 +111,16 @@ class Child:
     """When it began with the case that it is at."""
 
 
-def stop(process: subprocess.Popen[Any]) -> None:
-    """End it and what it started, and go on even if it doesn't end: the driver may hold it for longer than we have."""
+def stop(*processes: subprocess.Popen[Any]) -> None:
+    """End them and what they started, and go on even where one doesn't end: the driver may hold it."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5 * GRACE)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-    process.poll()
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        end = time.monotonic() + patience
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
 
 
 class PartRun:
@@ -146,8 +148,8 @@ class PartRun:
 
     def stop(self) -> None:
         """End its children; what isn't done stays so."""
+        stop(*(child.process for child in self._children))
         for child in self._children:
-            stop(child.process)
             self._keep_output(child)
         self._children.clear()
 
@@ -194,9 +196,9 @@ class PartRun:
             self._waiting.insert(0, child.cases)
 
     def _give_up(self) -> None:
+        stop(*(child.process for child in self._children))
+        done = self.results.done(self.part.name)
         for child in list(self._children):
-            stop(child.process)
-            done = self.results.done(self.part.name)
             child.cases = [case for case in child.cases if case not in done]
             at = child.cases[:1]
             self._end(child, "", None)

@@ -65,7 +65,7 @@ def read_ncu(text: str, cases: Sequence[str], status: int | None) -> Iterator[tu
             if kernel is not None:
                 found.setdefault(case, []).append(kernel)
     for case, profiled in found.items():
-        yield case, {"kernels": profiled} if profiled else {"error": why}
+        yield case, {"kernels": profiled} if profiled else {"error" if status is not None else "skipped": why}
 
 
 LAUNCHED = "==== launched "

@@ -151,7 +151,10 @@ def measured(context: Context, shape: Shape, names: Sequence[str]) -> dict[str, 
         rows.append(found)
     result: dict[str, Any] = {"flops": flops, "rows": rows}
     if PATCHED in candidates and not context.dry:
-        result["profile"] = profile(partial(step, candidates[PATCHED]))
+        try:
+            result["profile"] = profile(partial(step, candidates[PATCHED]))
+        except Exception as error:  # the profiler's, which costs no times
+            context.errors["profile"] = one_line(error)
     return result
 
 
