@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 480.0
 DRY_PATIENCE = 5.0
 """How many times as long a dry run may take."""
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): a child doesn't outlive the process that started it."""
 UNDER_A_TOOL = ("ncu", "memcheck")
 """Parts whose children are started by another program, from a thread that may end long before it does."""
 
@@ -52,7 +54,7 @@ def environment(part: Part, dry: bool) -> dict[str, str]:
     return env
 
 
-def dry(part: Part) -> Part:
+def for_a_dry_run(part: Part) -> Part:
     """The part without a tool around its cases, for a machine that has no GPU to look into, and is no match for it."""
     slow = replace(part, seconds=DRY_PATIENCE * part.seconds, case_seconds=DRY_PATIENCE * part.case_seconds)
     return slow if part.name == "tests" else replace(slow, command=Part.command, read=None)
@@ -166,9 +168,7 @@ def main() -> None:
     if chosen.child:
         part, *cases = chosen.child
         if part not in UNDER_A_TOOL:
-            ctypes.CDLL(None).prctl(
-                1, signal.SIGKILL
-            )  # PR_SET_PDEATHSIG: it doesn't outlive the one that started it
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         sys.exit(child(part, cases, Results(chosen.out), chosen.until, chosen.dry_run))
     from benchmarks.gpu_plan import PARTS
     from benchmarks.gpu_report import failures, summary
@@ -177,12 +177,11 @@ def main() -> None:
         signal.signal(number, stopped)
     chosen.out.mkdir(parents=True, exist_ok=True)
     results = Results(chosen.out.resolve() / "results.jsonl")
-    results.add(
-        "run", "command", {"seconds_allowed": chosen.seconds, "dry_run": chosen.dry_run, "argv": sys.argv[1:]}
-    )
+    asked = {"seconds_allowed": chosen.seconds, "commit": chosen.commit, "argv": sys.argv[1:]}
+    results.add("run", "command", asked | {"dry_run": chosen.dry_run})
     parts = [part for part in PARTS if chosen.only is None or part.name in chosen.only]
     if chosen.dry_run:
-        parts = [dry(part) for part in parts]
+        parts = [for_a_dry_run(part) for part in parts]
 
     def say(text: str) -> None:
         print(f"[{time.time() - started:5.0f} s] {text}", flush=True)

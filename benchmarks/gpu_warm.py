@@ -22,7 +22,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.gpu_kernels import TORCH, KernelCase, Random, candidates, cases
+from benchmarks.gpu_kernels import TORCH, KernelCase, Random, candidates
+from benchmarks.gpu_kernels_forward import cases
 from benchmarks.gpu_measure import one_line
 
 

@@ -237,10 +237,12 @@ def test_every_part_has_its_work_and_none_runs_this_file() -> None:
 
 
 def test_a_whole_part_in_a_dry_run(tmp_path: Path) -> None:
-    done = command("--out", str(tmp_path), "--dry-run", "--only", "about")
+    pytest.importorskip("triton")
+    done = command("--out", str(tmp_path), "--dry-run", "--only", "about", "--commit", "fedcba")
     assert done.returncode == 0, done.stdout + done.stderr
     found = by_case(Results(tmp_path / "results.jsonl").read())
     assert set(found) == {"command", "machine", "ceilings"}
     assert found["machine"]["ptxas"]["version"]
+    assert found["command"]["commit"] == "fedcba"
     assert all(record["dry_run"] for record in found.values())
     assert "A DRY RUN: nothing was measured" in done.stdout

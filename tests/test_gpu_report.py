@@ -129,6 +129,12 @@ def test_the_summary_of_nothing() -> None:
     assert "no failures" in summary([])
 
 
+def test_the_commit_that_was_asked_for_stands_in_where_there_was_no_git() -> None:
+    command: Record = {"part": "run", "case": "command", "commit": "fedcba9876543210"}
+    assert "commit fedcba987" in summary([command, {**MACHINE, "git_commit": None}])
+    assert "commit 012345678" in summary([command, MACHINE])
+
+
 def test_a_dry_run_says_so_first() -> None:
     assert summary([{**CEILINGS, "dry_run": True}]).startswith("A DRY RUN")
 
@@ -162,9 +168,13 @@ def test_what_was_left_out_is_told_by_part() -> None:
 
 def test_predictions_are_of_cases_that_there_are() -> None:
     pytest.importorskip("triton")
-    from benchmarks import gpu_kernels, gpu_models, gpu_training
+    from benchmarks import gpu_kernels_forward, gpu_models, gpu_training
 
-    known = {each.name for each in gpu_kernels.cases()} | set(gpu_models.cases()) | set(gpu_training.cases())
+    known = (
+        {each.name for each in gpu_kernels_forward.cases()}
+        | set(gpu_models.cases())
+        | set(gpu_training.cases())
+    )
     assert {name for name, _ in PREDICTED} <= known
 
 
