@@ -10,12 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from benchmarks.gpu_names import BMM, COMPILED, COPY, EAGER, GRAPHS, OURS, PATCHED, PRODUCT, SHIPPED, TORCH
 from benchmarks.gpu_runner import Record
-
-SHIPPED, TORCH, PRODUCT, COPY = "shipped", "torch", "square product", "copy"
-OURS, EAGER, PATCHED = "squeezebert_fast", "transformers eager", "transformers, patched"
-BMM, GRAPHS = "torch.bmm and SDPA", "squeezebert_fast, CUDA graphs"
-COMPILED = "torch.compile of "
 
 PREDICTED: dict[tuple[str, str], tuple[float, float]] = {
     ("A self_attention, 256x128, mask by key", SHIPPED): (95, 125),

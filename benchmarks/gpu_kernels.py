@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu_measure import INPUT_SETS, Call, Context, captured, row
+from benchmarks.gpu_names import SHIPPED, TORCH
 from benchmarks.report import Shape
 
 C, HIDDEN, HEADS, GROUPS, EPS = 768, 3072, 12, 4, 1e-12
-SHIPPED, TORCH = "shipped", "torch"
 MOST_CANDIDATES = 8
 """Of one kernel's own: PyTorch's comes on top."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu_names import COPY, PRODUCT
 from benchmarks.report import Shape
 from squeezebert_fast import SqueezeBertConfig
 
@@ -31,7 +32,6 @@ TINY = {
     **{f"{name}_groups": 2 for name in ("q", "k", "v", "intermediate", "output")},
 }
 INPUT_SETS = 4
-PRODUCT, COPY = "square product", "copy"
 DRY_MS = 1.0
 
 

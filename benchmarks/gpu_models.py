@@ -20,7 +20,6 @@ import squeezebert_fast
 from benchmarks import agreement
 from benchmarks.gpu_measure import (
     INPUT_SETS,
-    PRODUCT,
     Call,
     Context,
     host_latency,
@@ -30,15 +29,11 @@ from benchmarks.gpu_measure import (
     square_product,
     synchronize,
 )
+from benchmarks.gpu_names import BMM, COMPILED, EAGER, GRAPHS, OURS, PATCHED, PRODUCT
 from benchmarks.report import Shape, shape_name
 from benchmarks.subjects import spread_scores
 from squeezebert_fast import SqueezeBertModel
 from squeezebert_fast.benchmark import encoder_flops
-
-EAGER, BMM = "transformers eager", "torch.bmm and SDPA"
-OURS, PATCHED = "squeezebert_fast", "transformers, patched"
-GRAPHS = "squeezebert_fast, CUDA graphs"
-COMPILED, COMPILED_BMM = f"torch.compile of {EAGER}", f"torch.compile of {BMM}"
 
 LARGE: tuple[Shape, ...] = ((256, 128), (64, 512))
 MIDDLE: Shape = (32, 128)
@@ -216,8 +211,8 @@ def compiled(context: Context, shape: Shape) -> dict[str, Any]:
 def compiled_models(models: Models) -> dict[str, Any]:
     options: dict[str, Any] = {"backend": "eager"} if models.context.dry else {}
     return {
-        name: torch.compile(way, dynamic=False, **options)
-        for name, way in ((COMPILED_BMM, BmmModel(models.theirs)), (COMPILED, models.theirs))
+        COMPILED + name: torch.compile(way, dynamic=False, **options)
+        for name, way in ((BMM, BmmModel(models.theirs)), (EAGER, models.theirs))
     }
 
 

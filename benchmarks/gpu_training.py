@@ -19,7 +19,6 @@ from torch import nn
 from benchmarks.agreement import check_gradients
 from benchmarks.gpu_measure import (
     INPUT_SETS,
-    PRODUCT,
     Call,
     Context,
     interleaved,
@@ -28,7 +27,7 @@ from benchmarks.gpu_measure import (
     square_product,
     synchronize,
 )
-from benchmarks.gpu_models import EAGER, PATCHED
+from benchmarks.gpu_names import COMPILED, EAGER, PATCHED, PRODUCT
 from benchmarks.report import Shape, shape_name
 from benchmarks.subjects import spread_scores
 from benchmarks.training_step import (
@@ -40,7 +39,7 @@ from benchmarks.training_step import (
 )
 from squeezebert_fast import patch
 
-COMPILED_EAGER, COMPILED_PATCHED = f"torch.compile of {EAGER}", f"torch.compile of {PATCHED}"
+COMPILED_EAGER, COMPILED_PATCHED = COMPILED + EAGER, COMPILED + PATCHED
 NO_DROPOUT = ", no dropout"
 TRAINED: tuple[Shape, ...] = ((64, 512), (32, 128))
 

@@ -22,9 +22,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.gpu_kernels import TORCH, KernelCase, Random, candidates
+from benchmarks.gpu_kernels import KernelCase, Random, candidates
 from benchmarks.gpu_kernels_forward import cases
 from benchmarks.gpu_measure import one_line
+from benchmarks.gpu_names import TORCH
 
 
 class NoDriver:

@@ -10,19 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_findings import (
-    BMM,
-    COMPILED,
-    EAGER,
-    GRAPHS,
-    OURS,
-    PATCHED,
-    PREDICTED,
-    Found,
-    failures,
-    goals,
-    left_out,
-)
+from benchmarks.gpu_findings import PREDICTED, Found, failures, goals, left_out
+from benchmarks.gpu_names import BMM, COMPILED, EAGER, GRAPHS, OURS, PATCHED
 from benchmarks.gpu_report import SUMMARY_LINES, markdown, summary
 from benchmarks.gpu_runner import Record
 from benchmarks.gpu_tools import LAUNCHED, MARK, read_memcheck, read_ncu, read_tests

@@ -11,8 +11,8 @@ import torch
 from benchmarks import gpu_curves, gpu_training
 from benchmarks.gpu_curves import RUNS, apart, data
 from benchmarks.gpu_findings import failures
-from benchmarks.gpu_measure import DRY_MS, PRODUCT, TINY, Context
-from benchmarks.gpu_models import EAGER, PATCHED
+from benchmarks.gpu_measure import DRY_MS, TINY, Context
+from benchmarks.gpu_names import EAGER, PATCHED, PRODUCT
 from benchmarks.gpu_report import draw_curves
 from benchmarks.gpu_training import (
     COMPILED_EAGER,

@@ -12,8 +12,9 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from benchmarks import gpu_warm
-from benchmarks.gpu_kernels import SHIPPED, TORCH, Random, candidates, launched_with
+from benchmarks.gpu_kernels import Random, candidates, launched_with
 from benchmarks.gpu_kernels_forward import cases
+from benchmarks.gpu_names import SHIPPED, TORCH
 from benchmarks.gpu_warm import NoDriver, launched_names, launches, not_launching, timed_calls, warm
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
