@@ -215,7 +215,7 @@ UNCACHED: dict[str, str | None] = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 PARTS = (
     Part("warm", 60.0, lambda: ["kernels"], "every kernel compiled", 60.0, beside=True),
     Part("compile", 200.0, lambda: list(COMPILED), "torch.compile's cache", 100.0, per_child=1, beside=True),
-    Part("about", 60.0, lambda: ["machine", "ceilings"], "versions, compilers, ceilings"),
+    Part("about", 60.0, lambda: ["machine", "ceilings"], "versions, compilers, ceilings", 60.0),
     Part(
         "exact",
         60.0,
