@@ -22,8 +22,8 @@ help:
 	@echo "make test         install, then the C++ and Python tests"
 	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
 	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
-	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: tests, memory checker, measurements; 9 minutes;"
-	@echo "                  all of one subject with GPU_SECTION=inference or GPU_SECTION=training"
+	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
+	@echo "                  some of its parts with GPU_ONLY='times models'"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
@@ -88,7 +88,7 @@ $(VENV)/oldest-triton.stamp: $(VENV)/test.stamp
 
 # No virtual environment: a GPU's machine has its own torch and triton, and may have no network.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_SECTION),--section $(GPU_SECTION))
+	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_ONLY),--only $(GPU_ONLY))
 
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
