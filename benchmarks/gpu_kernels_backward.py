@@ -28,6 +28,7 @@ from squeezebert_fast.triton_kernels import weight_gradient as weights
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm_with_statistics
 from squeezebert_fast.triton_kernels.add_layer_norm_backward import add_layer_norm_backward
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
+from squeezebert_fast.triton_kernels.qkv_projection import qkv_input_gradient
 
 F32 = torch.float32
 
@@ -39,6 +40,7 @@ def backward_cases(rows: int) -> list[KernelCase]:
         attention_backward(long, "by key", dropped=False, profiled=True),
         weight_gradient(rows, C, HIDDEN, GROUPS),
         input_gradient(rows, C, C, GROUPS, profiled=True),
+        projections_input_gradient(rows),
         hidden_gradient(rows, profiled=True),
         weight_gradient(rows, C, C, GROUPS, profiled=True),
         weight_gradient(rows, C, C, 1),
@@ -73,6 +75,33 @@ def input_gradient(rows: int, i: int, o: int, groups: int, profiled: bool = Fals
         )
 
     return KernelCase(named("input gradient", rows, i, o, groups), make, profiled)
+
+
+def projections_input_gradient(rows: int) -> KernelCase:
+    """Of q, k and v: three products and their sum in one launch. Beside it: three, and two additions."""
+
+    def make(random: Random) -> Work:
+        grads, weights = random.sets(rows, C), [random.weight(C, C // GROUPS) for _ in range(3)]
+        turned = [w.flatten(1).unflatten(0, (GROUPS, -1)).transpose(1, 2).reshape(C, -1, 1) for w in weights]
+
+        def each(number: int, run: Any, of: list[torch.Tensor]) -> object:
+            first, second, third = (run(grads(number + i), w) for i, w in enumerate(of))
+            return first.add_(second).add_(third)
+
+        def three(number: int) -> object:
+            run = products.grouped_pointwise_conv
+            return each(number, lambda g, w: run(g, w, None, GROUPS, transposed=True), weights)
+
+        return Work(
+            lambda n, **t: qkv_input_gradient([grads(n + i) for i in range(3)], weights, GROUPS, **t),
+            flops=3 * 2.0 * rows * C * C / GROUPS,
+            moved=bytes_of(rows, C, 4),
+            tiles=around(products.TILES),
+            others={"three kernels": three},
+            torch=lambda n: each(n, lambda g, w: torch_product(g, w, None, GROUPS), turned),
+        )
+
+    return KernelCase(f"q, k, v input gradient, {rows} rows, {GROUPS} groups", make)
 
 
 def weight_gradient(rows: int, i: int, o: int, groups: int, profiled: bool = False) -> KernelCase:

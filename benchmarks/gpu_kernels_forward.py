@@ -32,6 +32,7 @@ from squeezebert_fast.triton_kernels import grouped_pointwise_conv_int8 as produ
 from squeezebert_fast.triton_kernels import post_attention as posts
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm
 from squeezebert_fast.triton_kernels.embeddings import embeddings
+from squeezebert_fast.triton_kernels.qkv_projection import qkv_projection
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
 
@@ -46,9 +47,9 @@ def self_attention(shape: Shape, kind: str, profiled: bool = False) -> KernelCas
         def call(number: int, **tile: Any) -> object:
             return attentions.self_attention(x(number), weights, biases, GROUPS, HEADS, mask, **tile)
 
-        def first(number: int, product: Any, attention: Any) -> object:
-            q, k, v = (product(x(number), w, b, GROUPS) for w, b in zip(weights, biases, strict=True))
-            return attention(q, k, v)
+        def by_torch(number: int) -> object:
+            q, k, v = (torch_product(x(number), w, b, GROUPS) for w, b in zip(weights, biases, strict=True))
+            return torch_attention(q, k, v, mask)
 
         return Work(
             call,
@@ -56,11 +57,11 @@ def self_attention(shape: Shape, kind: str, profiled: bool = False) -> KernelCas
             moved=bytes_of(rows, C, 2),
             tiles=around(attentions.TILES, small=rows < 1024),
             others={
-                "projected first": lambda n: first(
-                    n, products.grouped_pointwise_conv, lambda *qkv: attentions.attention(*qkv, mask, HEADS)
+                "projected first": lambda n: attentions.attention(
+                    *qkv_projection(x(n), weights, biases, GROUPS), mask, HEADS
                 )
             },
-            torch=lambda n: first(n, torch_product, lambda *qkv: torch_attention(*qkv, mask)),
+            torch=by_torch,
         )
 
     return KernelCase(f"A self_attention, {shape_name(shape)}, mask {kind}", make, profiled)
@@ -174,6 +175,28 @@ def product(rows: int, i: int, o: int, groups: int, activation: str | None = Non
     return KernelCase(f"product, {what}{f', {activation}' if activation else ''}", make)
 
 
+def projections(rows: int) -> KernelCase:
+    """q, k and v in one launch. Beside it: three."""
+
+    def make(random: Random) -> Work:
+        x = random.sets(rows, C)
+        weights, biases = [random.weight(C, C // GROUPS) for _ in range(3)], [random(C) for _ in range(3)]
+
+        def each(number: int, run: Any) -> object:
+            return [run(x(number), w, b, GROUPS) for w, b in zip(weights, biases, strict=True)]
+
+        return Work(
+            lambda n, **t: qkv_projection(x(n), weights, biases, GROUPS, **t),
+            flops=3 * 2.0 * rows * C * C / GROUPS,
+            moved=bytes_of(rows, C, 4),
+            tiles=around(products.TILES, small=rows < 1024),
+            others={"three kernels": lambda n: each(n, products.grouped_pointwise_conv)},
+            torch=lambda n: each(n, torch_product),
+        )
+
+    return KernelCase(f"q, k, v, {rows} rows, {GROUPS} groups", make)
+
+
 def product_int8(rows: int) -> KernelCase:
     def make(random: Random) -> Work:
         x, scale = random.integers(127, rows, C, dtype=torch.int8), random(rows, GROUPS, dtype=torch.float32)
@@ -231,10 +254,12 @@ def cases() -> list[KernelCase]:
         post_attention(large, profiled=True),
         feed_forward(large, profiled=True),
         product(rows, C, C, GROUPS),
+        projections(rows),
         attention(long, "by key", profiled=True),
         *backward_cases(rows),
         *(make(one) for make in (lambda s: self_attention(s, "by key"), post_attention, feed_forward)),
         product(128, C, C, GROUPS),
+        projections(128),
         *(make(middle) for make in (lambda s: self_attention(s, "by key"), post_attention, feed_forward)),
         self_attention(large, "none"),
         self_attention(large, "any"),

@@ -44,6 +44,7 @@ from squeezebert_fast.triton_kernels import post_attention as posts
 from squeezebert_fast.triton_kernels import weight_gradient as weights
 from squeezebert_fast.triton_kernels.add_layer_norm_backward import add_layer_norm_backward
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
+from squeezebert_fast.triton_kernels.qkv_projection import qkv_input_gradient, qkv_projection
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
@@ -88,10 +89,20 @@ def conv_arguments(i: int, o: int, groups: int, dtype: torch.dtype) -> tuple[Ten
 def product(
     i: int, o: int, groups: int, tile: products.Tile, dtype: torch.dtype, activation: str | None
 ) -> Case:
-    name = f"product {i} -> {o}, {groups} groups, {tile.rows}x{tile.out} {short(dtype)}"
+    name = f"product {i} -> {o}, {groups} groups, {tile.rows}x{tile.columns} {short(dtype)}"
     arguments = conv_arguments(i, o, groups, dtype)
     call = lambda: products.grouped_pointwise_conv(*arguments, activation, tile=tile)  # noqa: E731
     return Case(name, call, dtype is not torch.float32, tile.rows)
+
+
+def projections(tile: products.Tile, dtype: torch.dtype, groups: int = 4) -> list[Case]:
+    """q, k and v, and the gradient of their input."""
+    x, weight, bias, _ = conv_arguments(C, C, groups, dtype)
+    what = f"{groups} groups, {tile.rows}x{tile.columns} {short(dtype)}"
+    forward = lambda: qkv_projection(x, [weight] * 3, [bias] * 3, groups, tile=tile)  # noqa: E731
+    backward = lambda: qkv_input_gradient([x] * 3, [weight] * 3, groups, tile=tile)  # noqa: E731
+    fast = dtype is not torch.float32
+    return [Case(f"q, k, v {what}", forward, fast), Case(f"q, k, v input gradient {what}", backward, fast)]
 
 
 def product_int8(i: int, o: int, groups: int, blocks: int, tile: products.Tile) -> Case:
@@ -199,6 +210,9 @@ def cases() -> list[Case]:
         product(C, C, 4, products.TILES[0], fp16, None),
         product(C, C, 4, products.TILES_FLOAT32[0], fp32, None),
     ]
+    found += [both(case) for case in projections(products.TILES[0], bf16)]
+    found += projections(products.TILES[0], bf16, groups=1)
+    found += projections(products.TILES[0], fp16) + projections(products.TILES_FLOAT32[0], fp32)
     found += [both(post_attention(tile, bf16)) for tile in posts.TILES]
     found += [post_attention(posts.TILES[1], fp16), post_attention(posts.TILES_FLOAT32[0], fp32)]
     found += [both(feed_forward(tile, bf16, True)) for tile in blocks.TILES]

@@ -67,8 +67,13 @@ class Tile(NamedTuple):
     blocks: int = 1
     """Most blocks of output channels that a program makes of the same rows, where a kernel can make several."""
 
+    @property
+    def columns(self) -> int:
+        """Most output channels that a program makes."""
+        return self.out * self.blocks
+
     def fits(self, device: Device) -> bool:
-        shared_memory = (self.rows + self.out * self.blocks) * self.depth * 2 * self.stages
+        shared_memory = (self.rows + self.columns) * self.depth * 2 * self.stages
         return shared_memory <= device.shared_memory and self.capability <= device.capability
 
 
@@ -121,14 +126,9 @@ def grouped_pointwise_conv_kernel(
     row = (program // (GROUPS * OUT_TILES)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     first_out = program % OUT_TILES * (BLOCK_OUT * BLOCKS)
     x_rows = x + tl.minimum(row, rows - 1)[:, None] * x_stride + group * IN
-    if TRANSPOSED:
-        weight += group * IN * OUT
-        STEP: tl.constexpr = OUT
-        COLUMN: tl.constexpr = 1
-    else:
-        weight += group * OUT * IN
-        STEP: tl.constexpr = 1
-        COLUMN: tl.constexpr = IN
+    STEP: tl.constexpr = OUT if TRANSPOSED else 1
+    COLUMN: tl.constexpr = 1 if TRANSPOSED else IN
+    weight += group * IN * OUT
     columns = ()
     for i in tl.static_range(BLOCKS):
         out = first_out + i * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
