@@ -267,7 +267,7 @@ def test_labels_that_a_checkpoint_knows_keep_their_ids_and_other_labels_get_a_ne
 @pytest.mark.parametrize(
     ("content", "arguments", "said"),
     [
-        ("text\tlabel\na\tx\nb\n", [], "train.tsv, line 3: 1 fields, expected 2"),
+        ("text\tlabel\na\tx\nb\n", [], "train.tsv, line 3: 1 field, expected 2"),
         ("text\tlabel\na\tx\nb\t\n", [], "train.tsv, line 3: 'label' is empty"),
         ("text\tlabel\na\tx\n", [], "every label of the training data is 'x'"),
         ("text\tlabel\na\tx\nb\ty\n", ["--label-column", "class"], "no column 'class'; it has text, label"),
