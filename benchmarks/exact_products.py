@@ -14,6 +14,7 @@ from squeezebert_fast.triton_kernels import feed_forward_backward as blocks_back
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv as products
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv_int8 as products_int8
 from squeezebert_fast.triton_kernels import weight_gradient as weights
+from squeezebert_fast.triton_kernels.qkv_projection import qkv_input_gradient, qkv_projection
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -72,7 +73,7 @@ def forward_case(dtype: torch.dtype, tile: products.Tile, activation: str | None
         x = integers(sizes.rows, sizes.channels)
         return Run((x, *conv(integers, sizes.channels, sizes.hidden, groups)), call, exact)
 
-    what = f"{tile.rows}x{tile.out}, {'relu' if activation else 'one group'}"
+    what = f"{tile.rows}x{tile.columns}, {'relu' if activation else 'one group'}"
     return named("grouped_pointwise_conv", what, dtype, make)
 
 
@@ -89,7 +90,7 @@ def input_gradient_case(dtype: torch.dtype, tile: products.Tile) -> Case:
         weight, _ = conv(integers, sizes.channels, sizes.hidden, sizes.groups)
         return Run((integers(sizes.rows, sizes.hidden), weight), call, exact)
 
-    return named("grouped_pointwise_conv", f"{tile.rows}x{tile.out}, transposed", dtype, make)
+    return named("grouped_pointwise_conv", f"{tile.rows}x{tile.columns}, transposed", dtype, make)
 
 
 def derivative_case(dtype: torch.dtype, tile: products.Tile) -> Case:
@@ -104,7 +105,40 @@ def derivative_case(dtype: torch.dtype, tile: products.Tile) -> Case:
         grad, x = integers.between(1, 9, sizes.rows, sizes.channels), integers(sizes.rows, sizes.channels)
         return Run((grad, x, *conv(integers, sizes.channels, sizes.channels, sizes.groups)), call, exact)
 
-    return named("grouped_pointwise_conv", f"{tile.rows}x{tile.out}, derivative", dtype, make)
+    return named("grouped_pointwise_conv", f"{tile.rows}x{tile.columns}, derivative", dtype, make)
+
+
+def projections_case(dtype: torch.dtype, tile: products.Tile) -> Case:
+    def make(sizes: Sizes, integers: Integers) -> Run:
+        def call(x: Tensor, *parameters: Tensor) -> Sequence[Tensor]:
+            return qkv_projection(x, parameters[::2], parameters[1::2], sizes.groups, tile=tile)
+
+        def exact(x: Tensor, *parameters: Tensor) -> list[Expected]:
+            of_each = zip("qkv", parameters[::2], parameters[1::2], strict=True)
+            return [Expected(name, product(x, weight, bias, sizes.groups)) for name, weight, bias in of_each]
+
+        of_each = (conv(integers, sizes.channels, sizes.channels, sizes.groups) for _ in range(3))
+        return Run(
+            (integers(sizes.rows, sizes.channels), *(t for pair in of_each for t in pair)), call, exact
+        )
+
+    return named("qkv_projection", f"{tile.rows}x{tile.columns}", dtype, make)
+
+
+def projections_backward_case(dtype: torch.dtype, tile: products.Tile) -> Case:
+    def make(sizes: Sizes, integers: Integers) -> Run:
+        def call(*pairs: Tensor) -> list[Tensor]:
+            return [qkv_input_gradient(pairs[:3], pairs[3:], sizes.groups, tile=tile)]
+
+        def exact(*pairs: Tensor) -> list[Expected]:
+            of_each = zip(pairs[:3], pairs[3:], strict=True)
+            return [Expected("of x", sum(transposed(grad, w, sizes.groups) for grad, w in of_each))]
+
+        grads = [integers(sizes.rows, sizes.channels) for _ in range(3)]
+        weights = [conv(integers, sizes.channels, sizes.channels, sizes.groups)[0] for _ in range(3)]
+        return Run((*grads, *weights), call, exact)
+
+    return named("qkv_projection", f"{tile.rows}x{tile.columns}, of x", dtype, make)
 
 
 def weight_gradient_case(dtype: torch.dtype, parts: int) -> Case:
@@ -234,6 +268,7 @@ def cases() -> list[Case]:
     for dtype, tile in tiles_of(products):
         found += [forward_case(dtype, tile, activation) for activation in (None, "relu")]
         found += [input_gradient_case(dtype, tile), derivative_case(dtype, tile)]
+        found += [projections_case(dtype, tile), projections_backward_case(dtype, tile)]
     found += [weight_gradient_case(dtype, parts) for dtype in (*HALVES, torch.float32) for parts in (1, 3)]
     found += [mlp_case(dtype, tile) for dtype, tile in tiles_of(blocks)]
     found += [hidden_gradient_case(dtype, tile) for dtype, tile in tiles_of(blocks_back)]

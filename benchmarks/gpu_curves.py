@@ -1,6 +1,6 @@
 """Whether training learns the same with kernels as without: a few hundred steps of the project's own training loop.
 
-A step of `benchmarks.gpu_check`. The data are random tokens, some of each class's own words among them, and one label
+A case of `benchmarks.gpu_check`. The data are random tokens, some of each class's own words among them, and one label
 in ten is wrong: so the loss falls to about 0.33, not to 0, and its noise is that of the batches, the same in all runs.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_steps import Context, one_line
+from benchmarks.gpu_measure import Context, one_line, synchronize
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertForSequenceClassification, patch
 from squeezebert_fast.training.loop import Trainer
 from squeezebert_fast.training.processes import Processes
@@ -128,9 +128,10 @@ def curves(context: Context) -> dict[str, Any]:
                 runs[run.name] = trained(context, run, Path(folder) / "run")
             except Exception as error:
                 context.errors[run.name] = one_line(error)
-    case = f"{STEPS} steps of {BATCH_SIZE} texts of 4 to 64 tokens, 4 layers of the base size, random weights"
+                synchronize(context)
+    what = f"{STEPS} steps of {BATCH_SIZE} texts of 4 to 64 tokens, 4 layers of the base size, random weights"
     return {
-        "case": case,
+        "curves": what,
         "runs": list(runs.values()),
         "patched_from_eager": apart(runs, "patched bfloat16", "eager bfloat16"),
         "bfloat16_from_float32": apart(runs, "eager bfloat16", "eager float32"),

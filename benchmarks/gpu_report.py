@@ -1,232 +1,293 @@
-"""What `benchmarks.gpu_check` found, as Markdown tables, plots, and the list of what is not as it should be."""
+"""Tables of what `benchmarks.gpu_check` found, from the file that came back, on any machine:
+
+    python -m benchmarks.gpu_report out/results.jsonl                            # Markdown
+    python -m benchmarks.gpu_report out/results.jsonl --out benchmarks/results   # gpu.json, gpu.md, gpu_curves.svg
+
+The file may end anywhere: what a run that was killed had found is all there.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_plan import STEPS, TRAINED
-from benchmarks.gpu_steps import EAGER, GRAPHS, OURS, PATCHED, PRODUCT
-from benchmarks.gpu_training import COMPILED_EAGER
-from benchmarks.gpu_training_report import curve_lines, draw_curves, memory_lines
-from benchmarks.report import shape_name
-from squeezebert_fast.benchmark import milliseconds
+from benchmarks.gpu_findings import Found, Goal, Line, failures, goals, left_out, lines
+from benchmarks.gpu_runner import Record, Results
 
-Rows = list[dict[str, Any]]
-
-
-def unmet(results: dict[str, Any]) -> list[str]:
-    """Failures: tests, the memory checker, and steps or candidates that ended in an error. Speed is no failure."""
-    problems = []
-    for name, result in results.items():
-        if not isinstance(result, dict):
-            continue
-        if "error" in result:
-            problems.append(f"{name}: {result['error']}")
-        if result.get("failed") or result.get("timed_out") or result.get("status"):
-            problems.append(f"{name}: status {result.get('status')}, failed {result.get('failed')}")
-        problems += [f"{name}: {candidate}: {error}" for candidate, error in _wrong(name, result)]
-    return problems
+SUMMARY_LINES = 40
+WIDTH = 150
+SMOOTHED = 10  # steps that a point of the drawn curves is the mean of
+DRY = "A DRY RUN: nothing was measured, every time is made up."
 
 
-def _wrong(name: str, result: dict[str, Any]) -> list[tuple[str, str]]:
-    # a tile that the device is too small for is a finding
-    return [] if name.startswith("tiles_") else list(result.get("errors", {}).items())
+def duration(us: float) -> str:
+    return f"{us / 1e3:.4g} ms" if us >= 1000 else f"{us:.4g} us"
 
 
-def report(results: dict[str, Any], out: Path) -> str:
-    """Markdown; plots go to `out` where matplotlib is installed."""
-    parts = [_head(results)]
-    if not results["dry_run"]:
-        parts.append(_goals(results))
-    for name in STEPS:
-        result = results.get(name)
-        if result and name != "about":
-            parts.append(_step(name, result))
-    if importlib.util.find_spec("matplotlib") and not results["dry_run"]:
-        parts += [f"![{path.stem}]({path.name})" for path in _plots(results, out)]
-    return "\n\n".join(parts) + "\n"
+def predicted(span: tuple[float, float] | None) -> str:
+    if span is None:
+        return ""
+    scale, unit = (1e3, "ms") if span[0] >= 1000 else (1.0, "us")
+    return f"{span[0] / scale:g}-{span[1] / scale:g} {unit}"
 
 
-def _head(results: dict[str, Any]) -> str:
-    about = results.get("about", {})
-    gpu = about.get("gpu", {})
-    versions = about.get("versions", {})
-    lines = ["# GPU check"]
-    if results["dry_run"]:
-        lines.append("**A dry run: every step on the CPU, in Triton's interpreter. It measures nothing.**")
-    if gpu:
-        lines.append(f"{gpu['name']}, {gpu['multiprocessors']} multiprocessors, CUDA {gpu['cuda']}")
-    if about and "error" not in about:
-        lines.append(
-            f"{about['date']}, commit {about['git_commit']}, Python {about['python']}, torch {versions['torch']}, "
-            f"triton {about['triton']}, transformers {versions['transformers']}"
-        )
-    for name in ("tests", "sanitizer", "sanitizer_training"):
-        if name in results:
-            lines.append(f"{name}: {_outcome(results[name])}")
-    return "\n\n".join(lines)
+def share(value: tuple[float, str] | None) -> str:
+    return "" if value is None else f"{value[0]:.0%} {value[1]}"
 
 
-def _outcome(result: dict[str, Any]) -> str:
-    if "skipped" in result or "error" in result:
-        return str(result.get("skipped") or result["error"])
-    counts = ", ".join(f"{number} {word}" for word, number in result["counts"].items())
-    late = " (stopped: it took too long)" if result["timed_out"] else ""
-    return ", ".join(filter(None, [counts, result.get("summary")])) + late
-
-
-def times(results: dict[str, Any], step: str) -> dict[str, dict[str, Any]]:
-    """By candidate, the rows of a step that were timed."""
-    rows: Rows = results.get(step, {}).get("rows", [])
-    return {row["candidate"]: row for row in rows if row["median_ms"]}
-
-
-def ratio(results: dict[str, Any], step: str, slow: str, fast: str, key: str = "median_ms") -> float | None:
-    rows = times(results, step)
-    if slow not in rows or fast not in rows or not rows[fast][key]:
-        return None
-    return rows[slow][key] / rows[fast][key]
-
-
-def _best_ratio(results: dict[str, Any], step: str, fast: str, prefix: str) -> float | None:
-    """Over the fastest of the candidates whose name starts so."""
-    ratios = [ratio(results, step, name, fast) for name in times(results, step) if name.startswith(prefix)]
-    return min((r for r in ratios if r), default=None)
-
-
-def _goals(results: dict[str, Any]) -> str:
-    graphs = times(results, "latency").get(GRAPHS)
-    found: list[tuple[str, float | None, float, str]] = []
-    for shape in ("256x128", "64x512"):
-        step = f"model_{shape}"
-        found.append(
-            (f"{shape}: of the square product's rate", ratio(results, step, OURS, PRODUCT, "tflops"), 0.6, "")
-        )
-        found.append((f"{shape}: times as fast as eager", ratio(results, step, EAGER, OURS), 4.0, ""))
-        compiled = _best_ratio(results, f"compile_{shape}", OURS, "torch.compile")
-        found.append((f"{shape}: times as fast as torch.compile", compiled, 2.0, ""))
-    found.append(
-        ("1x128 with CUDA graphs, ms from call to result", graphs and graphs["median_ms"], 0.25, "at most ")
-    )
-    found.append(
-        ("1x128 with CUDA graphs: times as fast as eager", ratio(results, "latency", EAGER, GRAPHS), 8.0, "")
-    )
-    unpad = ratio(results, "ragged", OURS, f"{OURS}, unpad")
-    found.append(("lengths 5 to 128: padding-free over padded", unpad, 1.7, ""))
-    found += _training_goals(results)
-    lines = ["## Goals", "| | measured | goal | |", "| --- | --- | --- | --- |"]
-    for what, value, goal, most in found:
-        verdict = (
-            "not measured"
-            if value is None
-            else "met"
-            if (value <= goal if most else value >= goal)
-            else "missed"
-        )
-        lines.append(f"| {what} | {_number(value)} | {most or 'at least '}{goal:g} | {verdict} |")
-    return "\n".join(["\n".join(lines[:1]) + "\n", *lines[1:]])
-
-
-def _training_goals(results: dict[str, Any]) -> list[tuple[str, float | None, float, str]]:
-    found: list[tuple[str, float | None, float, str]] = []
-    for shape in map(shape_name, TRAINED):
-        step, name = f"training_{shape}", f"training step, {shape}"
-        compiled = ratio(results, f"training_compile_{shape}", COMPILED_EAGER, PATCHED)
-        memory = ratio(results, step, PATCHED, EAGER, "step_bytes")
-        found.append((f"{name}: times as fast as eager", ratio(results, step, EAGER, PATCHED), 3.0, ""))
-        found.append((f"{name}: times as fast as torch.compile", compiled, 1.7, ""))
-        found.append((f"{name}: of eager's memory", memory, 0.5, "at most "))
-    share = ratio(results, "training_64x512", PATCHED, PRODUCT, "tflops")
-    found.append(("training step, 64x512: of the square product's rate", share, 0.45, ""))
-    return found
-
-
-def _step(name: str, result: dict[str, Any]) -> str:
-    lines = [f"## {name}" + (f": {result['case']}" if "case" in result else ""), ""]
-    if "error" in result:
-        return f"{lines[0]}\n\n{result['error']}"
-    if "runs" in result:
-        return "\n".join([*lines, *curve_lines(result)])
-    rows: Rows = result.get("rows", [])
-    ceilings = {row["candidate"]: row for row in rows}
-    product = ceilings.get(PRODUCT, {}).get("tflops")
-    copy = ceilings.get("copy", {}).get("gbytes_per_second")
-    eager = ceilings.get(EAGER, {}).get("median_ms")
-    lines += ["| | median | p20 .. p80 | over eager | TFLOP/s | of the product | GB/s | of the copy |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    for row in rows:
-        spread = "" if row["p20_ms"] is None else milliseconds(row["p20_ms"] / 1e3, row["p80_ms"] / 1e3)
-        over = eager / row["median_ms"] if eager and row["median_ms"] else None
-        cells = [
-            row["candidate"],
-            "" if row["median_ms"] is None else milliseconds(row["median_ms"] / 1e3),
-            spread,
-            _number(over),
-            _number(row["tflops"]),
-            _share(row["tflops"], product),
-            _number(row["gbytes_per_second"]),
-            _share(row["gbytes_per_second"], copy),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += memory_lines(rows)
-    if "real_tokens" in result:
-        lines += ["", f"Real tokens: {result['real_tokens']:.0%} of the padded batch; TFLOP/s count theirs."]
-    for reason in result.get("graphs_not_used", []):
-        lines += ["", f"No CUDA graph: {reason}"]
-    for candidate, error in result.get("errors", {}).items():
-        lines += ["", f"Left out: {candidate}: {error}"]
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _share(value: float | None, of: float | None) -> str:
-    return f"{value / of:.0%}" if value and of else ""
+def head(found: Found) -> list[str]:
+    """Machine and versions, ceilings."""
+    machine = found.machine
+    gpu, versions = machine.get("gpu", {}), machine.get("versions", {})
+    said = [DRY] * found.dry
+    if machine:
+        said.append(
+            f"{gpu.get('name', 'no GPU')}, {machine.get('date')}, commit {str(machine.get('git_commit'))[:9]}, Python "
+            f"{machine.get('python')}, torch {versions.get('torch')}, triton "
+            f"{machine.get('machine', {}).get('versions', {}).get('triton')}, ptxas: "
+            f"{machine.get('ptxas', {}).get('version')}"
+        )
+    product, copy = (
+        found.value("ceilings", "square product", "tflops"),
+        found.value("ceilings", "copy", "gbytes_per_second"),
+    )
+    said.append(f"ceilings: {number(product)} TFLOP/s (8192^3, bfloat16), copy {number(copy)} GB/s")
+    return said
 
 
-def _plots(results: dict[str, Any], out: Path) -> list[Path]:
-    """Bars: times as fast as eager by shape, and each pass against the two ceilings."""
+def summary(records: Iterable[Record]) -> str:
+    """What is printed last: failures first, then figures, then goals; it fits the end of an output that is cut."""
+    found = Found(records)
+    wrong = failures(found.records)
+    first = head(found)
+    first.append(f"FAILURES: {len(wrong)}" if wrong else "no failures")
+    first += [f"  {line}" for line in wrong[:8]]
+    if len(wrong) > 8:
+        first.append(f"  ... and {len(wrong) - 8} more: grep error results.jsonl")
+    if out := left_out(found.records):
+        first.append("left out: " + "; ".join(f"{part}: {brief(cases)}" for part, cases in out.items()))
+    last = goal_lines(goals(found))
+    room = SUMMARY_LINES - len(first) - len(last) - 1
+    table = sorted(lines(found), key=lambda line: not line.predicted)  # those with a prediction must be there
+    heading = (
+        f"{'':46}{'time':>10}{'predicted':>14}{'TFLOP/s':>9}  {'of the ceiling':16}{'torch':>9}  best of ours"
+    )
+    text = [*first, *([heading] if table else []), *map(table_line, table[:room]), *last]
+    return "\n".join(line[:WIDTH] for line in text) + "\n"
+
+
+def brief(cases: Sequence[str]) -> str:
+    return cases[0] if len(cases) == 1 else f"{len(cases)} cases"
+
+
+def table_line(line: Line) -> str:
+    torch = duration(line.torch) if line.torch else ""
+    best = f"{line.best[0]}: {duration(line.best[1])}" if line.best and line.best[1] < 0.98 * line.us else ""
+    return (
+        f"{line.case[:45]:46}{duration(line.us):>10}{predicted(line.predicted):>14}{number(line.tflops):>9}  "
+        f"{share(line.share):16}{torch:>9}  {best}"
+    )
+
+
+def goal_lines(found: Sequence[Goal]) -> list[str]:
+    """Two of them in a line."""
+    said = [
+        f"{goal.what} {number(goal.value) or '-'} ({'<=' if goal.most else '>='} {goal.goal:g}: {goal.verdict})"
+        for goal in found
+    ]
+    pairs = [said[at : at + 2] for at in range(0, len(said), 2)]
+    return ["GOALS", *("  " + "".join(f"{each:72}" for each in pair).rstrip() for pair in pairs)]
+
+
+# Markdown
+
+
+def markdown(found: Found) -> str:
+    """All of it."""
+    parts = ["# GPU check", *head(found)]
+    wrong = failures(found.records)
+    parts.append("## Failures\n\n" + ("\n".join(f"- {line}" for line in wrong) or "None."))
+    if out := left_out(found.records):
+        parts.append("Left out: " + "; ".join(f"{part}: {', '.join(cases)}" for part, cases in out.items()))
+    rows = [
+        (g.what, number(g.value), f"{'at most' if g.most else 'at least'} {g.goal:g}", g.verdict)
+        for g in goals(found)
+    ]
+    parts.append("## Goals\n\n" + table(("", "measured", "goal", ""), rows))
+    rows = [
+        (line.case, duration(line.us), predicted(line.predicted), number(line.tflops), share(line.share))
+        for line in lines(found)
+        if line.predicted
+    ]
+    told = "Predictions are from counting operations and bytes, before any GPU ran this."
+    parts.append(
+        f"## Predicted and measured\n\n{told}\n\n"
+        + table(("", "measured", "predicted", "TFLOP/s", "of the ceiling"), rows)
+    )
+    parts += [case(record, found) for record in found.records if "rows" in record]
+    if counters := [kernel_row(r["case"], k) for r in found.of("ncu") for k in r.get("kernels", [])]:
+        names = (
+            "",
+            "kernel",
+            "us",
+            "tensor pipe",
+            "SM",
+            "L1",
+            "L2",
+            "DRAM",
+            "occupancy",
+            "registers",
+            "waits for",
+        )
+        parts.append("## Hardware counters\n\n" + table(names, counters))
+    parts += [curves(record) for record in found.of("curves") if record.get("runs")]
+    for record in found.of("tests"):
+        parts.append(
+            f"## Tests\n\n{record.get('counts')}" + " (stopped by the time)" * record.get("stopped", False)
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    return "\n".join([*head, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def case(record: Record, found: Found) -> str:
+    """A table of a case's candidates."""
+    name = record["case"]
+    baseline = record["rows"][0]["us"] if record["rows"] else None
+    names = ["", "median", "p20 .. p80", "over the first", "TFLOP/s", "GB/s", "of the ceiling"]
+    memory = any(row.get("step_bytes") for row in record["rows"])
+    rows = []
+    for row in record["rows"]:
+        candidate = row["candidate"]
+        cells = [
+            candidate,
+            duration(row["us"]),
+            f"{duration(row['p20_us'])} .. {duration(row['p80_us'])}",
+            number(baseline / row["us"]),
+            number(row.get("tflops")),
+            number(row.get("gbytes_per_second")),
+            share(found.of_ceiling(name, candidate)),
+        ]
+        if memory:
+            cells += [number(row.get("tokens_per_second")), number(row.get("step_bytes", 0) / 1e6)]
+        rows.append(cells)
+    said = [f"## {name}", table([*names, "tokens/s", "MB for the step"] if memory else names, rows)]
+    if "real_tokens" in record:
+        said.append(f"Real tokens: {record['real_tokens']:.0%} of the padded batch; TFLOP/s count theirs.")
+    if record.get("host_us_of_a_call") is not None:
+        said.append(f"Host time of a call, nothing waited for: {record['host_us_of_a_call']} us.")
+    said += [f"No CUDA graph: {reason}" for reason in record.get("graphs_not_used", [])]
+    said += [f"Left out: {candidate}: {error}" for candidate, error in record.get("errors", {}).items()]
+    if profile := record.get("profile"):
+        rows = [(f"`{kernel}`", str(count), number(us)) for kernel, count, us in profile]
+        said.append(table(("kernel of a patched step", "launches", "us"), rows))
+    return "\n\n".join(said)
+
+
+def kernel_row(case: str, kernel: dict[str, Any]) -> list[str]:
+    keys = (
+        "us",
+        *(f"{name}_percent" for name in ("tensor_pipe", "sm", "l1", "l2", "dram", "occupancy")),
+        "registers",
+    )
+    stalls = ", ".join(f"{name} {value:.2g}" for name, value in kernel.get("stalls", {}).items())
+    return [case, kernel["kernel"], *(number(kernel.get(key)) for key in keys), stalls]
+
+
+def curves(record: Record) -> str:
+    """A table of the runs, and how far their losses are apart."""
+    rows = []
+    for run in record["runs"]:
+        last = run["losses"][-10:]
+        speed = f"{run['tokens_per_second']:,.0f}" if run["tokens_per_second"] else ""
+        accuracy = f"{run['dev']['accuracy']:.4f}"
+        rows.append((run["name"], f"{run['losses'][0]:.4f}", f"{sum(last) / len(last):.4f}", accuracy, speed))
+    said = [
+        f"## Loss curves: {record['curves']}",
+        table(("", "first loss", "last ten", "dev accuracy", "tokens/s"), rows),
+    ]
+    for name, what in (
+        ("patched_from_eager", "patched from eager, both bfloat16"),
+        ("bfloat16_from_float32", "eager bfloat16 from eager float32"),
+    ):
+        if record[name] is not None:
+            told = "Mean difference of the losses, step by step, without dropout"
+            said.append(f"{told}: {what}: {record[name]:.4f}")
+    return "\n\n".join(said)
+
+
+def draw_curves(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """The losses of all runs over each other, those with dropout beside those without."""
     from matplotlib.figure import Figure
 
-    made = []
-    shapes = [name for name in STEPS if name.startswith("model_") and EAGER in times(results, name)]
-    if shapes:
-        figure = Figure(figsize=(3.2 * len(shapes), 3.2), layout="constrained")
-        for axes, step in zip(figure.subplots(1, len(shapes), squeeze=False)[0], shapes, strict=True):
-            rows = {n: r for n, r in times(results, step).items() if n != PRODUCT}
-            axes.barh(
-                list(rows), [times(results, step)[EAGER]["median_ms"] / r["median_ms"] for r in rows.values()]
-            )
-            axes.invert_yaxis()
-            axes.set_title(step.removeprefix("model_"), fontsize=9)
-            axes.tick_params(labelsize=7)
-        figure.supxlabel(f"times as fast as {EAGER}", fontsize=9)
-        made.append(_save(figure, out / "gpu_models.svg"))
-    steps = [name for name in STEPS if name.startswith("passes_") and PRODUCT in times(results, name)]
-    if steps:
-        figure = Figure(figsize=(3.6 * len(steps), 3.2), layout="constrained")
-        for axes, step in zip(figure.subplots(1, len(steps), squeeze=False)[0], steps, strict=True):
-            rows = times(results, step)
-            names = [name for name in rows if name not in (PRODUCT, "copy")]
-            for offset, key, ceiling in ((-0.2, "tflops", PRODUCT), (0.2, "gbytes_per_second", "copy")):
-                top = rows.get(ceiling, {}).get(key)
-                shares = [(rows[n][key] or 0.0) / top if top else 0.0 for n in names]
-                axes.barh(
-                    [i + offset for i in range(len(names))], shares, height=0.4, label=f"of the {ceiling}"
-                )
-            axes.set_yticks(range(len(names)), names, fontsize=7)
-            axes.invert_yaxis()
-            axes.set_title(step.removeprefix("passes_"), fontsize=9)
-        axes.legend(fontsize=7)
-        made.append(_save(figure, out / "gpu_passes.svg"))
-    curves = results.get("training_curves", {}).get("runs")
-    return [*made, draw_curves(curves, out / "gpu_training_curves.png")] if curves else made
-
-
-def _save(figure: Any, path: Path) -> Path:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, dropped in zip(figure.subplots(1, 2, sharey=True), (False, True), strict=True):
+        for run in (run for run in runs if ("dropout" in run["name"]) is dropped):
+            losses = run["losses"]
+            starts = range(max(len(losses) - SMOOTHED + 1, 1))
+            means = [sum(part) / len(part) for part in (losses[at : at + SMOOTHED] for at in starts)]
+            # Dashes let what lies beneath show.
+            style = "--" if run["name"].startswith("patched") else "-"
+            axes.plot([at + SMOOTHED for at in starts], means, style, label=run["name"], linewidth=1.3)
+        axes.set_title("with dropout" if dropped else "without dropout", fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.supylabel(f"training loss, mean of {SMOOTHED} steps", fontsize=10)
     figure.savefig(path)
-    return path
+
+
+def keep(found: Found, out: Path) -> list[str]:
+    """Write what belongs into `out`, and say which files. A dry run, or one that measured nothing, has nothing."""
+    from benchmarks.report import write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "gpu.json", {**found.machine, "cases": [r for r in found.records if r["part"] != "run"]})
+    (out / "gpu.md").write_text(markdown(found), encoding="utf-8")
+    written = ["gpu.json", "gpu.md"]
+    runs = next((record["runs"] for record in found.of("curves") if record.get("runs")), None)
+    if runs and importlib.util.find_spec("matplotlib"):
+        draw_curves(runs, out / "gpu_curves.svg")
+        written.append("gpu_curves.svg")
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_report", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="FILE", help="results.jsonl; of several calls, all"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write gpu.json, gpu.md and a plot there")
+    parser.add_argument("--summary", action="store_true", help="only what gpu_check prints last")
+    chosen = parser.parse_args()
+    records = []
+    for path in chosen.results:
+        if not path.is_file():
+            parser.error(f"{path} is not a file")
+        records += Results(path).read()
+    if not records:
+        parser.error(f"{chosen.results[0]} has no result")
+    found = Found(records)
+    if chosen.out is None:
+        print(summary(records) if chosen.summary else markdown(found))
+        return
+    if found.dry or "gpu" not in found.machine:
+        sys.exit("error: a dry run, or one without the part `about`, is nothing to keep")
+    print(f"wrote {', '.join(keep(found, chosen.out))} to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()

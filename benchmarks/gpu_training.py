@@ -1,7 +1,7 @@
 """What a training step of the base classifier costs on a GPU: time, memory and the share of dropout.
 
-Steps of `benchmarks.gpu_check`: the forward and backward in bfloat16 autocast with float32 parameters, timed as in
-gpu_steps.py. Memory is what was allocated at most during one step less what was before it, with gradients there
+Cases of `benchmarks.gpu_check`: the forward and backward in bfloat16 autocast with float32 parameters, timed as in
+gpu_measure.py. Memory is what was allocated at most during one step less what was before it, with gradients there
 already: activations, what is kept for the backward, and gradients until they are added up.
 """
 
@@ -17,18 +17,17 @@ import transformers
 from torch import nn
 
 from benchmarks.agreement import check_gradients
-from benchmarks.gpu_steps import (
-    EAGER,
+from benchmarks.gpu_measure import (
     INPUT_SETS,
-    PATCHED,
-    PRODUCT,
     Call,
     Context,
     interleaved,
     one_line,
     row,
     square_product,
+    synchronize,
 )
+from benchmarks.gpu_names import COMPILED, EAGER, PATCHED, PRODUCT
 from benchmarks.report import Shape, shape_name
 from benchmarks.subjects import spread_scores
 from benchmarks.training_step import (
@@ -40,8 +39,9 @@ from benchmarks.training_step import (
 )
 from squeezebert_fast import patch
 
-COMPILED_EAGER, COMPILED_PATCHED = f"torch.compile of {EAGER}", f"torch.compile of {PATCHED}"
+COMPILED_EAGER, COMPILED_PATCHED = COMPILED + EAGER, COMPILED + PATCHED
 NO_DROPOUT = ", no dropout"
+TRAINED: tuple[Shape, ...] = ((64, 512), (32, 128))
 
 
 def precision_of(context: Context) -> str:
@@ -110,6 +110,7 @@ def checked(context: Context, names: Sequence[str], base: nn.Module) -> dict[str
             agreeing[name] = candidate(context, name, base)
         except Exception as error:
             context.errors[name] = one_line(error)
+            synchronize(context)
     return agreeing
 
 
@@ -144,20 +145,39 @@ def measured(context: Context, shape: Shape, names: Sequence[str]) -> dict[str, 
         if not all(p.grad.isfinite().all() for p in one.model.parameters() if p.grad is not None):
             context.errors[name] = "a gradient is not finite"
             continue
-        middle = found["median_ms"]
-        found["tokens_per_second"] = 1e3 * at[0] * at[1] / middle if middle else None
+        found["tokens_per_second"] = round(1e6 * at[0] * at[1] / found["us"])
         found["step_bytes"] = None if context.dry else step_bytes(one, inputs[0])
         rows.append(found)
-    case = f"{shape_name(shape)}, forward and backward, bfloat16 autocast"
-    return {"case": case, "flops": flops, "rows": rows}
+    result: dict[str, Any] = {"flops": flops, "rows": rows}
+    if PATCHED in candidates and not context.dry:
+        try:
+            result["profile"] = profile(partial(step, candidates[PATCHED]))
+        except Exception as error:  # the profiler's, which costs no times
+            context.errors["profile"] = one_line(error)
+    return result
 
 
-def training(shape: Shape) -> Callable[[Context], dict[str, Any]]:
-    """Eager and patched, with dropout and without."""
-    names = [f"{name}{dropout}" for name in (EAGER, PATCHED) for dropout in ("", NO_DROPOUT)]
-    return partial(measured, shape=shape, names=names)
+def profile(call: Call, lines: int = 30) -> list[tuple[str, int, float]]:
+    """(kernel, launches, microseconds in all) of one step, those that take longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        call(0)
+        torch.cuda.synchronize()
+    kernels = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)
+    return [(each.key[:80], each.count, round(each.self_device_time_total, 1)) for each in kernels[:lines]]
 
 
-def compiled_training(shape: Shape) -> Callable[[Context], dict[str, Any]]:
-    """torch.compile of both beside them; of the patched model as one whole graph."""
-    return partial(measured, shape=shape, names=(EAGER, PATCHED, COMPILED_EAGER, COMPILED_PATCHED))
+def cases() -> dict[str, Callable[[Context], dict[str, Any]]]:
+    """The most important first."""
+    long, middle = TRAINED
+    without = [name + NO_DROPOUT for name in (EAGER, PATCHED)]
+    return {
+        f"training step, {shape_name(long)}": partial(measured, shape=long, names=(EAGER, PATCHED)),
+        f"training step, {shape_name(middle)}": partial(measured, shape=middle, names=(EAGER, PATCHED)),
+        f"training step compiled, {shape_name(long)}": partial(
+            measured, shape=long, names=(EAGER, PATCHED, COMPILED_EAGER)
+        ),
+        f"training step without dropout, {shape_name(long)}": partial(measured, shape=long, names=without),
+        f"training step compiled, {shape_name(middle)}": partial(
+            measured, shape=middle, names=(EAGER, PATCHED, COMPILED_EAGER, COMPILED_PATCHED)
+        ),
+    }

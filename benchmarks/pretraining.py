@@ -99,7 +99,7 @@ class Run:
         self.optimizer = Optimizer(parameters, Settings(learning_rate=1e-3), 10**6, devices.CPU)
 
     def step(self) -> None:
-        """As `training.loop` makes one."""
+        """As `training.stepping` makes one."""
         self.model.train()
         batch = self.task.collate(self.rows, 0, 0)
         self.optimizer.zero_grad()

@@ -3,39 +3,35 @@ needed.
 
     python -m benchmarks.triton_resources [--arch 80 90] [--only WORD] [--out FOLDER]
 
-The host functions of triton_kernels/ run on tensors of the meta device with the launch itself replaced: what
-would be launched, with the very arguments, is compiled for sm_80 (A100) and sm_90 (H100, H200) by Triton and
-assembled by its ptxas, and the result disassembled. So the table shows the kernels that run, not a copy of
-their arguments. A row fails if the compiler spilled registers, if shared memory exceeds what the GPU gives a
-program, or if a product in 16 bit (or tf32) doesn't run on tensor cores: on sm_90 on `wgmma`, HGMMA in
-machine code, for tiles of 64 rows and 4 warps or more. The process must not have TRITON_INTERPRET set.
+What would be launched, with the very arguments, is compiled for sm_80 (A100) and sm_90 (H100, H200) by the
+triton that is imported, assembled by its ptxas, and the result disassembled (`triton_compiled`). So the table
+shows the kernels that run, not a copy of their arguments. Another triton is another table:
+
+    PYTHONPATH=.venv/triton-3.6.0:. python -m benchmarks.triton_resources
+
+A row fails if the compiler spilled registers; if shared memory exceeds what the GPU gives a program; if a
+product in 16 bit doesn't run on tensor cores (on sm_90 on `wgmma`, HGMMA in machine code, for tiles of 64
+rows and 4 warps or more); if a product's operands are read two bytes at a time, or not copied asynchronously
+in spite of several stages; if an instruction touches registers that a product still reads (`machine_code`).
+The process must not have TRITON_INTERPRET set.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
-import os
-import re
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
 
 from benchmarks.command import about
 from benchmarks.report import write_json
+from benchmarks.triton_compiled import MOST_REGISTERS, compiled, ptxas, recorded, resources
 from squeezebert_fast.triton_kernels import add_layer_norm as norms
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import attention_backward as attentions_back
@@ -48,90 +44,12 @@ from squeezebert_fast.triton_kernels import post_attention as posts
 from squeezebert_fast.triton_kernels import weight_gradient as weights
 from squeezebert_fast.triton_kernels.add_layer_norm_backward import add_layer_norm_backward
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
+from squeezebert_fast.triton_kernels.qkv_projection import qkv_input_gradient, qkv_projection
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
-TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
-TYPES = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.int8: "*i8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
-COUNTED = ("HGMMA", "IGMMA", "HMMA", "IMMA", "LDL", "STL")
-"""Instructions: tensor cores by warp group and by warp (I: integers), loads and stores of spilled registers."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch as it was asked for."""
-
-    kernel: Any
-    arguments: dict[str, Any]
-    options: dict[str, int]
-
-
-@contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Within the block, launches are recorded in place of made."""
-    launches: list[Launch] = []
-
-    def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
-        bound = inspect.signature(self.fn).bind(*args, **kwargs)
-        launches.append(Launch(self, dict(bound.arguments), options))
-
-    assert isinstance(norms.add_layer_norm_kernel, JITFunction), (
-        "TRITON_INTERPRET is set: nothing is compiled"
-    )
-    own = JITFunction.run
-    JITFunction.run = record
-    try:
-        yield launches
-    finally:
-        JITFunction.run = own
-
-
-def compiled(launch: Launch, arch: int) -> Any:
-    """The kernel that Triton would launch with these arguments, its pointers aligned, compiled for another
-    machine.
-    """
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    hints: dict[tuple[int, ...], Any] = {}
-    for parameter in launch.kernel.params:
-        name, value, at = parameter.name, launch.arguments[parameter.name], (parameter.num,)
-        special = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (special and type(value) is int and value == 1):
-            signature[name], constants[at] = "constexpr", value
-        elif isinstance(value, Tensor):
-            signature[name], hints[at] = TYPES[value.dtype], [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = parameter.annotation_type or ("i32" if -(2**31) <= value < 2**31 else "i64")
-            if special and value % 16 == 0:
-                hints[at] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, hints)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(launch.options))
-
-
-def resources(kernel: Any) -> dict[str, int]:
-    """Registers a thread, bytes of stack and of shared memory, and how often the instructions of COUNTED occur."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-
-        def output(tool: str, *options: str) -> str:
-            command = [os.path.join(TOOLS, tool), *options, file.name]
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-        used = dict(re.findall(r"(REG|STACK):(\d+)", output("cuobjdump", "--dump-resource-usage")))
-        code = output("nvdisasm")
-    counts = {name: len(re.findall(rf"\b{name}[.\s]", code)) for name in COUNTED}
-    return {"REG": int(used["REG"]), "STACK": int(used["STACK"]), "SHARED": kernel.metadata.shared, **counts}
+FEW_NARROW_LOADS = 4
+"""Loads of two bytes that a kernel may have for a bias or for rows of one number."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +62,8 @@ class Case:
     """Whether its products must run on tensor cores."""
     rows: int = 128
     """Of the tile: wgmma needs 64."""
+    masked: bool = False
+    """Whether there is an additive mask, which is read a number at a time."""
     least_arch: int = 80
     tested: tuple[int, ...] = (90,)
     """The architectures that tests compile it for, out of all that the table shows: 80 for what fills an A100."""
@@ -169,10 +89,20 @@ def conv_arguments(i: int, o: int, groups: int, dtype: torch.dtype) -> tuple[Ten
 def product(
     i: int, o: int, groups: int, tile: products.Tile, dtype: torch.dtype, activation: str | None
 ) -> Case:
-    name = f"product {i} -> {o}, {groups} groups, {tile.rows}x{tile.out} {short(dtype)}"
+    name = f"product {i} -> {o}, {groups} groups, {tile.rows}x{tile.columns} {short(dtype)}"
     arguments = conv_arguments(i, o, groups, dtype)
     call = lambda: products.grouped_pointwise_conv(*arguments, activation, tile=tile)  # noqa: E731
     return Case(name, call, dtype is not torch.float32, tile.rows)
+
+
+def projections(tile: products.Tile, dtype: torch.dtype, groups: int = 4) -> list[Case]:
+    """q, k and v, and the gradient of their input."""
+    x, weight, bias, _ = conv_arguments(C, C, groups, dtype)
+    what = f"{groups} groups, {tile.rows}x{tile.columns} {short(dtype)}"
+    forward = lambda: qkv_projection(x, [weight] * 3, [bias] * 3, groups, tile=tile)  # noqa: E731
+    backward = lambda: qkv_input_gradient([x] * 3, [weight] * 3, groups, tile=tile)  # noqa: E731
+    fast = dtype is not torch.float32
+    return [Case(f"q, k, v {what}", forward, fast), Case(f"q, k, v input gradient {what}", backward, fast)]
 
 
 def product_int8(i: int, o: int, groups: int, blocks: int, tile: products.Tile) -> Case:
@@ -200,7 +130,7 @@ def post_attention(tile: products.Tile, dtype: torch.dtype) -> Case:
     call = lambda: posts.conv_add_layer_norm(  # noqa: E731
         x, weight, bias, groups, x, *norm(dtype), tile=tile
     )
-    return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
+    return Case(name, call, dtype is not torch.float32, tile.rows, least_arch=tile.capability * 10)
 
 
 def feed_forward(tile: blocks.Tile, dtype: torch.dtype, normalize: bool) -> Case:
@@ -214,7 +144,7 @@ def feed_forward(tile: blocks.Tile, dtype: torch.dtype, normalize: bool) -> Case
             return blocks.grouped_mlp(*arguments, tile=tile)
         return blocks.feed_forward(*arguments, *norm(dtype), tile=tile)
 
-    return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
+    return Case(name, call, dtype is not torch.float32, tile.rows, least_arch=tile.capability * 10)
 
 
 def attention(
@@ -257,7 +187,8 @@ def attention(
         call = lambda: attentions.attention_with_statistics(x, x, x, added, heads, dropout, tile=tile)  # noqa: E731
     else:
         call = lambda: attentions.attention(x, x, x, added, heads, sequences=sequences, tile=tile)  # noqa: E731
-    return Case(f"{'A' if projected else 'attention'} {what}", call, dtype is not torch.float32, tile.queries)
+    name = f"{'A' if projected else 'attention'} {what}"
+    return Case(name, call, dtype is not torch.float32, tile.queries, masked=added is not None)
 
 
 def both(case: Case) -> Case:
@@ -279,6 +210,9 @@ def cases() -> list[Case]:
         product(C, C, 4, products.TILES[0], fp16, None),
         product(C, C, 4, products.TILES_FLOAT32[0], fp32, None),
     ]
+    found += [both(case) for case in projections(products.TILES[0], bf16)]
+    found += projections(products.TILES[0], bf16, groups=1)
+    found += projections(products.TILES[0], fp16) + projections(products.TILES_FLOAT32[0], fp32)
     found += [both(post_attention(tile, bf16)) for tile in posts.TILES]
     found += [post_attention(posts.TILES[1], fp16), post_attention(posts.TILES_FLOAT32[0], fp32)]
     found += [both(feed_forward(tile, bf16, True)) for tile in blocks.TILES]
@@ -355,7 +289,7 @@ def attention_backward(dtype: torch.dtype, mask: str, dropout: Dropout, head: in
     name += (", dropout" if dropout.p else "") + (f", heads of {head}" if head != 64 else "")
     tiles = attentions_back.tiles_for(x, head, mask, dropout)
     rows = min(tiles[0].queries, tiles[1].keys)
-    return Case(name, call, dtype is not torch.float32, rows)
+    return Case(name, call, dtype is not torch.float32, rows, masked=added is not None)
 
 
 def weight_gradient(i: int, o: int, groups: int, dtype: torch.dtype) -> Case:
@@ -379,22 +313,32 @@ def hidden_gradient(tile: products.Tile, dtype: torch.dtype) -> Case:
         x, x, weight_in, bias_in, weight_out, groups, "gelu", keep_hidden=True, tile=tile
     )
     name = f"hidden gradient {tile.rows}x{tile.out} {short(dtype)}"
-    return Case(name, call, dtype is not torch.float32, tile.rows, tile.capability * 10)
+    return Case(name, call, dtype is not torch.float32, tile.rows, least_arch=tile.capability * 10)
 
 
-def failures(use: dict[str, int], case: Case, warps: int, arch: int) -> list[str]:
-    """What is wrong with a kernel's resources."""
+def failures(use: Mapping[str, int], case: Case, options: Mapping[str, int], arch: int) -> list[str]:
+    """What is wrong with a kernel's resources. options: those of its launch."""
     found = []
     if use["STACK"] or use["LDL"] or use["STL"]:
         found.append("spills")
     if use["SHARED"] > SHARED_LIMIT[arch]:
         found.append(f"shared memory above {SHARED_LIMIT[arch]}")
     by_group = use["HGMMA"] + use["IGMMA"]
-    if case.product and arch >= 90 and case.rows >= 64 and warps >= 4:
+    if case.product and arch >= 90 and case.rows >= 64 and options["num_warps"] >= 4:
         if not by_group:
             found.append("no wgmma")
     elif case.product and not by_group + use["HMMA"] + use["IMMA"]:
         found.append("no tensor cores")
+    if case.product and not case.masked and use["TWO_BYTES"] > FEW_NARROW_LOADS:
+        found.append("loads of two bytes")
+    if case.product and options["num_stages"] > 1 and not use["COPIES"]:
+        found.append("no asynchronous copies")
+    if by_group and use["REG"] >= MOST_REGISTERS:
+        found.append("so many registers that nvdisasm can't say which of them products read")
+    if use["DISTURBING"]:
+        found.append("registers of a product are touched before it is waited for")
+    if use["OUTLIVING"]:
+        found.append("a product with A in registers outlives a wait, which ptxas before 13.3 gets wrong")
     return found
 
 
@@ -405,46 +349,57 @@ def check(case: Case, arch: int) -> list[tuple[str, dict[str, int], list[str]]]:
     results = []
     for launch in launches:
         use = resources(compiled(launch, arch))
-        results.append((launch.kernel.__name__, use, failures(use, case, launch.options["num_warps"], arch)))
+        results.append((launch.kernel.__name__, use, failures(use, case, launch.options, arch)))
     return results
 
 
+def measured(case: Case, arch: int) -> list[tuple[str, dict[str, int], list[str]]]:
+    """`check`, where a kernel that doesn't compile is a row that failed and hides no other."""
+    try:
+        return check(case, arch)
+    except Exception as error:
+        return [("", {}, [f"{type(error).__name__}: {error}"[:200]])]
+
+
+def line(case: Case, arch: int, use: Mapping[str, int], wrong: list[str]) -> str:
+    """A row of the table to read."""
+    cores = " ".join(f"{use[name]} {name}" for name in ("HGMMA", "IGMMA", "HMMA", "IMMA") if use.get(name))
+    if use.get("REGISTERS"):
+        cores += f", {use['REGISTERS']} with A in registers"
+    numbers = "".join(
+        f"{use.get(name, 0):>{width}}"
+        for name, width in (("REG", 6), ("STACK", 7), ("SHARED", 8), ("COPIES", 8))
+    )
+    return f"{case.name:60}{arch:>4}{numbers}  {cores}" + "".join(f"  <- {w}" for w in wrong)
+
+
 def main() -> int:
-    """Print the table, and write triton_resources.json if a folder is given; 1 if a check failed."""
+    """Print the table, and write it as JSON if a folder is given; 1 if a check failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], choices=[80, 90])
     parser.add_argument("--only", default="", help="cases whose name has this word")
-    parser.add_argument("--out", type=Path, help="folder for triton_resources.json, which must exist")
+    parser.add_argument("--out", type=Path, help="folder for triton_resources_VERSION.json, which must exist")
     options = parser.parse_args()
-    where, rows = about("triton_resources", None), []
-    print(f"triton {triton.__version__}")
-    print(f"{'':50}{'sm':>4}{'regs':>6}{'stack':>7}{'shared':>8}  tensor-core instructions")
+    rows: list[dict[str, object]] = []
+    tools = {"triton": triton.__version__, "ptxas": {f"sm_{arch}": ptxas(arch) for arch in options.arch}}
+    where = {**about("triton_resources", None), **tools}
+    print(f"triton {triton.__version__}, ptxas {tools['ptxas']}")
+    print(f"{'':60}{'sm':>4}{'regs':>6}{'stack':>7}{'shared':>8}{'copies':>8}  tensor-core instructions")
     begin, bad = time.monotonic(), 0
     for case in cases():
-        if options.only not in case.name:
-            continue
         for arch in options.arch:
-            if arch < case.least_arch:
+            if options.only not in case.name or arch < case.least_arch:
                 continue
-            try:
-                results = check(case, arch)
-            except Exception as error:  # a kernel that doesn't compile must not hide the others
-                results = [("", dict.fromkeys(("REG", "STACK", "SHARED", *COUNTED), 0), [f"{error!r:.200}"])]
-            for _, use, wrong in results:
-                cores = " ".join(f"{use[name]} {name}" for name in COUNTED[:4] if use[name])
-                line = f"{case.name:50}{arch:>4}{use['REG']:>6}{use['STACK']:>7}{use['SHARED']:>8}  {cores}"
-                print(line + "".join(f"  <- {w}" for w in wrong), flush=True)
+            for kernel, use, wrong in measured(case, arch):
+                print(line(case, arch, use, wrong), flush=True)
                 bad += bool(wrong)
-                rows.append(
-                    {"case": case.name, "sm": arch, **{k.lower(): n for k, n in use.items()}, "wrong": wrong}
-                )
+                counts = {name.lower(): count for name, count in use.items()}
+                rows.append({"case": case.name, "kernel": kernel, "sm": arch, **counts, "wrong": wrong})
     print(f"{time.monotonic() - begin:.0f} s, {bad} failed")
     if options.out is not None:
-        write_json(
-            options.out / "triton_resources.json", {**where, "triton": triton.__version__, "rows": rows}
-        )
+        write_json(options.out / f"triton_resources_{triton.__version__}.json", {**where, "rows": rows})
     return 1 if bad else 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from squeezebert_fast import backends
-from squeezebert_fast.backends import cpu, triton
+from squeezebert_fast.backends import assembler, cpu, triton
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.errors import SqueezeBertFastError
 from squeezebert_fast.version import __version__
@@ -87,6 +87,9 @@ def _gpu_rows() -> list[tuple[str, str]]:
         reason = triton.unavailable(torch.device("cuda", index))
         rows.append((f"cuda:{index}", torch.cuda.get_device_name(index)))
         rows.append((f"Triton kernels on cuda:{index}", "yes" if reason is None else f"no: {reason}"))
+        if reason is None:
+            capability = torch.cuda.get_device_capability(index)
+            rows.append((f"their assembler for cuda:{index}", assembler.described(capability)))
     return rows
 
 

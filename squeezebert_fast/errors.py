@@ -63,6 +63,11 @@ def one_of(possible: Iterable[str]) -> str:
     return f"one of {', '.join(possible)}"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """How many there are, in words: "1 text", "2 texts", "12,345 texts". plural: where an s isn't all that is added."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def check_among(
     what: str, value: object, possible: Sequence[str], error: type[SqueezeBertFastError] = ArgumentError
 ) -> None:

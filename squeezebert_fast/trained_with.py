@@ -18,6 +18,12 @@ from squeezebert_fast.errors import ConfigError
 
 ENTRY = "squeezebert_fast"
 
+DEFAULT_LENGTH = 128
+"""Tokens at which training cuts inputs where nobody says it."""
+
+DEFAULT_STRIDE = 64
+"""Tokens by which the windows of a long text overlap where nobody says it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedWith:

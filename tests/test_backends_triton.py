@@ -13,7 +13,7 @@ from torch import Tensor
 
 from squeezebert_fast import ArgumentError, UnsupportedError, backends, doctor, ops, triton_kernels
 from squeezebert_fast.activations import ACTIVATIONS
-from squeezebert_fast.backends import triton
+from squeezebert_fast.backends import assembler, triton
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.ops import reference
 from tests.fake_triton import fake_triton
@@ -43,7 +43,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeProbe]:
     """Calls make this process believe in a GPU."""
 
     def make(
-        capability: tuple[int, int] = (9, 0), version: str | None = "3.6.0", probe: object = None
+        capability: tuple[int, int] = (9, 0),
+        version: str | None = "3.6.0",
+        probe: object = None,
+        ptxas: str | None = "12.8.93",
     ) -> FakeProbe:
         def installed(package: str) -> str:
             if version is None:
@@ -56,6 +59,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeProbe]:
         monkeypatch.setattr(triton, "_triton_refusal", NOT_REMEMBERED)
         monkeypatch.setattr(importlib.metadata, "version", installed)
         monkeypatch.setattr(triton, "kernels", lambda name: fake)
+        monkeypatch.setattr(assembler, "version", lambda capability: ptxas)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
@@ -81,6 +85,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "an old one": ({"version": "3.5.1"}, "triton 3.5.1 is installed, the kernels need 3.6 or later"),
     "an odd one": ({"version": "main"}, "triton main is installed, the kernels need 3.6 or later"),
     "an old GPU": ({"capability": (7, 5)}, "cuda:0 has compute capability 7.5, the kernels need 8.0"),
+    "an assembler that no one checked": (
+        {"ptxas": "12.3.107"},
+        "triton assembles with ptxas 12.3.107; before 13.3 it may overwrite what a tensor core still reads",
+    ),
     "a failing compiler": (
         {"probe": RuntimeError("Failed to find C compiler.\nSpecify CC")},
         "the probe kernel failed on cuda:0: RuntimeError: Failed to find C compiler.",
@@ -97,7 +105,9 @@ def test_what_is_missing_is_a_reason_never_an_exception(case: str, gpu: Callable
     settings, reason = REFUSALS[case]
     probe = gpu(**settings)
     for _ in range(2):
-        assert backends.choose(CONV) == backends.Choice("reference", f"triton: {reason}")
+        choice = backends.choose(CONV)
+        assert choice.backend == "reference"
+        assert choice.reason.startswith(f"triton: {reason}")
     assert probe.runs == ("probe" in settings)
     with pytest.raises(UnsupportedError, match=re.escape(reason)):
         backends.choose(CONV, strict=True)
@@ -198,7 +208,11 @@ def test_doctor_says_whether_the_kernels_can_run(
     assert all(value.startswith("reference (triton: cuda:0 has compute") for value in chosen.values())
     gpu()
     sections = doctor().sections
-    assert dict(sections["GPU"])["Triton kernels on cuda:0"] == "yes"
+    rows = dict(sections["GPU"])
+    assert rows["Triton kernels on cuda:0"] == "yes"
+    assert rows["their assembler for cuda:0"] == (
+        "ptxas 12.8.93, before 13.3: the kernels' machine code is checked with this release"
+    )
     chosen = dict(sections["operations on cuda, bfloat16"])
     assert chosen.pop("dropout") == pytorchs
     assert set(chosen.values()) == {"triton (the first choice here)"}

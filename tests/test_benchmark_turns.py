@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from io import StringIO
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -257,11 +258,80 @@ def test_ctrl_c_is_the_commands_alone_and_its_death_ends_what_is_stopped() -> No
         assert os.getpgid(pid) != os.getpgid(command.pid)
         assert state(pid) == "T"
         command.kill()
+    assert no_process_is_left(pid)
+
+
+def no_process_is_left(pid: int) -> bool:
     for _ in range(600):
         if state(pid) in (None, "Z"):
-            break
+            return True
         time.sleep(0.1)
-    assert state(pid) in (None, "Z")
+    return False
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_while_a_process_starts_is_the_commands_and_not_lost(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both get it from a terminal: the new process is of the command's group until it has one of its own."""
+    pids: list[int] = []
+    original = SpawnProcess.start
+
+    def start(self: SpawnProcess) -> None:
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self)
+        assert self.pid is not None
+        pids.append(self.pid)
+        os.kill(self.pid, signal.SIGINT)
+        if when == "after":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    with pytest.raises(KeyboardInterrupt), Turns(1, quiet_console()) as turns:
+        turns.start("interrupted", partial(Doomed, hang))
+    assert no_process_is_left(pids[0])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def interrupts(_: object) -> tuple[bool, bool]:
+    """Whether Ctrl-C is ignored here, and whether it is held back."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return ignored, signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_process_that_gets_ctrl_c_while_it_starts_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = SpawnProcess.start
+
+    def start(self: SpawnProcess) -> None:
+        original(self)
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    with Turns(1, quiet_console()) as turns:
+        assert turns.start("idle", partial(Doomed, hang))
+        assert turns.ask("idle", interrupts) == (True, False)
+
+
+def test_a_process_whose_command_is_killed_while_it_starts_builds_nothing(tmp_path: Path) -> None:
+    """The kernel ends it with its parent from the moment on that it asks for that, which here is too late."""
+    script = (
+        "import os, sys; from functools import partial; from pathlib import Path\n"
+        "from tests.test_benchmark_turns import *\n"
+        "def killed(worker, seconds):\n"
+        "    print(worker.pid, flush=True)\n"
+        "    kill_itself()\n"
+        "workers.Worker._answer = killed\n"
+        "with Turns(1, quiet_console()) as turns:\n"
+        "    turns.start('orphan', partial(Witness, 'orphan', Path(sys.argv[1])))\n"
+    )
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    said = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=False).stdout
+    assert no_process_is_left(int(said))
+    assert list(tmp_path.iterdir()) == []
 
 
 FLOAT32 = [engine for engine in ENGINES if engine.precision == "float32"]

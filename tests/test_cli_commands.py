@@ -59,6 +59,25 @@ def test_help_shows_an_example(command: str) -> None:
     assert f"Example: squeezebert-fast {command}" in succeeds(command, "--help")
 
 
+def test_a_paragraph_of_help_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """typer ends lines where the docstring does, which leaves single words on lines of their own."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 100)
+    paragraph = succeeds("evaluate", "--help").split("\n \n")[0].split("The task is")[1].split("\n")
+    lines = [line.strip() for line in ["The task is" + paragraph[0], *paragraph[1:]] if line.strip()][:2]
+    assert all(len(line) > 80 for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "option", ["column", "choice_columns", "delimiter", "keep", "id_column", "threads", "backend", "device"]
+)
+def test_commands_say_the_same_of_an_option_that_they_share(option: str) -> None:
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    said = {each.help for command in commands for each in command.params if each.name == option}
+    assert len(said) == 1
+    shared = sum(each.name == option for command in commands for each in command.params)
+    assert shared > 1
+
+
 def test_the_program_names_its_commands_and_version() -> None:
     said = succeeds("--help")
     assert all(command in said for command in COMMANDS)

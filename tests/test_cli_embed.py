@@ -42,7 +42,7 @@ def test_vectors_are_those_of_each_text_alone(
     arguments: list[Any] = ["-m", model, "-", "-o", output, "--pooling", pooling, "--batch-size", 3, *flags]
     result = run("embed", *arguments, stdin="\n".join(texts) + "\n")
     assert (result.exit_code, result.stdout) == (0, "")
-    warning = "1 text is empty, the first is stdin, line 3: their vectors are of no text"
+    warning = "1 text is empty, the first is standard input, line 3: their vectors are of no text"
     assert result.stderr == f"squeezebert-fast: warning: {warning}\n"
     vectors = np.load(output)
     assert vectors.dtype == np.float32

@@ -180,7 +180,7 @@ def test_an_empty_text_has_a_row_without_an_answer(model: Path, format: str, tmp
 def test_a_file_of_empty_texts_alone_is_answered_too(model: Path) -> None:
     result = run("predict", "-m", model, "-", stdin="\n")
     assert rows_of(result.stdout) == [{"text": "", "label": None, "score": None}]
-    assert "1 text is empty, the first is stdin, line 1: their answer is null" in result.stderr
+    assert "1 text is empty, the first is standard input, line 1: their answer is null" in result.stderr
 
 
 def test_a_pair_of_which_one_is_empty_has_no_answer(model: Path, tmp_path: Path) -> None:
@@ -291,6 +291,13 @@ def test_output_may_go_to_a_device(model: Path, texts: Path) -> None:
     assert not Path(os.devnull).is_file()
 
 
+def test_a_dash_is_standard_output(model: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(texts.parent)
+    assert succeeds("predict", "-m", model, texts, "-o", "-") == succeeds("predict", "-m", model, texts)
+    refuses("embed", "-m", model, texts, "-o", "-", said="the output is -, standard output; expected a file")
+    assert os.listdir() == [texts.name]
+
+
 def test_output_may_go_to_a_pipe_by_its_name(model: Path, texts: Path) -> None:
     words = ["predict", "-m", str(model), str(texts), "-o", "/dev/stdout"]
     program = [sys.executable, "-m", "squeezebert_fast", *words]
@@ -331,11 +338,14 @@ def test_a_bad_line_leaves_the_older_output(
         (["--backend", "fastest"], "backend is 'fastest'"),
         (["--backend", "triton"], "not on a CUDA GPU"),
         (["--format", "xml"], "the output format is 'xml', expected one of jsonl, csv"),
-        (["-o", "out.xlsx"], "out.xlsx has another suffix, expected one of jsonl, csv"),
+        (["-o", "out.xlsx"], "out.xlsx has the suffix '.xlsx', expected one of .jsonl, .csv"),
         (["-o", "no/such/out.csv"], "there is no directory"),
         (["-o", "."], "is a directory, expected a file"),
         (["-o", "texts.txt", "--format", "csv"], "texts.txt is the input, which it would replace"),
         (["--column", "text"], "which have no columns"),
+        (["--keep", ""], "--keep is '', expected names of columns with commas between, or all"),
+        (["--keep", "text,"], "--keep is 'text,', expected names of columns"),
+        (["--id", ""], "--id is '', expected the name of a column"),
         (["--colour", "red"], "No such option: --colour"),
         (["another.txt"], "unexpected extra argument"),
     ],
@@ -350,14 +360,29 @@ def test_bad_arguments_are_one_line(
 
 
 def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
-    refuses("predict", "-m", model, "-", said="stdin holds no texts", stdin="")
-    refuses("predict", "-m", model, "-", said="stdin, line 2: the byte 0x80", stdin=b"a\n\x80\n")
+    refuses("predict", "-m", model, "-", said="standard input holds no texts", stdin="")
+    refuses("predict", "-m", model, "-", said="standard input, line 2: the byte 0x80", stdin=b"a\n\x80\n")
     refuses(
-        "predict", "-m", model, "-", "--input-format", "parquet", said="can't be read from stdin", stdin="x"
+        "predict",
+        "-m",
+        model,
+        "-",
+        "--input-format",
+        "parquet",
+        said="can't be read from standard input",
+        stdin="x",
     )
     refuses("predict", "-m", model, tmp_path / "none.txt", said="none.txt doesn't exist")
     refuses("predict", "-m", model, said="Missing argument 'INPUT' (see")
     refuses("fill-mask", "a [MASK]", said="Missing option '--model'")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux'")
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_a_device_without_room_is_named(model: Path, texts: Path, format: str) -> None:
+    result = run("predict", "-m", model, texts, "-o", "/dev/full", "--format", format)
+    said = "squeezebert-fast: /dev/full can't be written: No space left on device\n"
+    assert (result.exit_code, result.stderr) == (1, said)
 
 
 def test_a_model_that_cannot_classify_is_refused(tmp_path: Path) -> None:
@@ -425,5 +450,14 @@ def test_what_a_model_was_trained_with_is_the_default(tmp_path: Path) -> None:
         said=f"{model} was trained with --pair-column b; give --pair-column for another, or '' for none",
     )
     texts_alone = ["predict", "-m", model, "-"]
-    refuses(*texts_alone, said="stdin is read as lines of text, which have no columns", stdin="one\n")
+    for format in ([], ["--input-format", "text"]):
+        refuses(
+            *texts_alone,
+            *format,
+            said="standard input is read as lines of text, which have no columns (see --input-format). "
+            f"{model} was trained with --pair-column b; give --pair-column for another, or '' for none",
+            stdin="one\n",
+        )
+    named = "standard input is read as lines of text, which have no columns (see --input-format)\n"
+    refuses(*texts_alone, "--pair-column", "b", said=named, stdin="one\n")
     assert len(rows_of(succeeds(*texts_alone, "--pair-column", "", stdin="one\n"))) == 1

@@ -339,6 +339,72 @@ def test_a_cross_encoder_scores_as_its_library_does(
     torch.testing.assert_close(torch.tensor(actual), expected, rtol=1e-3, atol=1e-5)
 
 
+PROMPTS = {"who": "who lives in ", "film": "it was a film: "}
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("default", ["who", None])
+def test_a_cross_encoders_prompts_are_its_librarys(labels: int, default: str | None, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", "6")
+    base = save_folder("bert", "ForSequenceClassification", tmp_path / "base", num_labels=labels)
+    encoder = library.CrossEncoder(str(base), prompts=PROMPTS, default_prompt_name=default, device="cpu")
+    folder = tmp_path / "ce"
+    encoder.save_pretrained(str(folder))
+    pairs = [("anna lives in paris", "who lives in paris"), ("it was a film", "bob")]
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps({"text": a, "b": b, "label": "1"}) for a, b in pairs))
+    name = "value" if labels == 1 else "score"
+    softmax = {} if labels == 1 else {"activation_fn": torch.nn.Softmax(-1)}
+
+    def scores(*options: object) -> list[float]:
+        rows = rows_of(succeeds("predict", "-m", folder, path, "--pair-column", "b", *options))
+        assert [row["text"] for row in rows] == [text for text, _ in pairs]
+        return [row[name] for row in rows]
+
+    def expected(prompt_name: str | None = None) -> list[float]:
+        said = torch.tensor(encoder.predict(pairs, prompt_name=prompt_name, **softmax)).reshape(2, labels)
+        return said.max(-1).values.tolist()
+
+    assert scores() == pytest.approx(expected(), rel=1e-3, abs=1e-5)
+    assert scores("--prompt-name", "film") == pytest.approx(expected("film"), rel=1e-3, abs=1e-5)
+    assert scores("--prompt-name", "film") != scores("--prompt-name", "who")
+    said = f"the prompt is 'x', but {folder} has film, who"
+    refuses("predict", "-m", folder, path, "--prompt-name", "x", said=said)
+    if labels > 1:  # what is measured is what is predicted
+        rows = tmp_path / "e.jsonl"
+        asked = ["evaluate", "-m", folder, path, "--pair-column", "b"]
+        succeeds(*asked, "--labels", "a,b,c", "--predictions", rows)
+        assert [row["score"] for row in rows_of(rows.read_text())] == pytest.approx(scores(), rel=1e-5)
+
+
+def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
+    folder = save_folder("bert", "ForSequenceClassification", tmp_path, num_labels=1)
+    for prompts, default, said in (
+        ([], "x", "default_prompt_name is 'x', which is none of the prompts"),
+        (["x"], None, "prompts is not a mapping from names to texts"),
+        ({"x": 1}, None, "prompts is not a mapping from names to texts"),
+    ):
+        about = {"model_type": "CrossEncoder", "prompts": prompts, "default_prompt_name": default}
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(about))
+        refuses("predict", "-m", folder, "-", said=said, stdin="a\n")
+    (folder / "config_sentence_transformers.json").unlink()
+    said = f"the prompt is 'x', but {folder} has none"
+    refuses("predict", "-m", folder, "-", "--prompt-name", "x", said=said, stdin="a\n")
+
+
+def test_what_was_trained_here_since_answers_as_it_learnt(tmp_path: Path) -> None:
+    """Training is on logits, and the configuration of the CrossEncoder that it began from is kept."""
+    folder = save_folder("bert", "ForSequenceClassification", tmp_path, num_labels=1)
+    config = json.loads((folder / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    logits = []
+    for task in (None, "regression"):
+        (folder / "config.json").write_text(json.dumps(config | {"squeezebert_fast": {"task": task}}))
+        (row,) = rows_of(succeeds("predict", "-m", folder, "-", stdin="anna lives in paris\n"))
+        logits.append(torch.tensor(row["value"]))
+    torch.testing.assert_close(logits[0], logits[1].sigmoid())
+
+
 def test_an_activation_that_is_not_known_is_refused(tmp_path: Path) -> None:
     folder = save_folder("bert", "ForSequenceClassification", tmp_path, num_labels=1)
     about = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.GELU"}

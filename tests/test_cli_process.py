@@ -122,7 +122,8 @@ def test_work_goes_on_without_standard_streams(closed: str, model: Path, tmp_pat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the streams")
 @pytest.mark.parametrize(
-    ("closed", "source", "said"), [("<&-", "-", b"stdin holds no texts"), (">&-", "texts", b"give --output")]
+    ("closed", "source", "said"),
+    [("<&-", "-", b"standard input holds no texts"), (">&-", "texts", b"give --output")],
 )
 def test_what_needs_a_stream_that_is_not_there_is_refused(
     closed: str, source: str, said: bytes, model: Path, tmp_path: Path

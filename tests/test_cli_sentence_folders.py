@@ -37,7 +37,7 @@ def embedded(folder: Path, to: Path, *options: object) -> Any:
     result = run("embed", "-m", folder, "-", "-o", to / "v.npy", *options, stdin="\n".join(TEXTS) + "\n")
     assert result.exit_code == 0, result.stderr or result.exception
     assert result.stderr.endswith(
-        "1 text is empty, the first is stdin, line 3: their vectors are of no text\n"
+        "1 text is empty, the first is standard input, line 3: their vectors are of no text\n"
     )
     assert result.stderr.count("\n") == 1
     return np.load(to / "v.npy")

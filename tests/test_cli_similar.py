@@ -106,6 +106,20 @@ def test_columns_are_kept_of_both(model: Path, tmp_path: Path) -> None:
     assert (row["id"], row["input_score"]) == ("1", "x")
 
 
+def test_a_table_of_no_neighbours_has_its_header(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,text\n1,one\n2,two\n")
+    asked = ["similar", tmp_path / "t.csv", "-m", model, "--min-score", 1]
+    for options in ([], ["--query", "film"], ["--id", "id"], ["--id", "id", "--query", "film"]):
+        header = succeeds(*asked[:-1], -1, *options, "--format", "csv").splitlines()[0]
+        assert succeeds(*asked, *options, "--format", "csv") == f"{header}\n"
+        succeeds(*asked, *options, "-o", tmp_path / "o.csv")
+        assert (tmp_path / "o.csv").read_text() == f"{header}\n"
+        assert succeeds(*asked, *options) == ""
+    (tmp_path / "one.csv").write_text("text\nalone\n")
+    only = ["similar", tmp_path / "one.csv", "-m", model, "--format", "csv"]
+    assert succeeds(*only) == "query,query_row,rank,text,row,score\n"
+
+
 def test_what_is_empty_is_neither_looked_for_nor_found(model: Path, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("one\n\ntwo\n \n")
     result = run("similar", tmp_path / "t.txt", "-m", model)

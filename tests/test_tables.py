@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import sys
 from collections.abc import Sequence
@@ -127,9 +128,25 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
             "t.txt",
             "text".encode("utf-16"),
             [],
-            "line 1: the byte 0xff is not UTF-8 text; it begins as UTF-16",
+            "t.txt is no text: it begins as UTF-16 does; save it as UTF-8",
         ),
-        ("t.json", "[]".encode("utf-16"), [], "the byte 0xff is not UTF-8 text; it begins as UTF-16 does"),
+        ("t.json", "[]".encode("utf-16"), [], "t.json is no text: it begins as UTF-16 does"),
+        ("t.csv", "text\na\n".encode("utf-16-le"), [], "t.csv is no text: it begins as UTF-16 does"),
+        ("t.csv", "text\na\n".encode("utf-16-be"), [], "t.csv is no text: it begins as UTF-16 does"),
+        (
+            "t.csv",
+            gzip.compress(b"text\na\n", mtime=0),
+            [],
+            "it begins as a .gz file does, but isn't called so",
+        ),
+        (
+            "t.xlsx",
+            b"PK\x03\x04\x14\0\n",
+            [],
+            "it begins as an Excel workbook does, or another .zip file; save",
+        ),
+        ("t.csv", b"text,n\rone,1\r", [], "line 1: a carriage return without a line feed, outside of quotes"),
+        ("t.csv", b"text\none, two\n", [], "1 as in the header; a field that holds ',' stands in quotes"),
         ("t.txt", b"cut \xe4\xb8", [], "line 1: the byte 0xe4 is not UTF-8"),
         ("t.txt", b"a\n", [None, "text"], "which have no columns"),
         ("t.txt", b"a\n", ["xml"], "'xml', expected one of text, csv"),
@@ -137,7 +154,7 @@ def test_a_file_is_read_as_it_is_needed(tmp_path: Path) -> None:
         ("t.csv", b"text\n", [], "holds no texts"),
         ("t.csv", b"a,b\n1,2\n", [], "no column 'text'; it has a, b"),
         ("t.csv", b"text,text\n1,2\n", [], "more than one column 'text'"),
-        ("t.csv", b"text,b\n1,2\n1\n", [], "line 3: 1 fields, expected 2"),
+        ("t.csv", b"text,b\n1,2\n1\n", [], "line 3: 1 field, expected 2 as"),
         ("t.csv", b"text,b\n1,2\n1,2,3\n", [], "line 3: 3 fields, expected 2"),
         ("t.csv", b'text\n"a"b\n', [], "line 2: "),
         ("t.csv", b'text\na\n"open\n\nb\n', [], "line 3: a quoted field of this row is never closed"),
@@ -231,7 +248,18 @@ def test_a_dataset_directory_that_cannot_be_read_says_why(
         read(folder)
 
 
+def test_a_directory_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(folder / "state.json"))
+
+    monkeypatch.setattr("squeezebert_fast.tables.sources.is_dataset", refuse)
+    with pytest.raises(InputError, match=f"^{tmp_path} can't be read: Permission denied$"):
+        read(tmp_path)
+
+
 def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the name of the input is '', expected a file"):
+        Input("")
     with pytest.raises(InputError, match="doesn't exist"):
         read(tmp_path / "none.csv")
     with pytest.raises(InputError, match="is a directory"):

@@ -39,11 +39,44 @@ def test_a_header_without_commas_says_what_parts_it(delimiter: str, tmp_path: Pa
     assert texts(tmp_path / "t.csv") == ['a, b; "c" | d\te']
 
 
-def test_a_header_with_a_comma_is_parted_by_it(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("text,a;b\none,2;3\n")
-    assert texts(tmp_path / "t.csv") == ["one"]
-    (tmp_path / "t.csv").write_text("text\none; two\n")
-    assert texts(tmp_path / "t.csv") == ["one; two"]
+@pytest.mark.parametrize(
+    ("content", "column", "expected"),
+    [
+        ("text,a;b\none,2;3\n", "text", "one"),
+        ("text\none; two\n", "text", "one; two"),
+        ('text\n"one, two"\n', "text", "one, two"),
+        ("Review, long;id\none, two;7\n", "Review, long", "one, two"),
+        ("id;Review, long;text\n7;x;one, two\n", "text", "one, two"),
+        ("id\tReview, long|short\n7\tone|two, three\n", "Review, long|short", "one|two, three"),
+        ("\n\nid;text\n7;one, two\n", "text", "one, two"),
+        ("a;b\none\n", "a;b", "one"),
+        ('"a,b";"c;d"\n"1,2";"one;two"\n', "c;d", "one;two"),
+        ('id;"Review\nlong, all"\n7;"one\ntwo"\n', "Review\nlong, all", "one\ntwo"),
+    ],
+)
+def test_the_wanted_column_says_what_parts_a_header(
+    content: str, column: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    assert texts(tmp_path / "t.csv", column=column) == [expected]
+
+
+def test_rows_say_what_parts_a_header_that_lacks_the_column(tmp_path: Path) -> None:
+    rows = "".join(f"{at};fine{', fine' * (at % 2)};good\n" for at in range(50))
+    (tmp_path / "t.csv").write_text(f"id;Review, long;label\n{rows}")
+    columns = "t.csv has no column 'Review'; it has id, Review, long, label"
+    assert columns in refused(tmp_path / "t.csv", column="Review")
+    cut_within_a_field = '7;"' + "line, of several\n" * 40 + '";good\n'
+    (tmp_path / "t.csv").write_text(f"id;Review, long;label\n{rows}{cut_within_a_field}")
+    assert columns in refused(tmp_path / "t.csv", column="Review")
+    (tmp_path / "t.csv").write_text("a,b;Review Text\n1,2;3\n")
+    assert refused(tmp_path / "t.csv", column="Review") == (
+        f"{tmp_path / 't.csv'} has no column 'Review': its header may be parted by ',' (a | b;Review Text) or "
+        "by ';' (a,b | Review Text); --delimiter says by which; did you mean 'Review Text'?"
+    )
+    (tmp_path / "t.csv").write_text("x;text;y,text,z\n1;2;3,4,5\n")
+    assert "may have column 'text': its header may be parted by ','" in refused(tmp_path / "t.csv")
+    assert texts(tmp_path / "t.csv", delimiter=";") == ["2"]
 
 
 def test_excels_line_before_the_header_says_what_parts_the_fields(tmp_path: Path) -> None:
@@ -65,9 +98,11 @@ def test_a_delimiter_can_be_named(said: str, parted: str, tmp_path: Path) -> Non
 
 def test_a_delimiter_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text\na\n")
-    assert "the delimiter is '::', expected one character or one of tab" in refused(
-        tmp_path / "t.csv", delimiter="::"
-    )
+    for said in ("::", "", '"', "\n", "\r", "\0", "tabs"):
+        assert refused(tmp_path / "t.csv", delimiter=said) == (
+            f"the delimiter is {said!r}, expected one character that is no quote and no line end, or one of tab, "
+            "comma, semicolon, space"
+        )
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
     assert "read as jsonl, which has no delimiter" in refused(tmp_path / "t.jsonl", delimiter=";")
 

@@ -52,7 +52,7 @@ def test_a_comment_without_its_space_is_one_and_is_said(
 ) -> None:
     with caplog.at_level(logging.WARNING, "squeezebert_fast"):
         assert tagged("a\tO\n\n#sent_id = 1\n#b\tB-X\n#text b\n", tmp_path) == [[("a", "O")], [("#b", "B-X")]]
-    assert "2 lines that begin with #" in caplog.text
+    assert "2 lines beginning with #" in caplog.text
     assert "the first is line 3: '#sent_id = 1'" in caplog.text
 
 

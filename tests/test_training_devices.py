@@ -385,7 +385,7 @@ def test_a_run_of_another_device_goes_on_and_says_so(folder: Path) -> None:
     path = folder / "elsewhere" / "training_state.pt"
     torch.save({**state_of(folder / "elsewhere"), "device": "cuda"}, path)
     said = trains(*command(folder, "elsewhere", "--resume", "--device", "cpu"))
-    assert "resumed after step 6 of 6, on cpu after cuda: results differ by rounding" in said
+    assert "resumed after step 6 of 6, device cpu after cuda: results differ by rounding" in said
 
 
 # On a GPU

@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
+from squeezebert_fast import (
+    SqueezeBertForQuestionAnswering,
+    SqueezeBertForSequenceClassification,
+    SqueezeBertModel,
+)
 from squeezebert_fast.cli.evaluation_report import in_words, line_of
 from squeezebert_fast.training.metrics import Confusion, calibration, confused, entity_counts
 from squeezebert_fast.training.tagging import scheme_of
-from squeezebert_fast.training.tasks.judged import Answer, Judgement
+from squeezebert_fast.training.tasks.judged import Answer, JudgedTask, Judgement
+from squeezebert_fast.training.tasks.questions import QuestionAnswering
+from squeezebert_fast.training.tasks.sequences import Regression, SequenceClassification
 from tests.cli_helpers import refuses, succeeds
 from tests.training_helpers import opinions, save_base, trains, write_tsv
 
@@ -115,8 +121,11 @@ def test_json_has_all_that_is_printed(model: Path, data: Path) -> None:
     losses = [each["loss"] for each in found["worst"]]
     assert len(losses) == 3
     assert losses == sorted(losses, reverse=True)
-    several = json.loads(succeeds("evaluate", data, "-m", model, "--json", "--precision", "float32,bfloat16"))
+    precisions = ["--precision", "float32,bfloat16"]
+    several = json.loads(succeeds("evaluate", data, "-m", model, "--json", "--worst", 3, *precisions))
+    assert several["float32"] == found
     assert several["bfloat16"]["confusion"]["labels"] == ["bad", "good", "mixed"]
+    assert len(several["bfloat16"]["worst"]) == 3
 
 
 def test_people_get_tables_and_the_worst_examples_a_line_each(
@@ -255,6 +264,39 @@ def test_every_task_is_examined(tmp_path: Path) -> None:
     assert [(row["id"], row["label"]) for row in rows] == [("a", ["anna"]), ("b", [])] * 4
     assert np.mean([row["right"] for row in rows]) == found["exact_match"]
     assert all(0 <= row["score"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [
+        (QuestionAnswering, SqueezeBertForQuestionAnswering),
+        (Regression, SqueezeBertForSequenceClassification),
+        (SequenceClassification, SqueezeBertForSequenceClassification),
+    ],
+)
+def test_a_batchs_answers_are_computed_once(
+    task: type[JudgedTask], head: type[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all spans of a paragraph they cost more than the model's head."""
+    fields = {"num_labels": 1} if task is Regression else {}
+    model = save_base(head, tmp_path / "model", **fields)
+    asked = {"id": "a", "question": "who", "answers": [{"text": "anna", "answer_start": 0}]}
+    squad = {"data": [{"paragraphs": [{"context": "anna lives in rome", "qas": [asked] * 8}]}]}
+    data = tmp_path / "data.tsv"
+    if task is QuestionAnswering:
+        data.write_text(json.dumps(squad))
+    else:
+        labels = ("0.5", "1.5") if task is Regression else ("0", "1")
+        write_tsv(data, opinions(8, 1, labels=labels))
+    calls, original = [], task.answers
+
+    def answers(self: JudgedTask, output: Any, batch: Any) -> list[Any]:
+        calls.append(len(batch["input_ids"]))
+        return original(self, output, batch)
+
+    monkeypatch.setattr(task, "answers", answers)
+    succeeds("evaluate", data, "-m", model, "--batch-size", 4, "--json")
+    assert calls == [4, 4]
 
 
 def test_an_examples_line_says_what_is_wrong() -> None:

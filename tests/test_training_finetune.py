@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -129,11 +131,15 @@ def test_numbers_are_regression(base: Path, tmp_path: Path) -> None:
         out,
         "--task",
         "regression",
+        "--no-head-first",
         "--epochs",
         8,
         *QUICK,
     )
     best = summary_of(out)["best"]["dev"]
+    assert summary_of(out)["metric"] == "r2"
+    labels = [row["label"] for row in rows]
+    assert best["r2"] == pytest.approx(1 - best["mse"] / np.var(labels))
     assert best["pearson"] > 0.9
     assert best["mse"] == pytest.approx(best["loss"], rel=1e-5)
     config = SqueezeBertConfig.from_json_file(out / "config.json")
@@ -261,7 +267,7 @@ def test_labels_that_a_checkpoint_knows_keep_their_ids_and_other_labels_get_a_ne
 @pytest.mark.parametrize(
     ("content", "arguments", "said"),
     [
-        ("text\tlabel\na\tx\nb\n", [], "train.tsv, line 3: 1 fields, expected 2"),
+        ("text\tlabel\na\tx\nb\n", [], "train.tsv, line 3: 1 field, expected 2"),
         ("text\tlabel\na\tx\nb\t\n", [], "train.tsv, line 3: 'label' is empty"),
         ("text\tlabel\na\tx\n", [], "every label of the training data is 'x'"),
         ("text\tlabel\na\tx\nb\ty\n", ["--label-column", "class"], "no column 'class'; it has text, label"),
@@ -291,7 +297,7 @@ def test_labels_that_a_checkpoint_knows_keep_their_ids_and_other_labels_get_a_ne
         ("text\tlabel\na\tx\nb\ty\n", ["--batch-size", 0], "--batch-size"),
         ("text\tlabel\na\tx\nb\ty\n", ["--dev", "none.tsv"], "none.tsv doesn't exist"),
         ("text\tlabel\na\tx\nb\ty\n", ["--layers", 2], "give either --model, or the sizes"),
-        ("text\tlabel\na\tx\nb\ty\n", ["--resume"], "holds no run to resume"),
+        ("text\tlabel\na\tx\nb\ty\n", ["-o", ""], "the directory's name is empty"),
         ("text\tlabel\na\tx\nb\ty\n", ["--resume", "--overwrite"], "exclude each other"),
     ],
 )
@@ -321,7 +327,9 @@ def test_models_that_cannot_be_trained_are_refused(data: tuple[Path, Path], tmp_
     out = tmp_path / "out"
     refuses("finetune", data[0], "-m", tmp_path / "int8", "-o", out, said="is an int8 checkpoint")
     refuses("finetune", data[0], "-m", tmp_path / "none", "-o", out, said="is not a directory")
-    refuses("finetune", "-", "-m", model, "-o", out, said="can't come from stdin")
+    refuses("finetune", "-", "-m", model, "-o", out, said="can't come from a pipe, standard input: a resumed")
+    os.mkfifo(tmp_path / "pipe")
+    refuses("finetune", tmp_path / "pipe", "-m", model, "-o", out, said=f"from a pipe, {tmp_path / 'pipe'}: ")
     small = save_base(SqueezeBertModel, tmp_path / "small", vocab_size=8)
     refuses("finetune", data[0], "-m", small, "-o", out, "--max-length", 32, said="vocab_size is 8")
     refuses("finetune", data[0], "-o", out, said="give either --model, or the sizes")
@@ -337,6 +345,7 @@ def test_an_output_that_holds_files_is_kept_unless_told_otherwise(
     (out / "mine.txt").write_text("precious")
     command = ["finetune", data[0], "-m", base, "-o", out, "--max-steps", 1, *QUICK]
     refuses(*command, said="holds files already; --overwrite starts anew")
+    refuses(*command, "--resume", said="holds no run to resume, but files; --overwrite in place of --resume")
     trains(*command, "--overwrite")
     before = {name: (out / name).read_bytes() for name in MODEL_FILES}
     refuses(*command, said="holds a run already; --resume continues it, --overwrite starts anew")

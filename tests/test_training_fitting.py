@@ -95,27 +95,32 @@ def test_the_texts_are_the_longest_of_a_sample_and_the_same_for_a_seed() -> None
     assert texts_to_fit(rows[:3], 7) == sorted(rows[:3], key=lambda row: -len(row["input_ids"]))
 
 
-def test_distill_fits_before_it_trains(tmp_path: Path) -> None:
-    write_tsv(tmp_path / "train.tsv", opinions(64, 1))
-    teacher = save_base(
+def distilling(folder: Path, **teacher: Any) -> list[object]:
+    """A command that distils a teacher, with these fields of its configuration, into a new model."""
+    write_tsv(folder / "train.tsv", opinions(64, 1))
+    labels = {0: "neg", 1: "pos"}
+    known = save_base(
         SqueezeBertForSequenceClassification,
-        tmp_path / "teacher",
+        folder / "teacher",
         num_hidden_layers=2,
-        id2label={0: "neg", 1: "pos"},
+        id2label=labels,
+        **teacher,
     )
     student = ["--layers", 1, "--hidden-size", 16, "--heads", 2, "--intermediate-size", 32, "--groups", 4]
-    how = [
-        "distill",
-        tmp_path / "train.tsv",
-        "--teacher",
-        teacher,
-        *student,
-        "--threads",
-        1,
-        "--max-steps",
-        1,
-    ]
-    trains(*how, "-o", tmp_path / "out", "--init-from-teacher", "--fit-to-teacher", "--hidden", 1)
+    how = ["--threads", 1, "--max-steps", 1, "--init-from-teacher"]
+    return ["distill", folder / "train.tsv", "--teacher", known, *student, *how]
+
+
+def test_distill_fits_before_it_trains(tmp_path: Path) -> None:
+    how = distilling(tmp_path)
+    trains(*how, "-o", tmp_path / "out", "--fit-to-teacher", "--hidden", 1)
+    how.remove("--init-from-teacher")
     refuses(
         *how, "-o", tmp_path / "no", "--fit-to-teacher", said="--fit-to-teacher needs --init-from-teacher"
     )
+
+
+def test_texts_to_fit_are_no_longer_than_teacher_or_student_takes(tmp_path: Path) -> None:
+    how = [*distilling(tmp_path, max_position_embeddings=8), "--fit-to-teacher", "-o", tmp_path / "out"]
+    refuses(*how, "--max-length", 600, said="max_length is 600, but the model takes 512 tokens at most")
+    trains(*how)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
-from squeezebert_fast.training.head_start import PENALTY, logistic_regression
-from squeezebert_fast.training.settings import Settings
+from squeezebert_fast.training import head_start
+from squeezebert_fast.training.head_start import PENALTY, logistic_regression, ridge
 from tests.training_helpers import (
     assert_same_end,
     log_of,
@@ -52,6 +53,29 @@ def test_channels_that_say_nothing_do_no_harm() -> None:
     assert same.isfinite().all()
 
 
+def test_a_ridge_is_where_its_loss_is_least() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 6) * torch.arange(1, 7) + 3
+    numbers = 1000 + x @ torch.arange(6.0) + torch.randn(200)
+    weight, bias = ridge(x, numbers)
+    assert (weight.shape, bias.shape, weight.dtype) == ((1, 6), (1,), torch.float32)
+    mean, spread = x.double().mean(0), x.double().std(0, correction=0)
+    standard = (weight.double() * spread).requires_grad_()
+    offset = (bias.double() + weight.double() @ mean).requires_grad_()
+    predicted = F.linear((x.double() - mean) / spread, standard, offset).squeeze(1)
+    loss = (predicted - numbers.double()).square().sum() + PENALTY * standard.square().sum()
+    loss.backward()
+    for parameter in (standard, offset):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() < 0.1  # of a loss of some hundred, in float32's weights
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_ridge_of_what_says_nothing_is_the_mean(constant: bool) -> None:
+    weight, bias = ridge(torch.ones(8, 3), torch.full((8,), 2.5) if constant else torch.arange(8.0))
+    assert F.linear(torch.ones(1, 3), weight, bias).item() == pytest.approx(2.5 if constant else 3.5)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("head")
@@ -71,6 +95,62 @@ def test_training_begins_with_the_regressions_score_and_never_ends_below(folder:
     first = next(line for line in log_of(folder / "random") if "dev" in line)
     assert evaluations[0]["dev"]["loss"] < first["dev"]["loss"]
     assert summary_of(folder / "fitted")["best"]["dev"]["accuracy"] >= evaluations[0]["dev"]["accuracy"]
+
+
+def first_evaluation(output: Path) -> dict[str, Any]:
+    return next(line for line in log_of(output) if "dev" in line)
+
+
+def test_numbers_begin_with_the_ridges_score_however_far_from_0_they_are(tmp_path: Path) -> None:
+    """Which steps of the usual size never reach: the model would explain nothing."""
+    rows = [(text, "1000" if label == "neg" else "1010") for text, label in opinions(64, 1)]
+    data, base = write_tsv(tmp_path / "train.tsv", rows), save_base(SqueezeBertModel, tmp_path / "base")
+    for how in ("--head-first", "--no-head-first"):
+        output = tmp_path / how
+        trains(
+            *("finetune", data, "--dev", data, "-m", base, "-o", output, "--task", "regression", how),
+            *("--epochs", 1, "--batch-size", 16, "--max-length", 16, "--threads", 1),
+        )
+    fitted, random = (first_evaluation(tmp_path / how) for how in ("--head-first", "--no-head-first"))
+    assert (fitted["step"], random["step"]) == (0, 4)
+    assert 0 < fitted["dev"]["r2"] <= 1
+    assert random["dev"]["r2"] < -1000
+
+
+def test_words_begin_with_the_regressions_score(tmp_path: Path) -> None:
+    """Which learns from the first token of each word alone, as the model does."""
+    lines = [
+        f"{word}\t{'B-X' if word == 'unbelievable' else 'O'}\n" + "\n" * (at % 3 == 2)
+        for at, word in enumerate(["good", "unbelievable", "bad", "unbelievable", "film"] * 12)
+    ]
+    data, base = tmp_path / "train.conll", save_base(SqueezeBertModel, tmp_path / "base")
+    data.write_text("".join(lines))
+    trains(
+        *(
+            "finetune",
+            data,
+            "--dev",
+            data,
+            "-m",
+            base,
+            "-o",
+            tmp_path / "out",
+            "--task",
+            "token-classification",
+        ),
+        *("--epochs", 1, "--batch-size", 8, "--max-length", 16, "--threads", 1),
+    )
+    first = first_evaluation(tmp_path / "out")
+    assert first["step"] == 0
+    assert first["dev"]["f1"] > 0.9
+
+
+def test_no_more_labels_are_fitted_to_than_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_start, "ROWS", 20)
+    texts, sentences = [{"label": 1}] * 50, [{"words": [0, 1, 2]}] * 50
+    assert len(head_start._some(texts, 0)) == 20
+    assert len(head_start._some(sentences, 0)) == 7  # 21 words
+    assert len(head_start._some(texts[:5], 0)) == 5
 
 
 def test_it_is_resumed_to_the_same_bits(folder: Path) -> None:
@@ -93,10 +173,3 @@ def test_a_head_that_was_trained_is_left_as_it_is(folder: Path, tmp_path: Path) 
         out = tmp_path / f"out{first}"
         trains("finetune", data, "--dev", data, "-m", base, "-o", out, *how)
         assert next(line["step"] for line in log_of(out) if "dev" in line) == first
-
-
-def test_a_wider_model_learns_in_smaller_steps_and_a_new_one_in_larger() -> None:
-    assert Settings().filled(768, new_model=False).learning_rate == pytest.approx(5e-5)
-    assert Settings().filled(384, new_model=False).learning_rate == pytest.approx(1e-4)
-    assert Settings().filled(128, new_model=True).learning_rate == pytest.approx(2e-3)
-    assert Settings(learning_rate=3e-5).filled(128, new_model=True).learning_rate == 3e-5

@@ -9,13 +9,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from squeezebert_fast import SqueezeBertModel
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import CheckpointError, InputError, StorageError
 from squeezebert_fast.storage import lock
 from squeezebert_fast.storage.lock import LOCK, alone_in, holds_files
 from squeezebert_fast.training.run_folder import STATE
@@ -132,14 +133,38 @@ def test_a_run_that_cannot_begin_leaves_no_folder(folder: Path) -> None:
     assert not output.parent.exists()
 
 
-def test_a_folder_with_nothing_but_an_old_lock_is_empty(folder: Path) -> None:
-    output = folder / "killed-early"
+@pytest.mark.parametrize("flag", ["", "--resume", "--overwrite"])
+@pytest.mark.parametrize("half", [".run.json.0123abcd.tmp", ".x_3kd02q.tmp/config.json"])
+def test_what_a_run_that_was_killed_while_it_loaded_leaves_is_nothing(
+    half: str, flag: str, folder: Path
+) -> None:
+    output = folder / f"killed-early{flag}-{len(half)}"
     holder = holder_of(output)
     holder.kill()
     holder.communicate(timeout=PATIENCE)
-    assert [path.name for path in output.iterdir()] == [LOCK]
+    (output / half).parent.mkdir(exist_ok=True)
+    (output / half).write_text("{")
+    assert (output / LOCK).exists()
     assert not holds_files(output)
-    trains(*small_run(folder, output.name))
+    refuses(*small_run(folder, output.name, "--resume", "--overwrite"), said="exclude each other")
+    said = trains(*small_run(folder, output.name, *flag.split()))
+    assert (f"{output} holds no run to resume: a new one begins" in said) == (flag == "--resume")
+    assert_same_end(output, folder / "whole")
+    assert list(output.glob(".*")) == []
+
+
+def test_a_run_that_is_killed_while_it_loads_goes_on_by_resume(folder: Path) -> None:
+    output = folder / "loading"
+    words = [str(word) for word in small_run(folder, output.name, "--resume")]
+    process = subprocess.Popen([sys.executable, "-m", "squeezebert_fast", *words], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + PATIENCE
+    while not (output / LOCK).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert [path.name for path in output.iterdir()] == [LOCK]
+    trains(*words)
+    assert_same_end(output, folder / "whole")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
@@ -179,6 +204,49 @@ def test_a_lock_that_its_last_owner_removed_is_none(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("gone", ["folder", "parent", "while it is made"])
+def test_a_folder_that_its_last_owner_removes_is_made_again(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner that wrote nothing removes what it made for the lock, also before the next one has opened the file."""
+    parent, folder = tmp_path / "a", tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    name = "make_directory" if gone == "while it is made" else "_locked"
+    original, calls = getattr(lock, name), []
+
+    def late(path: Path) -> Any:
+        calls.append(path)
+        if len(calls) == 1 and gone == "while it is made":  # as mkdir says it
+            raise CheckpointError(f"{path} can't be written") from FileNotFoundError()
+        if len(calls) == 1:
+            folder.rmdir()
+            if gone == "parent":
+                parent.rmdir()
+        return original(path)
+
+    monkeypatch.setattr(lock, name, late)
+    with alone_in(folder):
+        assert len(calls) == 2
+        assert (folder / LOCK).exists()
+    left = {"folder": [parent], "parent": [], "while it is made": [parent, folder]}[gone]
+    assert sorted(tmp_path.rglob("*")) == left
+
+
+def test_a_lock_that_can_never_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / LOCK).symlink_to(tmp_path / "nowhere" / "lock")
+    with pytest.raises(StorageError, match="can't be written"), alone_in(tmp_path):
+        pass
+
+
+def test_a_link_to_nowhere_is_no_folder(folder: Path) -> None:
+    link = folder / "link"
+    link.symlink_to(folder / "nowhere")
+    for flag in ([], ["--resume"], ["--overwrite"]):
+        for output in ("link", "link/within"):
+            said = f"{link} is a link to {folder}/nowhere, which isn't there"
+            refuses(*small_run(folder, output, *flag), said=said)
+
+
 def test_a_holder_that_left_no_name_is_another_process(tmp_path: Path) -> None:
     with alone_in(tmp_path):
         for content in ("", "{}", '{"process": 1'):
@@ -194,7 +262,10 @@ def test_commands_that_make_a_model_stay_out_of_a_running_run(folder: Path, tmp_
         for command in (["quantize", model], ["average", model, model, "-o"], ["convert", model]):
             refuses(*command, folder / "whole", "--force", said="is in use by process")
     assert sorted(path.name for path in (folder / "whole").iterdir()) == made
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / ".model.safetensors.0123abcd.tmp").write_text("of one that was killed")
     succeeds("quantize", model, tmp_path / "int8")
+    assert list((tmp_path / "int8").glob(".*")) == []
     assert not (tmp_path / "int8" / LOCK).exists()
 
 

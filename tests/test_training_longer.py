@@ -64,6 +64,26 @@ def test_the_first_step_after_the_end_has_the_longer_schedules_rate(folder: Path
     assert rates(output)[9] == HIGHEST * linear_schedule(12, 0.1)(8) > 0
 
 
+def test_a_run_of_the_usual_length_goes_on_for_more_epochs_alone(folder: Path) -> None:
+    """Which its settings don't tell."""
+    usual = small_run(folder, "usual")
+    at = usual.index("--epochs")
+    del usual[at : at + 2]
+    trains(*usual)
+    done = summary_of(folder / "usual")["epochs"]
+    for fewer in (done - 1, done):
+        refuses(
+            *usual,
+            "--epochs",
+            int(fewer),
+            "--resume",
+            said="was begun with None; resume with the same or more",
+        )
+    trains(*usual, "--epochs", int(done) + 1, "--resume")
+    assert summary_of(folder / "usual")["epochs"] == done + 1
+    refuses(*usual, "--resume", said="epochs is None, but the run")
+
+
 def test_a_killed_continuation_ends_as_if_it_had_not_been(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

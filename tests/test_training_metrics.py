@@ -38,7 +38,26 @@ def test_more_classes_have_a_matthews_coefficient_and_no_f1_of_one() -> None:
 
 def test_one_answer_for_everything_has_no_correlation() -> None:
     assert metrics.classification([1, 1, 1], [0, 1, 1], 2)["matthews"] == 0.0
-    assert metrics.regression([2.0, 2.0], [1.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0, "mse": 1.0}
+    result = metrics.regression([2.0, 2.0], [1.0, 3.0])
+    assert result == {"r2": 0.0, "pearson": 0.0, "spearman": 0.0, "mse": 1.0}
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.2, 5.0])
+def test_a_constant_explains_no_variance(constant: float) -> None:
+    """Nor one but for noise, with which a correlation may be perfect."""
+    actual = [0.1, 0.2, 0.3, 0.6]
+    noisy = [constant + 1e-7 * label for label in actual]
+    for predicted in ([constant] * 4, noisy):
+        assert metrics.regression(predicted, actual)["r2"] < 0
+    assert metrics.regression([0.3] * 4, actual)["r2"] == pytest.approx(0, abs=1e-12)
+    assert metrics.regression(noisy, actual)["pearson"] == pytest.approx(1)
+
+
+def test_labels_that_are_all_the_same_tell_no_models_apart() -> None:
+    """Also where their mean, rounded, is another number: 0.1 + 0.1 + 0.1 is not 3 * 0.1."""
+    for predicted in ([0.1] * 3, [0.2, 0.3, 0.1]):
+        result = metrics.regression(predicted, [0.1] * 3)
+        assert (result["r2"], result["pearson"], result["spearman"]) == (0, 0, 0)
 
 
 def test_regression() -> None:
@@ -46,6 +65,8 @@ def test_regression() -> None:
     assert result["spearman"] == pytest.approx(0.8)  # 1 - 6 * (0 + 1 + 1 + 0) / (4 * 15)
     assert result["pearson"] == pytest.approx(13 / math.sqrt(50 * 5))
     assert result["mse"] == pytest.approx(38 / 4)
+    assert result["r2"] == pytest.approx(1 - 38 / 5)
+    assert metrics.regression([1.0, 2.0], [1.0, 2.0])["r2"] == 1
     ties = metrics.regression([1.0, 1.0, 2.0], [5.0, 6.0, 7.0])  # ranks 1.5, 1.5, 3
     assert ties["spearman"] == pytest.approx(1.5 / math.sqrt(1.5 * 2))
 

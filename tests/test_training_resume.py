@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.storage import files
+from squeezebert_fast.training import loop, runs
 from squeezebert_fast.training.run_folder import STATE, RunFolder
 from squeezebert_fast.training.tasks.sequences import SequenceClassification
 from tests.cli_helpers import refuses, run, succeeds
@@ -62,7 +64,16 @@ def test_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize(
     ("file", "time"),
-    [(STATE, 1), (STATE, 2), (STATE, 4), ("model.safetensors", 1), ("config.json", 1), ("run.json", 1)],
+    [
+        (STATE, 1),
+        (STATE, 2),
+        (STATE, 4),
+        ("model.safetensors", 1),
+        ("config.json", 1),
+        ("run.json", 1),
+        ("tokenizer.json", 1),
+        ("metrics.json", 1),
+    ],
 )
 def test_a_run_killed_while_it_writes_a_file_ends_the_same(
     file: str, time: int, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,11 +91,7 @@ def test_a_run_killed_while_it_writes_a_file_ends_the_same(
         patched.setattr(files.os, "replace", killed)
         result = run(*small_run(folder, output))
     assert isinstance(result.exception, Killed)
-    if file == "run.json":
-        refuses(*small_run(folder, output, "--resume"), said="holds no run to resume")
-        trains(*small_run(folder, output, "--overwrite"))
-    else:
-        trains(*small_run(folder, output, "--resume"))
+    trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
 
 
@@ -120,6 +127,134 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(
     assert result.stderr.endswith("; the same command with --resume goes on\n")
     trains(*small_run(folder, output, "--resume"))
     assert_same_end(folder / output, folder / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["read", "encode"])
+def test_a_run_stopped_while_it_loads_leaves_nothing(
+    number: int, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(self: SequenceClassification, *arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it goes on")
+
+    output = folder / f"loading-{where}-{number}"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(SequenceClassification, where, signalled)
+        result = run(*small_run(folder, output.name))
+    assert result.exit_code == 130
+    assert not output.exists()
+    assert signal.getsignal(number) is before
+
+
+def with_head_first(folder: Path, output: str, *more: object) -> list[object]:
+    return [word for word in small_run(folder, output, *more) if word != "--no-head-first"]
+
+
+@pytest.fixture(scope="module")
+def whole_with_head(folder: Path) -> Path:
+    trains(*with_head_first(folder, "whole-head"))
+    return folder / "whole-head"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "time"),
+    [
+        *((runs, "fit_head", time) for time in (1,)),
+        *((loop, "evaluate", time) for time in range(1, 6)),
+        *((loop.Records, "model", time) for time in (1, 2)),
+        *((loop.Records, "evaluation", time) for time in (1, 5)),
+        *((loop.Records, "state", time) for time in (1, 4)),
+        *((loop.Records, name, 1) for name in ("curves", "summary")),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_with_a_fitted_head_killed_around_anything_ends_the_same(
+    when: str,
+    module: Any,
+    name: str,
+    time: int,
+    folder: Path,
+    whole_with_head: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original, calls = getattr(module, name), []
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if when == "before" and len(calls) == time:
+            raise Killed
+        found = original(*arguments, **options)
+        if len(calls) == time:
+            raise Killed
+        return found
+
+    output = f"head-{name}-{time}-{when}"
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, killed)
+        assert isinstance(run(*with_head_first(folder, output)).exception, Killed)
+    trains(*with_head_first(folder, output, "--resume"))
+    assert_same_end(folder / output, whole_with_head)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["fit_head", "evaluate"])
+def test_a_run_stopped_before_its_first_step_ends_the_same(
+    number: int, where: str, folder: Path, whole_with_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its head is fitted nothing is kept yet, and the head of a checkpoint before step 1 is fitted already."""
+
+    output = folder / f"head-{where}-{number}"
+    module = runs if where == "fit_head" else loop
+    original = getattr(module, where)
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, where, signalled)
+        result = run(*with_head_first(folder, output.name))
+    assert result.exit_code == 130
+    assert output.exists() == (where == "evaluate")
+    trains(*with_head_first(folder, output.name, "--resume"))
+    assert_same_end(output, whole_with_head)
+
+
+def test_a_run_of_other_threads_or_processes_goes_on_and_says_so(folder: Path) -> None:
+    trains(*small_run(folder, "elsewhere"))
+    path = folder / "elsewhere" / STATE
+    torch.save({**state_of(folder / "elsewhere"), "threads": 4, "processes": 2}, path)
+    said = trains(*small_run(folder, "elsewhere", "--resume"))
+    assert "processes 1 after 2, threads 1 after 4: results differ by rounding and dropout" in said
+
+
+def test_the_seconds_of_all_sessions_are_one_sum(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the steps and evaluations that the model is made of: not of those that a kill took, which are made again."""
+    now, session = [0.0], [0.0]
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            now[0] += session[0]
+            return now[0]
+
+    monkeypatch.setattr(loop, "time", Clock)
+    whole = 8 + 4  # steps and evaluations, each of one difference of two readings
+    with monkeypatch.context() as patched:
+        session[0] = 1.0
+        kill_after(5, patched)
+        run(*small_run(folder, "timed"))
+    before = state_of(folder / "timed")
+    assert (before["step"], before["seconds"]) == (4, 4 + 2)
+    session[0] = 10.0
+    trains(*small_run(folder, "timed", "--resume"))
+    assert summary_of(folder / "timed")["seconds"] == 6 + 10 * (whole - 6)
+    logged = [line["seconds"] for line in log_of(folder / "timed") if "seconds" in line]
+    assert logged == sorted(logged)
+    trains(*small_run(folder, "timed", "--resume"))
+    assert summary_of(folder / "timed")["seconds"] == 6 + 10 * (whole - 6)
 
 
 def test_a_folder_of_files_with_odd_names_is_a_runs_data_that_must_stay_the_same(tmp_path: Path) -> None:
@@ -275,6 +410,23 @@ def test_a_damaged_checkpoint_is_refused(damage: str, folder: Path) -> None:
     else:
         torch.save({**state_of(output), "model": {"weight": torch.zeros(1)}}, path)
     said = "doesn't fit this model" if damage == "other" else f"{path} is not a whole checkpoint"
+    refuses_with_head(*small_run(folder, output.name, "--resume"), said=said)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = folder / "unreadable"
+    trains(*small_run(folder, output.name))
+    original = Path.open
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:  # as root may read whatever it likes
+        if path == output / STATE:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    said = f"{output / STATE} can't be read: Permission denied"
     refuses_with_head(*small_run(folder, output.name, "--resume"), said=said)
 
 

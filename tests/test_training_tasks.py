@@ -392,5 +392,5 @@ def test_a_model_of_no_task_cannot_be_evaluated(base: Path, tmp_path: Path) -> N
     )
     refuses("evaluate", tmp_path / "x", "-m", tags, "--precision", "int4", said="the precision is 'int4'")
     questions = save_base(SqueezeBertForQuestionAnswering, tmp_path / "qa")
-    refuses("evaluate", tmp_path / "none.json", "-m", questions, said="none.json can't be read")
+    refuses("evaluate", tmp_path / "none.json", "-m", questions, said="none.json doesn't exist")
     refuses("evaluate", tmp_path / "x", "-m", tags, "--max-length", 99, said="x doesn't exist")

@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_step", killed)
         assert run(*command, "-o", tmp_path / "parts").exit_code == 130
-    (tmp_path / "parts" / ".half.tmp").mkdir()  # as a kill amid saving leaves it
+    (tmp_path / "parts" / ".0123abcd.tmp").mkdir()  # as a kill amid saving leaves it
     trains(*command, "-o", tmp_path / "parts", "--resume")
     assert not list((tmp_path / "parts").glob(".*"))
     assert_same_end(tmp_path / "whole", tmp_path / "parts")

@@ -1,12 +1,13 @@
 """y = layer_norm(dropout(x) + residual), and without dropout over rows that another kernel has just written.
 
-    channels, padded to a power of two
-    +------------------------------+
-    |  a few rows, in registers    |   mean, then the mean square of the differences from it, as PyTorch does
-    +------------------------------+
+    channels: 768 = 3 x 256
+    +---------+---------+---------+
+    |  a few rows, in registers   |   mean, then the mean square of the differences from it, as PyTorch does
+    +---------+---------+---------+
 
 Bound by memory: the base model's row of 768 moves 4.6 KB in bfloat16 (x, residual, y) for 8 FLOP a channel.
-The quarter of lanes beyond 768 issue masked loads that move nothing.
+A row is cut into blocks that one warp holds: then sums over it are shuffles within the warp, and warps don't
+wait for one another.
 
 For a backward (add_layer_norm_backward.py) the sum before the norm and its rows' statistics are kept.
 
@@ -16,58 +17,74 @@ the products to y and come back for them, which the L2 cache serves.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from squeezebert_fast.triton_kernels.blocks import appended
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two, rows_of
 
 
 @triton.jit
-def normalized(
-    v,
-    channel,
-    gamma,
-    beta,
-    eps,
-    CHANNELS: tl.constexpr,
-):
-    """(LayerNorm of the rows of v, their means, their reciprocal deviations). Columns past CHANNELS must be
-    zero in v.
+def normalized(blocks, gamma, beta, eps, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """(LayerNorm of rows, their means, their reciprocal deviations). A row comes and goes as a tuple of BLOCKS
+    blocks of BLOCK channels; those past CHANNELS must be zero.
     """
-    mean = tl.sum(v, 1) / CHANNELS
-    difference = tl.where(channel[None, :] < CHANNELS, v - mean[:, None], 0.0)
-    deviation = tl.sqrt_rn(tl.sum(difference * difference, 1) / CHANNELS + eps)
-    scale = tl.load(gamma + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
-    shift = tl.load(beta + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
-    reciprocal = 1.0 / deviation
-    return difference * reciprocal[:, None] * scale[None, :] + shift[None, :], mean, reciprocal
+    sums = tl.sum(blocks[0], 1)
+    for i in tl.static_range(1, BLOCKS):
+        sums += tl.sum(blocks[i], 1)
+    mean = sums / CHANNELS
+    squares = tl.zeros_like(sums)
+    for i in tl.static_range(BLOCKS):
+        difference = blocks[i] - mean[:, None]
+        if (i + 1) * BLOCK > CHANNELS:
+            difference = tl.where((i * BLOCK + tl.arange(0, BLOCK) < CHANNELS)[None, :], difference, 0.0)
+        squares += tl.sum(difference * difference, 1)
+    reciprocal = 1.0 / tl.sqrt_rn(squares / CHANNELS + eps)
+    done = ()
+    for i in tl.static_range(BLOCKS):
+        # addresses of the block's shape, though all rows have the same: a vector, or [1, BLOCK], would have a layout of
+        # its own and change it in shared memory, with a barrier
+        channel = tl.broadcast_to(i * BLOCK + tl.arange(0, BLOCK)[None, :], blocks[i].shape)
+        scale = tl.load(gamma + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
+        shift = tl.load(beta + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
+        done = appended(done, (blocks[i] - mean[:, None]) * reciprocal[:, None] * scale + shift)
+    return done, mean, reciprocal
 
 
 @triton.jit
 def add_layer_norm_rows(
     x, x_stride, residual, residual_stride, y, row, rows, gamma, beta, eps, total, mean_out, reciprocal_out,
     threshold, dropout_scale, seed,
-    CHANNELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, DROPOUT: tl.constexpr, KEEP: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, DROPOUT: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """The rows `row`, an int64 block, of y; x may be y itself. KEEP: total, [rows, CHANNELS], is what the norm is
     applied to; the other two get the means and reciprocal deviations of its rows.
     """
-    channel = tl.arange(0, BLOCK_CHANNELS)
-    inside = (row < rows)[:, None] & (channel < CHANNELS)[None, :]
-    v = tl.load(x + row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
-    if DROPOUT:
-        v *= keep_factors(row, 0, threshold, dropout_scale, seed, BLOCK_CHANNELS)
-    v += tl.load(residual + row[:, None] * residual_stride + channel[None, :], mask=inside, other=0.0).to(
-        tl.float32
-    )
-    at = row[:, None] * CHANNELS + channel[None, :]
-    if KEEP:
-        tl.store(total + at, v.to(total.dtype.element_ty), mask=inside)
-    v, mean, reciprocal = normalized(v, channel, gamma, beta, eps, CHANNELS)
-    tl.store(y + at, v.to(y.dtype.element_ty), mask=inside)
+    blocks = ()
+    for i in tl.static_range(BLOCKS):
+        channel = i * BLOCK + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & (channel < CHANNELS)[None, :]
+        v = tl.load(x + row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+        if DROPOUT:
+            v *= keep_factors(row, i * BLOCK, threshold, dropout_scale, seed, BLOCK)
+        v += tl.load(residual + row[:, None] * residual_stride + channel[None, :], mask=inside, other=0.0).to(
+            tl.float32
+        )
+        if KEEP:
+            at = row[:, None] * CHANNELS + channel[None, :]
+            tl.store(total + at, v.to(total.dtype.element_ty), mask=inside)
+        blocks = appended(blocks, v)
+    blocks, mean, reciprocal = normalized(blocks, gamma, beta, eps, CHANNELS, BLOCK, BLOCKS)
+    for i in tl.static_range(BLOCKS):
+        channel = i * BLOCK + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & (channel < CHANNELS)[None, :]
+        at = row[:, None] * CHANNELS + channel[None, :]
+        tl.store(y + at, blocks[i].to(y.dtype.element_ty), mask=inside)
     if KEEP:
         tl.store(mean_out + row, mean, mask=row < rows)
         tl.store(reciprocal_out + row, reciprocal, mask=row < rows)
@@ -76,14 +93,15 @@ def add_layer_norm_rows(
 @triton.jit
 def finish_rows(
     y, residual, residual_stride, first_row, rows, gamma, beta, eps,
-    CHANNELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, ROWS: tl.constexpr, ROWS_AT_ONCE: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr,
+    ROWS_AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """`add_layer_norm` in place of ROWS rows of y that this program wrote; waits until all its threads have."""
     tl.debug_barrier()  # the threads that read a row are not those that wrote it
     for start in range(0, ROWS, ROWS_AT_ONCE):
         add_layer_norm_rows(
             y, CHANNELS, residual, residual_stride, y, first_row + start + tl.arange(0, ROWS_AT_ONCE), rows,
-            gamma, beta, eps, None, None, None, 0, 1.0, None, CHANNELS, BLOCK_CHANNELS, False, False,
+            gamma, beta, eps, None, None, None, 0, 1.0, None, CHANNELS, BLOCK, BLOCKS, False, False,
         )  # fmt: skip
 
 
@@ -105,7 +123,8 @@ def add_layer_norm_kernel(
     dropout_scale,
     seed,
     CHANNELS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     DROPOUT: tl.constexpr,
     KEEP: tl.constexpr,
@@ -113,23 +132,48 @@ def add_layer_norm_kernel(
     add_layer_norm_rows(
         x, x_stride, residual, residual_stride, y, tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), rows,
         gamma, beta, eps, total, mean_out, reciprocal_out, threshold, dropout_scale, seed,
-        CHANNELS, BLOCK_CHANNELS, DROPOUT, KEEP,
+        CHANNELS, BLOCK, BLOCKS, DROPOUT, KEEP,
     )  # fmt: skip
 
 
+class RowBlocks(NamedTuple):
+    """How the channels of a row are cut: into powers of two, which is what Triton's blocks are."""
+
+    block: int
+    blocks: int
+
+    @property
+    def lanes(self) -> int:
+        return self.block * self.blocks
+
+
+WARP_OF_A_ROW = 256
+"""Channels of 32 threads that load 16 bytes of bfloat16 each. In a block of more, Triton gives one row to several
+warps, and each sum over a row waits for all of them at a barrier.
+"""
+
+
+def row_blocks(channels: int) -> RowBlocks:
+    """Up to four blocks with the least excess; of equal ones that where a warp has whole rows, and the fewest."""
+    cuts = [RowBlocks(power_of_two(-(-channels // count)), count) for count in range(1, 5)]
+    return min(cuts, key=lambda cut: (cut.lanes, cut.block > WARP_OF_A_ROW, cut.blocks))
+
+
 def rows_per_program(channels: int) -> tuple[int, int]:
-    """(rows, warps): some 4096 values a program, 32 a thread, enough loads in flight to hide the memory's
-    latency.
-    """
-    block = power_of_two(channels)
-    return max(1, 4096 // block), max(4, min(16, block // 1024))
+    """(rows, warps): a row a warp, some 32 values a thread, enough loads in flight to hide the memory's latency."""
+    lanes = row_blocks(channels).lanes
+    return _power_of_two_within(4096 // lanes), power_of_two(lanes // 1024, 4, 16)
 
 
 def rows_at_once(channels: int, rows: int, warps: int) -> int:
-    """How many of a program's `rows` `finish_rows` takes at a time: 16 values a thread, beside which gamma
-    and beta stay in registers.
+    """How many of a program's `rows` `finish_rows` takes at a time: up to 96 values a thread, which have the
+    registers of sums that are done with. The more, the fewer times it waits for memory.
     """
-    return max(1, min(rows, warps * 512 // power_of_two(channels)))
+    return min(rows, _power_of_two_within(warps * 32 * 96 // row_blocks(channels).lanes))
+
+
+def _power_of_two_within(n: int) -> int:
+    return 1 << max(n, 1).bit_length() - 1
 
 
 def add_layer_norm(x: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
@@ -176,7 +220,7 @@ def _launch(
     check_contiguous(gamma, beta)
     x_rows, residual_rows = rows_of(x), rows_of(residual)
     rows, channels = x_rows.shape
-    per_program, warps = rows_per_program(channels)
+    (per_program, warps), cut = rows_per_program(channels), row_blocks(channels)
     with on_device_of(x):
         add_layer_norm_kernel[(triton.cdiv(rows, per_program),)](
             x_rows,
@@ -193,7 +237,8 @@ def _launch(
             eps,
             *dropout.arguments,
             CHANNELS=channels,
-            BLOCK_CHANNELS=power_of_two(channels),
+            BLOCK=cut.block,
+            BLOCKS=cut.blocks,
             ROWS=per_program,
             DROPOUT=dropout.p > 0.0,
             KEEP=total is not None,

@@ -63,6 +63,7 @@ from squeezebert_fast.triton_kernels.launching import (
     precision,
     rows_of,
 )
+from squeezebert_fast.triton_kernels.qkv_projection import qkv_projection
 
 RECOMPUTING_LIMIT = 330
 """FLOP a byte between the two ceilings, times 3: see above."""
@@ -310,13 +311,14 @@ def self_attention_kernel(
         of_head = channel < HEAD
         weight_row = (head * HEAD + tl.minimum(channel, HEAD - 1))[None, :] * IN
         read_query = tl.minimum(query, tokens - 1).to(tl.int64)
-        q_tile = grouped_product(
+        (q_tile,) = grouped_product(
             x + read_query[:, None] * x_stride,
-            q_weight + weight_row,
+            (q_weight + weight_row,),
             IN,
             PRECISION,
             BLOCK_QUERIES,
             BLOCK_HEAD,
+            1,
             BLOCK_IN,
         )
         if HAS_BIAS:
@@ -534,9 +536,12 @@ def self_attention(
         fused = tile or tile_for(x, batch, longest, num_heads, head)
         fused = fused if tile or recomputing_pays(fused, longest, in_per_group, head) else None
     if fused is None:
-        q, k, v = (
-            grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, counts, strict=True)
-        )
+        if len(set(counts)) == 1:
+            q, k, v = qkv_projection(x, weights, biases, counts[0])
+        else:
+            q, k, v = (
+                grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, counts, strict=True)
+            )
         return attention(q, k, v, mask, num_heads, sequences=sequences)
     check_contiguous(*weights, *biases)
     offsets = None if sequences is None else sequences[0]

@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.add_layer_norm import normalized, rows_per_program
-from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two
+from squeezebert_fast.triton_kernels.add_layer_norm import normalized, row_blocks, rows_per_program
+from squeezebert_fast.triton_kernels.blocks import appended
+from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of
 
 
 @triton.jit
@@ -61,7 +62,8 @@ def embeddings_kernel(
     beta,
     eps,
     CHANNELS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Row r of y is token r % tokens of sequence r // tokens; strides of ids are in elements, 0 where they
@@ -69,22 +71,37 @@ def embeddings_kernel(
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
-    channel = tl.arange(0, BLOCK_CHANNELS)
-    v = table_rows(
-        word, word_size, word_ids, word_row_stride, word_token_stride, row, tokens, channel, inside, CHANNELS
-    )
-    v += table_rows(
-        position, position_size, position_ids, position_row_stride, position_token_stride,
-        row, tokens, channel, inside, CHANNELS,
-    )  # fmt: skip
-    v += table_rows(
-        token_type, token_type_size, token_type_ids, token_type_row_stride, token_type_token_stride,
-        row, tokens, channel, inside, CHANNELS,
-    )  # fmt: skip
-    v = tl.where((channel < CHANNELS)[None, :], v, 0.0)
-    v, _, _ = normalized(v, channel, gamma, beta, eps, CHANNELS)
-    stored = inside[:, None] & (channel < CHANNELS)[None, :]
-    tl.store(y + row[:, None] * CHANNELS + channel[None, :], v.to(y.dtype.element_ty), mask=stored)
+    blocks = ()
+    for i in tl.static_range(BLOCKS):
+        channel = i * BLOCK + tl.arange(0, BLOCK)
+        v = table_rows(
+            word,
+            word_size,
+            word_ids,
+            word_row_stride,
+            word_token_stride,
+            row,
+            tokens,
+            channel,
+            inside,
+            CHANNELS,
+        )
+        v += table_rows(
+            position, position_size, position_ids, position_row_stride, position_token_stride,
+            row, tokens, channel, inside, CHANNELS,
+        )  # fmt: skip
+        v += table_rows(
+            token_type, token_type_size, token_type_ids, token_type_row_stride, token_type_token_stride,
+            row, tokens, channel, inside, CHANNELS,
+        )  # fmt: skip
+        blocks = appended(blocks, tl.where((channel < CHANNELS)[None, :], v, 0.0))
+    blocks, _, _ = normalized(blocks, gamma, beta, eps, CHANNELS, BLOCK, BLOCKS)
+    for i in tl.static_range(BLOCKS):
+        channel = i * BLOCK + tl.arange(0, BLOCK)
+        stored = inside[:, None] & (channel < CHANNELS)[None, :]
+        tl.store(
+            y + row[:, None] * CHANNELS + channel[None, :], blocks[i].to(y.dtype.element_ty), mask=stored
+        )
 
 
 def embeddings(
@@ -116,7 +133,7 @@ def embeddings(
             for given in ids
             for stride in ((0, *given.stride()) if given.dim() == 1 else given.stride())
         ]
-        per_program, warps = rows_per_program(channels)
+        (per_program, warps), cut = rows_per_program(channels), row_blocks(channels)
         with on_device_of(word):
             embeddings_kernel[(triton.cdiv(input_ids.numel(), per_program),)](
                 word,
@@ -134,7 +151,8 @@ def embeddings(
                 beta,
                 eps,
                 CHANNELS=channels,
-                BLOCK_CHANNELS=power_of_two(channels),
+                BLOCK=cut.block,
+                BLOCKS=cut.blocks,
                 ROWS=per_program,
                 num_warps=warps,
             )

@@ -16,8 +16,8 @@ Tiles are powers of two and 192 channels are not: a group is up to three blocks 
 each with its own operand and sums, since padding to 256 would waste a quarter of the arithmetic.
 
 The sums of one group fit registers, those of all four don't: they wait in y as in pass B (post_attention.py).
-Without LayerNorm (`grouped_mlp`), and with too few rows for a program on every multiprocessor, a program
-makes one group only; `feed_forward` then launches `add_layer_norm` after it. With still fewer rows, or groups
+Without LayerNorm (`grouped_mlp`), and where programs of whole rows leave multiprocessors idle, a program makes one
+group only; `feed_forward` then launches `add_layer_norm` after it. With still fewer rows, or groups
 too wide for this kernel (a dense BERT's 768 channels), there are two products with the hidden tensor between
 them; it is in the L2 cache then, for few rows make it small.
 
@@ -37,13 +37,19 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate
-from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
+from squeezebert_fast.triton_kernels.add_layer_norm import (
+    add_layer_norm,
+    finish_rows,
+    row_blocks,
+    rows_at_once,
+)
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.triton_kernels.launching import (
     check_contiguous,
     choose,
     device_of,
     on_device_of,
+    one_program_pays,
     power_of_two,
     precision,
     rows_of,
@@ -191,7 +197,8 @@ def feed_forward_kernel(
     IN_BLOCKS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     OUT_BLOCKS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
+    NORM_BLOCKS: tl.constexpr,
     NORM_ROWS: tl.constexpr,
 ):
     """IN, HIDDEN, OUT: channels of one group. NORMALIZE: all groups in one program, residual and LayerNorm
@@ -253,7 +260,8 @@ def feed_forward_kernel(
             )
     if NORMALIZE:
         finish_rows(
-            y, x, x_stride, first_row, rows, gamma, beta, eps, GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS
+            y, x, x_stride, first_row, rows, gamma, beta, eps,
+            GROUPS * OUT, NORM_BLOCK, NORM_BLOCKS, BLOCK_ROWS, NORM_ROWS,
         )  # fmt: skip
 
 
@@ -262,24 +270,28 @@ def _tiles(x: Tensor) -> tuple[Tile, ...]:
 
 
 def fused_tile(
-    x: Tensor, rows: int, programs_per_tile: int, in_per_group: int, out_per_group: int
+    x: Tensor, rows: int, groups: int, in_per_group: int, out_per_group: int, *, normalize: bool
 ) -> Tile | None:
-    """The tile of the kernel that makes `programs_per_tile` programs of a row tile, or None where it doesn't
-    serve.
+    """The tile of the kernel that makes all groups of a row tile in one program (`normalize`) or each in its own, or
+    None where it doesn't serve.
     """
     if max(in_per_group, out_per_group) > WIDEST_GROUP:
         return None
     device = device_of(x)
 
     def programs(tile: Tile) -> int:
-        return -(-rows // tile.rows) * programs_per_tile
+        return -(-rows // tile.rows) * (1 if normalize else groups)
 
     def fits(tile: Tile) -> bool:
         shared = tile.shared_memory(in_per_group, out_per_group, x.element_size())
         return shared <= device.shared_memory and tile.capability <= device.capability
 
     tile = choose(_tiles(x), device, programs, fits)
-    return tile if tile and programs(tile) >= device.multiprocessors else None
+    if tile is None:
+        return None
+    if normalize:
+        return tile if one_program_pays(programs(tile), groups, device) else None
+    return tile if 2 * programs(tile) > device.multiprocessors else None
 
 
 def _launch(
@@ -306,6 +318,7 @@ def _launch(
         return y
     gamma, beta, eps = norm or (x, x, 0.0)
     in_blocks, out_blocks = blocks_for(in_per_group), blocks_for(out_per_group)
+    norm_cut = row_blocks(out_channels)
     with on_device_of(x):
         feed_forward_kernel[(triton.cdiv(rows, tile.rows) * (1 if norm else groups),)](
             x_rows,
@@ -334,7 +347,8 @@ def _launch(
             IN_BLOCKS=len(in_blocks),
             BLOCK_OUT=out_blocks[0],
             OUT_BLOCKS=len(out_blocks),
-            BLOCK_CHANNELS=power_of_two(out_channels),
+            NORM_BLOCK=norm_cut.block,
+            NORM_BLOCKS=norm_cut.blocks,
             NORM_ROWS=rows_at_once(out_channels, tile.rows, tile.warps),
             num_warps=tile.warps,
             num_stages=tile.stages,
@@ -362,7 +376,9 @@ def grouped_mlp(
     Returns [..., out_channels] in x's dtype, contiguous.
     """
     rows = x.numel() // x.shape[-1]
-    tile = tile or fused_tile(x, rows, groups, weight_in.shape[1], weight_out.shape[0] // groups)
+    tile = tile or fused_tile(
+        x, rows, groups, weight_in.shape[1], weight_out.shape[0] // groups, normalize=False
+    )
     if tile is None:
         hidden = grouped_pointwise_conv(x, weight_in, bias_in, groups, activation)
         return grouped_pointwise_conv(hidden, weight_out, bias_out, groups)
@@ -391,7 +407,9 @@ def feed_forward(
     Returns [..., channels] in x's dtype, contiguous.
     """
     rows = x.numel() // x.shape[-1]
-    tile = tile or fused_tile(x, rows, 1, weight_in.shape[1], weight_out.shape[0] // groups)
+    tile = tile or fused_tile(
+        x, rows, groups, weight_in.shape[1], weight_out.shape[0] // groups, normalize=True
+    )
     if tile is None:
         y = grouped_mlp(x, weight_in, bias_in, weight_out, bias_out, groups, activation)
         return add_layer_norm(y, x, gamma, beta, eps)

@@ -26,6 +26,7 @@ from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
 from squeezebert_fast.triton_kernels.activations import activate, derivative
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     Tile,
+    columns_read,
     grouped_pointwise_conv,
     grouped_product,
     tile_for,
@@ -81,20 +82,20 @@ def hidden_gradient_kernel(
     row = (program // (GROUPS * TILES)).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     channel = program % TILES * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)
     read_row = tl.minimum(row, rows - 1)[:, None]
-    read_channel = tl.minimum(channel, HIDDEN - 1)[None, :]
+    read_channel = columns_read(channel, HIDDEN, BLOCK_HIDDEN)[None, :]
     EXACT: tl.constexpr = x.dtype.element_ty == tl.float32
-    z = grouped_product(
-        x + read_row * x_stride + group * IN, weight_in + (group * HIDDEN + read_channel) * IN,
-        IN, PRECISION, BLOCK_ROWS, BLOCK_HIDDEN, BLOCK_IN,
+    (z,) = grouped_product(
+        x + read_row * x_stride + group * IN, (weight_in + (group * HIDDEN + read_channel) * IN,),
+        IN, PRECISION, BLOCK_ROWS, BLOCK_HIDDEN, 1, BLOCK_IN,
     )  # fmt: skip
     if HAS_BIAS:
         z += tl.load(bias_in + group * HIDDEN + channel, mask=channel < HIDDEN, other=0.0).to(tl.float32)[
             None, :
         ]
     # the stores come last: their addresses would take the registers of the second product's sums
-    d = grouped_product(
-        grad + read_row * grad_stride + group * OUT, weight_out + group * OUT * HIDDEN + read_channel,
-        OUT, PRECISION, BLOCK_ROWS, BLOCK_HIDDEN, BLOCK_OUT, HIDDEN,
+    (d,) = grouped_product(
+        grad + read_row * grad_stride + group * OUT, (weight_out + group * OUT * HIDDEN + read_channel,),
+        OUT, PRECISION, BLOCK_ROWS, BLOCK_HIDDEN, 1, BLOCK_OUT, HIDDEN,
     )  # fmt: skip
     stored = (row < rows)[:, None] & (channel < HIDDEN)[None, :]
     at = row[:, None] * (GROUPS * HIDDEN) + (group * HIDDEN + channel)[None, :]

@@ -2,8 +2,8 @@
 
 Tiles are fixed tables, not searches: a search takes seconds for every new shape, and its choice would change
 results from run to run. A table lists tiles from the largest, which reads the fewest bytes for each
-operation, to the smallest; `choose` takes the first that fits the device and still gives every multiprocessor
-a program. `python -m benchmarks.triton_resources` compiles every entry for sm_80 and sm_90 without a GPU and
+operation, to the smallest; `choose` takes the first that fits the device and keeps most multiprocessors busy.
+`python -m benchmarks.triton_resources` compiles every entry for sm_80 and sm_90 without a GPU and
 checks registers, spills, shared memory and tensor-core use.
 """
 
@@ -85,18 +85,43 @@ def block_for(size: int, most: int, least: int = 16) -> int:
     return max(block for block in blocks if covered[block] <= allowed)
 
 
+def blocks_at_once(size: int, block: int, most: int) -> int:
+    """How many of the blocks that cover `size` a program makes: up to `most`, with an excess of at most a quarter."""
+    count = -(-size // block)
+    return max(n for n in range(1, min(most, count) + 1) if -(-count // n) * n <= 1.25 * count)
+
+
 T = TypeVar("T")
 
 
 def choose(
     tiles: Sequence[T], device: Device, programs: Callable[[T], int], fits: Callable[[T], bool]
 ) -> T | None:
-    """The first tile that fits and makes a program for every multiprocessor, else the last that fits, else None."""
+    """The first tile that fits and makes programs for more than half of the multiprocessors, else the last that fits,
+    else None.
+
+    A tile of half the size would make twice as many programs: where not all of them have a multiprocessor to
+    themselves, they take as long, and read more.
+    """
     fitting = [tile for tile in tiles if fits(tile)]
     for tile in fitting:
-        if programs(tile) >= device.multiprocessors:
+        if 2 * programs(tile) > device.multiprocessors:
             return tile
     return fitting[-1] if fitting else None
+
+
+SEPARATE_PIECES = 1.15
+"""What a pass over memory and a launch more cost, beside the work of the pieces. Not measured."""
+
+
+def one_program_pays(programs: int, pieces: int, device: Device) -> bool:
+    """Whether `programs` that make `pieces` pieces in a row each are as fast as one program a piece.
+
+    Multiprocessors go by whole waves: 128 programs on 132 take as long as 132; of 140 the second wave has 8, and as
+    six pieces each they would be 840, in 7 waves of a sixth: 1.17 for 2.
+    """
+    whole, cut = (-(-n // device.multiprocessors) for n in (programs, programs * pieces))
+    return whole * pieces <= SEPARATE_PIECES * cut
 
 
 def rows_of(x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ program has made all its columns it reads its rows back, from L2, since nothing 
 does the rest as `add_layer_norm` does. That costs no traffic to device memory, and one rounding, that of the
 product; PyTorch rounds there too, and once more after the residual.
 
-Few rows make few programs: with less than one for every multiprocessor, a product cut along columns too and a
-separate `add_layer_norm` are faster, and `conv_add_layer_norm` launches those instead.
+Few rows make few programs: where they leave multiprocessors idle, a product cut along columns too and a separate
+`add_layer_norm` are faster, and `conv_add_layer_norm` launches those instead.
 
 Base model, per token: 1180 kFLOP (a dense 768 x 768 product) and 4.6 KB in bfloat16 (x, residual, y): 256
 FLOP per byte, so bound by arithmetic, just. A tile of 128 x 256 needs 85 FLOP per byte from L2.
@@ -26,9 +26,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm, finish_rows, rows_at_once
+from squeezebert_fast.triton_kernels.add_layer_norm import (
+    add_layer_norm,
+    finish_rows,
+    row_blocks,
+    rows_at_once,
+)
+from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
+    TILES as PRODUCT_TILES,
+)
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     Tile,
+    columns_read,
     grouped_pointwise_conv,
     grouped_product,
 )
@@ -38,7 +47,7 @@ from squeezebert_fast.triton_kernels.launching import (
     choose,
     device_of,
     on_device_of,
-    power_of_two,
+    one_program_pays,
     precision,
     rows_of,
 )
@@ -69,7 +78,8 @@ def conv_add_layer_norm_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
+    NORM_BLOCKS: tl.constexpr,
     NORM_ROWS: tl.constexpr,
 ):
     """IN, OUT: channels of one group. y: contiguous [rows, GROUPS * OUT]; x and residual: rows of their strides."""
@@ -81,11 +91,17 @@ def conv_add_layer_norm_kernel(
         group = tile // OUT_TILES
         out = tile % OUT_TILES * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
         channel = group * OUT + out
-        sums = grouped_product(
+        columns = weight + (group * OUT + columns_read(out, OUT, BLOCK_OUT))[None, :] * IN
+        (sums,) = grouped_product(
             x + read_row * x_stride + group * IN,
-            weight + (group * OUT + tl.minimum(out, OUT - 1))[None, :] * IN,
-            IN, PRECISION, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN,
-        )  # fmt: skip
+            (columns,),
+            IN,
+            PRECISION,
+            BLOCK_ROWS,
+            BLOCK_OUT,
+            1,
+            BLOCK_IN,
+        )
         if HAS_BIAS:
             sums += tl.load(bias + channel, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
         inside = (row < rows)[:, None] & (out < OUT)[None, :]
@@ -94,11 +110,11 @@ def conv_add_layer_norm_kernel(
         )
     finish_rows(
         y, residual, residual_stride, first_row, rows, gamma, beta, eps,
-        GROUPS * OUT, BLOCK_CHANNELS, BLOCK_ROWS, NORM_ROWS,
+        GROUPS * OUT, NORM_BLOCK, NORM_BLOCKS, BLOCK_ROWS, NORM_ROWS,
     )  # fmt: skip
 
 
-def fused_tile(x: Tensor, rows: int) -> Tile | None:
+def fused_tile(x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile | None:
     """The tile of the one kernel, or None where few rows are better served by two."""
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     device = device_of(x)
@@ -107,7 +123,10 @@ def fused_tile(x: Tensor, rows: int) -> Tile | None:
         return -(-rows // tile.rows)
 
     tile = choose(tiles, device, programs, lambda tile: tile.fits(device))
-    return tile if tile and programs(tile) >= device.multiprocessors else None
+    if tile is None:
+        return None
+    columns = groups * -(-out_per_group // block_for(out_per_group, PRODUCT_TILES[0].out))
+    return tile if one_program_pays(programs(tile), columns, device) else None
 
 
 def conv_add_layer_norm(
@@ -132,12 +151,13 @@ def conv_add_layer_norm(
     check_contiguous(weight, bias, gamma, beta)
     x_rows, residual_rows = rows_of(x), rows_of(residual)
     rows, channels = residual_rows.shape
-    tile = tile or fused_tile(x, rows)
+    out_per_group, in_per_group = channels // groups, weight.shape[1]
+    tile = tile or fused_tile(x, rows, out_per_group, groups)
     if tile is None or rows == 0:
         product = grouped_pointwise_conv(x, weight, bias, groups)
         return add_layer_norm(product, residual, gamma, beta, eps)
     y = torch.empty(residual.shape, dtype=x.dtype, device=x.device)
-    out_per_group, in_per_group = channels // groups, weight.shape[1]
+    norm_cut = row_blocks(channels)
     with on_device_of(x):
         conv_add_layer_norm_kernel[(triton.cdiv(rows, tile.rows),)](
             x_rows,
@@ -159,7 +179,8 @@ def conv_add_layer_norm(
             BLOCK_ROWS=tile.rows,
             BLOCK_OUT=block_for(out_per_group, tile.out),
             BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
-            BLOCK_CHANNELS=power_of_two(channels),
+            NORM_BLOCK=norm_cut.block,
+            NORM_BLOCKS=norm_cut.blocks,
             NORM_ROWS=rows_at_once(channels, tile.rows, tile.warps),
             num_warps=tile.warps,
             num_stages=tile.stages,

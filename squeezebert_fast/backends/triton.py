@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends import assembler
 from squeezebert_fast.backends.request import Request
 from squeezebert_fast.triton_kernels import MAX_CHANNELS, MAX_HEAD_SIZE
 
@@ -132,7 +133,7 @@ def _device_refusal(index: int) -> str | None:
             return f"cuda:{index} has compute capability {has}, the kernels need {needs}"
         if torch.cuda.is_current_stream_capturing():  # the probe waits for the GPU, which a capture forbids
             return "a CUDA graph is being captured before the kernels have run once"
-        _device_refusals[index] = _probe(torch.device("cuda", index))
+        _device_refusals[index] = assembler.refusal(capability) or _probe(torch.device("cuda", index))
     return _device_refusals[index]
 
 

@@ -64,13 +64,11 @@ def qkv_projection(
     bias_v: Tensor | None,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `squeezebert_fast.ops.qkv_projection`: three products."""
-    x = dense(x)
-    return (
-        grouped_pointwise_conv(x, weight_q, bias_q, groups, None),
-        grouped_pointwise_conv(x, weight_k, bias_k, groups, None),
-        grouped_pointwise_conv(x, weight_v, bias_v, groups, None),
-    )
+    """See `squeezebert_fast.ops.qkv_projection`."""
+    with torch.no_grad():
+        weights = [_operand(weight, x) for weight in (weight_q, weight_k, weight_v)]
+        biases = [whole(bias) for bias in (bias_q, bias_k, bias_v)]
+        return kernels("qkv_projection").qkv_projection(dense(x), weights, biases, groups)
 
 
 def qkv_projection_backward(
@@ -86,17 +84,23 @@ def qkv_projection_backward(
 ) -> Gradients:
     """Gradients of x, and of weight and bias of q, k and v; what may be None is as in `cpu_ops`'s."""
     with torch.no_grad():
-        x, grad_x, found = None if x is None else dense(x), None, []
-        projections = zip((grad_q, grad_k, grad_v), (weight_q, weight_k, weight_v), strict=True)
-        for index, (grad, weight) in enumerate(projections):
-            wanted = needs[0], needs[1 + 2 * index], needs[2 + 2 * index]
-            of_x = of_weight = of_bias = None
+        grad_x, found = None, []
+        for index, grad in enumerate((grad_q, grad_k, grad_v)):
+            wanted = False, needs[1 + 2 * index], needs[2 + 2 * index]
+            of_weight = of_bias = None
             if grad is not None:
-                of_x, of_weight, of_bias = grouped_pointwise_conv_backward(
-                    grad, x, weight, None, groups, None, wanted
+                _, of_weight, of_bias = grouped_pointwise_conv_backward(
+                    grad, x, None, None, groups, None, wanted
                 )
-            grad_x = of_x if grad_x is None else grad_x if of_x is None else grad_x.add_(of_x)
             found += [of_weight, of_bias]
+        if needs[0]:
+            pairs = zip((grad_q, grad_k, grad_v), (weight_q, weight_k, weight_v), strict=True)
+            given = [
+                (dense(grad), weight) for grad, weight in pairs if grad is not None and weight is not None
+            ]
+            grads, weights = [grad for grad, _ in given], [_operand(weight, grad) for grad, weight in given]
+            if given:
+                grad_x = kernels("qkv_projection").qkv_input_gradient(grads, weights, groups)
         return grad_x, *found
 
 

@@ -15,7 +15,7 @@ import torch
 from squeezebert_fast.benchmark.load import Load
 from squeezebert_fast.benchmark.timing import Timing, milliseconds
 from squeezebert_fast.diagnostics import doctor
-from squeezebert_fast.errors import UnsupportedError, check_among
+from squeezebert_fast.errors import UnsupportedError, check_among, counted
 from squeezebert_fast.storage.files import all_or_nothing
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Report:
         from rich.box import SIMPLE
         from rich.table import Table
 
-        title = f"{self.title}, {self.threads} threads"
+        title = f"{self.title}, {counted(self.threads, 'thread')}"
         caption = str(self.load or "") or None
         table = Table(
             title=title,
@@ -184,7 +184,7 @@ class Report:
             else:
                 _draw(axes, case, names)
         grid[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first on top, in all
-        figure.suptitle(f"{self.title}, {self.threads} threads", fontsize=10)
+        figure.suptitle(f"{self.title}, {counted(self.threads, 'thread')}", fontsize=10)
         figure.supxlabel(f"times as fast as {names[0]}", fontsize=9)
         with all_or_nothing(path.parent) as stage:
             figure.savefig(stage(path.name), format=path.suffix[1:].lower(), dpi=150)

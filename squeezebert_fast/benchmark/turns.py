@@ -23,7 +23,7 @@ from rich.progress import Progress, track
 
 from squeezebert_fast.benchmark.load import Usage, usage
 from squeezebert_fast.benchmark.timing import Timing
-from squeezebert_fast.benchmark.workers import CandidateFailed, Worker, ctrl_c_ignored
+from squeezebert_fast.benchmark.workers import CandidateFailed, Worker, ctrl_c_held
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Turns:
                     worker.join(max(0.0, limit - time.monotonic()))
         finally:
             with (
-                ctrl_c_ignored()
+                ctrl_c_held()
             ):  # a second one would leave stopped processes, for which Python's own end waits
                 for worker in workers:
                     worker.end()

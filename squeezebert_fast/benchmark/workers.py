@@ -16,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from squeezebert_fast.errors import SqueezeBertFastError
 
 CAN_STOP = hasattr(signal, "SIGSTOP")
+CAN_HOLD = hasattr(signal, "pthread_sigmask")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,7 +49,9 @@ class Worker:
         return self._process.pid
 
     def start(self, seconds: float) -> None:
-        with ctrl_c_ignored():  # until it has a group of its own, and its imports take seconds before that
+        if CAN_STOP:
+            resource_tracker.ensure_running()  # starting it, as the first process does, would let Ctrl-C through
+        with ctrl_c_held():  # from the process until it ignores it, and its imports take seconds before that
             self._process.start()
         self._theirs.close()  # so that the pipe ends when the process does
         self._answer(seconds)
@@ -126,8 +130,9 @@ def _serve(connection: Connection, build: Callable[[], object], threads: int) ->
     # A group of its own: neither Ctrl-C nor what continues a job after Ctrl-Z gets here. Whoever started this ends it.
     if CAN_STOP:
         os.setpgid(0, 0)
-    else:  # there are no groups
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also one that came before, and is held
+    if CAN_HOLD:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent()
     torch.set_num_threads(threads)
     quiet()
@@ -157,24 +162,34 @@ def _one_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def ctrl_c_ignored() -> Iterator[None]:
-    """Ctrl-C does nothing meanwhile, nor ever to a process that is started meanwhile: what is ignored is inherited."""
+def ctrl_c_held() -> Iterator[None]:
+    """A Ctrl-C meanwhile counts at the block's end; a process that is started meanwhile gets it once it unblocks it."""
     if (
         threading.current_thread() is not threading.main_thread()
     ):  # only that one may say how signals are handled
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    held = []
+    # Not the mask alone: another thread of this process would take the signal. But it is what a new process inherits.
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if CAN_HOLD else set()
     try:
         yield
     finally:
+        if CAN_HOLD:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _end_with_parent() -> None:
-    """A stopped process doesn't see its pipe end: have the kernel end it if the parent is killed."""
+    """A stopped process doesn't see its pipe end: have the kernel end it if the parent is killed, or was already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if CAN_STOP and parent is not None and os.getppid() != parent.pid:
+        sys.exit(1)
 
 
 def quiet() -> None:

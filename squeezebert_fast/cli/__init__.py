@@ -6,6 +6,7 @@ that `--help` answers at once.
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -45,7 +46,9 @@ for command in (
     bench.bench,
     convert.convert,
 ):
-    app.command()(command)
+    # A paragraph's lines as one, which the terminal's width wraps: typer would end lines where the source does.
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    app.command(help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ from squeezebert_fast.cli.task_options import (
     task_name,
 )
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.trained_with import TrainedWith
+from squeezebert_fast.trained_with import DEFAULT_LENGTH, TrainedWith
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.settings import Settings, Softness
 
@@ -107,12 +107,12 @@ def distill(
         known = teachers.load_teacher(teacher, chosen, chosen_device, of_own_library=as_it_is)
         fields = chosen.label_fields(examples, in_order(known.labels), teacher=True)
         vocab = known.tokenizer if isinstance(known.tokenizer, SqueezeBertTokenizerFast) else None
-        length = settings.max_length or usual_length or runs.DEFAULT_LENGTH
         if vocab_size is not None:
             if vocab is None:
                 raise InputError(
                     f"--vocab-size needs a teacher of the BERT family; {teacher} has other tokens"
                 )
+            length = settings.max_length or usual_length or DEFAULT_LENGTH
             rows = chosen.encode(examples, vocab, SqueezeBertConfig(**fields), length)
             used = {index for row in rows for index in distillation.flat(row["input_ids"])}
             vocab = inheritance.smaller_vocabulary(vocab, used, vocab_size)
@@ -124,6 +124,8 @@ def distill(
             if copied == 0:
                 raise InputError(f"nothing of the teacher {teacher} has the shape of the new model's parts")
         if fit_to_teacher:
+            models.check_fit(student, tokenizer, settings.max_length)
+            length = min(models.cut_at(student, settings.max_length, usual_length), known.length)
             rows = chosen.encode(examples, tokenizer, student.config, length)
             batch = chosen.collate(fitting.texts_to_fit(rows, settings.seed), tokenizer.pad_token_id or 0, 0)
             fitting.fit_to_teacher(student, known.model, devices.moved(batch, chosen_device), words)

@@ -12,8 +12,10 @@ from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NUMPY, vector_format, vector_writer
-from squeezebert_fast.cli.writing import Blanks, checked_output, tracked
+from squeezebert_fast.cli.writing import checked_output, tracked
 from squeezebert_fast.errors import InputError
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input
 from squeezebert_fast.trained_with import TrainedWith
 
@@ -27,13 +29,18 @@ def embed(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write, a row for each text: .npy, float32; or .jsonl or .csv, with the text or what "
-            "--keep says.",
+            help="The file to write, a row for each text: .npy (float32, the vectors alone), or .jsonl or .csv (with "
+            "the text, or what --keep and --id say).",
         ),
     ],
-    embedding: EmbeddingOptions,
+    *,
     column: options.Column = None,
-    pair_column: options.PairColumn = None,
+    pair_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that holds a second text, to make one vector of both; by default none."
+        ),
+    ] = None,
     input_format: options.InputFormat = None,
     delimiter: options.Delimiter = None,
     keep: options.Keep = None,
@@ -43,8 +50,9 @@ def embed(
         str | None,
         typer.Option(help="Of a sentence-transformers folder: which of its prompts each text begins with."),
     ] = None,
+    embedding: EmbeddingOptions,
 ) -> None:
-    """Turn texts into vectors: a row of a NumPy file for each, in the order of the input.
+    """Turn texts into vectors: a row of a NumPy file or table for each, in the order of the input.
 
     Of a sentence-transformers folder they are what its SentenceTransformer.encode gives, also of an empty text.
 
@@ -74,6 +82,7 @@ def embed(
     with vector_writer(output, embedder.channels) as append:
         for record, vector in tracked(embedder.run(records, embedding.batch_size), records):
             if record.is_blank:
-                blanks.note(record)
+                blanks.note(record.place)
             append(record.kept if kept else record.asked, vector)
-    blanks.warn("their vectors are of no text")
+    with held_warnings():
+        blanks.warn("their vectors are of no text")

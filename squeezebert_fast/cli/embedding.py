@@ -23,7 +23,12 @@ from squeezebert_fast.cli.running import (
     use_threads,
 )
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.loading.sentence_folder import SentenceFolder, sentence_transformer, transformer_of
+from squeezebert_fast.loading.prompts import Prompts
+from squeezebert_fast.loading.sentence_folder import (
+    SentenceFolder,
+    sentence_transformer,
+    transformer_of,
+)
 from squeezebert_fast.loading.transformers_models import refused_in_one_line
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.int8_checkpoint import load_quantized
@@ -74,11 +79,11 @@ def load_embedder(
         raise InputError(f"--pair-column means nothing for {name}, a sentence-transformers folder")
     if folder.beyond is not None:
         return _by_library(folder, prompt_name, normalize, **options)
-    prompt = folder.default_prompt if prompt_name is None else _known(prompt_name, folder.prompts, name)
+    prompt = folder.prompts.chosen(prompt_name, name)
     engine = load_engine(
         SqueezeBertModel, of_files(folder.transformer), usual_length=folder.max_length, **options
     )
-    return _pooled(engine, folder.pooling, normalize or folder.normalize, prompt or "")
+    return _pooled(engine, folder.pooling, normalize or folder.normalize, prompt)
 
 
 def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> Embedder:
@@ -117,8 +122,7 @@ def _by_library(
     if max_length is not None:
         check_length(max_length, transformer_of(model).config, name)
         model.max_seq_length = max_length
-    if prompt_name is not None:
-        _known(prompt_name, model.prompts, name)
+    Prompts(model.prompts).chosen(prompt_name, name)
     size = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
 
     def encode(window: Sequence[Record], batch_size: int) -> list[Tensor]:
@@ -139,10 +143,3 @@ def _by_library(
         return in_windows(records, functools.partial(encode, batch_size=batch_size), batch_size)
 
     return Embedder(size(), run)
-
-
-def _known(prompt_name: str, prompts: Any, name: str) -> str:
-    if prompt_name not in prompts:
-        known = ", ".join(prompts) or "none"
-        raise InputError(f"the prompt is {prompt_name!r}, but {name} has {known}")
-    return prompts[prompt_name]

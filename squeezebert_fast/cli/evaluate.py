@@ -13,10 +13,11 @@ from squeezebert_fast.cli import options
 from squeezebert_fast.cli.evaluation_report import print_report, write_predictions
 from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.task_options import TaskOptions, task_of
+from squeezebert_fast.cli.task_options import EXAMPLES_HELP, TaskOptions, task_of
 from squeezebert_fast.cli.writing import checked_output, row_format
-from squeezebert_fast.errors import InputError, check_among
+from squeezebert_fast.errors import InputError, check_among, counted
 from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.sources import name_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
@@ -26,18 +27,26 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 @spread
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="DATA", help="Examples with their labels.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help=f"Examples with their labels. {EXAMPLES_HELP} - is standard input."
+        ),
+    ],
     model: options.Model,
     data: TaskOptions,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32, bfloat16, int8, separated by commas: the metrics of each; by default the checkpoint's own."
+            help="Measure in float32, bfloat16 or int8, or in several, separated by commas; by default as the model is "
+            "stored."
         ),
     ] = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, all of it.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything, of each precision, as JSON instead of tables.")
+    ] = False,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +59,8 @@ def evaluate(
         typer.Option(help="A .png or .svg file to draw which label was taken for which; needs matplotlib."),
     ] = None,
     worst: Annotated[
-        int, typer.Option(min=0, help="Show as many examples of the highest losses, the worst first.")
+        int,
+        typer.Option(min=0, help="Show this many examples, those with the highest losses, the worst first."),
     ] = 0,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -69,9 +79,11 @@ def evaluate(
     wanted = [] if precision is None else [name.strip() for name in precision.split(",")]
     for name in wanted:
         check_among("the precision", name, PRECISIONS, InputError)
-    for option, given in (("--predictions", predictions), ("--confusion", confusion), ("--worst", worst)):
+    single = {"--predictions": predictions, "--confusion": confusion, "--worst": 0 if as_json else worst}
+    for option, given in single.items():
         if given and len(set(wanted)) > 1:
-            raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}")
+            hint = "; --json has those of each" if option == "--worst" else ""
+            raise InputError(f"{option} is for one precision, but --precision gives {len(set(wanted))}{hint}")
     if predictions is not None:
         row_format(predictions, None)
         predictions = checked_output(predictions)
@@ -80,6 +92,7 @@ def evaluate(
 
     from squeezebert_fast.benchmark import check_plot
     from squeezebert_fast.cli.running import check_length, use_threads
+    from squeezebert_fast.loading.cross_encoder import prompts
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
@@ -99,14 +112,16 @@ def evaluate(
         if output is not None:
             checked_output(output, task.files(source))
     kept = stored.trained_with.for_task(task.name)
-    with kept_columns_named(model, kept, vars(data)):
-        examples = task.read(source)
-    tokenizer = stored.tokenizer(of_words=task.reads_words)
     with held_warnings():
+        with kept_columns_named(model, kept, vars(data)):
+            examples = task.read(source)
+        tokenizer = stored.tokenizer(of_words=task.reads_words)
         loaded = stored.load(task.model_class)
         check_length(max_length, loaded.config, model)
         length = max_length or min(token_limit(loaded.config), kept.max_length or tokenizer.model_max_length)
-        rows = DataSet(examples, task.encode(examples, tokenizer, loaded.config, length))
+        prompt = prompts(stored.files).chosen(None, model)
+        asked = [each._replace(text=prompt + each.text) for each in examples] if prompt else examples
+        rows = DataSet(examples, task.encode(asked, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)
     wanted = list(dict.fromkeys(wanted)) or ["int8" if from_int8 else "float32"]
     as_loaded = from_int8 and wanted == ["int8"] and where.type == "cpu"
@@ -129,7 +144,8 @@ def evaluate(
         typer.echo(json.dumps({name: each.as_json(worst) for name, each in reports.items()}))
         return
     reading = f", {task.reading}" if task.reading else ""
-    typer.echo(f"{task.name}, {len(examples)} examples of {source} cut at {length} tokens{reading}")
+    data_read = f"{counted(len(examples), 'example')} of {name_of(source)}"
+    typer.echo(f"{task.name}, {data_read} cut at {counted(length, 'token')}{reading}")
     print_report(reports, worst)
 
 

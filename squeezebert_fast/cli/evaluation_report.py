@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from squeezebert_fast.cli.writing import beside, row_format, row_writer
+from squeezebert_fast.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,7 @@ def print_report(reports: Mapping[str, Report], worst: int) -> None:
         said = [answer for each in report.judgements for answer in each.answers]
         typer.echo(f"\n{in_words(report.calibration, said)}")
     if worst:
-        typer.echo(f"\nhighest losses of {len(report.judgements)}")
+        typer.echo(f"\nhighest losses of {len(report.judgements):,}")
         for judgement in report.worst(worst):
             typer.echo(_cut(line_of(judgement), console.width))
 
@@ -116,7 +117,7 @@ def line_of(judgement: Judgement) -> str:
     if "words" in shown:
         tagged = list(zip(shown["words"], label, said, strict=True))
         wrong = [f"{word} {tag}, said {ours or 'nothing'}" for word, tag, ours in tagged if tag != ours]
-        answered = f"{len(wrong)} of {len(tagged)} words wrong"
+        answered = f"{len(wrong)} of {counted(len(tagged), 'word')} wrong"
         text = "; ".join(wrong) or " ".join(shown["words"])
     else:
         text = " | ".join(str(value) for value in shown.values())

@@ -43,7 +43,9 @@ def finetune(
     device: options.Device = "auto",
     head_first: Annotated[
         bool,
-        typer.Option(help="Fit a new classifier of texts to the encoder as it is, before both are trained."),
+        typer.Option(
+            help="Fit a new classifier or regression to the encoder as it is, before both are trained."
+        ),
     ] = True,
 ) -> None:
     """Train a model for a task, and leave the best one in a folder that every command takes as --model.

@@ -56,7 +56,8 @@ class Group(TyperGroup):
         except OSError as error:
             if debug:
                 raise
-            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            place = error.filename or ("the output can't be written" if error.errno in NO_ROOM else "")
+            message = f"{place}: {error.strerror}" if place else str(error)
             _fail(message, NOT_WRITTEN if error.errno in NO_ROOM else BAD_INPUT)
         except (KeyboardInterrupt, typer.Abort):
             sys.exit(INTERRUPTED)

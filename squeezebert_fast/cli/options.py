@@ -7,9 +7,24 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.errors import InputError
+
 MODEL_HELP = (
-    "A model's directory, or its id on the hub: a SqueezeBERT, or as transformers has it a BERT, RoBERTa, XLM-RoBERTa, "
-    "CamemBERT, DistilBERT or ELECTRA."
+    "A model's directory, or its id on the hub: a SqueezeBERT, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT "
+    "or ELECTRA of transformers or sentence-transformers."
+)
+DELIMITER_HELP = (
+    "The character between a CSV's fields, or its name: tab, comma, semicolon, space; by default found out from the "
+    "file."
+)
+COLUMN_HELP = "The column that holds the text; by default the one the model was trained with, or else 'text'."
+PAIR_COLUMN_HELP = (
+    "The column that holds the second text of a pair, or '' for none; by default the one the model was trained with, "
+    "if any."
+)
+CHOICE_COLUMNS_HELP = (
+    "The columns that hold a multiple choice's choices, separated by commas; by default those the model was trained "
+    "with."
 )
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Backend = Annotated[
@@ -32,49 +47,63 @@ MaxLength = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16 or int8, on a CPU; by default the checkpoint's own."),
+    typer.Option(help="Compute in float32, bfloat16 or, on a CPU, int8; by default as the model is stored."),
 ]
 InputFile = Annotated[
     str,
     typer.Argument(
         metavar="INPUT",
-        help="Text (a line each), .csv, .tsv, .jsonl, .json or .parquet; .gz and .zst of them; a directory, or a "
-        "quoted 'parts/*.csv'; - is stdin.",
+        help="A file: .txt (a text a line), .csv, .tsv, .jsonl, .json or .parquet, also compressed (.gz, .bz2, .xz, "
+        ".zst); a directory of such files; a quoted pattern like 'parts/*.csv'; or - for standard input.",
     ),
 ]
 InputFormat = Annotated[
     str | None,
-    typer.Option(help="text, csv, tsv, jsonl, json or parquet, where the file's suffix doesn't say it."),
+    typer.Option(
+        help="Read the input as text (a line each), csv, tsv, jsonl, json or parquet, whatever its suffix says; by "
+        "default as that says, or else as the first line looks."
+    ),
 ]
 Delimiter = Annotated[
     str | None,
-    typer.Option(help="What parts a CSV's fields, such as ';' or tab; by default as its header looks."),
+    typer.Option(help=DELIMITER_HELP),
 ]
 Keep = Annotated[
     list[str] | None,
     typer.Option(
-        help="Columns that stand beside the answers in place of the text, separated by commas; or all.",
+        help="Columns of the input, separated by commas, or 'all', to write beside each result in place of its text. "
+        "May be given several times.",
         show_default=False,
     ),
 ]
 Id = Annotated[
-    str | None, typer.Option("--id", help="The column that names a row: it stands first, before those kept.")
+    str | None,
+    typer.Option(
+        "--id",
+        help="A column that tells rows apart, such as an order's number: written first, before those of --keep, in "
+        "place of the text.",
+    ),
 ]
 Column = Annotated[
     str | None,
-    typer.Option(
-        help="The column of a table that holds the text; by default as in the model's training, or 'text'."
-    ),
+    typer.Option(help=COLUMN_HELP),
 ]
-PairColumn = Annotated[
-    str | None, typer.Option(help="The column that holds the second text of a pair; '' for none.")
-]
+PairColumn = Annotated[str | None, typer.Option(help=PAIR_COLUMN_HELP)]
 RowFormat = Annotated[
-    str | None, typer.Option(help="jsonl or csv; by default as the output's suffix says, or else jsonl.")
+    str | None,
+    typer.Option(help="Write jsonl or csv; by default as the output's suffix says, or else jsonl."),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write, by default stdout.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The file to write; by default, or as -, standard output."),
+]
 
 
 def kept_columns(id_column: str | None, keep: list[str] | None) -> list[str]:
-    """What --id and --keep say, as `tables.columns.Wanted` takes it."""
+    """What --id and --keep say, as `tables.columns.Wanted` takes it. Raises InputError where they name no column."""
+    if id_column is not None and not id_column.strip():
+        raise InputError(f"--id is {id_column!r}, expected the name of a column")
+    for said in keep or ():
+        if not all(part.strip() for part in said.split(",")):
+            raise InputError(f"--keep is {said!r}, expected names of columns with commas between, or all")
     return [*([] if id_column is None else [id_column]), *(keep or [])]

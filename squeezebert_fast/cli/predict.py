@@ -9,9 +9,11 @@ import typer
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.answers.options import AnswerOptions
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import Input
 from squeezebert_fast.tables.sources import files_of
 
@@ -19,7 +21,7 @@ from squeezebert_fast.tables.sources import files_of
 @spread
 def predict(
     source: options.InputFile,
-    chosen: AnswerOptions,
+    *,
     model: Annotated[
         str,
         typer.Option(
@@ -37,13 +39,14 @@ def predict(
     id_column: options.Id = None,
     output: options.Output = None,
     format: options.RowFormat = None,
+    chosen: AnswerOptions,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
     precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
-    """Answer what the model was trained for: a row for each of the input, in its order.
+    """Answer what the model was trained for: a result for each row of the input, in the same order.
 
     Labels with their scores, values of a regression, entities, answers to questions (columns question and context),
     the best of several choices (--choice-columns). An empty text has no answer: null. Without --model the labels are
@@ -51,6 +54,7 @@ def predict(
 
     Example: squeezebert-fast predict reviews.csv --column review --id order -o labels.csv
     """
+    output = None if output == STDOUT else output
     written_format = row_format(output, format)
     files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
@@ -95,7 +99,8 @@ def predict(
     with row_writer(output, written_format) as write:
         for record, rows in tracked(results, records, to_stdout=output is None):
             if not rows:
-                blanks.note(record)
+                blanks.note(record.place)
             answer = answers.answer(record, rows) if rows else answers.nothing()
             write(beside(record.kept if records.kept else answers.asked(record), answer))
-    blanks.warn("their answer is null")
+    with held_warnings():
+        blanks.warn("their answer is null")

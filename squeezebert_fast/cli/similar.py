@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,19 +16,22 @@ from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.shelf import Shelf
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NpyRows, read_vectors
-from squeezebert_fast.cli.writing import Blanks, beside, checked_output, row_format, row_writer, tracked
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.errors import InputError, counted
+from squeezebert_fast.streams import held_warnings
+from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input, Record
 from squeezebert_fast.trained_with import TrainedWith
 
 if TYPE_CHECKING:
     from squeezebert_fast.cli.embedding import Embedder
+    from squeezebert_fast.cli.nearest import Neighbour
 
 
 @spread
 def similar(
     source: options.InputFile,
-    embedding: EmbeddingOptions,
+    *,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help=f"{options.MODEL_HELP} Not needed for --vectors alone."),
@@ -37,17 +40,22 @@ def similar(
         list[str] | None,
         typer.Option(help="What to look for; may be given several times.", show_default=False),
     ] = None,
-    queries: Annotated[str | None, typer.Option(help="A file with a query in each row, as INPUT.")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="A file with a query in each row, of any kind that INPUT may be.")
+    ] = None,
     query_column: Annotated[
         str | None, typer.Option(help="The queries' column; by default that of --column.")
     ] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="The texts' vectors, which embed wrote as .npy: not computed again.")
+        Path | None,
+        typer.Option(help="The .npy file that embed wrote of INPUT, not to compute its vectors again."),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Neighbours to give, the nearest first.")] = 5,
     min_score: Annotated[
         float,
-        typer.Option(help="The least cosine that a neighbour has, such as 0.9 to find near-duplicates."),
+        typer.Option(
+            min=-1, max=1, help="The least cosine that a neighbour has, such as 0.9 to find near-duplicates."
+        ),
     ] = -1.0,
     column: options.Column = None,
     input_format: options.InputFormat = None,
@@ -63,6 +71,7 @@ def similar(
     query_prompt_name: Annotated[
         str | None, typer.Option(help="The same of each query, where a model tells them apart.")
     ] = None,
+    embedding: EmbeddingOptions,
 ) -> None:
     """Find the texts of a file that are nearest to a query, to each query of a file, or to each other.
 
@@ -71,6 +80,7 @@ def similar(
 
     Example: squeezebert-fast similar faq.csv --column question -m ./all-MiniLM-L6-v2 --query "Where is my card?"
     """
+    output = None if output == STDOUT else output
     written_format = row_format(output, format)
     if query and queries is not None:
         raise InputError("--query and --queries both say what to look for; give one of them")
@@ -99,10 +109,13 @@ def similar(
                 f"{vectors} has vectors of {texts.vectors.shape[1]} numbers, {model} makes them of "
                 f"{looked_for.vectors.shape[1]}"
             )
-        with row_writer(output, written_format) as write:
-            for row in _rows(looked_for, texts, top_k, min_score, kept, to_stdout=output is None):
+        as_pair = among_themselves and bool(kept)
+        columns = _row(looked_for, 0, 1, texts, (0.0, 0), as_pair=as_pair)
+        with row_writer(output, written_format, columns) as write:
+            for row in _rows(looked_for, texts, top_k, min_score, as_pair=as_pair, to_stdout=output is None):
                 write(row)
-        shelves.blanks.warn("what is empty is neither looked for nor found")
+        with held_warnings():
+            shelves.blanks.warn("what is empty is neither looked for nor found")
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,7 @@ class _Shelves:
 
         def put(record: Record) -> None:
             if record.is_blank:
-                self.blanks.note(record)
+                self.blanks.note(record.place)
             rows.append(record.kept or {"text": record.text})
             usable.append(not record.is_blank)
 
@@ -136,7 +149,9 @@ class _Shelves:
             for record in records:
                 put(record)
             if len(rows) != len(vectors):
-                raise InputError(f"--vectors has {len(vectors)} rows for {len(rows)} texts")
+                raise InputError(
+                    f"--vectors has {counted(len(vectors), 'row')} for {counted(len(rows), 'text')}"
+                )
             return _Texts(rows, vectors, usable)
         embedder = self._embedder(prompt_name)
         path = self.folder / f"{len(list(self.folder.iterdir()))}.npy"
@@ -165,9 +180,9 @@ class _Counted:
 
 
 def _rows(
-    looked_for: _Texts, texts: _Texts, top_k: int, min_score: float, kept: Sequence[str], *, to_stdout: bool
+    looked_for: _Texts, texts: _Texts, top_k: int, min_score: float, *, as_pair: bool, to_stdout: bool
 ) -> Iterator[dict[str, object]]:
-    """A row for each neighbour of each query."""
+    """A row for each neighbour of each query, as `_row` makes it."""
     import torch
 
     from squeezebert_fast.cli.nearest import nearest
@@ -180,11 +195,16 @@ def _rows(
         counted.done = at + 1
         if not looked_for.usable[at]:
             continue
-        asked = looked_for.rows[at]
-        query = (
-            {f"query_{name}": asked[name] for name in asked} if alike and kept else {"query": asked["text"]}
-        )
-        for rank, (score, row) in enumerate(neighbours, 1):
-            if score >= min_score:
-                first = beside(query, {"query_row": at, "rank": rank})
-                yield first | beside(texts.rows[row], first | {"row": row, "score": score})
+        for rank, neighbour in enumerate(neighbours, 1):
+            if neighbour[0] >= min_score:
+                yield _row(looked_for, at, rank, texts, neighbour, as_pair=as_pair)
+
+
+def _row(
+    looked_for: _Texts, at: int, rank: int, texts: _Texts, neighbour: Neighbour, *, as_pair: bool
+) -> dict[str, object]:
+    """A neighbour of the query in row `at`. as_pair: whether the query has the kept columns of a text."""
+    asked, (score, row) = looked_for.rows[at], neighbour
+    query = {f"query_{name}": asked[name] for name in asked} if as_pair else {"query": asked["text"]}
+    first = beside(query, {"query_row": at, "rank": rank})
+    return first | beside(texts.rows[row], first | {"row": row, "score": score})

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from squeezebert_fast.cli.options import CHOICE_COLUMNS_HELP, COLUMN_HELP, DELIMITER_HELP, PAIR_COLUMN_HELP
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Pretrained
@@ -18,8 +20,15 @@ if TYPE_CHECKING:
     from squeezebert_fast.training.runs import Output
     from squeezebert_fast.training.tasks.judged import JudgedTask
 
-TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help="The training examples.")]
-Dev = Annotated[str | None, typer.Option(help="Examples to choose the best model by and to stop early by.")]
+EXAMPLES_HELP = (
+    "A table (.csv, .tsv, .jsonl, .json or .parquet), or for tags a CoNLL file and for questions a SQuAD file; also "
+    "compressed (.gz, .bz2, .xz, .zst); a directory of such files, or a quoted pattern like 'parts/*.csv'."
+)
+TrainFile = Annotated[str, typer.Argument(metavar="TRAIN", help=f"The training examples. {EXAMPLES_HELP}")]
+Dev = Annotated[
+    str | None,
+    typer.Option(help="Examples, in a file like TRAIN, to choose the best model by and to stop early by."),
+]
 TABLE = {"column", "label_column", "input_format", "delimiter"}
 TASKS = {
     "classification": TABLE | {"pair_column", "labels"},
@@ -30,7 +39,7 @@ TASKS = {
 }
 """The tasks, and the fields of TaskOptions that mean something for each."""
 
-USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": 64}
+USUAL: dict[str, Any] = {"column": DEFAULT_COLUMN, "label_column": "label", "stride": DEFAULT_STRIDE}
 
 HEADS = {
     "SequenceClassification": "classification",
@@ -47,23 +56,18 @@ class TaskOptions:
 
     column: str | None = field(
         default=None,
-        metadata={
-            "help": "The column that holds the text; like all of these by default that which the model was trained "
-            "with, or else 'text'."
-        },
+        metadata={"help": COLUMN_HELP},
     )
-    pair_column: str | None = field(
-        default=None, metadata={"help": "The column that holds the second text of a pair; '' for none."}
-    )
+    pair_column: str | None = field(default=None, metadata={"help": PAIR_COLUMN_HELP})
     choice_columns: str | None = field(
         default=None,
-        metadata={"help": "The columns that hold a multiple choice's choices, separated by commas."},
+        metadata={"help": CHOICE_COLUMNS_HELP},
     )
     label_column: str | None = field(
         default=None,
         metadata={
-            "help": "The column that holds the label, or else 'label'; of a multiple choice, the right one's number "
-            "from 0."
+            "help": "The column that holds the label (of a multiple choice the number of the right one, from 0); by "
+            "default the one the model was trained with, or else 'label'."
         },
     )
     labels: str | None = field(
@@ -76,16 +80,20 @@ class TaskOptions:
     )
     input_format: str | None = field(
         default=None,
-        metadata={"help": "csv, tsv, jsonl, json or parquet, where the file's suffix doesn't say it."},
+        metadata={
+            "help": "Read the data as csv, tsv, jsonl, json or parquet, whatever its suffix says; by default as that "
+            "says."
+        },
     )
     delimiter: str | None = field(
         default=None,
-        metadata={"help": "What parts a CSV's fields, such as ';' or tab; by default as its header looks."},
+        metadata={"help": DELIMITER_HELP},
     )
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens by which the windows of a question's paragraph overlap, or else 64.",
+            "help": "Tokens by which the windows of a question's paragraph overlap; by default as in the model's "
+            f"training, or else {DEFAULT_STRIDE}.",
             "at_least": 0,
         },
     )
@@ -130,11 +138,15 @@ StartModel = Annotated[
 class RunFlags:
     """Where a run goes."""
 
-    output: Path = field(
+    output: str = field(
         metadata={"help": "The folder for the model, log and checkpoint.", "names": ("--output", "-o")}
     )
     resume: bool = field(
-        default=False, metadata={"help": "Go on with the run in the output folder.", "names": ("--resume",)}
+        default=False,
+        metadata={
+            "help": "Go on with the run in the output folder, if there is one; else begin it.",
+            "names": ("--resume",),
+        },
     )
     overwrite: bool = field(
         default=False,
@@ -142,10 +154,11 @@ class RunFlags:
     )
 
     def to_output(self) -> Output:
-        """As the library takes it."""
+        """As the library takes it. Raises CheckpointError for an empty name."""
+        from squeezebert_fast.storage.files import directory_named
         from squeezebert_fast.training.runs import Output
 
-        return Output(self.output.expanduser(), self.resume, self.overwrite)
+        return Output(directory_named(self.output), self.resume, self.overwrite)
 
 
 def task_name(given: str | None, kept: TrainedWith) -> str:

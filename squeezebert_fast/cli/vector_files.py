@@ -93,8 +93,8 @@ def read_vectors(path: Path) -> np.ndarray:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a .npy file of vectors: {error}") from error
+    except (ValueError, EOFError) as error:  # whose message advises to unpickle it
+        raise InputError(f"{path} is not a .npy file of vectors, as embed writes them") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
         found = f"{vectors.dtype} {list(vectors.shape)}" if isinstance(vectors, np.ndarray) else "an archive"
         raise InputError(f"{path} holds {found}, expected floating-point vectors [texts, channels]")

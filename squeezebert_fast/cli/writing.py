@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import math
 import os
 import sys
@@ -13,16 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
-from squeezebert_fast.errors import InputError, one_of
-from squeezebert_fast.storage.files import all_or_nothing
+from squeezebert_fast.errors import InputError, StorageError, check_among, counted, one_of
+from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing, remove_half_written
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
-from squeezebert_fast.tables.rows import Record
-
-logger = logging.getLogger("squeezebert_fast.cli")
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
+STDOUT = Path("-")
 
 
 def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
@@ -30,6 +27,8 @@ def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
 
     Raises InputError, before anything is computed, if it can't be written or is one of the input's files.
     """
+    if path == STDOUT:
+        raise InputError(f"the output is {STDOUT}, standard output; expected a file")
     given = path.expanduser()
     path = Path(os.path.realpath(given))
     if given.exists() and not path.exists():  # /dev/stdout into a pipe: a link to nothing that has a name
@@ -56,6 +55,7 @@ def target_directory(target: Path, force: bool) -> Iterator[None]:
     if not force and holds_files(target):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
     with held_warnings(), alone_in(target):
+        remove_half_written(target)
         yield
 
 
@@ -76,8 +76,13 @@ def _text_stream(path: Path | None) -> Iterator[TextIO]:
             raise InputError("there is no stdout to write the results to; give --output")
         yield sys.stdout
     elif path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename onto
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
+        try:
+            with path.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageError(f"{path} can't be written: {error.strerror}") from error
     else:
         with replacing(path) as staged, staged.open("w", encoding="utf-8", newline="") as stream:
             yield stream
@@ -85,26 +90,32 @@ def _text_stream(path: Path | None) -> Iterator[TextIO]:
 
 def row_format(path: Path | None, format: str | None) -> str:
     """The format to write rows in: `format`, or else what the path's suffix says, or else jsonl."""
-    suffix = "" if path is None else path.suffix[1:].lower()
-    chosen = format or suffix or ROW_FORMATS[0]
-    if chosen not in ROW_FORMATS:
-        culprit = f"the output format is {chosen!r}" if format else f"the output {path} has another suffix"
-        raise InputError(f"{culprit}, expected {one_of(ROW_FORMATS)} (see --format)")
-    return chosen
+    if format is not None:
+        check_among("the output format", format, ROW_FORMATS, InputError)
+        return format
+    suffix = "" if path is None else path.suffix
+    if suffix and suffix[1:].lower() not in ROW_FORMATS:
+        suffixes = one_of(f".{each}" for each in ROW_FORMATS)
+        raise InputError(f"the output {path} has the suffix {suffix!r}, expected {suffixes}")
+    return suffix[1:].lower() or ROW_FORMATS[0]
 
 
 @contextmanager
-def row_writer(path: Path | None, format: str) -> Iterator[Callable[[Mapping[str, object]], None]]:
+def row_writer(
+    path: Path | None, format: str, columns: Iterable[str] = ()
+) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """A function that writes a row, a mapping with the same keys each time, to a file or stdout (None).
 
-    format: `jsonl`, an object a line, or `csv`, with a header.
+    format: `jsonl`, an object a line, or `csv`, with a header. columns: the keys, if perhaps no row has them.
     """
     with _text_stream(path) as stream:
         if format == "jsonl":
             yield lambda row: print(_as_json(row), file=stream)
             return
         table = csv.writer(stream, lineterminator="\n")
-        header: list[str] = []
+        header = list(columns)
+        if header:
+            table.writerow(header)
 
         def write(row: Mapping[str, object]) -> None:
             if not header:
@@ -165,24 +176,6 @@ def beside(kept: Mapping[str, object], answer: Mapping[str, object]) -> dict[str
     return {**names, **answer}
 
 
-class Blanks:
-    """Counts the records without text, to be told of at the end."""
-
-    def __init__(self) -> None:
-        self.count, self.first = 0, ""
-
-    def note(self, record: Record) -> None:
-        self.count += 1
-        self.first = self.first or record.place
-
-    def warn(self, consequence: str) -> None:
-        """Say how many there were, if any, and what became of them."""
-        if self.count:
-            texts = "1 text is" if self.count == 1 else f"{self.count} texts are"
-            with held_warnings():
-                logger.warning("%s empty, the first is %s: %s", texts, self.first, consequence)
-
-
 class Counted(Protocol):
     """Something that is gone through: how much there is, None if unknown, and how much is done."""
 
@@ -202,9 +195,9 @@ def tracked(items: Iterable[Item], source: Counted, *, to_stdout: bool = False) 
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), TextColumn("{task.fields[count]} texts"), TimeRemainingColumn())
+    columns = (BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
     with Progress(*columns, console=progress_console(), transient=True, redirect_stdout=False) as progress:
-        task = progress.add_task("", total=source.size, count=0)
+        task = progress.add_task("", total=source.size, count="")
         for count, item in enumerate(items, 1):
-            progress.update(task, completed=source.done, count=count)
+            progress.update(task, completed=source.done, count=counted(count, "text"))
             yield item

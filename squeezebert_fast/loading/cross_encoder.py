@@ -1,6 +1,6 @@
-"""What a CrossEncoder's folder says of its scores. CrossEncoder is sentence-transformers' class for pairs of texts.
+"""What the folder of a CrossEncoder, sentence-transformers' class for pairs of texts, says of its texts and scores.
 
-config_sentence_transformers.json   model_type "CrossEncoder" and activation_fn, since version 6
+config_sentence_transformers.json   model_type "CrossEncoder", activation_fn and prompts, since version 6
 config.json                         sentence_transformers.activation_fn, in versions 4 and 5
                                     sbert_ce_default_activation_function, before
 """
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from squeezebert_fast.errors import UnsupportedError
+from squeezebert_fast.loading.prompts import Prompts
 from squeezebert_fast.loading.sentence_folder import CONFIG_NAME
 from squeezebert_fast.storage.files import CONFIG_NAME as MODEL_CONFIG
 from squeezebert_fast.storage.files import read_json_object
 from squeezebert_fast.storage.hub import ModelFiles
 
+KIND = "CrossEncoder"
 IDENTITY: Callable[[Tensor], Tensor] = nn.Identity()
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Identity": IDENTITY,
@@ -33,7 +35,7 @@ def activation(files: ModelFiles) -> Callable[[Tensor], Tensor] | None:
     Raises UnsupportedError for a function that isn't of ACTIVATIONS, CheckpointError for a damaged file.
     """
     about, config = _read(files, CONFIG_NAME), _read(files, MODEL_CONFIG)
-    said = about.get("activation_fn") if about.get("model_type") == "CrossEncoder" else None
+    said = about.get("activation_fn") if about.get("model_type") == KIND else None
     inside = config.get("sentence_transformers")
     said = said or (inside.get("activation_fn") if isinstance(inside, dict) else None)
     said = said or config.get("sbert_ce_default_activation_function")
@@ -46,6 +48,16 @@ def activation(files: ModelFiles) -> Callable[[Tensor], Tensor] | None:
             f"{', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
+
+
+def prompts(files: ModelFiles) -> Prompts:
+    """What a text, or the first of a pair, may begin with: nothing in a folder that isn't said to be a CrossEncoder's.
+
+    Raises CheckpointError for a damaged file.
+    """
+    about = _read(files, CONFIG_NAME)
+    is_one = about.get("model_type") == KIND
+    return Prompts.of_config(about, f"{files.name_or_path}/{CONFIG_NAME}") if is_one else Prompts()
 
 
 def _read(files: ModelFiles, name: str) -> Mapping[str, Any]:

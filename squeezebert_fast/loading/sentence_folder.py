@@ -27,6 +27,7 @@ from typing import Any
 from torch import nn
 
 from squeezebert_fast.errors import CheckpointError, UnsupportedError
+from squeezebert_fast.loading.prompts import Prompts
 from squeezebert_fast.loading.transformers_models import library, refused_in_one_line
 from squeezebert_fast.loading.weights import weight_files
 from squeezebert_fast.storage.files import all_or_nothing, read_json, read_json_object
@@ -63,7 +64,7 @@ class SentenceFolder:
 
     files: its own. transformer: those of its transformer. others: the places of its other modules. beyond: what of it
     only sentence-transformers can do, in words; None for a simple one, of which the rest is true. pooling: "mean" or
-    "cls". max_length: in tokens. default_prompt: what texts begin with unless another of the prompts is asked for.
+    "cls". max_length: in tokens.
     """
 
     files: ModelFiles
@@ -73,8 +74,7 @@ class SentenceFolder:
     pooling: str = "mean"
     normalize: bool = False
     max_length: int | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
+    prompts: Prompts = field(default_factory=Prompts)
 
 
 def read(files: ModelFiles) -> SentenceFolder | None:
@@ -115,13 +115,7 @@ def read(files: ModelFiles) -> SentenceFolder | None:
     length = config.get("max_seq_length")
     if beyond is not None or not isinstance(length, (int, type(None))):
         return SentenceFolder(files, transformer, others, beyond or f"its max_seq_length is {length!r}")
-    about = _fields(files, CONFIG_NAME)
-    prompts = about.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
-        raise CheckpointError(
-            f"{files.name_or_path}/{CONFIG_NAME}: prompts is not a mapping from names to texts"
-        )
-    default = about.get("default_prompt_name")
+    prompts = Prompts.of_config(_fields(files, CONFIG_NAME), f"{files.name_or_path}/{CONFIG_NAME}")
     return SentenceFolder(
         files,
         transformer,
@@ -131,7 +125,6 @@ def read(files: ModelFiles) -> SentenceFolder | None:
         len(modules) == 3,
         length,
         prompts,
-        prompts.get(default),
     )
 
 

@@ -178,8 +178,8 @@ def _definition(ctx: Any, grad: Tensor, _: Any) -> Gradients:
     num_heads, dropout_p = ctx.options
     if dropout_p > 0.0:  # only the kernel can draw its mask
         raise UnsupportedError(
-            f"attention: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated; "
-            'backend="reference" can with it'
+            f"attention: dropout_p is {dropout_p}, and only without dropout can its gradient be differentiated or "
+            'batched; backend="reference" can with it'
         )
 
     def by_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

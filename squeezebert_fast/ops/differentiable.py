@@ -16,7 +16,6 @@ from torch import Tensor
 
 from squeezebert_fast.backends import BACKENDS
 from squeezebert_fast.backends.request import Gradients, gradients_are_recorded, obstacle
-from squeezebert_fast.errors import UnsupportedError
 
 NAMESPACE = "squeezebert_fast"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -61,7 +60,6 @@ class Differentiable:
 
             def backward(ctx: Any, *grads: Tensor | None) -> Any:
                 if torch.is_grad_enabled() or obstacle(*grads):
-                    _refuse_batches(name, *grads)
                     return complete(ctx, grads, definition)
                 return complete(ctx, grads, gradients, self._kernel(backend, name + "_backward"))
 
@@ -189,17 +187,33 @@ def through_definition(
     They are differentiable if gradients are recorded now.
     """
     again = torch.is_grad_enabled()
+    places = [
+        at for at, (t, needed) in enumerate(zip(tensors, needs, strict=True)) if needed and t is not None
+    ]
+    given = tuple(g for g in grads if g is not None)
+
+    def results(*wanted: Tensor) -> tuple[Tensor, ...]:
+        """What the gradients are of, given the tensors at `places`."""
+        inputs = list(tensors)
+        for at, tensor in zip(places, wanted, strict=True):
+            inputs[at] = tensor
+        found = definition(*inputs)
+        found = (found,) if isinstance(found, Tensor) else found
+        return tuple(y for y, g in zip(found, grads, strict=True) if g is not None)
+
     # Tensors of their own, since one of `tensors` may have been computed from another.
-    inputs = [None if t is None else t.view_as(t) for t in tensors]
-    given = [g for g in grads if g is not None]
+    wanted = [t.view_as(t) for at in places if (t := tensors[at]) is not None]
     with torch.enable_grad(), torch.autocast(given[0].device.type, enabled=False):
-        wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
-        for tensor in wanted:
-            tensor.requires_grad_()
-        results = definition(*inputs)
-        results = (results,) if isinstance(results, Tensor) else results
-        results = [y for y, g in zip(results, grads, strict=True) if g is not None]
-        found = iter(torch.autograd.grad(results, wanted, given, create_graph=again))
+        if (
+            torch._C._are_functorch_transforms_active()
+        ):  # torch.vmap of gradients, where autograd marks no tensor
+            gradients_of = torch.func.vjp(results, *wanted)[1]
+            gradients = [g if again else g.detach() for g in gradients_of(given)]
+        else:
+            for tensor in wanted:
+                tensor.requires_grad_()
+            gradients = list(torch.autograd.grad(results(*wanted), wanted, given, create_graph=again))
+    found = iter(gradients)
     return tuple(next(found) if needed else None for needed in needs)
 
 
@@ -212,7 +226,10 @@ def through_reference(
     """
     given = next(g for g in grads if g is not None)
     tensors = [
-        given.new_zeros(like[1]) if tensor is None and like is not None else tensor
+        # not `given.new_zeros`, which would be batched where the gradients are
+        torch.zeros(like[1], dtype=given.dtype, device=given.device)
+        if tensor is None and like is not None
+        else tensor
         for tensor, like in zip(ctx.saved_tensors, ctx.likes, strict=False)
     ]
 
@@ -220,14 +237,3 @@ def through_reference(
         return reference(x, *(None if p is None else p.to(x.dtype) for p in parameters), *ctx.options)
 
     return through_definition(products, tensors, needs, *grads)
-
-
-def _refuse_batches(name: str, *grads: Tensor | None) -> None:
-    """Raise UnsupportedError for what `is_grads_batched` and vmap make of gradients: autograd takes none of these."""
-    functorch = torch._C._functorch
-    for grad in grads:
-        if grad is not None and (functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)):
-            raise UnsupportedError(
-                f"{name}: its gradient takes no batches (is_grads_batched, or a vectorized jacobian); "
-                'backend="reference" does'
-            )

@@ -109,11 +109,16 @@ class _Model(Structure):
         settings = (module.__dict__.get(SETTINGS) for module in modules)
         self._quantized = any(one is not None and one.precision == "int8" for one in settings)
         self._places = self._where()
+        self._had_hooks = self.hooked()
         self.devices = {tensor.device for tensor in self._tensors}
         self.overridden = any(map(has_own_forward, modules))
 
     def current(self) -> bool:
         return not self.overridden and self.unchanged() and self._where() == self._places
+
+    def refuses(self) -> bool:
+        """Whether a replay would leave out code of a module; asked of a `current` model, which has no new hooks."""
+        return self.overridden or (self._had_hooks and self.hooked())
 
     def _where(self) -> list[Any]:
         where = [*map(Tensor.data_ptr, self._tensors), *(tensor.dtype for tensor in self._tensors)]
@@ -180,7 +185,7 @@ class CudaGraphs:
         tensors = [value for value in given.values() if isinstance(value, Tensor)]
         if gradients_are_recorded(*tensors, *(known.parameters if torch.is_grad_enabled() else ())):
             return "gradients are recorded (call it under torch.inference_mode())"
-        if known.hooked() or known.overridden:
+        if known.refuses():
             return "a hook or another forward is on a module, which a replay would not call"
         if not known.dropout_is_off():
             return "dropout is on"

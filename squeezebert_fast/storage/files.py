@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from squeezebert_fast.errors import CheckpointError, SqueezeBertFastError, Stora
 CONFIG_NAME = "config.json"
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """The numbers of the operating system's errors that nothing but writing too much has."""
+HALF_WRITTEN = re.compile(
+    r"\.(?:.+\.)?[0-9a-z_]{8}\.tmp"
+)  # a file of `all_or_nothing`, or a folder of tempfile
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers pass these numbers on
 
 
@@ -88,12 +92,30 @@ def all_or_nothing(directory: Path) -> Iterator[Callable[[str], Path]]:
             path.unlink(missing_ok=True)
 
 
+def is_half_written(path: Path) -> bool:
+    """Whether a file or folder is named as one that isn't whole: it is being written, or who wrote it was killed."""
+    return HALF_WRITTEN.fullmatch(path.name) is not None
+
+
+def remove_half_written(directory: Path) -> None:
+    """Remove what processes that were killed left in a directory where nobody else writes. Raises StorageError."""
+    if not directory.is_dir():
+        return
+    with writing(directory):
+        for path in filter(is_half_written, list(directory.iterdir())):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def make_directory(directory: Path) -> None:
     """Make it with its parents, unless it is there. Raises CheckpointError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise CheckpointError(f"{directory} is a file; expected a directory to write to") from error
+        in_the_way = Path(error.filename)  # the directory, or one that it is in
+        what = "a file"
+        if in_the_way.is_symlink() and not in_the_way.exists():
+            what = f"a link to {os.readlink(in_the_way)}, which isn't there"
+        raise CheckpointError(f"{in_the_way} is {what}; expected a directory to write to") from error
     except OSError as error:
         kind = StorageError if error.errno in NO_ROOM else CheckpointError
         raise kind(f"{directory} can't be written: {error}") from error

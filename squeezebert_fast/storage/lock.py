@@ -11,10 +11,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from squeezebert_fast.errors import InputError
-from squeezebert_fast.storage.files import make_directory, read_json_object, writing
+from squeezebert_fast.errors import CheckpointError, InputError
+from squeezebert_fast.storage.files import is_half_written, make_directory, read_json_object, writing
 
 LOCK = ".lock"
+ATTEMPTS = 20
+"""To make a folder and lock it, while others that made it for their lock remove it."""
 
 logger = logging.getLogger("squeezebert_fast.storage")
 
@@ -30,11 +32,19 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises InputError, which names the process that has the folder; CheckpointError if it can't be made, StorageError
     if it can't be written.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    make_directory(folder)
+    made: list[Path] = []
     try:
-        with writing(folder):
-            descriptor = _locked(folder / LOCK)
+        for left in reversed(range(ATTEMPTS)):
+            made = [each for each in (folder, *folder.parents) if each in made or not each.exists()]
+            try:
+                make_directory(folder)
+                with writing(folder):
+                    descriptor = _locked(folder / LOCK)
+                break
+            except CheckpointError as error:
+                gone = isinstance(error.__cause__, FileNotFoundError | FileExistsError)
+                if not (gone and left):
+                    raise
         try:
             yield
         finally:
@@ -49,8 +59,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is a file in a folder, but for the lock of a process that was killed."""
-    return folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    """Whether there is a file in a folder, but for what a process that was killed leaves: a lock, half a file."""
+    return folder.is_dir() and any(
+        path.name != LOCK and not is_half_written(path) for path in folder.iterdir()
+    )
 
 
 def _locked(path: Path) -> int | None:

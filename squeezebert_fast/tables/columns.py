@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from squeezebert_fast.errors import ColumnError
+from squeezebert_fast.errors import ColumnError, InputError
 
 ALL = "all"
 LISTED = 20  # columns that an error names
@@ -16,10 +16,13 @@ LISTED = 20  # columns that an error names
 @dataclass(frozen=True)
 class Wanted:
     """columns: that each row must have. kept: that are passed on as they are, each a column's name or several with
-    commas between; "all" is every column."""
+    commas between; "all" is every column. named: whether somebody named a column, so that lines of text, which have
+    none, are an error. pair: the one of `columns` that holds a second text, without which lines of text may do."""
 
     columns: tuple[str, ...]
     kept: tuple[str, ...] = ()
+    named: bool = False
+    pair: str | None = None
 
     def names(self, header: Sequence[str], place: str) -> list[str]:
         """What is to be read of a table with this header, in its order. Raises ColumnError, naming `place`."""
@@ -27,6 +30,12 @@ class Wanted:
         for name in names:
             check(name, header, place)
         return sorted(names, key=list(header).index)
+
+    def refuse_lines(self, place: str) -> None:
+        """Raise InputError for lines of text if columns were named; ColumnError where the pair's is one of them."""
+        if self.named:
+            said = f"{place} is read as lines of text, which have no columns (see --input-format)"
+            raise InputError(said) if self.pair is None else ColumnError(said, self.pair)
 
     def kept_names(self, header: Sequence[str]) -> list[str]:
         """The columns that are passed on, in the order in which they were asked for."""

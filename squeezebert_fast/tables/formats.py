@@ -10,23 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.tables import json_lists, squad_rows
 from squeezebert_fast.tables.columns import Wanted, check
 from squeezebert_fast.tables.dataset_directory import read_rows
+from squeezebert_fast.tables.delimiters import SAMPLED, delimiter_of, headers
 from squeezebert_fast.tables.sources import STDIN, Source
 
 FORMATS = ("text", "csv", "tsv", "jsonl", "json", "parquet", "dataset")
 PARQUET_ROWS = 1024  # read at a time
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field: the most that the csv module takes on every system
-DELIMITERS = (";", "\t", "|")
-"""What may part a CSV's fields instead of a comma, where its header has no comma."""
-
-DELIMITER_LINE = re.compile(r"sep=(.)\r?\n?")
+DELIMITER_LINE = re.compile(r'sep=([^"\r\n])\r?\n?')
 """What Excel writes before the header."""
 
 OPEN_QUOTE = "unexpected end of data"
 """What the csv module says of a quoted field that isn't closed."""
+
+LONE_RETURN = "new-line character seen in unquoted field"
+"""How it begins to speak of a carriage return without a line feed."""
 
 Found = Iterator[tuple[dict[str, Any], str]]
 """Rows and their places."""
@@ -38,7 +39,7 @@ def text(source: Source, wanted: Wanted) -> Found:
 
 
 def delimited(source: Source, wanted: Wanted, delimiter: str | None = None) -> Found:
-    """CSV with a header (RFC 4180: a quoted field may hold line ends). delimiter: by default as the header says."""
+    """CSV with a header (RFC 4180: a quoted field may hold line ends). delimiter: by default as it looks."""
     return _csv(source.lines(), source, wanted, delimiter)
 
 
@@ -57,11 +58,9 @@ def json_list(source: Source, wanted: Wanted) -> Found:
     return _json_list(source.pieces(), source, wanted)
 
 
-def unnamed(source: Source, wanted: Wanted, has_columns: bool) -> Found:
-    """What a file holds whose format nobody says: JSON where it begins so, a table where its first line has the column.
-
-    has_columns: whether the column was named, so that it may be the only one, and a file without it is an error.
-    """
+def unnamed(source: Source, wanted: Wanted) -> Found:
+    """What a file holds whose format nobody says: JSON where it begins so, a table where its first line has the column,
+    which may be the only one if it was named."""
     lines = source.lines()
     first = next(lines, "")
     whole = itertools.chain([first], lines) if first else iter(())
@@ -70,12 +69,8 @@ def unnamed(source: Source, wanted: Wanted, has_columns: bool) -> Found:
         return _json_list(whole, source, wanted)
     if start.startswith("{") and _is_object(start):
         return _json_lines(whole, source, wanted)
-    if any(wanted.columns[0] in parts for parts in _headers(first) if has_columns or len(parts) > 1):
+    if any(wanted.columns[0] in parts for parts in headers(first) if wanted.named or len(parts) > 1):
         return _csv(whole, source, wanted, None)
-    if has_columns:
-        raise InputError(
-            f"{source.name} is read as lines of text, which have no columns (see --input-format)"
-        )
     return _text(whole, source, wanted)
 
 
@@ -87,6 +82,7 @@ def _is_object(line: str) -> bool:
 
 
 def _text(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
+    wanted.refuse_lines(source.name)
     (name,) = wanted.columns
     for number, line in enumerate(lines, 1):
         yield {name: _without_end(line)}, f"{source.name}, line {number}"
@@ -94,12 +90,14 @@ def _text(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
 
 def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | None) -> Found:
     csv.field_size_limit(LONGEST_FIELD)  # of the whole process, and Python's own is 128 KiB
-    before, first = 0, next(lines, "")
-    if match := DELIMITER_LINE.fullmatch(first):
+    before, start = 0, list(itertools.islice(lines, 1))
+    if start and (match := DELIMITER_LINE.fullmatch(start[0])):
         delimiter = delimiter or match[1]
-        before, first = 1, next(lines, "")
-    parted_by = delimiter or _delimiter_of(first)
-    rows = csv.reader(itertools.chain([first], lines), strict=True, delimiter=parted_by)
+        before, start = 1, []
+    if delimiter is None:
+        start += itertools.islice(lines, SAMPLED - len(start))
+        delimiter = delimiter_of(start, wanted, source.name)
+    rows = csv.reader(itertools.chain(start, lines), strict=True, delimiter=delimiter)
 
     def numbered() -> Iterator[tuple[list[str], int]]:
         ended = before
@@ -112,9 +110,13 @@ def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | 
             place, said = before + rows.line_num, str(error)
             if said == OPEN_QUOTE:  # which shows at the file's end alone
                 place, said = ended + 1, "a quoted field of this row is never closed"
+            elif said.startswith(LONE_RETURN):
+                said = "a carriage return without a line feed, outside of quotes; lines end at \\n or \\r\\n"
             raise InputError(f"{source.name}, line {place}: {said}") from error
 
-    yield from _with_header(numbered(), source, wanted)
+    yield from _with_header(
+        numbered(), source, wanted, f"; a field that holds {delimiter!r} stands in quotes"
+    )
 
 
 def _tsv(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
@@ -122,35 +124,22 @@ def _tsv(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
     yield from _with_header(((line.split("\t"), number) for line, number in stripped if line), source, wanted)
 
 
-def _with_header(rows: Iterator[tuple[list[str], int]], source: Source, wanted: Wanted) -> Found:
-    """Rows of the fields of each, the first of which are the columns' names, and of the line that each ends in."""
+def _with_header(
+    rows: Iterator[tuple[list[str], int]], source: Source, wanted: Wanted, too_many: str = ""
+) -> Found:
+    """Rows of the fields of each, the first of which are the columns' names, and of the line that each ends in.
+
+    too_many: a hint for a row of more fields than the header.
+    """
     header, _ = next(rows, ([], 0))
     names = wanted.names(header, source.name) if header else []
     places = [(name, header.index(name)) for name in names]
     for row, number in rows:
         if len(row) != len(header):
-            fields = f"{len(row)} fields, expected {len(header)} as in the header"
-            raise InputError(f"{source.name}, line {number}: {fields}")
+            fields = f"{counted(len(row), 'field')}, expected {len(header)} as in the header"
+            hint = too_many if len(row) > len(header) else ""
+            raise InputError(f"{source.name}, line {number}: {fields}{hint}")
         yield {name: row[place] for name, place in places}, f"{source.name}, line {number}"
-
-
-def _delimiter_of(header: str) -> str:
-    """A comma, unless the header has none and is parted by another."""
-    by_comma, *others = _headers(header)
-    most = max(others, key=len)
-    return "," if len(by_comma) > 1 or len(most) == 1 else DELIMITERS[others.index(most)]
-
-
-def _headers(line: str) -> list[list[str]]:
-    """The columns of a header as they would be by comma and by each of DELIMITERS."""
-    return [_fields(line, delimiter) for delimiter in (",", *DELIMITERS)]
-
-
-def _fields(line: str, delimiter: str) -> list[str]:
-    try:
-        return next(csv.reader([line], delimiter=delimiter), [""])
-    except csv.Error:  # any line of text may come here
-        return [""]
 
 
 def _json_lines(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
@@ -196,7 +185,9 @@ def _check_names(row: dict[str, Any], wanted: Wanted, place: str) -> None:
 def parquet(source: Source, wanted: Wanted) -> Found:
     """A parquet file, some rows at a time and of the wanted columns alone."""
     if source.path == STDIN:
-        raise InputError("parquet can't be read from stdin, since its index is at the end; give a file")
+        raise InputError(
+            f"parquet can't be read from {source.name}, since its index is at the end; give a file"
+        )
     try:
         import pyarrow
         import pyarrow.parquet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from squeezebert_fast.errors import InputError, check_among
-from squeezebert_fast.tables import formats
+from squeezebert_fast.tables import delimiters, formats
+from squeezebert_fast.tables.blanks import any_blank
 from squeezebert_fast.tables.columns import Wanted
 from squeezebert_fast.tables.dataset_directory import is_dataset
 from squeezebert_fast.tables.formats import FORMATS
-from squeezebert_fast.tables.sources import STDIN, Source, files_of, suffix_format
+from squeezebert_fast.tables.sources import Source, files_of, name_of, suffix_format
 
 DEFAULT_COLUMN = "text"
 READERS = {
@@ -29,12 +29,8 @@ READERS = {
     "parquet": formats.parquet,
     "dataset": formats.dataset,
 }
-DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 PARTED = (None, "csv", "tsv", "text")
 """The formats that --delimiter makes CSV of."""
-
-UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
-"""Unicode's categories of spaces and of characters that show nothing."""
 
 
 class Row(NamedTuple):
@@ -55,7 +51,7 @@ class Rows:
         object a line; json, one list of objects; parquet; dataset, a directory of the datasets library, which needs
         no naming. Text is UTF-8, with or without a byte order mark.
     scalars: those columns that may hold a JSON number or boolean too, given as its text: labels.
-    delimiter: what parts a CSV's fields, a character or one of DELIMITER_NAMES; by default as the header looks.
+    delimiter: what parts a CSV's fields, a character or its name (`delimiters.NAMES`); by default as the file looks.
 
     `size` is the number of bytes that there are, None if unknown; `done` is how many of them have been read.
 
@@ -65,6 +61,7 @@ class Rows:
 
     empty_nulls = False  # whether a null is a text without characters, and no error
     kept: Sequence[str] = ()
+    pair: str | None = None  # of the columns that of a second text
 
     def __init__(
         self,
@@ -75,10 +72,10 @@ class Rows:
         delimiter: str | None = None,
     ) -> None:
         self.source, self.format, self.scalars = source, format, scalars
-        self.name = "stdin" if source == STDIN else source
+        self.name = name_of(source)
         self.columns = list(columns)
-        self.delimiter = None if delimiter is None else DELIMITER_NAMES.get(delimiter, delimiter)
-        self._check(delimiter)
+        self.delimiter = None if delimiter is None else delimiters.named(delimiter)
+        self._check()
         self.files = files_of(source, format)
         sizes = [Source(file).size for file in self.files]
         self.size = None if None in sizes else sum(size or 0 for size in sizes)
@@ -101,12 +98,9 @@ class Rows:
         """Whether the columns mean something, so that what has none is an error."""
         return len(self.columns) > 1 or bool(self.kept)
 
-    def _check(self, delimiter: str | None) -> None:
+    def _check(self) -> None:
         if self.format is not None:
             check_among("the input format", self.format, FORMATS, InputError)
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            names = ", ".join(DELIMITER_NAMES)
-            raise InputError(f"the delimiter is {delimiter!r}, expected one character or one of {names}")
         if self.format == "dataset" and not is_dataset(Path(self.source)):
             raise InputError(f"{self.source} is not a directory that the datasets library saved")
 
@@ -121,7 +115,7 @@ class Rows:
 
     def _rows_of(self, source: Source) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
         """Each row's wanted values, its place, and what is kept of it."""
-        wanted = Wanted(tuple(self.columns), tuple(self.kept))
+        wanted = Wanted(tuple(self.columns), tuple(self.kept), self._has_columns, self.pair)
         for row, place in self._found(source, wanted):
             values = tuple(self._value(row[column], column, place) for column in self.columns)
             yield values, place, wanted.kept_of(row, place)
@@ -133,11 +127,7 @@ class Rows:
                 raise InputError(f"{source.name} is read as {format}, which has no delimiter")
             return formats.delimited(source, wanted, self.delimiter)
         if format is None or (format == "text" and self.format is None):
-            return formats.unnamed(source, wanted, self._has_columns)
-        if format == "text" and self._has_columns:
-            raise InputError(
-                f"{source.name} is read as lines of text, which have no columns (see --input-format)"
-            )
+            return formats.unnamed(source, wanted)
         return READERS[format](source, wanted)
 
     def _value(self, value: Any, column: str, place: str) -> str:
@@ -145,10 +135,11 @@ class Rows:
             if isinstance(value, float) and not math.isfinite(value):  # how pandas writes that there is none
                 raise InputError(f"{place}: {column!r} is {value}, expected a label")
             return json.dumps(value)
-        if value is None and self.empty_nulls:
+        is_null = value is None or (isinstance(value, float) and math.isnan(value))  # pandas writes both
+        if is_null and self.empty_nulls and column not in self.scalars:
             return ""
         if not isinstance(value, str):
-            kind = "null" if value is None else type(value).__name__
+            kind = "null" if is_null else type(value).__name__
             raise InputError(f"{place}: {column!r} is {kind}, expected a string")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError(f"{place}: {column!r} holds a lone surrogate, expected valid Unicode")
@@ -176,8 +167,7 @@ class Record:
     @cached_property
     def is_blank(self) -> bool:
         """Whether one of its texts has no character that shows, so that there is nothing to ask about."""
-        texts = [self.text, *self.choices] if self.pair is None else [self.text, self.pair]
-        return any(all(unicodedata.category(character) in UNSEEN for character in text) for text in texts)
+        return any_blank([self.text, *self.choices] if self.pair is None else [self.text, self.pair])
 
 
 class Input(Rows):
@@ -204,8 +194,8 @@ class Input(Rows):
         self.named_columns = column is not None or pair_column is not None
         self.kept = keep
         pair = [] if pair_column is None else [pair_column]
-        self.has_pairs = pair_column is not None
-        columns = [column or default_column, *pair, *choice_columns]
+        self.pair = pair_column
+        columns = [default_column if column is None else column, *pair, *choice_columns]
         super().__init__(source, columns, format, delimiter=delimiter)
 
     @property
@@ -214,7 +204,7 @@ class Input(Rows):
 
     def __iter__(self) -> Iterator[Record]:
         for (text, *others), place, kept in self._rows:
-            if self.has_pairs:
+            if self.pair is not None:
                 yield Record(text, others[0], place=place, kept=kept)
             else:
                 yield Record(text, choices=tuple(others), place=place, kept=kept)

@@ -31,7 +31,23 @@ SUFFIXES = {
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """The suffixes of compressed files, behind that of their format."""
 
+UTF16 = "begins as UTF-16 does; save it as UTF-8"
+BEGINNINGS = {
+    codecs.BOM_UTF16_LE: UTF16,
+    codecs.BOM_UTF16_BE: UTF16,
+    b"\x1f\x8b": "begins as a .gz file does, but isn't called so",
+    b"PK\x03\x04": "begins as an Excel workbook does, or another .zip file; save it as CSV",
+}
+"""The first bytes of files that are no text, and what would help."""
+
+STDIN_NAME = "standard input"
+
 PIECE = 1 << 16  # bytes that are read at a time where lines don't matter
+
+
+def name_of(source: str) -> str:
+    """What a message calls a source."""
+    return STDIN_NAME if source == STDIN else source
 
 
 def suffix_format(path: str) -> str | None:
@@ -49,6 +65,15 @@ def files_of(source: str, format: str | None = None) -> list[str]:
     hidden ones and those like Spark's `_SUCCESS`.
     Raises InputError where there is nothing of that name, or nothing to read in it.
     """
+    if not source:
+        raise InputError(f"the name of the input is '', expected a file, a directory or {STDIN}")
+    try:
+        return _files_of(source, format)
+    except OSError as error:
+        raise InputError(f"{source} can't be read: {error.strerror}") from error
+
+
+def _files_of(source: str, format: str | None) -> list[str]:
     if source == STDIN or is_dataset(Path(source)):
         return [source]
     path = Path(source)
@@ -80,7 +105,7 @@ class Source:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.name = "stdin" if path == STDIN else path
+        self.name = name_of(path)
         self.size = os.path.getsize(path) or None if os.path.isfile(path) else None
         self.done = 0
 
@@ -89,24 +114,26 @@ class Source:
         with self._open() as (stream, raw):
             for number, line in enumerate(stream, 1):
                 self.done = self.done + len(line) if raw is None else raw.tell()
+                if number == 1:
+                    _check_start(line, self.name)
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     place = f"{self.name}, line {number}"
-                    raise InputError(f"{place}: {_not_utf8(error, number == 1)}") from error
+                    raise InputError(f"{place}: {_not_utf8(error)}") from error
 
     def pieces(self) -> Iterator[str]:
         """Its text in pieces of some size. Raises InputError."""
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         with self._open() as (stream, raw):
-            is_first = True
             while piece := stream.read(PIECE):
+                if not self.done:
+                    _check_start(piece, self.name)
                 self.done = self.done + len(piece) if raw is None else raw.tell()
                 try:
                     yield decode(piece)
                 except UnicodeDecodeError as error:
-                    raise InputError(f"{self.name}: {_not_utf8(error, is_first)}") from error
-                is_first = False
+                    raise InputError(f"{self.name}: {_not_utf8(error)}") from error
 
     @contextmanager
     def _open(self) -> Iterator[tuple[IO[bytes], IO[bytes] | None]]:
@@ -126,11 +153,19 @@ class Source:
             raise InputError(f"{self.name} can't be read: {error.strerror}") from error
 
 
-def _not_utf8(error: UnicodeDecodeError, at_start: bool) -> str:
-    """What is wrong with bytes that aren't UTF-8. at_start: whether they are a file's first."""
-    is_utf16 = at_start and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    remedy = "; it begins as UTF-16 does: save it as UTF-8" if is_utf16 else ""
-    return f"the byte 0x{error.object[error.start]:02x} is not UTF-8 text{remedy}"
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"the byte 0x{error.object[error.start]:02x} is not UTF-8 text"
+
+
+def _check_start(start: bytes, name: str) -> None:
+    """Raise InputError for the first bytes of a file that is no text, saying what it is."""
+    even, odd = start[:4:2], start[1:4:2]
+    zeros = len(start) >= 4 and any(even) != any(
+        odd
+    )  # UTF-16 without its mark: every other byte of ASCII text
+    known = (said for begin, said in BEGINNINGS.items() if start.startswith(begin))
+    if said := next(known, UTF16 if zeros else ""):
+        raise InputError(f"{name} is no text: it {said}")
 
 
 @contextmanager

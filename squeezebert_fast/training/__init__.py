@@ -2,7 +2,8 @@
 
     tasks/         what is learnt: examples to tensors, logits to a loss, answers to metrics
     batches.py     which examples make which optimizer step: a function of seed and epoch
-    loop.py        the steps: loss, gradient, optimizer, evaluation, early stopping
+    loop.py        a session: steps, evaluations, checkpoints, early stopping
+    stepping.py    one step: loss, gradient, optimizer
     run_folder.py  what a run leaves on disk, and how it goes on after a kill
     teachers.py, distillation.py   soft targets
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.tables.rows import Row, Rows
 
 logger = logging.getLogger("squeezebert_fast.training")
@@ -89,9 +89,8 @@ def _comments(lines: Sequence[str]) -> set[int]:
             odd += [] if spaced else [at + 1]
     if odd:
         logger.warning(
-            "%d lines that begin with # have other fields than the words and are read as comments, the first is line "
-            "%d: %r",
-            len(odd),
+            "%s beginning with # but with other fields than the words: read as a comment, the first is line %d: %r",
+            counted(len(odd), "line"),
             odd[0],
             lines[odd[0] - 1][:60],
         )

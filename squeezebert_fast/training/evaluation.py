@@ -28,14 +28,14 @@ def evaluate(
     processes: Processes | None = None,
     each_batch: Callable[[], None] = lambda: None,
     *,
-    each_output: Callable[[Sequence[int], Any, Batch], None] = lambda *_: None,
+    each_output: Callable[[Sequence[int], Any, Batch, Sequence[Any]], None] = lambda *_: None,
     device: torch.device = devices.CPU,
 ) -> dict[str, float]:
     """The mean loss and the task's metrics, in float32 or whatever `model` is patched for.
 
     pad: the padding token's id. processes: share the work; all get the result. each_batch: called before each.
-    each_output: called with the indices of rows, the model's output for them and their batch. device: where `model`
-    is, which one with given-up weights can't tell.
+    each_output: called with the indices of rows, the model's output for them, their batch and the task's answers.
+    device: where `model` is, which one with given-up weights can't tell.
     Leaves the model in eval mode. Raises TrainingError for a loss that isn't finite.
     """
     processes = processes or Processes()
@@ -49,10 +49,11 @@ def evaluate(
             on_cpu = task.collate([data.rows[index] for index in indices], pad, FIXED_EPOCH)
             batch = devices.moved(on_cpu, device)
             output = task.forward(model, batch)
-            each_output(indices, output, batch)
             loss += float(task.loss(output, batch))
             count += task.count(on_cpu)
-            answers.update(zip(indices, task.answers(output, batch), strict=True))
+            said = task.answers(output, batch)
+            answers.update(zip(indices, said, strict=True))
+            each_output(indices, output, batch, said)
     loss, total = processes.total([loss, count])
     if not math.isfinite(loss):
         raise TrainingError(f"the loss on the evaluation data is {loss}: damaged weights?")

@@ -57,9 +57,9 @@ def examine(
     answers: dict[int, Any] = {}
     measured: dict[int, Measured] = {}
 
-    def note(indices: Sequence[int], output: Any, batch: Batch) -> None:
-        answers.update(zip(indices, task.answers(output, batch), strict=True))
-        measured.update(zip(indices, task.measured(output, batch), strict=True))
+    def note(indices: Sequence[int], output: Any, batch: Batch, said: Sequence[Any]) -> None:
+        answers.update(zip(indices, said, strict=True))
+        measured.update(zip(indices, task.measured(output, batch, said), strict=True))
 
     metrics = evaluate(model, task, data, pad, batch_size, each_output=note, device=device)
     in_order = [answers[index] for index in range(len(data.rows))]

@@ -1,30 +1,35 @@
 """A new head's last layer, fitted to what the encoder knows already, before the first gradient.
 
-    texts -> encoder as it is -> the last layer's inputs, once -> logistic regression
+    texts -> encoder as it is -> the last layer's inputs, once -> logistic regression, or ridge for numbers
 
 A random layer's first gradients teach the encoder nothing, and of many classes a few epochs may not be enough to learn
-which is which. A regression on fixed features takes seconds, and what it reaches is where training starts: the
-evaluation before the first step is its score, and the best model is never worse on the dev data. (Also known as linear
-probing before fine-tuning: Kumar et al. 2022, arXiv 2202.10054.)
+which is which; nor do some hundred steps of 1e-4 reach numbers that are far from 0. A regression on fixed features
+takes seconds, and what it reaches is where training starts: the evaluation before the first step is its score, and the
+best model is never worse on the dev data. (Also known as linear probing before fine-tuning: Kumar et al. 2022, arXiv
+2202.10054.)
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.batches import sorted_batches
 from squeezebert_fast.training.evaluation import FIXED_EPOCH
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.seeds import generator_of
-from squeezebert_fast.training.tasks.base import DataSet, Task
-from squeezebert_fast.training.tasks.sequences import SequenceClassification
+from squeezebert_fast.training.tasks.base import DataSet, Features, Task
+from squeezebert_fast.training.tasks.sequences import Regression, SequenceClassification
+from squeezebert_fast.training.tasks.tokens import TokenClassification
 
 LAST_LAYERS = ("classifier", "classifier.out_proj")
-ROWS = 50_000  # of the last layer's inputs: more take memory, and hardly change a regression
+ROWS = 50_000  # of the last layer's inputs, texts or words: more take memory, and hardly change a regression
 BATCH = 32
 PENALTY = 10.0
 """Of the weights' square norm, for standardised inputs and the sum of all losses: of 1, 10 and 100 the best for MiniLM
@@ -54,16 +59,18 @@ def fit_head(
     *,
     device: torch.device = devices.CPU,
 ) -> bool:
-    """Fit the last layer of a classifier of texts to the labels of `data`; False for another task, or no such layer.
+    """Fit the last layer to the labels of `data`; False without a label, such a layer, or a regression for it.
 
     pad: the padding token's id. Every process fits, and all take what the first one found. Same results for the same
     seed. Leaves the model in eval mode.
     """
-    layer = last_layer(model)
-    if layer is None or type(task) is not SequenceClassification:
+    layer, regression = last_layer(model), REGRESSIONS.get(type(task))
+    if layer is None or regression is None:
         return False
     inputs, labels = _inputs(model.eval(), layer, task, data, pad, seed, device)
-    weight, bias = logistic_regression(inputs, labels, layer.out_features)
+    if not len(labels):  # of words that the tokenizer drops
+        return False
+    weight, bias = regression(inputs, labels, layer.out_features)
     found = [weight, bias] if processes.first else [torch.zeros_like(weight), torch.zeros_like(bias)]
     processes.add_up(found)
     with torch.no_grad():
@@ -75,22 +82,52 @@ def fit_head(
 def _inputs(
     model: Model, layer: nn.Linear, task: Task, data: DataSet, pad: int, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What the layer gets for rows of the data, float32 [n, channels], and their labels, [n]."""
+    """What the layer gets for texts or labelled words of the data, float32 [n, channels], and their labels, [n]."""
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    order = torch.randperm(len(data.rows), generator=generator_of(seed, "head")).tolist()[:ROWS]
-    rows = [data.rows[index] for index in order]
+    rows = _some(data.rows, seed)
     lengths = [len(row["input_ids"]) for row in rows]
+    inputs: list[Tensor] = []
     labels: list[Tensor] = []
     try:
         with torch.inference_mode():
             for indices in sorted_batches(lengths, BATCH):
                 batch = task.collate([rows[index] for index in indices], pad, FIXED_EPOCH)
                 task.forward(model, devices.moved(batch, device))
-                labels.append(batch["labels"])
+                found, targets = seen.pop().float().cpu(), batch["labels"]
+                if targets.dim() == 2:  # of tokens
+                    kept = targets != IGNORED_LABEL
+                    found, targets = found[kept], targets[kept]
+                inputs.append(found)
+                labels.append(targets)
     finally:
         hook.remove()
-    return torch.cat(seen).float().cpu(), torch.cat(labels)
+    return torch.cat(inputs), torch.cat(labels)
+
+
+def _some(rows: Sequence[Features], seed: int) -> list[Features]:
+    """Rows drawn at random that have some ROWS labels in all, or all rows if they have fewer."""
+    chosen: list[Features] = []
+    labelled = 0
+    for index in torch.randperm(len(rows), generator=generator_of(seed, "head")).tolist():
+        if labelled >= ROWS:
+            break
+        chosen.append(rows[index])
+        labelled += len(rows[index]["words"]) if "words" in rows[index] else 1
+    return chosen
+
+
+def ridge(inputs: Tensor, labels: Tensor, outputs: int = 1) -> tuple[Tensor, Tensor]:
+    """Weight [1, channels] and bias [1] of the penalised linear regression of numbers on inputs.
+
+    inputs: float32 [n, channels]. labels: float [n].
+    """
+    x, mean, spread = _standardised(inputs.double())
+    y = labels.double()
+    gram = x.T @ x
+    gram.diagonal().add_(PENALTY)
+    weight = (torch.linalg.solve(gram, x.T @ (y - y.mean())) / spread)[None]
+    return weight.float(), (y.mean() - weight @ mean).float()
 
 
 def logistic_regression(inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -100,12 +137,17 @@ def logistic_regression(inputs: Tensor, labels: Tensor, classes: int) -> tuple[T
     """
     with torch.inference_mode(False), torch.enable_grad():
         inputs, labels = inputs.clone(), labels.clone()
-        mean, spread = inputs.mean(0), inputs.std(0, correction=0)
-        spread = spread.clamp_min(1e-3 * spread.mean().clamp_min(1e-12))
-        x = (inputs - mean) / spread
+        x, mean, spread = _standardised(inputs)
         weight, bias = _logistic(x, labels, classes)
         weight = weight / spread
         return weight, bias - weight @ mean
+
+
+def _standardised(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs of mean 0 and standard deviation 1, and what those were; a channel that says nothing isn't blown up."""
+    mean, spread = inputs.mean(0), inputs.std(0, correction=0)
+    spread = spread.clamp_min(1e-3 * spread.mean().clamp_min(1e-12))
+    return (inputs - mean) / spread, mean, spread
 
 
 def _logistic(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -122,3 +164,12 @@ def _logistic(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
     search.step(loss)
     return weight.detach(), bias.detach()
+
+
+REGRESSIONS: Mapping[type[Task], Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]] = {
+    SequenceClassification: logistic_regression,
+    TokenClassification: logistic_regression,
+    Regression: ridge,
+}
+"""What fits the last layer of each task, and of no task that derives from one of them: weight and bias from inputs,
+labels and the number of outputs."""

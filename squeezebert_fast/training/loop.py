@@ -1,12 +1,6 @@
-"""The training loop.
+"""A run's session: steps, evaluations and checkpoints, from where the last session stopped to the end or a stop.
 
-    step:  batch -> this process's share -> accumulate passes -> sum of losses / what they count -> gradient
-                                                                                                      |
-           AdamW, learning rate <- checked <- clipped <- summed over processes <----------------------+
-
-The loss of a step is the sum over everything in its batch that has a label, divided by how much that is, counted
-over all passes and processes. So how a batch is cut changes the result by rounding alone, also where rows have
-different numbers of labels, and that is why this isn't DistributedDataParallel, which averages by process.
+resume -> [ evaluation, if due -> checkpoint, if due -> end? -> step ] -> summary
 """
 
 from __future__ import annotations
@@ -28,19 +22,16 @@ from squeezebert_fast.errors import (
 )
 from squeezebert_fast.pretrained import Model
 from squeezebert_fast.training import devices, metrics
-from squeezebert_fast.training.averaging import moving_average
-from squeezebert_fast.training.batches import epoch_batches, share
 from squeezebert_fast.training.evaluation import can_choose, evaluate
-from squeezebert_fast.training.optimizing import Optimizer
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.progress import Progress
 from squeezebert_fast.training.records import Records
 from squeezebert_fast.training.reporting import Reporter, in_words
 from squeezebert_fast.training.run_folder import RunFolder
-from squeezebert_fast.training.seeds import seed_of
 from squeezebert_fast.training.settings import Settings
+from squeezebert_fast.training.stepping import NotFinite, Stepped, Steps
 from squeezebert_fast.training.stopping import StopRequest
-from squeezebert_fast.training.tasks.base import Batch, DataSet, Task
+from squeezebert_fast.training.tasks.base import DataSet, Task
 
 logger = logging.getLogger("squeezebert_fast.training")
 
@@ -73,7 +64,7 @@ class Trainer:
         device: torch.device = devices.CPU,
         starts_trained: bool = False,
     ) -> None:
-        self.model, self.task, self.train, self.dev = model, task, train, dev
+        self.task, self.train, self.dev = task, train, dev
         self.pad, self.settings, self.folder = pad, settings, folder
         self.processes, self.reporter, self.device = processes, reporter, device
         self.metric = settings.metric or task.metrics[0]
@@ -86,20 +77,10 @@ class Trainer:
                 "the dev data can't tell models apart by %s, which is 0 for right answers too: the loss chooses",
                 self.metric,
             )
-        self.lengths = train.lengths
-        self.steps_per_epoch = -(-len(train.rows) // settings.batch_size)
-        self.total_steps = settings.epochs * self.steps_per_epoch
-        if settings.max_steps is not None:
-            self.total_steps = min(self.total_steps, settings.max_steps)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = Optimizer(self.parameters, settings, self.total_steps, device)
-        self.average = moving_average(model, settings.average) if settings.average else None
+        self.steps = Steps(model, task, train, pad=pad, settings=settings, processes=processes, device=device)
         self.progress = Progress()
         self.starts_trained = starts_trained
         self.records = Records(folder, processes, self.metric, own_loss=task.own_loss)
-        self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
-
-    # The run
 
     def run(self) -> dict[str, Any]:
         """Train from where the folder's checkpoint stands, or from the start, to the end; returns the summary.
@@ -112,9 +93,14 @@ class Trainer:
             self._resume()
             with (
                 StopRequest.from_signals(impatient=self.processes.world == 1) as stop,
-                self.reporter.bar(self.total_steps, self.progress.step),
+                self.reporter.bar(self.steps.total, self.progress.step),
             ):
                 return self._go_on(stop)
+        except NotFinite as error:
+            raise TrainingError(
+                f"{error}: stopped before it reached the parameters; {self.records.kept}. A lower learning rate may "
+                "help"
+            ) from error
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{self.device} has not enough memory after step {self.progress.step}: a larger --accumulate or a "
@@ -140,7 +126,7 @@ class Trainer:
             self._step(stop)
 
     def _finished(self) -> bool:
-        return self._out_of_patience or self.progress.step >= self.total_steps
+        return self._out_of_patience or self.progress.step >= self.steps.total
 
     @property
     def _out_of_patience(self) -> bool:
@@ -148,84 +134,22 @@ class Trainer:
         return patience is not None and self.progress.evaluations_since_best >= patience
 
     def _epoch_ends(self, step: int) -> bool:
-        return step % self.steps_per_epoch == 0
+        return step % self.steps.per_epoch == 0
 
     def _evaluation_is_due(self) -> bool:
         step, every = self.progress.step, self.settings.evaluate_every
         if self.dev is None or step == self.progress.evaluated:
             return False
-        return self._epoch_ends(step) or step == self.total_steps or (every is not None and step % every == 0)
+        return self._epoch_ends(step) or step == self.steps.total or (every is not None and step % every == 0)
 
     def _step(self, stop: StopRequest) -> None:
         started = time.perf_counter()
-        parts = self._parts()
-        counts = [self.task.count(batch) for batch, _ in parts]
-        tokens = sum(int(batch["attention_mask"].sum()) * weight for batch, weight in parts)
-        counted = sum(count * weight for count, (_, weight) in zip(counts, parts, strict=True))
-        # One message decides for all processes: they must stop before the same step.
-        total, all_tokens, asked_to_stop = self.processes.total([counted, tokens, stop.made])
-        if asked_to_stop:
+        stepped = self.steps.make(self.progress.step, stop.made)
+        if stepped is None:
             self._save_and_stop()
-        torch.manual_seed(seed_of(self.settings.seed, "dropout", self.progress.step, self.processes.rank))
-        number = self.progress.step + 1
-        loss, norm = self._gradients(parts, max(total, 1.0))
-        if not math.isfinite(loss):
-            self._diverged(f"the loss is {loss} at step {number}")
-        if not math.isfinite(norm):
-            if not self.optimizer.may_skip:
-                scaled = f", with a loss scale of {self.optimizer.scale:.1e}" if self.optimizer.scales else ""
-                self._diverged(f"the gradient is not finite at step {number}{scaled}")
-            self.progress.skipped += 1
-        rate = self.optimizer.rate
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        self.progress.step = number
-        self._report(loss, norm, rate, all_tokens, time.perf_counter() - started)
-
-    def _parts(self) -> list[tuple[Batch, int]]:
-        """The batches that this process runs in this step, each with whether it counts.
-
-        A batch may have fewer rows than there are processes. Who is left without one runs the first for
-        nothing, so that every process has gradients of the same parameters to add up.
-        """
-        epoch, place = divmod(self.progress.step, self.steps_per_epoch)
-        if self._epoch_batches[0] != epoch:
-            batches = epoch_batches(self.lengths, self.settings.batch_size, self.settings.seed, epoch)
-            self._epoch_batches = (epoch, batches)
-        indices = self._epoch_batches[1][place]
-        own = share(indices, self.processes.rank, self.processes.world, self.settings.accumulate)
-        rows = [[self.train.rows[index] for index in part] for part in own or [indices[:1]]]
-        return [(self.task.collate(part, self.pad, epoch), 1 if own else 0) for part in rows]
-
-    def _gradients(self, parts: list[tuple[Batch, int]], total: float) -> tuple[float, float]:
-        """Fill the gradients of the step's mean loss; returns that loss, and their norm before they were clipped."""
-        self.model.train()
-        self.optimizer.zero_grad()
-        summed = torch.zeros((), dtype=torch.float64, device=self.device)
-        for on_cpu, weight in parts:
-            batch = devices.moved(on_cpu, self.device)
-            with self.optimizer.autocast():
-                output = self.task.forward(self.model, batch, hidden_states=self.task.needs_hidden_states)
-            loss = self.task.loss(output, batch) * (weight / total)
-            self.optimizer.backward(loss)
-            summed += loss.detach()
-        self.processes.add_up([p.grad for p in self.parameters if p.grad is not None])
-        # The one time that the host waits for a GPU in a step.
-        loss_here, norm = torch.stack([summed, self.optimizer.clip()]).tolist()
-        return self.processes.total([loss_here])[0], norm
-
-    def _diverged(self, what: str) -> None:
-        raise TrainingError(
-            f"{what}: stopped before it reached the parameters; {self.records.kept}. A lower learning rate may help"
-        )
-
-    # What is kept
-
-    @property
-    def result(self) -> Model:
-        """The model that is evaluated and kept: the average, or else the one that is trained."""
-        return self.model if self.average is None else self.average.module
+        self.progress.step += 1
+        self.progress.skipped += not math.isfinite(stepped.norm)
+        self._report(stepped, time.perf_counter() - started)
 
     def _evaluate(self, stop: StopRequest) -> None:
         assert self.dev is not None  # _evaluation_is_due
@@ -240,7 +164,7 @@ class Trainer:
                 advance()
 
             dev = evaluate(
-                self.result,
+                self.steps.result,
                 self.task,
                 self.dev,
                 self.pad,
@@ -251,37 +175,40 @@ class Trainer:
             )
         self.progress.evaluated = step
         if metrics.beats(self.metric, dev, self.progress.best and self.progress.best["dev"]):
-            self.progress.best = {"step": step, "epoch": step / self.steps_per_epoch, "dev": dev}
+            self.progress.best = {"step": step, "epoch": step / self.steps.per_epoch, "dev": dev}
             self.progress.evaluations_since_best = 0
-            self.records.model(self.result)
+            self.records.model(self.steps.result)
         else:
             self.progress.evaluations_since_best += 1
         self.progress.seconds += time.perf_counter() - started
-        epoch = step / self.steps_per_epoch
-        self.reporter.say(f"step {step} of {self.total_steps}, epoch {epoch:.2f}: dev {in_words(dev)}")
+        epoch = step / self.steps.per_epoch
+        self.reporter.say(f"step {step} of {self.steps.total}, epoch {epoch:.2f}: dev {in_words(dev)}")
         self.records.evaluation({"step": step, "epoch": epoch, "dev": dev})
 
     def _save(self) -> None:
         self.records.state(
             lambda: {
                 **dataclasses.asdict(self.progress),
-                "model": self.model.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                **self.optimizer.state(),
-                "total_steps": self.total_steps,
-                "device": self.device.type,
+                **self.steps.state(),
+                "total_steps": self.steps.total,
+                **self._where(),
             }
         )
+
+    def _where(self) -> dict[str, Any]:
+        """What a run's bits depend on, and a resumed one may have another of: its summary's and checkpoint's words."""
+        world, threads = self.processes.world, torch.get_num_threads()
+        return {"device": self.device.type, "processes": world, "threads": threads}
 
     def _save_and_stop(self) -> NoReturn:
         self._save()
         what_model = ""
         if self.progress.best is None:  # else the folder has the best one
-            self.records.model(self.result)
+            self.records.model(self.steps.result)
             what_model = f", with that step's model in {self.folder.path}, since no evaluation has chosen one"
         self.records.curves()
         raise TrainingInterrupted(
-            f"stopped after step {self.progress.step} of {self.total_steps}{what_model}; the same command with "
+            f"stopped after step {self.progress.step} of {self.steps.total}{what_model}; the same command with "
             "--resume goes on"
         )
 
@@ -294,11 +221,7 @@ class Trainer:
             self.records.forget_after(0)
             return
         try:
-            self.model.load_state_dict(state["model"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.optimizer.load(state)
-            before = state["device"]
+            self.steps.load(state)
             names = [each.name for each in dataclasses.fields(Progress)]
             self.progress = Progress(**{name: state[name] for name in names})
             log_bytes = state["log_bytes"]
@@ -308,29 +231,38 @@ class Trainer:
                 f"the checkpoint in {self.folder.path} doesn't fit this model: {reason}"
             ) from error
         self.records.forget_after(log_bytes)
-        said = f"resumed after step {self.progress.step} of {self.total_steps}"
-        if state.get("total_steps", self.total_steps) != self.total_steps:
-            said += f" instead of {state['total_steps']}, at a learning rate of {self.optimizer.rate:.2g}"
-        if before != self.device.type:
-            said += f", on {self.device} after {before}: results differ by rounding"
+        said = f"resumed after step {self.progress.step} of {self.steps.total}"
+        if state.get("total_steps", self.steps.total) != self.steps.total:
+            said += (
+                f" instead of {state['total_steps']}, at a learning rate of {self.steps.optimizer.rate:.2g}"
+            )
+        changed = [
+            f"{name} {value} after {state[name]}"
+            for name, value in self._where().items()
+            if state.get(name, value) != value
+        ]
+        if changed:
+            said += f", {', '.join(changed)}: results differ by rounding"
+            said += " and dropout" if state.get("processes", 1) != self.processes.world else ""
         self.reporter.say(said)
 
-    def _report(self, loss: float, norm: float, rate: float, tokens: float, seconds: float) -> None:
+    def _report(self, stepped: Stepped, seconds: float) -> None:
         progress, recent = self.progress, self.progress.recent
         progress.seconds += seconds
-        for name, value in (("loss", loss), ("tokens", tokens), ("steps", 1.0), ("seconds", seconds)):
+        new = {"loss": stepped.loss, "tokens": stepped.tokens, "steps": 1.0, "seconds": seconds}
+        for name, value in new.items():
             recent[name] += value
         mean, speed = recent["loss"] / recent["steps"], recent["tokens"] / recent["seconds"]
         best = "" if progress.best is None else f"best {self.metric} {progress.best['dev'][self.metric]:.4f}"
         self.reporter.step(progress.step, mean, speed, best)
-        if progress.step % self.settings.log_every == 0 or progress.step == self.total_steps:
+        if progress.step % self.settings.log_every == 0 or progress.step == self.steps.total:
             self.records.step(
                 lambda: {
                     "step": progress.step,
-                    "epoch": progress.step / self.steps_per_epoch,
+                    "epoch": progress.step / self.steps.per_epoch,
                     "loss": mean,
-                    "gradient_norm": norm if math.isfinite(norm) else None,
-                    "learning_rate": rate,
+                    "gradient_norm": stepped.norm if math.isfinite(stepped.norm) else None,
+                    "learning_rate": stepped.rate,
                     "tokens_per_second": speed,
                     "seconds": progress.seconds,
                     **self._of_the_device(),
@@ -344,13 +276,13 @@ class Trainer:
         if (peak := devices.peak_memory(self.device)) is not None:
             self.progress.peak_memory = max(self.progress.peak_memory, peak)
             told["peak_memory_bytes"] = self.progress.peak_memory
-        if self.optimizer.scales:
-            told |= {"skipped_steps": self.progress.skipped, "loss_scale": self.optimizer.scale}
+        if self.steps.optimizer.scales:
+            told |= {"skipped_steps": self.progress.skipped, "loss_scale": self.steps.optimizer.scale}
         return told
 
     def _finish(self) -> dict[str, Any]:
         if self.dev is None:
-            self.records.model(self.result)
+            self.records.model(self.steps.result)
         summary = {
             "task": self.task.name,
             **({"reading": self.task.reading} if self.task.reading else {}),
@@ -358,13 +290,12 @@ class Trainer:
             "best": self.progress.best,
             "steps": self.progress.step,
             "out_of_patience": self._out_of_patience,
-            "epochs": self.progress.step / self.steps_per_epoch,
+            "epochs": self.progress.step / self.steps.per_epoch,
             "training_examples": len(self.train.examples),
             "dev_examples": None if self.dev is None else len(self.dev.examples),
-            "parameters": self.model.num_parameters(),
+            "parameters": self.steps.model.num_parameters(),
             "seconds": self.progress.seconds,
-            "processes": self.processes.world,
-            "threads": torch.get_num_threads(),
+            **self._where(),
             "device": devices.describe(self.device),
             **self._of_the_device(),
         }

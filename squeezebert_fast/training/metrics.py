@@ -146,19 +146,32 @@ def calibration(scores: Sequence[float], right: Sequence[bool], bins: int = 15) 
 
 
 def regression(predicted: Sequence[float], actual: Sequence[float]) -> dict[str, float]:
-    """pearson, spearman (ties get their mean rank), mse. A correlation with a constant counts as 0."""
+    """r2, pearson, spearman (ties get their mean rank) and mse.
+
+    r2 is 1 - mse / variance of what is right: 0 for its mean in place of every prediction, less for any other constant,
+    and for numbers of the right order but the wrong size, which correlations don't see. Both r2 and a correlation
+    count as 0 where a constant leaves them undefined.
+    """
     x, y = np.asarray(predicted, dtype=float), np.asarray(actual, dtype=float)
+    mse = float(((x - y) ** 2).mean())
     return {
+        "r2": 0.0 if _is_constant(y) else 1 - mse / float(y.var()),
         "pearson": _correlation(x, y),
         "spearman": _correlation(_ranks(x), _ranks(y)),
-        "mse": float(((x - y) ** 2).mean()),
+        "mse": mse,
     }
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    if _is_constant(x) or _is_constant(y):
+        return 0.0
     x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0 else 0.0
+    return float(x @ y) / float(np.sqrt((x @ x) * (y @ y)))
+
+
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    """The variance doesn't say it: the mean of three times 0.1 is not 0.1."""
+    return bool((values == values[0]).all())
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

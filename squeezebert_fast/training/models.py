@@ -14,6 +14,7 @@ from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.pretrained import OWN_PREFIX, Model, Tokenizer, find
 from squeezebert_fast.tokenization import SqueezeBertTokenizerFast
+from squeezebert_fast.trained_with import DEFAULT_LENGTH
 from squeezebert_fast.training.labels import in_order
 from squeezebert_fast.training.model_sizes import Sizes
 from squeezebert_fast.training.seeds import seed_of
@@ -87,3 +88,11 @@ def check_fit(model: Model, tokenizer: Tokenizer, max_length: int | None) -> Non
         )
     if max_length is not None and max_length > limit:
         raise ArgumentError(f"max_length is {max_length}, but the model takes {limit} tokens at most")
+
+
+def cut_at(model: Model, max_length: int | None, usual_length: int | None) -> int:
+    """Tokens at which a model's inputs are cut: `max_length`, or what is usual, if the model takes as many.
+
+    usual_length: what its model or teacher was trained with; DEFAULT_LENGTH where there is none.
+    """
+    return max_length or min(usual_length or DEFAULT_LENGTH, token_limit(model.config))

@@ -11,7 +11,6 @@ config.json, model.safetensors, the tokenizer's files    the best model so far: 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,7 +20,13 @@ import torch
 
 from squeezebert_fast.errors import CheckpointError, TrainingError
 from squeezebert_fast.pretrained import Model, Tokenizer, save, save_tokenizer
-from squeezebert_fast.storage.files import CONFIG_NAME, all_or_nothing, read_json_object, writing
+from squeezebert_fast.storage.files import (
+    CONFIG_NAME,
+    all_or_nothing,
+    read_json_object,
+    remove_half_written,
+    writing,
+)
 from squeezebert_fast.storage.lock import alone_in, holds_files
 
 RUN = "run.json"
@@ -48,31 +53,31 @@ class RunFolder:
     def check(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Raise TrainingError where a run with these settings can't begin, or go on, and change nothing.
 
-        That is: a folder that holds files, with neither flag; nothing to resume; a run with other settings, but for a
-        finished one that is only to be longer.
+        That is: a folder that holds files, with neither flag, or files but no run, with `resume`; a run with other
+        settings, but for a finished one that is only to be longer.
         """
         if self.path.exists() and not self.path.is_dir():
             raise TrainingError(f"the output {self.path} is a file, expected a folder")
         if resume and overwrite:
             raise TrainingError("--resume and --overwrite exclude each other")
-        if resume and not self.holds_run:
-            raise TrainingError(f"{self.path} holds no run to resume; start it without --resume")
+        if resume and not self.holds_run and holds_files(self.path):
+            raise TrainingError(
+                f"{self.path} holds no run to resume, but files; --overwrite in place of --resume starts one there"
+            )
         if not (resume or overwrite) and holds_files(self.path):
             what, way = ("a run", "--resume continues it, ") if self.holds_run else ("files", "")
             raise TrainingError(f"the output {self.path} holds {what} already; {way}--overwrite starts anew")
-        if resume:
+        if resume and self.holds_run:
             self._check_same(settings)
 
     def begin(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a new run with these settings, or for the one in it to go on.
+        """Make the folder ready for a new run with these settings, or with `resume` for the one in it to go on, if any.
 
         Raises TrainingError as `check` does, StorageError if it can't be written.
         """
         self.check(settings, resume=resume, overwrite=overwrite)
-        if self.holds_run:
-            for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
-                shutil.rmtree(half_written) if half_written.is_dir() else half_written.unlink()
-        if not resume:
+        remove_half_written(self.path)
+        if not (resume and self.holds_run):
             for name in (RUN, STATE, LOG, CURVES, *MODEL_FILES):  # RUN first: no half of two runs
                 self._remove(name)
         self._write_json(RUN, settings)
@@ -98,7 +103,7 @@ class RunFolder:
         other = {name: value for name, value in settings.items() if begun.get(name) != value}
         for name, value in other.items():
             may_be_longer = name in LENGTHS and self.is_finished
-            if may_be_longer and _is_longer(value, begun.get(name)):
+            if may_be_longer and self._is_longer(name, value, begun.get(name)):
                 continue
             way = "the same or more" if may_be_longer else "the same"
             raise TrainingError(
@@ -110,6 +115,15 @@ class RunFolder:
                 f"the run in {self.path} ended before its last step, by its patience of {begun['patience']}; "
                 "it goes on with a larger --patience"
             )
+
+    def _is_longer(self, name: str, value: int | None, begun: int | None) -> bool:
+        """Whether this value of one of LENGTHS lets the finished run go on for longer than the one it was begun with.
+
+        None is without end; of epochs it is the usual number, which the summary of a run tells.
+        """
+        if name == "epochs":
+            return value is not None and value > (begun or self.summary()["epochs"])
+        return begun is not None and (value is None or value > begun)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint by `state`, of tensors and plain values, in one rename. Raises StorageError."""
@@ -129,7 +143,10 @@ class RunFolder:
         if not self.has_state:
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as stream:
+                state = torch.load(stream, map_location="cpu", weights_only=True)
+        except PermissionError as error:
+            raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
         except Exception as error:  # a damaged zip or pickle fails in whatever its bytes happen to lead to
             reason = str(error).partition("\n")[0].partition(". ")[0]
             raise CheckpointError(f"{path} is not a whole checkpoint of a run: {reason}") from error
@@ -190,11 +207,6 @@ class RunFolder:
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         with all_or_nothing(self.path) as stage:
             stage(name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _is_longer(value: int | None, begun: int | None) -> bool:
-    """Whether a setting, None being without end, lets a run go on longer than another one."""
-    return begun is not None and (value is None or value > begun)
 
 
 def _short(value: Any) -> str:

@@ -12,25 +12,23 @@ from typing import Any, NamedTuple
 import torch
 
 from squeezebert_fast.errors import InputError
-from squeezebert_fast.loading.transformers_models import token_limit
 from squeezebert_fast.patching import patch
 from squeezebert_fast.pretrained import Model, Tokenizer
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.dataset_directory import data_files
-from squeezebert_fast.tables.sources import STDIN
+from squeezebert_fast.tables.sources import STDIN, name_of
 from squeezebert_fast.trained_with import TrainedWith
 from squeezebert_fast.training import devices
 from squeezebert_fast.training.head_start import fit_head
 from squeezebert_fast.training.loop import Trainer
-from squeezebert_fast.training.models import check_fit
+from squeezebert_fast.training.models import check_fit, cut_at
 from squeezebert_fast.training.optimizing import check_precision
 from squeezebert_fast.training.processes import Processes
 from squeezebert_fast.training.reporting import Reporter
 from squeezebert_fast.training.run_folder import RunFolder
 from squeezebert_fast.training.settings import Settings
+from squeezebert_fast.training.stopping import sigterm_as_ctrl_c
 from squeezebert_fast.training.tasks.base import DataSet, Task
-
-DEFAULT_LENGTH = 128  # tokens
 
 
 class Built(NamedTuple):
@@ -81,6 +79,8 @@ def train(
     folder = RunFolder(output.path)
     flags = {"resume": output.resume, "overwrite": output.overwrite}
     with ExitStack() as until_end, Processes.joined(device) as processes:
+        if processes.world == 1:  # a process that waits for others, within a library, would not hear it
+            until_end.enter_context(sigterm_as_ctrl_c())
         digests = {
             "train": _digest(task, train_file),
             "dev": None if dev_file is None else _digest(task, dev_file),
@@ -89,9 +89,8 @@ def train(
         with held_warnings():
 
             def claim() -> None:
-                folder.check(
-                    binding, **flags
-                )  # before it is made, and again in `begin` once it is this run's
+                # before it is made, and again in `begin` once it is this run's
+                folder.check(binding, **flags)
                 until_end.enter_context(folder.locked())
 
             processes.from_first(claim)
@@ -99,7 +98,7 @@ def train(
             dev_examples = None if dev_file is None else task.read(dev_file)
             model, tokenizer, task, new_model, new_head = build(examples)
             check_fit(model, tokenizer, settings.max_length)
-            length = settings.max_length or min(usual_length or DEFAULT_LENGTH, token_limit(model.config))
+            length = cut_at(model, settings.max_length, usual_length)
 
             def encoded(chosen: list[Any]) -> DataSet:
                 return DataSet(chosen, task.encode(chosen, tokenizer, model.config, length))
@@ -114,13 +113,14 @@ def train(
             fits = head_first and new_head and not (output.resume and folder.has_state)
             fitted = fits and fit_head(model, task, data, pad, settings.seed, processes, device=device)
             reporter = Reporter(quiet=not processes.first)
+            steps_per_epoch = -(-len(data.rows) // settings.batch_size)
             trainer = Trainer(
                 model,
                 task,
                 data,
                 dev,
                 pad=pad,
-                settings=settings.filled(model.config.hidden_size, new_model),
+                settings=settings.filled(model.config.hidden_size, new_model, steps_per_epoch),
                 starts_trained=fitted,
                 folder=folder,
                 processes=processes,
@@ -132,6 +132,8 @@ def train(
             task.before_training(data, model.config, processes)
 
         def begin() -> None:
+            if output.resume and not folder.holds_run:
+                reporter.say(f"{output.path} holds no run to resume: a new one begins")
             folder.begin(binding, **flags)
             folder.save_tokenizer(tokenizer)
 
@@ -154,9 +156,9 @@ def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> Non
 
 def _digest(task: Task, file: str) -> str:
     """What tells the content of a task's file from another's."""
-    if file == STDIN:
+    if file == STDIN or Path(file).is_fifo():
         raise InputError(
-            "training data can't come from stdin, since a resumed run reads it again; give a file"
+            f"training data can't come from a pipe, {name_of(file)}: a resumed run reads it again"
         )
     digest = hashlib.sha256()
     for name in task.files(file):

@@ -8,12 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeezebert_fast.errors import ArgumentError, check_among
+from squeezebert_fast.trained_with import DEFAULT_LENGTH
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 PRETRAINED, NEW = 0.0384, 0.256
 """The usual learning rate times the hidden size: BERT's 5e-5 of 768, and 2e-3 of a new model of 128. The wider a layer,
 the smaller the step that changes its output by as much (Yang et al. 2022, arXiv 2203.03466)."""
+
+EPOCHS, MOST_EPOCHS = 3, 20
+LEAST_STEPS, LEAST_STEPS_OF_NEW = 400, 2400
+MOST_STEPS = 12_000
+"""3 epochs, unless they make fewer or more optimizer steps than these. Of few examples more epochs are stable and end
+better (Mosbach et al. 2021, arXiv 2006.04884; Zhang et al. 2021, arXiv 2006.05987); of very many, fewer are enough."""
+
+
+def usual_epochs(steps_per_epoch: int, new_model: bool) -> int:
+    """For so much data: see EPOCHS."""
+    least = LEAST_STEPS_OF_NEW if new_model else LEAST_STEPS
+    wanted = max(EPOCHS, min(MOST_EPOCHS, math.ceil(least / steps_per_epoch)))
+    return max(1, min(wanted, MOST_STEPS // steps_per_epoch))
 
 
 def setting(default: Any, help: str, at_least: float | None = None, *, free: bool = False) -> Any:
@@ -29,7 +43,11 @@ def setting(default: Any, help: str, at_least: float | None = None, *, free: boo
 class Settings:
     """How a model is trained. Raises ArgumentError for a value that makes no sense."""
 
-    epochs: int = setting(3, "Passes over the training data.", 1)
+    epochs: int | None = setting(
+        None,
+        "Passes over the training data; by default 3, of few examples up to 20, of very many fewer.",
+        1,
+    )
     max_steps: int | None = setting(None, "Stop after this many optimizer steps.", 1)
     batch_size: int = setting(
         32, "Examples that one optimizer step learns from, whatever the number of processes.", 1
@@ -55,7 +73,7 @@ class Settings:
     max_length: int | None = setting(
         None,
         "Tokens at which an input is cut; by default as the model that a run starts from, or the teacher, was trained, "
-        "or else 128; as many as the model takes if that is less.",
+        f"or else {DEFAULT_LENGTH}; as many as the model takes if that is less.",
         3,
     )
     seed: int = setting(0, "Of everything random. The same seed gives the same bits on one machine's CPU.", 0)
@@ -78,11 +96,13 @@ class Settings:
             raise ArgumentError("learning_rate is 0, expected a positive number")
         check_among("precision", self.precision, PRECISIONS)
 
-    def filled(self, hidden_size: int, new_model: bool) -> Settings:
-        """With the learning rate of a model of this size, where there is none."""
-        if self.learning_rate is not None:
-            return self
-        return dataclasses.replace(self, learning_rate=(NEW if new_model else PRETRAINED) / hidden_size)
+    def filled(self, hidden_size: int, new_model: bool, steps_per_epoch: int) -> Settings:
+        """With the learning rate of a model of this size and the epochs of so much data, where there are none."""
+        return dataclasses.replace(
+            self,
+            learning_rate=self.learning_rate or (NEW if new_model else PRETRAINED) / hidden_size,
+            epochs=self.epochs or usual_epochs(steps_per_epoch, new_model),
+        )
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.blanks import LEFT_OUT, Blanks, any_blank
+from squeezebert_fast.tables.sources import Source, files_of, name_of
 
 
 class Question(NamedTuple):
@@ -25,26 +27,38 @@ class Question(NamedTuple):
 
 
 def read_squad(source: str) -> list[Question]:
-    """The questions of a file. Raises InputError, naming file and place, for what SQuAD files don't have there."""
+    """The questions of a file, or several, as `tables.rows.Rows` finds them, without those that are empty or have an
+    empty context, of which a warning tells.
+
+    Raises InputError, naming file and place, for what SQuAD files don't have there.
+    """
+    questions, blanks = [], Blanks()
+    for file in files_of(source):
+        for question, place in _questions(Source(file)):
+            if any_blank((question.question, question.context)):
+                blanks.note(place)
+            else:
+                questions.append(question)
+    if not questions:
+        raise InputError(f"{name_of(source)} holds no questions{' but empty ones' if blanks.count else ''}")
+    blanks.warn(LEFT_OUT)
+    return questions
+
+
+def _questions(source: Source) -> Iterator[tuple[Question, str]]:
+    """Each question and where it stands."""
+    spelled = "".join(source.pieces())
     try:
-        data = json.loads(Path(source).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{source} can't be read: {error.strerror}") from error
+        data = json.loads(spelled)
     except (ValueError, RecursionError) as error:  # its message has the line
-        raise InputError(f"{source} is not valid JSON: {error}") from error
-    questions = []
-    for article_at, article in enumerate(_field(data, "data", list, source)):
-        article_place = f"{source}, data[{article_at}]"
+        raise InputError(f"{source.name} is not valid JSON: {error}") from error
+    for article_at, article in enumerate(_field(data, "data", list, source.name)):
+        article_place = f"{source.name}, data[{article_at}]"
         for paragraph_at, paragraph in enumerate(_field(article, "paragraphs", list, article_place)):
             place = f"{article_place}.paragraphs[{paragraph_at}]"
             context = _field(paragraph, "context", str, place)
-            questions += [
-                _question(entry, context, f"{place}.qas[{at}]")
-                for at, entry in enumerate(_field(paragraph, "qas", list, place))
-            ]
-    if not questions:
-        raise InputError(f"{source} holds no questions")
-    return questions
+            for at, entry in enumerate(_field(paragraph, "qas", list, place)):
+                yield _question(entry, context, f"{place}.qas[{at}]"), f"{place}.qas[{at}]"
 
 
 def _question(entry: Any, context: str, place: str) -> Question:

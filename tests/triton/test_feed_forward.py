@@ -107,14 +107,22 @@ def test_the_table_goes_from_one_kernel_to_three_with_the_rows(
 ) -> None:
     x = torch.empty(1, dtype=torch.bfloat16, device=device)
     monkeypatch.setattr(module, "device_of", lambda _: Device(132, 227 * 1024))
-    assert module.fused_tile(x, 32768, 1, 192, 192) == module.TILES[0]
-    smallest = module.TILES[-1].rows
-    assert module.fused_tile(x, 131 * smallest, 1, 192, 192) is None, "a program would be missing"
-    assert module.fused_tile(x, 131 * smallest, 4, 192, 192) is not None, "four programs a row tile"
-    assert module.fused_tile(x, 128, 4, 192, 192) is None
-    assert module.fused_tile(x, 32768, 1, 768, 768) is None, "a dense BERT's group fits no registers"
+
+    def tile(rows: int, normalize: bool, channels: int = 192) -> object:
+        return module.fused_tile(x, rows, 4, channels, channels, normalize=normalize)
+
+    first, smallest = module.TILES[0], module.TILES[-1].rows
+    assert tile(32768, True) == tile(32768, False) == first
+    assert tile(128 * first.rows, True) == first, "128 programs for 132 multiprocessors"
+    assert tile(90 * smallest, True) is None, (
+        "360 programs, one a group, are done in three quarters of the time"
+    )
+    assert tile(140 * first.rows, True) is None, "and 560 in five quarters, for two"
+    assert tile(66 * smallest, False) is not None, "four programs a row tile"
+    assert tile(128, False) is None
+    assert tile(32768, True, 768) is None, "a dense BERT's group fits no registers"
     monkeypatch.setattr(module, "device_of", lambda _: Device(132, 48 * 1024))
-    assert module.fused_tile(x, 32768, 1, 192, 192) is None, "no tile fits, yet one was chosen"
+    assert tile(32768, True) is None, "no tile fits, yet one was chosen"
 
 
 def test_blocks_waste_no_quarter() -> None:

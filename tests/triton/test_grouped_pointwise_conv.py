@@ -13,13 +13,15 @@ from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     TILES,
     TILES_FLOAT32,
     Tile,
+    columns_of,
     grouped_pointwise_conv,
 )
-from squeezebert_fast.triton_kernels.launching import block_for
+from squeezebert_fast.triton_kernels.launching import block_for, blocks_at_once
 from tests.helpers import to_double
 from tests.triton.helpers import DTYPES, HALVES, Random, hold
 
 TINY = Tile(16, 16, 16, 1, 2)
+SEVERAL = TINY._replace(blocks=3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -36,12 +38,13 @@ def test_every_group_count(groups: int, dtype: torch.dtype, device: str) -> None
         ((1, 1, 5), 3, 1),
         ((17, 35), 21, 7),
         ((2, 3, 16), 16, 1),
+        ((5, 16), 94, 2),
         ((33, 40), 72, 2),
         ((0, 4), 8, 2),
         ((2, 0, 4), 8, 2),
     ],
 )
-@pytest.mark.parametrize("tile", [TINY, None], ids=["tiny tile", "table's tile"])
+@pytest.mark.parametrize("tile", [TINY, SEVERAL, None], ids=["tiny tile", "several blocks", "table's tile"])
 def test_sizes_that_fit_no_tile(
     shape: tuple[int, ...], out_channels: int, groups: int, tile: Tile | None, device: str
 ) -> None:
@@ -111,6 +114,12 @@ def test_float32_parameters_beside_16_bit_rows(device: str) -> None:
     x, weight, bias = half(5, 8), half(8, 4, 1), full(8)
     expected = grouped_pointwise_conv(x, weight, bias.bfloat16(), 2)
     torch.testing.assert_close(grouped_pointwise_conv(x, weight, bias, 2), expected, rtol=2**-6, atol=2**-6)
+
+
+def test_a_program_makes_no_blocks_in_vain() -> None:
+    assert [blocks_at_once(size, 64, 3) for size in (1, 64, 128, 192, 256, 320, 768)] == [1, 1, 2, 3, 2, 3, 3]
+    assert blocks_at_once(768, 64, 1) == 1
+    assert [columns_of(tile, 192) for tile in TILES] == [(64, 3), (64, 1), (64, 1), (64, 1), (32, 1)]
 
 
 def test_blocks_waste_no_quarter() -> None:

@@ -95,9 +95,14 @@ def test_the_table_takes_one_kernel_when_it_fills_the_gpu(
 ) -> None:
     x = torch.empty(1, dtype=torch.bfloat16, device=device)
     monkeypatch.setattr(post_attention, "device_of", lambda _: Device(132, 227 * 1024))
-    fewest = 132 * post_attention.TILES[-1].rows
-    assert post_attention.fused_tile(x, fewest - post_attention.TILES[-1].rows) is None
-    assert post_attention.fused_tile(x, fewest) == post_attention.TILES[-1]
-    assert post_attention.fused_tile(x, 256 * 128) == post_attention.TILES[0]
+
+    def tile(rows: int) -> object:
+        return post_attention.fused_tile(x, rows, 768, 1)
+
+    first, last = post_attention.TILES[0], post_attention.TILES[-1]
+    assert [tile(count * last.rows) for count in (1, 60, 100)] == [None] * 3
+    assert tile(128 * last.rows) == last, "128 programs for 132 multiprocessors"
+    assert tile(128 * first.rows) == tile(256 * first.rows) == first
+    assert tile(140 * first.rows) is None, "a second wave of 8"
     monkeypatch.setattr(post_attention, "device_of", lambda _: Device(132, 32 * 1024))
-    assert post_attention.fused_tile(x, 256 * 128) is None, "no tile fits, yet one was chosen"
+    assert tile(256 * 128) is None, "no tile fits, yet one was chosen"

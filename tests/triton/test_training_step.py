@@ -1,7 +1,4 @@
-"""A training step of a patched model on the kernels: gradients by the tolerance rule, dropout's from its seed.
-
-`make gpu-check` runs these under compute-sanitizer too, so they are few and small.
-"""
+"""A training step of a patched model on the kernels: gradients by the tolerance rule, dropout's from its seed."""
 
 from __future__ import annotations
 

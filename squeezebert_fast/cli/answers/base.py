@@ -14,8 +14,7 @@ from squeezebert_fast.cli.running import Engine, Steps, Tokens
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.pretrained import Pretrained
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Record
-
-DEFAULT_STRIDE = 64
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 Row = dict[str, Any]
 """What is written of a record: names and values, the same names for each record of a run."""

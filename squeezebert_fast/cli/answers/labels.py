@@ -11,7 +11,7 @@ from torch import Tensor
 from squeezebert_fast.cli.answers.base import Answers, Row, ranked
 from squeezebert_fast.cli.answers.options import AnswerOptions
 from squeezebert_fast.cli.running import Engine, Steps, Tokens, of_whole_texts
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.loading import cross_encoder
 from squeezebert_fast.modeling import SqueezeBertForSequenceClassification
 from squeezebert_fast.pretrained import Pretrained
@@ -23,12 +23,13 @@ class Labels(Answers):
 
     regression, or one label alone: its value. multi_label_classification: the labels whose score, a sigmoid, is at
     least the threshold, the best first. Else the best label, and its softmax. A CrossEncoder's values are what its own
-    activation makes of them, and its labels' scores too, unless that leaves them as they are.
+    activation makes of them, and its labels' scores too, unless that leaves them as they are; its texts begin with its
+    prompt.
     """
 
     name = "sequence classification"
     head = SqueezeBertForSequenceClassification
-    takes = frozenset({"top_k", "all_scores", "threshold"})
+    takes = frozenset({"top_k", "all_scores", "threshold", "prompt_name"})
     takes_pairs = True
 
     def __init__(self, options: AnswerOptions, stored: Pretrained) -> None:
@@ -39,30 +40,32 @@ class Labels(Answers):
         self.as_lists = self.has_several
         softmax = partial(torch.softmax, dim=-1)
         otherwise = softmax if not (self.is_value or self.has_several) else torch.sigmoid
-        said = cross_encoder.activation(stored.files)
+        # what was trained here since learnt logits, though its configuration may still name an activation
+        said = None if stored.trained_with.task else cross_encoder.activation(stored.files)
         if self.is_value:
             self.activation = said or (lambda logits: logits)
         else:
             self.activation = otherwise if said in (None, cross_encoder.IDENTITY) else said
         self._check(options)
+        self.prompt = cross_encoder.prompts(stored.files).chosen(options.prompt_name, stored.name)
 
     def _check(self, options: AnswerOptions) -> None:
         if self.is_value:
-            options.check(frozenset(), f"regression, which {self.model_name} is for")
+            options.check(frozenset({"prompt_name"}), f"regression, which {self.model_name} is for")
         elif self.has_several:
             options.check(self.takes - {"top_k"}, f"{self.model_name}, whose texts have several labels")
         else:
             options.check(self.takes - {"threshold"}, f"{self.model_name}, whose texts have one label each")
         if options.top_k > len(self.labels):
             raise InputError(
-                f"--top-k is {options.top_k}, but {self.model_name} has {len(self.labels)} labels"
+                f"--top-k is {options.top_k}, but {self.model_name} has {counted(len(self.labels), 'label')}"
             )
 
     def steps(self, engine: Engine) -> Steps:
         def forward(batch: Mapping[str, Tensor]) -> Tensor:
             return self.activation(engine.model(**engine.inputs(batch)).logits.float())
 
-        return of_whole_texts(engine, forward)
+        return of_whole_texts(engine, forward, self.prompt)
 
     def answer(self, record: Record, rows: Sequence[tuple[Tokens, Tensor]]) -> Row:
         ((_, scores),) = rows

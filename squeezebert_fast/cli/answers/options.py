@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from squeezebert_fast.cli.options import CHOICE_COLUMNS_HELP
 from squeezebert_fast.errors import InputError, check_among
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 
@@ -38,7 +40,8 @@ class AnswerOptions:
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens by which the windows of a long text or context overlap; by default as in training, or 64.",
+            "help": "Tokens by which the windows of a long text or context overlap; by default as in the model's "
+            f"training, or else {DEFAULT_STRIDE}.",
             "at_least": 0,
         },
     )
@@ -49,11 +52,15 @@ class AnswerOptions:
             "names": ("--handle-impossible-answer",),
         },
     )
-    choice_columns: str | None = field(
+    prompt_name: str | None = field(
         default=None,
         metadata={
-            "help": "The columns that hold a multiple choice's choices, separated by commas; by default as in training."
+            "help": "Of a CrossEncoder: which of its prompts the first text begins with; by default its default one."
         },
+    )
+    choice_columns: str | None = field(
+        default=None,
+        metadata={"help": CHOICE_COLUMNS_HELP},
     )
 
     def __post_init__(self) -> None:

@@ -119,7 +119,7 @@ class MultipleChoice(JudgedTask):
         right = sum(answer == question.right for answer, question in zip(answers, examples, strict=True))
         return {"accuracy": right / len(examples)}
 
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
         return measured_choices(output["logits"], batch["labels"])
 
     def judge(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.blanks import LEFT_OUT, Blanks, any_blank
 from squeezebert_fast.tables.columns import ALL
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Rows
 
@@ -35,11 +37,26 @@ class ExampleRow(NamedTuple):
 
 
 class ExampleRows(Rows):
-    """The rows of a table of examples. names: of the columns before the label. What it raises is as for `Rows`."""
+    """The rows of a table of examples, without those that have an empty text, of which a warning tells.
+
+    A null is an empty text, but no label. names: of the columns of texts, before the label. What it raises is as for
+    `Rows`, and InputError where no row is left.
+    """
+
+    empty_nulls = True
 
     def __init__(self, source: str, names: Sequence[str], columns: Columns) -> None:
         self.kept = (ALL,) if columns.whole_rows else ()
         super().__init__(source, [*names, columns.label], columns.format, {columns.label}, columns.delimiter)
 
     def __iter__(self) -> Iterator[ExampleRow]:
-        return (ExampleRow(values, place, whole) for values, place, whole in self._rows)
+        blanks, count = Blanks(), 0
+        for values, place, whole in self._rows:
+            if any_blank(values[:-1]):
+                blanks.note(place)
+            else:
+                count += 1
+                yield ExampleRow(values, place, whole)
+        if not count:
+            raise InputError(f"{self.name} holds no texts but empty ones")
+        blanks.warn(LEFT_OUT)

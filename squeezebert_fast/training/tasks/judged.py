@@ -85,8 +85,8 @@ class JudgedTask(Task):
         """As `read`, whose errors say besides which task the file looks made for."""
 
     @abstractmethod
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
-        """For each row of a batch."""
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
+        """For each row of a batch. answers: to them, as `answers` gives them."""
 
     @abstractmethod
     def judge(

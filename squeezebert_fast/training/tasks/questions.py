@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForQuestionAnswering
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
+from squeezebert_fast.trained_with import DEFAULT_STRIDE
 from squeezebert_fast.training import metrics
 from squeezebert_fast.training.file_kinds import SQUAD
 from squeezebert_fast.training.squad import Question, read_squad
@@ -50,7 +51,7 @@ class QuestionAnswering(JudgedTask):
     model_class = SqueezeBertForQuestionAnswering
     metrics = ("f1", "exact_match")
 
-    def __init__(self, stride: int = 64) -> None:
+    def __init__(self, stride: int = DEFAULT_STRIDE) -> None:
         self.stride = stride
 
     def kept(self) -> dict[str, Any]:
@@ -118,9 +119,9 @@ class QuestionAnswering(JudgedTask):
                 )
         if unreachable:
             logger.warning(
-                "%d of %d questions have an answer that no token is part of, the first is %s: they don't train",
+                "no token is part of the answers to %d of %s, the first is %s: they don't train",
                 len(unreachable),
-                len(examples),
+                counted(len(examples), "question"),
                 unreachable[0].id,
             )
         return rows
@@ -183,16 +184,14 @@ class QuestionAnswering(JudgedTask):
             for (score, text, place), silence, quiet in zip(best, silences, quietest, strict=True)
         ]
 
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
         """`sure` has the probability of the best span of a row, and that of none."""
         logs = [each.log_softmax(-1) for each in _logits(output, batch)]
         starts, ends = (batch[name].clamp(min=0)[:, None] for name in ("starts", "ends"))
         kept = batch["starts"] != IGNORED_LABEL
         losses = -(logs[0].gather(1, starts) + logs[1].gather(1, ends))[:, 0] / 2 * kept
         found = []
-        for at, (loss, (_, start, end, _)) in enumerate(
-            zip(losses.tolist(), self.answers(output, batch), strict=True)
-        ):
+        for at, (loss, (_, start, end, _)) in enumerate(zip(losses.tolist(), answers, strict=True)):
             spans = [float((logs[0][at, a] + logs[1][at, b]).exp()) for a, b in ((start, end), NOTHING)]
             found.append(Measured(loss, spans))
         return found

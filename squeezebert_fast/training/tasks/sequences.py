@@ -135,7 +135,7 @@ class SequenceClassification(JudgedTask):
     ) -> dict[str, float]:
         return metrics.classification(answers, [row["label"] for row in rows], len(self.names))
 
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
         return measured_choices(output["logits"], batch["labels"])
 
     def judge(
@@ -171,7 +171,7 @@ class Regression(SequenceClassification):
     """A number for a text or a pair."""
 
     name = "regression"
-    metrics = ("pearson", "spearman", "mse")
+    metrics = ("r2", "pearson", "spearman", "mse")
     has_classes = False
 
     def label_fields(
@@ -193,10 +193,10 @@ class Regression(SequenceClassification):
     ) -> dict[str, float]:
         return metrics.regression(answers, [row["label"] for row in rows])
 
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
         return [
             Measured((answer - label) ** 2)
-            for answer, label in zip(self.answers(output, batch), batch["labels"].tolist(), strict=True)
+            for answer, label in zip(answers, batch["labels"].tolist(), strict=True)
         ]
 
     def judge(

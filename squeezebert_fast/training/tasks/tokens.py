@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from squeezebert_fast.errors import InputError
+from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.modeling import ModelOutput, SqueezeBertForTokenClassification
 from squeezebert_fast.modeling.losses import IGNORED_LABEL
 from squeezebert_fast.pretrained import Config, Tokenizer
@@ -122,8 +122,8 @@ class TokenClassification(JudgedTask):
         )
         if stray:
             logger.warning(
-                "%d words of the data have a tag that makes no whole entity in %s, which f1 doesn't count",
-                stray,
+                "%s of the data with a tag that makes no whole entity in %s, which f1 doesn't count",
+                counted(stray, "word"),
                 self.scheme.name,
             )
 
@@ -163,7 +163,7 @@ class TokenClassification(JudgedTask):
             predicted.append(tags)
         return predicted
 
-    def measured(self, output: ModelOutput, batch: Batch) -> list[Measured]:
+    def measured(self, output: ModelOutput, batch: Batch, answers: Sequence[Any]) -> list[Measured]:
         logs, labels = output["logits"].float().log_softmax(-1), batch["labels"]
         kept = labels != IGNORED_LABEL
         losses = -logs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * kept
