@@ -90,6 +90,7 @@ def _gpu_rows() -> list[tuple[str, str]]:
         if reason is None:
             capability = torch.cuda.get_device_capability(index)
             rows.append((f"their assembler for cuda:{index}", assembler.described(capability)))
+            rows += triton.shared_memory_rows(index)
     return rows
 
 

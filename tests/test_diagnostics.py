@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import squeezebert_fast
-from squeezebert_fast.backends import cpu
+from squeezebert_fast.backends import assembler, cpu, triton
 
 
 def test_versions_of_everything_that_matters_are_listed() -> None:
@@ -95,3 +96,25 @@ def test_the_report_is_text_in_aligned_columns() -> None:
     assert all(title in lines for title in report.sections)
     column = max(len(name) for rows in report.sections.values() for name, _ in rows) + 3
     assert all(line[column] == " " and line[column + 1] != " " for line in values)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_gpu_whose_shared_memory_torch_does_not_know_is_told(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(**({"shared_memory_per_block_optin": 227 * 1024} if known else {}))
+    of_cuda = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_name": lambda index: "a GPU",
+        "get_device_capability": lambda index: (9, 0),
+        "get_device_properties": lambda index: properties,
+    }
+    for name, value in of_cuda.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(triton, "unavailable", lambda device: None)
+    monkeypatch.setattr(assembler, "described", lambda capability: "ptxas 13.4")
+    rows = dict(squeezebert_fast.doctor().sections["GPU"])
+    assert ("shared memory of cuda:0" in rows) is not known
+    if not known:
+        assert "48 KB are assumed" in rows["shared memory of cuda:0"]

@@ -153,6 +153,16 @@ def kernels(name: str) -> Any:
     return importlib.import_module(f"squeezebert_fast.triton_kernels.{name}")
 
 
+def shared_memory_rows(index: int) -> list[tuple[str, str]]:
+    """For `doctor`: what a torch that doesn't know a GPU's shared memory costs there."""
+    if hasattr(torch.cuda.get_device_properties(index), "shared_memory_per_block_optin"):
+        return []
+    unknown = (
+        "unknown to this torch: 48 KB are assumed, so tiles are small and the feed-forward block isn't fused"
+    )
+    return [(f"shared memory of cuda:{index}", unknown)]
+
+
 def dense(tensor: Tensor) -> Tensor:
     """With the last axis contiguous, as kernels take rows."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
