@@ -27,6 +27,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from benchmarks.machine_code import Code, disassembled, disturbed, outliving
+from squeezebert_fast.triton_kernels import launching
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm_kernel
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
@@ -73,8 +74,8 @@ class Launch:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Within the block, launches are recorded in place of made."""
+def recorded(arch: int = 90) -> Iterator[list[Launch]]:
+    """Within the block, launches are recorded in place of made, with the tiles for sm_ARCH."""
     launches: list[Launch] = []
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -83,12 +84,12 @@ def recorded() -> Iterator[list[Launch]]:
         launches.append(Launch(self, dict(bound.arguments), options))
 
     assert isinstance(add_layer_norm_kernel, JITFunction), "TRITON_INTERPRET is set: nothing is compiled"
-    own = JITFunction.run
-    JITFunction.run = record
+    own, capability = JITFunction.run, launching.DEFAULT_CAPABILITY
+    JITFunction.run, launching.DEFAULT_CAPABILITY = record, arch // 10
     try:
         yield launches
     finally:
-        JITFunction.run = own
+        JITFunction.run, launching.DEFAULT_CAPABILITY = own, capability
 
 
 def compiled(launch: Launch, arch: int) -> Any:
@@ -126,7 +127,9 @@ def resources(kernel: Any) -> dict[str, int]:
         command = [os.path.join(TOOLS, "cuobjdump"), "--dump-resource-usage", file.name]
         usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         used = {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", usage)}
-        code = disassembled(Path(file.name), os.path.join(TOOLS, "nvdisasm"), used["REG"] < MOST_REGISTERS)
+        # wgmma is capability 9's; 3.9's nvdisasm can't say what is live in what its ptxas for 8 made
+        live = kernel.metadata.target.arch >= 90 and used["REG"] < MOST_REGISTERS
+        code = disassembled(Path(file.name), os.path.join(TOOLS, "nvdisasm"), live)
     counts = {name: code.count(pattern) for name, pattern in COUNTED.items()}
     return {**used, "SHARED": kernel.metadata.shared, **counts, **hazards(code)}
 

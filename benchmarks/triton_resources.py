@@ -344,7 +344,7 @@ def failures(use: Mapping[str, int], case: Case, options: Mapping[str, int], arc
 
 def check(case: Case, arch: int) -> list[tuple[str, dict[str, int], list[str]]]:
     """(kernel, resources, failures) of each launch that a case makes."""
-    with recorded() as launches:
+    with recorded(arch) as launches:
         case.call()
     results = []
     for launch in launches:

@@ -44,7 +44,7 @@ def test_an_older_ptxas_that_no_one_checked_is_refused_where_it_matters(
     set_version(monkeypatch, version)
     reason = assembler.refusal(HOPPER)
     assert reason is not None
-    for part in (f"ptxas {version}", "checked with 12.6, 12.8", "triton 3.9", "TRITON_PTXAS_PATH"):
+    for part in (f"ptxas {version}", "checked with 12.8, 12.9", "triton 3.9", "TRITON_PTXAS_PATH"):
         assert part in reason
     for capability in ((8, 0), (8, 9), (10, 0), (12, 0)):
         assert assembler.refusal(capability) is None

@@ -31,6 +31,7 @@ from squeezebert_fast.triton_kernels.dropout import Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import (
     channels_contiguous,
     check_contiguous,
+    device_of,
     on_device_of,
     power_of_two,
     precision,
@@ -257,6 +258,8 @@ def tiles_for(q: Tensor, head: int, mask: str, dropout: Dropout) -> tuple[Tile, 
     if dropout.p > 0.0 or mask == "any":
         by_queries = by_queries._replace(keys=32)
         by_keys = by_keys._replace(queries=16 if mask == "any" else 32)
+    elif head <= 64 and device_of(q).capability < 9:  # the code of triton 3.6 spills there with 64
+        by_keys = by_keys._replace(queries=32)
     return by_queries, by_keys
 
 

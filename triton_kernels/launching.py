@@ -20,6 +20,7 @@ from torch import Tensor
 
 DEFAULT_MULTIPROCESSORS = 132
 DEFAULT_SHARED_MEMORY = 227 * 1024
+DEFAULT_CAPABILITY = 9
 """Of an H100 and H200: what tiles are chosen for where there is no GPU."""
 
 
@@ -29,7 +30,7 @@ class Device(NamedTuple):
     multiprocessors: int
     shared_memory: int
     """Bytes that one program may have."""
-    capability: int = 9
+    capability: int = DEFAULT_CAPABILITY
     """The major compute capability: 8 is an A100, 9 an H100 or H200, with wgmma."""
 
 
@@ -43,7 +44,7 @@ def _cuda_device(index: int) -> Device:
 def device_of(x: Tensor) -> Device:
     """The GPU that x is on; an H100 for a tensor in the interpreter."""
     if x.device.type != "cuda":
-        return Device(DEFAULT_MULTIPROCESSORS, DEFAULT_SHARED_MEMORY)
+        return Device(DEFAULT_MULTIPROCESSORS, DEFAULT_SHARED_MEMORY, DEFAULT_CAPABILITY)
     return _cuda_device(x.device.index)
 
 

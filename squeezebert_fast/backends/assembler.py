@@ -13,7 +13,7 @@ import re
 CAPABILITY = 9
 """The major number of those GPUs whose tensor cores read operands from registers while the program goes on."""
 MENDED = (13, 3)
-CHECKED = ((12, 6), (12, 8), (12, 9), (13, 0), (13, 1), (13, 2))
+CHECKED = ((12, 8), (12, 9), (13, 0), (13, 1), (13, 2))
 
 
 def version(capability: tuple[int, int]) -> str | None:
