@@ -88,7 +88,7 @@ TILES = (
 flight. Of 192 channels in a group the first makes all: 77 FLOP for each byte from L2, where 128 x 64 has 43.
 """
 
-TILES_FLOAT32 = (Tile(64, 64, 64, 8, 2), Tile(32, 32, 64, 4, 3), Tile(16, 32, 64, 2, 3))
+TILES_FLOAT32 = (Tile(64, 64, 32, 8, 2), Tile(32, 32, 64, 4, 3), Tile(16, 32, 64, 2, 3))
 """Without tensor cores each thread multiplies scalars, so tiles are bounded by registers."""
 
 
