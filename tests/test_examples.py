@@ -42,9 +42,10 @@ def run(*arguments: str) -> str:
 def test_the_demo_needs_no_transformers_and_classifies_real_sentences(tmp_path: Path) -> None:
     demo = str(EXAMPLES / "demo.py")
     printed = run("-c", WITHOUT_TRANSFORMERS, demo, "--quick", "--out", str(tmp_path))
-    figures = re.search(r"60 sentences of[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)", printed)
-    assert figures is not None
-    assert min(float(figure) for figure in figures.groups()) >= 0.75
+    for table in (r"60 sentences of sentiments\.tsv", r"200 sentences of heldout_sentiments\.tsv"):
+        figures = re.search(rf"{table}[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)[^0-9]*([01]\.\d+)", printed)
+        assert figures is not None
+        assert min(float(figure) for figure in figures.groups()) >= 0.8
     for line in ("sentences a second", "patched int8", "base SqueezeBERT", "query to output_norm"):
         assert line in printed
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
@@ -77,6 +78,58 @@ def test_clinc150_becomes_tables_that_training_reads_without_what_is_out_of_scop
     for theirs, ours in (("train", "train"), ("val", "dev"), ("test", "test")):
         (example,) = SequenceClassification(TableColumns()).read(str(tmp_path / "out" / f"{ours}.jsonl"))
         assert (example.text, example.label) == (texts[theirs], "translate")
+
+
+def test_the_sentiment_model_learns_from_nothing_that_it_is_tested_on(tmp_path: Path) -> None:
+    """And learns from "n't" as people write it too, opinions many times, everyday sentences of known words."""
+    with (EXAMPLES / "sentiments.tsv").open(encoding="utf-8", newline="") as stream:
+        tested = next(csv.DictReader(stream, delimiter="\t"))["text"]
+    sst2, masc = tmp_path / "sst2", tmp_path / "text_masc"
+    sst2.mkdir()
+    masc.mkdir()
+    phrases = [
+        'it is n\'t a bad "film" , \t1',
+        f"{tested.lower()} \t1",
+        "we all saw them say so\t0",
+        "zanzibarian\t0",
+    ]
+    (sst2 / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(phrases) + "\n")
+    (sst2 / "dev.tsv").write_text("sentence\tlabel\ngood fun\t1\n")
+    everyday = [
+        "We all saw them say so .",
+        "We did n't see them say so .",
+        tested,
+        "We all saw Zanzibar say so .",
+    ]
+    (masc / "corpus.txt").write_text("\n".join(everyday) + "\n")
+    printed = run(str(EXAMPLES / "sentiment_data.py"), str(tmp_path), str(tmp_path / "out"))
+    assert "SST-2: 1 of 4 share 5 words" in printed
+    assert "opinions: 0 of " in printed
+    out = tmp_path / "out"
+    read = {
+        path: SequenceClassification(TableColumns()).read(str(out / path))
+        for path in (
+            "teacher/sst2.csv",
+            "student/sst2.csv",
+            "teacher/opinions.csv",
+            "dev/sst2.csv",
+            "dev/opinions.csv",
+        )
+    }
+    assert [(one.text, one.label) for one in read["teacher/sst2.csv"]] == [
+        ('it is n\'t a bad "film" , ', "positive"),
+        ("we all saw them say so", "negative"),
+        ("zanzibarian", "negative"),
+        ('it isn\'t a bad "film" , ', "positive"),
+    ]
+    rare = {one.text for one in read["teacher/sst2.csv"]} - {one.text for one in read["student/sst2.csv"]}
+    assert rare == {"zanzibarian"}
+    assert [(one.text, one.label) for one in read["dev/sst2.csv"]] == [("good fun", "positive")]
+    learnt, held_out = ([one.text for one in read[f"{part}/opinions.csv"]] for part in ("teacher", "dev"))
+    assert len(learnt) > 5 * len(set(learnt))
+    assert set(learnt).isdisjoint(held_out)
+    assert 0.15 < len(held_out) / len({*learnt, *held_out}) < 0.25
+    assert (out / "everyday.txt").read_text() == "We all saw them say so .\nWe didn't see them say so .\n"
 
 
 @pytest.mark.slow
