@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from squeezebert_fast import SqueezeBertForSequenceClassification, SqueezeBertModel
 from squeezebert_fast.training import head_start
-from squeezebert_fast.training.head_start import PENALTY, logistic_regression, ridge
+from squeezebert_fast.training.head_start import (
+    PENALTY,
+    RIDGE_PENALTIES,
+    logistic_regression,
+    ridge,
+)
 from tests.training_helpers import (
     assert_same_end,
     log_of,
@@ -53,21 +59,37 @@ def test_channels_that_say_nothing_do_no_harm() -> None:
     assert same.isfinite().all()
 
 
-def test_a_ridge_is_where_its_loss_is_least() -> None:
+def error_of_each_by_the_others(x: Tensor, y: Tensor, penalty: float) -> float:
+    """By as many regressions as there are rows, of inputs that all are standardised together."""
+    total = 0.0
+    for at in range(len(y)):
+        others = torch.arange(len(y)) != at
+        rows = torch.cat([x[others], torch.ones(len(y) - 1, 1).double()], 1)
+        gram = rows.T @ rows
+        gram.diagonal()[:-1].add_(penalty)
+        found = torch.linalg.solve(gram, rows.T @ y[others])
+        total += float(x[at] @ found[:-1] + found[-1] - y[at]) ** 2
+    return total
+
+
+@pytest.mark.parametrize(("rows", "noise"), [(200, 1.0), (20, 3.0), (12, 30.0)])
+def test_a_ridge_is_where_its_loss_is_least_with_the_penalty_that_predicts_best(
+    rows: int, noise: float
+) -> None:
     torch.manual_seed(0)
-    x = torch.randn(200, 6) * torch.arange(1, 7) + 3
-    numbers = 1000 + x @ torch.arange(6.0) + torch.randn(200)
+    x = torch.randn(rows, 8) * torch.arange(1, 9) + 3
+    numbers = 1000 + x @ torch.arange(8.0) + noise * torch.randn(rows)
     weight, bias = ridge(x, numbers)
-    assert (weight.shape, bias.shape, weight.dtype) == ((1, 6), (1,), torch.float32)
+    assert (weight.shape, bias.shape, weight.dtype) == ((1, 8), (1,), torch.float32)
     mean, spread = x.double().mean(0), x.double().std(0, correction=0)
-    standard = (weight.double() * spread).requires_grad_()
-    offset = (bias.double() + weight.double() @ mean).requires_grad_()
-    predicted = F.linear((x.double() - mean) / spread, standard, offset).squeeze(1)
-    loss = (predicted - numbers.double()).square().sum() + PENALTY * standard.square().sum()
-    loss.backward()
-    for parameter in (standard, offset):
-        assert parameter.grad is not None
-        assert parameter.grad.abs().max() < 0.1  # of a loss of some hundred, in float32's weights
+    standard, y = (x.double() - mean) / spread, numbers.double()
+    penalty = min(RIDGE_PENALTIES, key=lambda each: error_of_each_by_the_others(standard, y, each))
+    gram = standard.T @ standard
+    gram.diagonal().add_(penalty)
+    expected = torch.linalg.solve(gram, standard.T @ (y - y.mean()))
+    torch.testing.assert_close(weight.double()[0] * spread, expected, rtol=1e-4, atol=1e-4)
+    predicted = F.linear(x, weight, bias).squeeze(1)
+    torch.testing.assert_close(predicted.double(), standard @ expected + y.mean(), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("constant", [False, True])

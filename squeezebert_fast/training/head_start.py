@@ -35,6 +35,9 @@ PENALTY = 10.0
 """Of the weights' square norm, for standardised inputs and the sum of all losses: of 1, 10 and 100 the best for MiniLM
 on BANKING77."""
 STEPS = 100
+RIDGE_PENALTIES = tuple(10.0**power for power in range(7))
+"""What ridge chooses from. Of MiniLM's features and SST-2's labels as numbers, 10 is the best for 2,000 phrases, and
+for 500 worse than the mean, where 1000 is the best."""
 
 
 def last_layer(model: nn.Module) -> nn.Linear | None:
@@ -120,14 +123,22 @@ def _some(rows: Sequence[Features], seed: int) -> list[Features]:
 def ridge(inputs: Tensor, labels: Tensor, outputs: int = 1) -> tuple[Tensor, Tensor]:
     """Weight [1, channels] and bias [1] of the penalised linear regression of numbers on inputs.
 
-    inputs: float32 [n, channels]. labels: float [n].
+    inputs: float32 [n, channels]. labels: float [n]. The penalty is the one of RIDGE_PENALTIES with the lowest squared
+    error of each number by a regression on the others, which the residuals and the diagonal of the hat matrix tell.
     """
     x, mean, spread = _standardised(inputs.double())
     y = labels.double()
-    gram = x.T @ x
-    gram.diagonal().add_(PENALTY)
-    weight = (torch.linalg.solve(gram, x.T @ (y - y.mean())) / spread)[None]
-    return weight.float(), (y.mean() - weight @ mean).float()
+    left, singular, right = torch.linalg.svd(x, full_matrices=False)
+    along = left.T @ (y - y.mean())
+    errors, weights = [], []
+    for penalty in RIDGE_PENALTIES:
+        kept = singular.square() / (singular.square() + penalty)
+        residuals = y - y.mean() - left @ (kept * along)
+        hat = 1 / len(y) + left.square() @ kept
+        errors.append((residuals / (1 - hat).clamp_min(1e-6)).square().sum().item())
+        weights.append(right.T @ (singular / (singular.square() + penalty) * along))
+    weight = weights[errors.index(min(errors))] / spread
+    return weight[None].float(), (y.mean() - weight @ mean)[None].float()
 
 
 def logistic_regression(inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
