@@ -86,7 +86,8 @@ class Tile(NamedTuple):
         padded = power_of_two(head)
         # operands of the next steps; on Hopper the one that is multiplied stays beside them until wgmma is done
         buffers = self.stages if device.capability >= 9 else self.stages - 1
-        attention = (self.queries + 2 * self.keys * buffers) * padded + self.queries * self.keys
+        # beside operands, scores: a mask's numbers and probabilities change their layout there
+        attention = (self.queries + 2 * self.keys * buffers) * padded + 2 * self.queries * self.keys
         taken = attention
         if head <= WIDEST_PROJECTED:
             projections = (self.keys + 2 * padded) * self.stages * (self.depth * 2 // element_size)
