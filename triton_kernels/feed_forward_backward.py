@@ -44,7 +44,7 @@ TILES = (
     Tile(128, 128, 64, 16, 3, 9),
     Tile(128, 64, 64, 8, 3),
     Tile(64, 64, 64, 4, 3),
-    Tile(32, 64, 64, 4, 3),
+    Tile(32, 64, 64, 8, 3),
 )
 """out: hidden channels. Two tiles of sums are in registers at once."""
 TILES_FLOAT32 = (Tile(32, 64, 32, 8, 2),)
