@@ -16,6 +16,7 @@ from squeezebert_fast.backends import cpu
 from squeezebert_fast.errors import UnsupportedError
 from tests.engine_emulation import assert_emulated
 from tests.engine_helpers import PRECISIONS, keep_some, native_runs, needs_native, padding_mask
+from tests.fake_triton import fake_triton
 from tests.family_pairs import (
     CASES,
     CLASSES,
@@ -127,6 +128,30 @@ def test_sequences_without_tokens_are_zero_unpadded(precision: str, name: str, a
         assert len(runs) == 1
         expected = first(patched(model, precision), inputs)
         assert torch.equal(actual[some], expected[some]) or none == [0, 1, 2, 3] or precision != "float32"
+
+
+@pytest.mark.parametrize("name", [name for name, attention in KINDS if attention == "sdpa"])
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_minus_infinity_in_whole_rows_unpadded(
+    backend: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence that is all padding is left out; one query that attends to nothing has a context of zeros."""
+    model = model_of(name, "sdpa")
+    inputs = inputs_for(name)
+    batch, tokens = inputs["input_ids"].shape
+    if backend == "triton":
+        for module in ("backends.masks", "patching.families.family"):  # as on a GPU
+            monkeypatch.setattr(f"squeezebert_fast.{module}.is_readable", lambda _: False)
+    fast = squeezebert_fast.patch(copy.deepcopy(model), backend=backend, unpad=True)
+    padding = torch.zeros(batch, 1, 1, tokens)
+    padding[1] = -torch.inf
+    one_query = torch.zeros(batch, 1, tokens, tokens)
+    one_query[0, 0, 1] = -torch.inf
+    expected = first(model, inputs | {"attention_mask": one_query})
+    with fake_triton():
+        assert first(fast, inputs | {"attention_mask": padding})[1].eq(0).all()
+        actual = first(fast, inputs | {"attention_mask": one_query})
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(("name", "attention"), KINDS)

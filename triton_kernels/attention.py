@@ -100,7 +100,7 @@ class Tile(NamedTuple):
 
 
 TILES = (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 32, 4, 3), Tile(16, 16, 4, 3))
-"""From many queries to few. With heads of 128 channels the first takes 131 KB on Hopper: see `Tile.fits`."""
+"""From many queries to few. With heads of 128 channels the first fits no card of less than 160 KB: see `Tile.fits`."""
 TILES_FLOAT32 = (Tile(32, 32, 8, 2), Tile(16, 16, 4, 2))
 
 

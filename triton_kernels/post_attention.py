@@ -37,6 +37,7 @@ from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
 )
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
     Tile,
+    columns_of,
     columns_read,
     grouped_pointwise_conv,
     grouped_product,
@@ -125,8 +126,9 @@ def fused_tile(x: Tensor, rows: int, out_per_group: int, groups: int) -> Tile | 
     tile = choose(tiles, device, programs, lambda tile: tile.fits(device))
     if tile is None:
         return None
-    columns = groups * -(-out_per_group // block_for(out_per_group, PRODUCT_TILES[0].out))
-    return tile if one_program_pays(programs(tile), columns, device) else None
+    block, blocks = columns_of(PRODUCT_TILES[0], out_per_group)
+    pieces = groups * -(-out_per_group // (block * blocks))
+    return tile if one_program_pays(programs(tile), pieces, device) else None
 
 
 def conv_add_layer_norm(

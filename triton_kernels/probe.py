@@ -33,7 +33,7 @@ def run(device: torch.device) -> str | None:
     numbers = torch.arange(SIZE * STEPS * SIZE, device=device)
     a = (numbers * 7 % 11 - 5).view(SIZE, -1)
     b = (numbers * 5 % 13 - 6).view(-1, SIZE)
-    out = torch.full((SIZE, SIZE), torch.nan, device=device)
+    out = torch.full((SIZE, SIZE), torch.nan, dtype=torch.float32, device=device)
     probe_kernel[(1,)](a.bfloat16(), b.bfloat16(), out, SIZE=SIZE, STEPS=STEPS, num_warps=4, num_stages=3)
     # not by PyTorch's own product: for integers there is none on a GPU, and the others may use what is probed
     exact = ((a + 1)[:, :, None] * b[None]).sum(1)

@@ -1,6 +1,7 @@
 """Which ptxas turns Triton's kernels into machine code, and whether it can be trusted with them.
 
-Every triton brings ptxas of some CUDA release; TRITON_PTXAS_PATH names another. For compute capability 9 (H100, H200)
+Every triton brings ptxas of some CUDA release; TRITON_PTXAS_PATH, or from 3.9 on TRITON_PTXAS_BLACKWELL_PATH, names
+another. For compute capability 9 (H100, H200)
 those before 13.3 may hand out registers that a tensor core is still reading: products are wrong, now and then,
 silently (triton's issues 9433 and 11781). That needs kernels of a certain form, which ours don't have, and
 benchmarks/machine_code.py finds it in machine code. CHECKED: the releases whose code for all shipped kernels was read.
@@ -37,8 +38,8 @@ def refusal(capability: tuple[int, int]) -> str | None:
     checked = ", ".join(f"{major}.{minor}" for major, minor in CHECKED)
     return (
         f"triton assembles with ptxas {release}; before 13.3 it may overwrite what a tensor core still reads, and the "
-        f"kernels are checked with {checked} alone: install triton 3.9 or later, or set TRITON_PTXAS_PATH to the "
-        "ptxas of CUDA 13.3 or later"
+        f"kernels are checked with {checked} alone: install triton 3.9 or later, or set TRITON_PTXAS_PATH (from triton "
+        "3.9 on TRITON_PTXAS_BLACKWELL_PATH) to the ptxas of CUDA 13.3 or later"
     )
 
 

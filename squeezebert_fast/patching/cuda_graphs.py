@@ -84,9 +84,11 @@ class CudaRecorder:
             torch.cuda.current_stream().wait_event(self._end)
 
     def done(self) -> None:
-        if self._end is None or self._end.device.index != torch.cuda.current_device():
-            self._end = torch.cuda.Event()  # an event is one device's, and the model may have moved
-        self._end.record()
+        end = self._end
+        if end is None or end.device.index != torch.cuda.current_device():
+            end = torch.cuda.Event()  # an event is one device's, and the model may have moved
+        end.record()
+        self._end = end
 
 
 class _Graph(NamedTuple):

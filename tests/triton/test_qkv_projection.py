@@ -74,6 +74,15 @@ def test_biases_and_shapes(shape: tuple[int, ...], biases: tuple[bool, ...], dev
     hold(torch.stack(made), expected_projections, arguments)
 
 
+def test_biases_of_different_dtypes(device: str) -> None:
+    half, single = Random(device, torch.bfloat16), Random(device, torch.float32, 1)
+    x, weights = half(5, 8), [half(12, 4) for _ in range(3)]
+    biases = [single(12), half(12), single(12)]
+    rounded = [bias.bfloat16() for bias in biases]
+    made, expected = qkv_projection(x, weights, biases, 2), qkv_projection(x, weights, rounded, 2)
+    torch.testing.assert_close(made, expected, rtol=2**-6, atol=2**-6)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_gradients_of_one_two_or_three_in_any_strides(count: int, device: str) -> None:
     random = Random(device, torch.float32)

@@ -106,8 +106,8 @@ def mask_of_sdpa(mask: Tensor | None, x: Tensor) -> Mask:
     lowest = torch.finfo(x.dtype).min
     if mask.dtype is torch.bool:
         added = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, lowest)
-    else:  # -inf in every place of a row would be NaN before `attends` has its say
-        added = mask.to(x.dtype).masked_fill(~attends, 0.0)
+    else:  # -inf in every place of a row would be NaN, and 0 would make padding's row one that attends to all
+        added = mask.to(x.dtype).masked_fill(~attends, lowest)
     if not torch.compiler.is_compiling() and is_readable(attends) and bool(attends.all()):
         return Mask(added)
     return Mask(added, attends)
