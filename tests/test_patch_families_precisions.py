@@ -130,6 +130,7 @@ def test_sequences_without_tokens_are_zero_unpadded(precision: str, name: str, a
         assert torch.equal(actual[some], expected[some]) or none == [0, 1, 2, 3] or precision != "float32"
 
 
+@pytest.mark.skipif(IS_TRANSFORMERS_4, reason="transformers 4 refuses masks of four axes")
 @pytest.mark.parametrize("name", [name for name, attention in KINDS if attention == "sdpa"])
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_minus_infinity_in_whole_rows_unpadded(
