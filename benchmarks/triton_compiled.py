@@ -53,6 +53,8 @@ COUNTED = {
 """Instructions, by the pattern of their names: tensor cores by warp group and by warp (I: integers), loads and stores
 of spilled registers, asynchronous copies into shared memory, loads of two bytes, waits for tensor cores.
 """
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+"""What a launch tells Triton and not the kernel."""
 MOST_REGISTERS = 255
 """A thread's limit. nvdisasm can't say what is live in a kernel that is at it."""
 
@@ -79,7 +81,7 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         bound = inspect.signature(self.fn).bind(*args, **kwargs)
         launches.append(Launch(self, dict(bound.arguments), options))
 

@@ -58,7 +58,7 @@ from squeezebert_fast.triton_kernels.launching import (
     check_contiguous,
     choose,
     device_of,
-    on_device_of,
+    launch,
     power_of_two,
     precision,
     rows_of,
@@ -469,39 +469,36 @@ def _attention(
         tile = tile or tile_for(q, batch, longest, num_heads, head)
         query_tiles = triton.cdiv(longest, tile.queries)
         kind, mask_strides = mask_arguments(mask, (batch, num_heads, queries, keys))
-        with on_device_of(q):
-            attention_kernel[(batch * query_tiles * num_heads,)](
-                q,
-                k,
-                v,
-                q if mask is None else mask,
-                offsets,
-                context,
-                statistics,
-                queries,
-                keys,
-                query_tiles,
-                *(
-                    stride
-                    for t, by_batch in zip((q, k, v), batch_strides, strict=True)
-                    for stride in (by_batch, t.stride(-2))
-                ),
-                *mask_strides,
-                1.0 / math.sqrt(head),
-                *dropout.arguments,
-                HEADS=num_heads,
-                HEAD=head,
-                BLOCK_HEAD=power_of_two(head),
-                MASK=kind,
-                PACKED=offsets is not None,
-                DROPOUT=dropout.p > 0.0,
-                KEEP_STATISTICS=statistics is not None,
-                PRECISION=precision(q.dtype),
-                BLOCK_QUERIES=tile.queries,
-                BLOCK_KEYS=tile.keys_with(dropout),
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
+        launch(attention_kernel, batch * query_tiles * num_heads, q, tile.warps, tile.stages)(
+            q,
+            k,
+            v,
+            q if mask is None else mask,
+            offsets,
+            context,
+            statistics,
+            queries,
+            keys,
+            query_tiles,
+            *(
+                stride
+                for t, by_batch in zip((q, k, v), batch_strides, strict=True)
+                for stride in (by_batch, t.stride(-2))
+            ),
+            *mask_strides,
+            1.0 / math.sqrt(head),
+            *dropout.arguments,
+            HEADS=num_heads,
+            HEAD=head,
+            BLOCK_HEAD=power_of_two(head),
+            MASK=kind,
+            PACKED=offsets is not None,
+            DROPOUT=dropout.p > 0.0,
+            KEEP_STATISTICS=statistics is not None,
+            PRECISION=precision(q.dtype),
+            BLOCK_QUERIES=tile.queries,
+            BLOCK_KEYS=tile.keys_with(dropout),
+        )
     return context
 
 
@@ -550,31 +547,28 @@ def self_attention(
     context = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     query_tiles = triton.cdiv(longest, fused.queries)
     kind, mask_strides = mask_arguments(mask, (batch, num_heads, longest, longest))
-    with on_device_of(x):
-        self_attention_kernel[(batch * query_tiles * num_heads,)](
-            rows,
-            *weights,
-            *biases,
-            x if mask is None else mask,
-            offsets,
-            context,
-            longest,
-            query_tiles,
-            rows.stride(0),
-            *mask_strides,
-            1.0 / math.sqrt(head),
-            HEADS=num_heads,
-            HEAD=head,
-            BLOCK_HEAD=power_of_two(head),
-            IN=in_per_group,
-            HAS_BIAS=biases[0] is not None,
-            MASK=kind,
-            PACKED=offsets is not None,
-            PRECISION=precision(x.dtype),
-            BLOCK_QUERIES=fused.queries,
-            BLOCK_KEYS=fused.keys,
-            BLOCK_IN=block_for(in_per_group, fused.depth * 2 // x.element_size()),
-            num_warps=fused.warps,
-            num_stages=fused.stages,
-        )
+    launch(self_attention_kernel, batch * query_tiles * num_heads, x, fused.warps, fused.stages)(
+        rows,
+        *weights,
+        *biases,
+        x if mask is None else mask,
+        offsets,
+        context,
+        longest,
+        query_tiles,
+        rows.stride(0),
+        *mask_strides,
+        1.0 / math.sqrt(head),
+        HEADS=num_heads,
+        HEAD=head,
+        BLOCK_HEAD=power_of_two(head),
+        IN=in_per_group,
+        HAS_BIAS=biases[0] is not None,
+        MASK=kind,
+        PACKED=offsets is not None,
+        PRECISION=precision(x.dtype),
+        BLOCK_QUERIES=fused.queries,
+        BLOCK_KEYS=fused.keys,
+        BLOCK_IN=block_for(in_per_group, fused.depth * 2 // x.element_size()),
+    )
     return context

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv import Tile
-from squeezebert_fast.triton_kernels.launching import block_for, device_of, on_device_of, precision, rows_of
+from squeezebert_fast.triton_kernels.launching import block_for, device_of, launch, precision, rows_of
 
 TILE = Tile(64, 128, 128, 8, 3)
 """rows: of one step; out, depth: most output and input channels, whatever the dtype."""
@@ -124,28 +124,25 @@ def weight_gradient(
     parts = parts or parts_of(x, rows, programs)
     sums = torch.empty((parts, out_channels, in_per_group, 1), dtype=torch.float32, device=x.device)
     columns = torch.empty((parts, out_channels), dtype=torch.float32, device=x.device) if bias else None
-    with on_device_of(x):
-        weight_gradient_kernel[(programs * parts,)](
-            grad_rows,
-            x_rows,
-            sums,
-            columns,
-            rows,
-            # whole steps, so that only the last part has a step with fewer rows
-            triton.cdiv(triton.cdiv(rows, parts), tile.rows) * tile.rows,
-            grad_rows.stride(0),
-            x_rows.stride(0),
-            IN=in_per_group,
-            OUT=out_per_group,
-            GROUPS=groups,
-            HAS_BIAS=bias,
-            PRECISION=precision(x.dtype),
-            BLOCK_ROWS=tile.rows,
-            BLOCK_OUT=block_out,
-            BLOCK_IN=block_in,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+    launch(weight_gradient_kernel, programs * parts, x, tile.warps, tile.stages)(
+        grad_rows,
+        x_rows,
+        sums,
+        columns,
+        rows,
+        # whole steps, so that only the last part has a step with fewer rows
+        triton.cdiv(triton.cdiv(rows, parts), tile.rows) * tile.rows,
+        grad_rows.stride(0),
+        x_rows.stride(0),
+        IN=in_per_group,
+        OUT=out_per_group,
+        GROUPS=groups,
+        HAS_BIAS=bias,
+        PRECISION=precision(x.dtype),
+        BLOCK_ROWS=tile.rows,
+        BLOCK_OUT=block_out,
+        BLOCK_IN=block_in,
+    )
     return _added(sums), None if columns is None else _added(columns)
 
 
