@@ -18,10 +18,12 @@ from torch import Tensor
 
 from benchmarks.exact import Case, Expected, Integers, Run, Sizes, named
 from benchmarks.exact_products import HALVES, conv, product, tiles_of
+from squeezebert_fast.triton_kernels import attend
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import attention_backward as attentions_back
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm_with_statistics
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
+from squeezebert_fast.triton_kernels.self_attention import self_attention
 
 KINDS = ("none", "by key", "any")
 CODE = 16
@@ -99,7 +101,7 @@ def half_dropped(device: str) -> Dropout:
 
 def forward_case(
     dtype: torch.dtype,
-    tile: attentions.Tile,
+    tile: attend.Tile,
     kind: str,
     one_hot: bool,
     drop: bool = False,
@@ -134,7 +136,7 @@ def forward_case(
     return named("attention", what(tile, kind, one_hot, drop, wide), dtype, make)
 
 
-def what(tile: attentions.Tile, kind: str, one_hot: bool, drop: bool, wide: bool) -> str:
+def what(tile: attend.Tile, kind: str, one_hot: bool, drop: bool, wide: bool) -> str:
     scores = f"{tile.queries}x{tile.keys}, mask {kind}, {'one-hot' if one_hot else 'equal scores'}"
     return scores + (", dropout" if drop else "") + (", wide heads" if wide else "")
 
@@ -158,7 +160,7 @@ def projections(one_hot: bool, sizes: Sizes, integers: Integers) -> tuple[Tensor
     return integers(sizes.batch, sizes.tokens, channels), list(weights), list(biases)
 
 
-def self_attention_case(dtype: torch.dtype, tile: attentions.Tile, kind: str, one_hot: bool) -> Case:
+def self_attention_case(dtype: torch.dtype, tile: attend.Tile, kind: str, one_hot: bool) -> Case:
     """kind: "packed" too, of sequences of different lengths."""
 
     def make(sizes: Sizes, integers: Integers) -> Run:
@@ -169,9 +171,7 @@ def self_attention_case(dtype: torch.dtype, tile: attentions.Tile, kind: str, on
         def call(x: Tensor) -> list[Tensor]:
             rows = x if real is None else x.flatten(0, 1)[real]
             groups = sizes.groups
-            return [
-                attentions.self_attention(rows, weights, biases, groups, heads, mask, sequences, tile=tile)
-            ]
+            return [self_attention(rows, weights, biases, groups, heads, mask, sequences, tile=tile)]
 
         def exact(x: Tensor) -> list[Expected]:
             rows = x.flatten(0, 1)
@@ -191,7 +191,7 @@ def self_attention_case(dtype: torch.dtype, tile: attentions.Tile, kind: str, on
 
 def masks(
     kind: str, sizes: Sizes, integers: Integers
-) -> tuple[Tensor, Tensor | None, attentions.Sequences | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, attend.Sequences | None, Tensor | None]:
     """(Keys that are kept, the mask, packed sequences, and which rows of a padded batch are theirs)."""
     batch, tokens = sizes.batch, sizes.tokens
     if kind != "packed":
@@ -256,7 +256,7 @@ def cases() -> list[Case]:
     for dtype, tile in tiles_of(attentions):
         for case in both:
             found += [case(dtype, tile, "by key", one_hot) for one_hot in (False, True)]
-    tile = attentions.TILES[0]
+    tile = attend.TILES[0]
     for case in both:
         found += [case(torch.bfloat16, tile, kind, True) for kind in ("none", "any")]
     found.append(self_attention_case(torch.bfloat16, tile, "packed", True))

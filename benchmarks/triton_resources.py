@@ -33,6 +33,7 @@ from benchmarks.command import about
 from benchmarks.report import write_json
 from benchmarks.triton_compiled import MOST_REGISTERS, compiled, ptxas, recorded, resources
 from squeezebert_fast.triton_kernels import add_layer_norm as norms
+from squeezebert_fast.triton_kernels import attend
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import attention_backward as attentions_back
 from squeezebert_fast.triton_kernels import embeddings as tables
@@ -46,6 +47,7 @@ from squeezebert_fast.triton_kernels.add_layer_norm_backward import add_layer_no
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
 from squeezebert_fast.triton_kernels.qkv_projection import qkv_input_gradient, qkv_projection
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
+from squeezebert_fast.triton_kernels.self_attention import self_attention
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 FEW_NARROW_LOADS = 4
@@ -148,7 +150,7 @@ def feed_forward(tile: blocks.Tile, dtype: torch.dtype, normalize: bool) -> Case
 
 
 def attention(
-    tile: attentions.Tile,
+    tile: attend.Tile,
     dtype: torch.dtype,
     projected: bool,
     mask: str,
@@ -173,7 +175,7 @@ def attention(
     _, weight, bias, groups = conv_arguments(C, C, 4 if head == 64 else 2, dtype)
     heads = C // head
     if projected:
-        call = lambda: attentions.self_attention(  # noqa: E731
+        call = lambda: self_attention(  # noqa: E731
             x,
             [weight] * 3,
             [bias] * 3,
@@ -221,13 +223,13 @@ def cases() -> list[Case]:
         feed_forward(blocks.TILES[1], fp16, True),
         feed_forward(blocks.TILES_FLOAT32[0], fp32, True),
     ]
-    first, *others = attentions.TILES
+    first, *others = attend.TILES
     for projected in (True, False):
         found += [both(attention(first, bf16, projected, "any"))]
         found += [attention(first, bf16, projected, mask) for mask in ("by key", "packed")]
         found += [attention(tile, bf16, projected, "packed") for tile in others]
         found += [attention(first, fp16, projected, "by key", None if projected else DROPOUT)]
-        found += [attention(attentions.TILES_FLOAT32[0], fp32, projected, "none")]
+        found += [attention(attend.TILES_FLOAT32[0], fp32, projected, "none")]
     found.append(attention(first, bf16, False, "none", head=128))
     found += [product_int8(C, C, 1, 4, products_int8.TILES[0])]
     found += [both(product_int8(C, HIDDEN, 4, 1, tile)) for tile in products_int8.TILES[:1]]

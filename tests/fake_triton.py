@@ -114,7 +114,7 @@ def _int8_feed_forward(
 
 KERNELS: dict[str, dict[str, Any]] = {
     "grouped_pointwise_conv": {"grouped_pointwise_conv": reference.grouped_pointwise_conv},
-    "attention": {"self_attention": _self_attention},
+    "self_attention": {"self_attention": _self_attention},
     "post_attention": {"conv_add_layer_norm": _conv_add_layer_norm},
     "feed_forward": {"feed_forward": _feed_forward},
     "embeddings": {"embeddings": _embeddings},

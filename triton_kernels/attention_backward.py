@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.attention import Tile, mask_arguments, mask_values
+from squeezebert_fast.triton_kernels.attend import Tile, mask_arguments, mask_values
 from squeezebert_fast.triton_kernels.dropout import Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import (
     channels_contiguous,

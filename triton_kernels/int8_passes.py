@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm
-from squeezebert_fast.triton_kernels.attention import Sequences, attention
+from squeezebert_fast.triton_kernels.attend import Sequences
+from squeezebert_fast.triton_kernels.attention import attention
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv_int8 import grouped_pointwise_conv_int8
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 

@@ -71,7 +71,7 @@ class Passes:
         """[batch, tokens, channels] to the same, or [tokens, channels] if `packing` says where sequences start."""
         query, key, value = self.layer.query, self.layer.key, self.layer.value
         intermediate, output, last_norm = self.layer.intermediate, self.layer.output, self.layer.output_norm
-        context = triton.kernels("attention").self_attention(
+        context = triton.kernels("self_attention").self_attention(
             x,
             (query.weight, key.weight, value.weight),
             (query.bias, key.bias, value.bias),

@@ -9,17 +9,12 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.ops import reference
-from squeezebert_fast.triton_kernels import attention as module
-from squeezebert_fast.triton_kernels.attention import (
-    TILES,
-    Tile,
-    attention,
-    attention_with_statistics,
-    recomputing_pays,
-    self_attention,
-)
+from squeezebert_fast.triton_kernels import attend
+from squeezebert_fast.triton_kernels.attend import TILES, Tile, tile_for
+from squeezebert_fast.triton_kernels.attention import attention, attention_with_statistics
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT
 from squeezebert_fast.triton_kernels.launching import Device
+from squeezebert_fast.triton_kernels.self_attention import recomputing_pays, self_attention
 from tests.helpers import assert_within_rule, to_double
 from tests.triton.helpers import DTYPES, Random, hold
 
@@ -249,10 +244,10 @@ def test_what_is_not_finite_shows(value: float, which: int, masked: bool, device
 
 def test_a_tile_is_no_larger_than_the_sequences_ask_for(device: str) -> None:
     x = torch.empty(1, dtype=torch.bfloat16, device=device)
-    assert module.tile_for(x, 256, 128, 12, 64) == TILES[0]
-    assert module.tile_for(x, 4096, 32, 12, 64).queries == 32
-    assert module.tile_for(x, 4096, 5, 12, 64) == TILES[-1]
-    assert module.tile_for(x, 1, 128, 12, 64).queries < 128, "twelve programs where smaller tiles make more"
+    assert tile_for(x, 256, 128, 12, 64) == TILES[0]
+    assert tile_for(x, 4096, 32, 12, 64).queries == 32
+    assert tile_for(x, 4096, 5, 12, 64) == TILES[-1]
+    assert tile_for(x, 1, 128, 12, 64).queries < 128, "twelve programs where smaller tiles make more"
 
 
 CARDS = {
@@ -268,10 +263,10 @@ QUERIES = {64: (128, 128, 128, 128), 128: (64, 32, 128, 128)}
 @pytest.mark.parametrize("head", QUERIES)
 @pytest.mark.parametrize("card", CARDS)
 def test_a_tile_fits_the_cards_shared_memory(card: str, head: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "device_of", lambda x: CARDS[card])
+    monkeypatch.setattr(attend, "device_of", lambda x: CARDS[card])
     x = torch.empty(1, dtype=torch.bfloat16)
     expected = dict(zip(CARDS, QUERIES[head], strict=True))[card]
-    assert module.tile_for(x, 256, 512, 768 // head, head).queries == expected
+    assert tile_for(x, 256, 512, 768 // head, head).queries == expected
 
 
 def test_projections_are_recomputed_for_two_tiles_of_the_base_model_and_one_of_a_dense_one() -> None:
