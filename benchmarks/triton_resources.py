@@ -156,11 +156,12 @@ def attention(
     mask: str,
     dropout: Dropout | None = None,
     head: int = 64,
+    blind: bool = False,
 ) -> Case:
     what = (
         f"{tile.queries}x{tile.keys} {short(dtype)}, mask {mask}{f', heads of {head}' if head != 64 else ''}"
     )
-    what += ", dropout" if dropout else ""
+    what += (", dropout" if dropout else "") + (", blind queries" if blind else "")
     batch, tokens = 256, 128
     shape = {
         "none": None,
@@ -169,6 +170,7 @@ def attention(
         "packed": None,
     }[mask]
     added = None if shape is None else meta(*shape, dtype=dtype)
+    attends = meta(batch, 1, tokens, 1, dtype=torch.bool) if blind else None
     sequences = (meta(batch + 1, dtype=torch.int32), tokens) if mask == "packed" else None
     x = meta(batch, tokens, C, dtype=dtype)
     x = x.flatten(0, 1) if sequences else x
@@ -183,12 +185,17 @@ def attention(
             heads,
             added,
             sequences,
+            attends=attends,
             tile=tile,
         )
     elif dropout:
-        call = lambda: attentions.attention_with_statistics(x, x, x, added, heads, dropout, tile=tile)  # noqa: E731
+        call = lambda: attentions.attention_with_statistics(  # noqa: E731
+            x, x, x, added, heads, dropout, attends=attends, tile=tile
+        )
     else:
-        call = lambda: attentions.attention(x, x, x, added, heads, sequences=sequences, tile=tile)  # noqa: E731
+        call = lambda: attentions.attention(  # noqa: E731
+            x, x, x, added, heads, attends=attends, sequences=sequences, tile=tile
+        )
     name = f"{'A' if projected else 'attention'} {what}"
     return Case(name, call, dtype is not torch.float32, tile.queries, masked=added is not None)
 
@@ -226,6 +233,7 @@ def cases() -> list[Case]:
     first, *others = attend.TILES
     for projected in (True, False):
         found += [both(attention(first, bf16, projected, "any"))]
+        found += [both(attention(first, bf16, projected, mask, blind=True)) for mask in ("by key", "any")]
         found += [attention(first, bf16, projected, mask) for mask in ("by key", "packed")]
         found += [attention(tile, bf16, projected, "packed") for tile in others]
         found += [attention(first, fp16, projected, "by key", None if projected else DROPOUT)]

@@ -16,7 +16,8 @@ the largest grows (online softmax: Milakov and Gimelshein, arXiv 1805.02867; Fla
 Masks: none; by key (query and head strides of 0: a padding mask), read as one row a block; or any, read as a
 tile. A key whose mask is the dtype's lowest number gets the lowest number as its score, as adding it does in
 float32 and bfloat16: a row of nothing else attends to all keys equally, in float16 too. A row of -inf alone
-is 0 / 0, NaN, as in PyTorch.
+is 0 / 0, NaN, as in PyTorch. `attends` says besides which rows have a context at all, as
+`scaled_dot_product_attention` has it: that of the others is stored as zeros.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ class Tile(NamedTuple):
             projections = (self.keys + 2 * padded) * self.stages * (self.depth * 2 // element_size)
             taken = max(taken, projections)
         return taken * element_size <= device.shared_memory
+
+    def depth_for(self, mask: str, device: Device, element_size: int) -> int:
+        """Channels of x that one step of a projection takes, with a mask of this kind: half as many where the operands
+        of a step would spill registers.
+        """
+        depth = self.depth // 2 if device.capability < 9 and mask != "any" else self.depth
+        return depth * 2 // element_size
 
     def keys_with(self, dropout: Dropout) -> int:
         """Dropout's generator needs registers of its own, so it gets blocks of half as many scores."""
@@ -118,14 +126,35 @@ def attend(
 
 
 @triton.jit
+def attending(attends, sequence, head, query, queries, batch_stride, head_stride, query_stride):
+    """Which of the rows `query` have a context, and are not past the last.
+
+    attends: None, or a byte for each query. Addresses are made here, after the loop over keys, which has no register to
+    spare for them.
+    """
+    inside = query < queries
+    if attends is None:
+        return inside
+    else:
+        at = attends + sequence.to(tl.int64) * batch_stride + head * head_stride + query * query_stride
+        return tl.load(at, mask=inside, other=0) != 0
+
+
+@triton.jit
 def store_context(
-    sums, total, context, row, inside, channel, CHANNELS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr
+    sums, total, context, row, inside, seen, channel,
+    BLIND: tl.constexpr, CHANNELS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Rows `row` of the context, [.., CHANNELS], from `channel` on."""
+    """Rows `row` of the context, [.., CHANNELS], from `channel` on. BLIND: some are not seen, and 0."""
     head = tl.arange(0, BLOCK_HEAD)
-    y = sums / total[:, None]
+    y = (sums / total[:, None]).to(context.dtype.element_ty)
     at = context + row[:, None] * CHANNELS + (channel + head)[None, :]
-    tl.store(at, y.to(context.dtype.element_ty), mask=inside[:, None] & (head < HEAD)[None, :])
+    within = (head < HEAD)[None, :]
+    tl.store(at, y, mask=seen[:, None] & within)
+    if BLIND:
+        # a store of its own: what is chosen from before a store is chosen in the sums' layout, whose rows would take
+        # registers throughout the loop
+        tl.store(at, tl.zeros_like(y), mask=(inside & (seen == 0))[:, None] & within)
 
 
 @triton.jit
@@ -161,3 +190,13 @@ def mask_arguments(mask: Tensor | None, shape: tuple[int, int, int, int]) -> tup
         return "none", [0, 0, 0, 0]
     strides = list(mask.expand(shape).stride())
     return ("by key" if strides[2] == 0 else "any"), strides
+
+
+def attends_arguments(
+    attends: Tensor | None, shape: tuple[int, int, int]
+) -> tuple[Tensor | None, tuple[int, ...]]:
+    """(As bytes, strides by batch, head and query), 0 where it broadcasts. shape: [batch, heads, queries]."""
+    if attends is None:
+        return None, (0, 0, 0)
+    rows = attends.expand(*shape, 1).view(torch.uint8)
+    return rows, rows.stride()[:3]

@@ -24,6 +24,8 @@ from squeezebert_fast.triton_kernels.attend import (
     Sequences,
     Tile,
     attend,
+    attending,
+    attends_arguments,
     mask_arguments,
     store_context,
     stretch_of,
@@ -33,12 +35,18 @@ from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
 from squeezebert_fast.triton_kernels.launching import channels_contiguous, launch, power_of_two, precision
 
 
-@triton.jit(do_not_specialize=["queries", "keys", "query_tiles", "threshold", "dropout_scale"])
+@triton.jit(
+    do_not_specialize=[
+        "queries", "keys", "query_tiles", "threshold", "dropout_scale",
+        "attends_batch_stride", "attends_head_stride", "attends_query_stride",
+    ]
+)  # fmt: skip
 def attention_kernel(
     q,
     k,
     v,
     mask,
+    attends,
     sequences,
     context,
     statistics,
@@ -55,6 +63,9 @@ def attention_kernel(
     mask_head_stride,
     mask_query_stride,
     mask_key_stride,
+    attends_batch_stride,
+    attends_head_stride,
+    attends_query_stride,
     scale,
     threshold: tl.uint32,
     dropout_scale,
@@ -114,13 +125,26 @@ def attention_kernel(
                 mask, mask_query_stride, mask_key_stride, read_query, scale,
                 threshold, dropout_scale, seed, head_row, MASK, DROPOUT, PRECISION, BLOCK_KEYS,
             )  # fmt: skip
+        seen = attending(
+            attends,
+            sequence,
+            head,
+            query,
+            queries,
+            attends_batch_stride,
+            attends_head_stride,
+            attends_query_stride,
+        )
         store_context(
-            sums, total, context, first + query, query < queries, head * HEAD, HEADS * HEAD, HEAD, BLOCK_HEAD
+            sums, total, context, first + query, query < queries, seen, head * HEAD,
+            attends is not None, HEADS * HEAD, HEAD, BLOCK_HEAD,
         )  # fmt: skip
         if KEEP_STATISTICS:
             scaled = largest * scale if MASK == "none" else largest
+            # of a blind row, exp2(scores - inf) * 0 in the backward: it has no gradient, and gives none
+            scaled = tl.where(seen, scaled, float("inf"))
             tl.store(statistics + head_row * 2, scaled, mask=query < queries)
-            tl.store(statistics + head_row * 2 + 1, 1.0 / total, mask=query < queries)
+            tl.store(statistics + head_row * 2 + 1, tl.where(seen, 1.0 / total, 0.0), mask=query < queries)
 
 
 def attention(
@@ -130,6 +154,7 @@ def attention(
     mask: Tensor | None,
     num_heads: int,
     *,
+    attends: Tensor | None = None,
     sequences: Sequences | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
@@ -137,12 +162,13 @@ def attention(
 
     q: [batch, queries, channels]; k, v: [batch, keys, channels]; float32, bfloat16 or float16, heads of at
     most MAX_HEAD_SIZE channels. mask: None, or of any of these dtypes, broadcastable to [batch, heads,
-    queries, keys], whatever its strides. With `sequences`, q, k and v are packed, [tokens, channels], and
-    mask is None. tile: in place of the table's choice.
+    queries, keys], whatever its strides. attends: None, or bool, broadcastable to [batch, heads, queries, 1],
+    whatever its strides: the context of the other queries is zero. With `sequences`, q, k and v are packed,
+    [tokens, channels], and these two are None. tile: in place of the table's choice.
 
     Returns the context, of q's shape and dtype, contiguous.
     """
-    return _attention(q, k, v, mask, num_heads, NO_DROPOUT, None, sequences, tile)
+    return _attention(q, k, v, mask, attends, num_heads, NO_DROPOUT, None, sequences, tile)
 
 
 def attention_with_statistics(
@@ -153,16 +179,17 @@ def attention_with_statistics(
     num_heads: int,
     dropout: Dropout,
     *,
+    attends: Tensor | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`dropout(softmax(q k^T / sqrt(head_size) + mask)) v`, and what `attention_backward` needs besides.
 
     Arguments are those of `attention`. Returns the context and, float32 [batch, heads, queries, 2], each row's
-    largest score and the reciprocal of its total of exponentials.
+    largest score and the reciprocal of its total of exponentials; inf and 0 where it doesn't attend.
     """
     shape = (q.shape[0], num_heads, q.shape[1], 2)
     statistics = torch.empty(shape, dtype=torch.float32, device=q.device)
-    return _attention(q, k, v, mask, num_heads, dropout, statistics, None, tile), statistics
+    return _attention(q, k, v, mask, attends, num_heads, dropout, statistics, None, tile), statistics
 
 
 def _attention(
@@ -170,6 +197,7 @@ def _attention(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
+    attends: Tensor | None,
     num_heads: int,
     dropout: Dropout,
     statistics: Tensor | None,
@@ -180,7 +208,7 @@ def _attention(
     channels = q.shape[-1]
     head = channels // num_heads
     assert head <= MAX_HEAD_SIZE, f"heads of {head} channels, at most {MAX_HEAD_SIZE}"
-    assert sequences is None or mask is None, "packed sequences take no mask"
+    assert sequences is None or (mask is None and attends is None), "packed sequences take no mask"
     if sequences is None:
         batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
         longest, offsets = queries, None
@@ -195,11 +223,13 @@ def _attention(
         tile = tile or tile_for(q, batch, longest, num_heads, head)
         query_tiles = triton.cdiv(longest, tile.queries)
         kind, mask_strides = mask_arguments(mask, (batch, num_heads, queries, keys))
+        seen, seen_strides = attends_arguments(attends, (batch, num_heads, queries))
         launch(attention_kernel, batch * query_tiles * num_heads, q, tile.warps, tile.stages)(
             q,
             k,
             v,
             q if mask is None else mask,
+            seen,
             offsets,
             context,
             statistics,
@@ -212,6 +242,7 @@ def _attention(
                 for stride in (by_batch, t.stride(-2))
             ),
             *mask_strides,
+            *seen_strides,
             1.0 / math.sqrt(head),
             *dropout.arguments,
             HEADS=num_heads,

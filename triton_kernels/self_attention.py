@@ -33,6 +33,8 @@ from squeezebert_fast.triton_kernels.attend import (
     Sequences,
     Tile,
     attend,
+    attending,
+    attends_arguments,
     mask_arguments,
     store_context,
     stretch_of,
@@ -43,6 +45,7 @@ from squeezebert_fast.triton_kernels.grouped_pointwise_conv import grouped_point
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
+    device_of,
     launch,
     power_of_two,
     precision,
@@ -54,7 +57,11 @@ RECOMPUTING_LIMIT = 330
 """FLOP a byte between the two ceilings, times 3: see above."""
 
 
-@triton.jit(do_not_specialize=["tokens", "query_tiles"])
+@triton.jit(
+    do_not_specialize=[
+        "tokens", "query_tiles", "attends_batch_stride", "attends_head_stride", "attends_query_stride",
+    ]
+)  # fmt: skip
 def self_attention_kernel(
     x,
     q_weight,
@@ -64,6 +71,7 @@ def self_attention_kernel(
     k_bias,
     v_bias,
     mask,
+    attends,
     sequences,
     context,
     tokens,
@@ -73,6 +81,9 @@ def self_attention_kernel(
     mask_head_stride,
     mask_query_stride,
     mask_key_stride,
+    attends_batch_stride,
+    attends_head_stride,
+    attends_query_stride,
     scale,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
@@ -151,8 +162,19 @@ def self_attention_kernel(
                 mask, mask_query_stride, mask_key_stride, read_query, scale,
                 0, 1.0, None, read_query, MASK, False, PRECISION, BLOCK_KEYS,
             )  # fmt: skip
+        seen = attending(
+            attends,
+            sequence,
+            head,
+            query,
+            tokens,
+            attends_batch_stride,
+            attends_head_stride,
+            attends_query_stride,
+        )
         store_context(
-            sums, total, context, first + query, query < tokens, head * HEAD, HEADS * HEAD, HEAD, BLOCK_HEAD
+            sums, total, context, first + query, query < tokens, seen, head * HEAD,
+            attends is not None, HEADS * HEAD, HEAD, BLOCK_HEAD,
         )  # fmt: skip
 
 
@@ -171,6 +193,7 @@ def self_attention(
     mask: Tensor | None,
     sequences: Sequences | None = None,
     *,
+    attends: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """Attention of x to itself: q, k and v are grouped pointwise convolutions of x.
@@ -184,7 +207,7 @@ def self_attention(
     in_per_group = x.shape[-1] // counts[0]
     head = x.shape[-1] // num_heads
     assert head <= MAX_HEAD_SIZE, f"heads of {head} channels, at most {MAX_HEAD_SIZE}"
-    assert sequences is None or mask is None, "packed sequences take no mask"
+    assert sequences is None or (mask is None and attends is None), "packed sequences take no mask"
     lined_up = len(set(counts)) == 1 and num_heads % counts[0] == 0 and len({b is None for b in biases}) == 1
     batch = x.shape[0] if sequences is None else sequences[0].shape[0] - 1
     longest = x.shape[1] if sequences is None else sequences[1]
@@ -200,24 +223,27 @@ def self_attention(
             q, k, v = (
                 grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, counts, strict=True)
             )
-        return attention(q, k, v, mask, num_heads, sequences=sequences)
+        return attention(q, k, v, mask, num_heads, attends=attends, sequences=sequences)
     check_contiguous(*weights, *biases)
     offsets = None if sequences is None else sequences[0]
     rows = rows_of(x)
     context = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     query_tiles = triton.cdiv(longest, fused.queries)
     kind, mask_strides = mask_arguments(mask, (batch, num_heads, longest, longest))
+    seen, seen_strides = attends_arguments(attends, (batch, num_heads, longest))
     launch(self_attention_kernel, batch * query_tiles * num_heads, x, fused.warps, fused.stages)(
         rows,
         *weights,
         *biases,
         x if mask is None else mask,
+        seen,
         offsets,
         context,
         longest,
         query_tiles,
         rows.stride(0),
         *mask_strides,
+        *seen_strides,
         1.0 / math.sqrt(head),
         HEADS=num_heads,
         HEAD=head,
@@ -229,6 +255,6 @@ def self_attention(
         PRECISION=precision(x.dtype),
         BLOCK_QUERIES=fused.queries,
         BLOCK_KEYS=fused.keys,
-        BLOCK_IN=block_for(in_per_group, fused.depth * 2 // x.element_size()),
+        BLOCK_IN=block_for(in_per_group, fused.depth_for(kind, device_of(x), x.element_size())),
     )
     return context

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import squeezebert_fast
 from squeezebert_fast import ops
 from squeezebert_fast.backends import triton_ops
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels import attention_backward as attentions
 from squeezebert_fast.triton_kernels import feed_forward_backward as blocks
@@ -197,6 +198,35 @@ def test_attention(mask: str, dtype: torch.dtype, device: str) -> None:
         tensors,
         exact=lambda q, k, v: reference.attention(q, k, v, wide, heads),
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", ["none", "padding", "a query that sees nothing", "row of minus infinity"])
+def test_what_attends_to_nothing_has_no_gradient_and_gives_none(
+    mask: str, dtype: torch.dtype, device: str
+) -> None:
+    random, queries, keys, heads = Random(device, dtype), 19, 35, 4
+    tensors = leaves(random, (2, queries, 24), (2, keys, 24), (2, keys, 24))
+    added = None if mask == "none" else masks_for(2, heads, queries, keys, torch.float32, device)[mask]
+    attends = torch.ones(2, 1, queries, 1, dtype=torch.bool, device=device)
+    attends[1] = False
+    attends[0, :, queries // 2] = False  # whose row of the masks is the lowest number, or -inf
+
+    def definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        wide = torch.float32 if q.dtype is torch.float16 else q.dtype
+        # with nothing in a blind row that its zeros would have to hide
+        seen = None if added is None else torch.where(attends, added, 0.0).to(wide)
+        context = reference.attention(q.to(wide), k.to(wide), v.to(wide), seen, heads)
+        return zero_where_blind(context, attends, heads).to(q.dtype)
+
+    own = None if added is None else masks_for(2, heads, queries, keys, dtype, device)[mask]
+    operation = lambda q, k, v, p=0.0: ops.attention(q, k, v, own, heads, p, attends=attends, **OPTIONS)  # noqa: E731
+    hold_gradients(operation, definition, tensors)
+    context, *gradients = results(lambda *qkv: operation(*qkv, 0.5), tensors)
+    assert not context[1].any()
+    assert not context[0, queries // 2].any()
+    assert all(g.isfinite().all() and not g[1].any() for g in gradients)
+    assert not gradients[0][0, queries // 2].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
