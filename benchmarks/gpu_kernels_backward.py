@@ -118,7 +118,7 @@ def weight_gradient(rows: int, i: int, o: int, groups: int, profiled: bool = Fal
             lambda n, **t: weights.weight_gradient(grad(n), x(n), groups, bias=True, **t),
             flops=2.0 * rows * i * o / groups,
             moved=bytes_of(rows, i + o),
-            tiles=around([weights.TILE]),
+            tiles=around(weights.TILES),
             torch=by_torch,
         )
 

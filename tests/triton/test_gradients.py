@@ -133,13 +133,16 @@ def test_any_subset_of_a_blocks_arguments_may_want_a_gradient(needed: tuple[bool
 def test_the_weights_gradient_in_parts_is_that_of_one(dtype: torch.dtype, device: str) -> None:
     random = Random(device, dtype)
     grad, x = random(90, 40), random(90, 24)
-    tile = ProductTile(16, 16, 16, 1, 2)
+    tile = ProductTile(16, 16, 16, 1, 2, blocks=2)
     halves = zip(grad.float().chunk(2, 1), x.float().chunk(2, 1), strict=True)
     expected = torch.cat([a.mT @ b for a, b in halves])[..., None]
+    assert weights.Cut.of(tile, 20, 12) == (16, 2, 16)
     whole, bias = weights.weight_gradient(grad, x, 2, bias=True, parts=1, tile=tile)
     torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
     assert bias is not None
     torch.testing.assert_close(bias, grad.float().sum(0), rtol=1e-4, atol=1e-4)
+    alone, _ = weights.weight_gradient(grad, x, 2, bias=True, parts=1, tile=tile._replace(blocks=1))
+    assert torch.equal(alone, whole), "blocks of the same rows change no bit"
     for parts in (3, 40):  # 40: more than there are steps, so that some are empty
         cut, bias_cut = weights.weight_gradient(grad, x, 2, bias=True, parts=parts, tile=tile)
         torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-4)
@@ -170,6 +173,32 @@ def test_the_hidden_tensor_and_its_gradient_in_any_tile(device: str) -> None:
         y = reference.grouped_pointwise_conv(activated, out, None, 2)
         torch.testing.assert_close(hidden, activated.detach())
         torch.testing.assert_close(of_z, torch.autograd.grad(y, z, grad)[0])
+
+
+A100, H100, RTX = Device(108, 163 * 1024, 8), Device(132, 227 * 1024, 9), Device(170, 99 * 1024, 12)
+
+
+@pytest.mark.parametrize(
+    ("card", "out", "into", "cut"),
+    [
+        (H100, 768, 192, (128, 3, 64)),
+        (H100, 192, 768, (64, 3, 128)),
+        (H100, 192, 192, (64, 3, 64)),
+        (H100, 768, 768, (128, 1, 128)),
+        (A100, 768, 192, (64, 3, 64)),
+        (A100, 768, 768, (64, 3, 128)),
+        (RTX, 768, 768, (128, 1, 128)),
+        (RTX, 192, 768, (64, 1, 64)),
+    ],
+)
+def test_a_program_makes_the_sums_that_a_card_holds(
+    card: Device, out: int, into: int, cut: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "device_of", lambda x: card)
+    tile = weights.tile_for(torch.empty(0, dtype=torch.bfloat16), out, into)
+    found = weights.Cut.of(tile, out, into)
+    assert found == cut
+    assert found.programs(out, into) == out * into // (cut[0] * cut[1] * cut[2])
 
 
 # Attention
