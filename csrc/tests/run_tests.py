@@ -111,12 +111,16 @@ ARM_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "11"}
 ARM_CPUS = {
     "cortex-a72": ("neon", "neon,scalar"),
     "cortex-a76": ("neon neon_dotprod", "neon_dotprod"),
-    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_dotprod,neon"),
+    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_i8mm,neon_dotprod,neon"),
 }
 # The largest tiles: names as objdump prints them, and the multiply-adds of one step.
 ARM_INNER_LOOPS = {
     "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3, false>", 24),
     "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3, false>", 24),
+    "csrc/isa/neon_i8mm.cpp": (
+        "interleaved_tile<(anonymous namespace)::Mmla<(anonymous namespace)::MmlaInt8>, 8, 3, false>",
+        24,
+    ),
 }
 
 

@@ -25,38 +25,11 @@
 #include "../epilogue.h"
 #include "block.h"
 #include "float32_parts.h"
+#include "matrix_bfloat16.h"
 
 namespace {
 
 constexpr int64_t kTileSide = 16;  // rows of a tile; columns of a tile of sums or weights
-
-// Operands of bfloat16 and packed weights as tiles take them.
-struct MatrixBfloat16 {
-  using Operand = uint16_t;
-  using Weight = uint16_t;
-  using Source = float;
-  static constexpr int kStep = 2;
-  static constexpr bool kInPlace = false;
-  static constexpr bool kScaled = false;
-  static constexpr int kPlanes = 1;
-  static constexpr bool kCoarse = true;
-  static constexpr int32_t kOperandShift = 0;
-
-  static Weight pack(Source v, int) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
-  static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      const float* from = x + r * x_row_stride;
-      Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
-      int64_t i = 0;
-      for (; i + 2 * kLanes <= operands.channels; i += 2 * kLanes) {
-        store_pairs(to + i, bfloat_pairs(load(from + i), load(from + i + kLanes)));
-      }
-      for_each_vector(operands.channels - i, [&](int64_t j, int lanes) {
-        store_first_pairs(to + i + j, bfloat_pairs(load_lanes(from + i + j, lanes), broadcast(0.0f)), lanes);
-      });
-    }
-  }
-};
 
 template <class Format>
 constexpr bool kOfBytes = sizeof(typename Format::Operand) == 1;  // int8: sums are int32
@@ -203,7 +176,7 @@ class MatrixTile {
   // Of parts, for one of the numbers they are parts of.
   static constexpr int64_t kProducts = Format::kPlanes * (Format::kPlanes + 1) / 2;
   static constexpr bool kRepairs = Format::kPlanes > 1;
-  static constexpr bool kRounds = true;
+  static constexpr bool kRounds = true, kRowsStay = false;
   static_assert(kLanes == kTileSide, "a row of a tile is a vector");
   static_assert(Format::kStep * sizeof(typename Format::Weight) == 4, "a column of a tile of weights has 4 bytes");
 
