@@ -1,5 +1,5 @@
-// Micro-kernels of AArch64 whose operands are interleaved first: a step of K of a block's rows lies side by side, so that
-// one load has it of several rows. `Unit` is what multiplies: Mmla (mmla_tile.h).
+// Micro-kernels of AArch64 whose operands are interleaved first: a step of K of a block's rows lies side by side, so
+// that one load has it of several rows. `Unit` is what multiplies: Mmla (mmla_tile.h) or Lanes (lane_tile.h).
 //
 //    8 rows, in place             steps of K, each of all rows          3 vectors of columns of a panel
 //   +-----------------+         +-----+-----+-----+-----+             +-----------------+
@@ -7,8 +7,9 @@
 //   |                 |         | 2 3 | 2 3 |     |     |             |                 |
 //   +-----------------+         +-----+-----+-----+-----+             +-----------------+
 //
-// A block's rows are interleaved once for all panels of a segment, 16 in the models this is for, which takes a hundredth
-// of the time that their products take. What a row or the last step lacks is zero there, so nothing behind a row is read.
+// A block's rows are interleaved once for all panels of a segment, 16 in the models this is for, which takes a
+// hundredth of the time that their products take. What a row or the last step lacks is zero there, so nothing behind a
+// row is read.
 //
 // Included by the instruction-set builds alone.
 #pragma once
@@ -17,20 +18,29 @@
 
 namespace {
 
-// A stretch of K of a tile. Sums of a depth that doesn't fit `InterleavedTile::rows_` wait in `sums` for the next stretch.
+// A stretch of K of a tile. Sums of a depth that doesn't fit `InterleavedTile::rows_` wait in `sums` for the next
+// stretch.
+template <class Sum>
 struct Stretch {
   bool first, last;
-  char* sums;
+  Sum* sums;
 };
 
 // kRows rows by kVectors vectors of columns over `steps` steps of K. The end is vector_tile.h's.
 template <class Unit, int kRows, int kVectors, bool kFetch>
-__attribute__((noinline)) void interleaved_tile(const char* x, const char* weight, int64_t steps, const Stretch& stretch,
-                                                const Columns& columns, bool accumulate, float* y,
-                                                int64_t y_row_stride, int last_lanes, Lines* fetched) {
+__attribute__((noinline)) void interleaved_tile(const char* x, const char* weight, int64_t steps,
+                                                const Stretch<typename Unit::Sum>& stretch, const Columns& columns,
+                                                bool accumulate, float* y, int64_t y_row_stride, int last_lanes,
+                                                Lines* fetched) {
   using Sums = typename Unit::template Sums<kRows, kVectors>;
   Sums sums = {};
-  if (!stretch.first) __builtin_memcpy(&sums, stretch.sums, sizeof sums);
+  if (!stretch.first) {  // one by one: a copy of all at once would keep them in memory at every step
+#pragma GCC unroll 8
+    for (int i = 0; i < Sums::kDown; ++i) {
+#pragma GCC unroll 6
+      for (int j = 0; j < Sums::kAcross; ++j) sums.of[i][j] = stretch.sums[i * Sums::kAcross + j];
+    }
+  }
   const auto step = [&]() __attribute__((always_inline)) {
     Unit::template step<kRows, kVectors>(x, weight, sums);
     x += Sums::kOperandBytes;
@@ -50,10 +60,14 @@ __attribute__((noinline)) void interleaved_tile(const char* x, const char* weigh
   }
   for (int64_t k = 0; k < steps; ++k) step();
   if (!stretch.last) {
-    __builtin_memcpy(stretch.sums, &sums, sizeof sums);
+#pragma GCC unroll 8
+    for (int i = 0; i < Sums::kDown; ++i) {
+#pragma GCC unroll 6
+      for (int j = 0; j < Sums::kAcross; ++j) stretch.sums[i * Sums::kAcross + j] = sums.of[i][j];
+    }
     return;
   }
-  typename Unit::Format::Sum rows[kRows][kVectors];
+  typename Unit::Sum rows[kRows][kVectors];
   Unit::template by_rows<kRows, kVectors>(sums, rows);
   if (accumulate) {
     store_tile<typename Unit::Format, kRows, kVectors, true>(rows, columns, y, y_row_stride, last_lanes);
@@ -68,9 +82,9 @@ class InterleavedTile {
   using Unit = U;
   using Format = typename Unit::Format;
   using Operand = typename Format::Operand;
+  using Sum = typename Unit::Sum;
   static constexpr int kVectors = 3;
-  static constexpr int64_t kRows = 8, kPanelColumns = kVectors * kLanes;
-  static constexpr int64_t kDepthStep = 16 / static_cast<int64_t>(sizeof(Operand));
+  static constexpr int64_t kRows = 8, kPanelColumns = kVectors * kLanes, kDepthStep = Unit::kDepthStep;
   // A segment of 192 columns and the rows it meets stay in a second-level cache of 256 KB.
   static constexpr int64_t kDeepestSegment = 384;
   static constexpr int64_t kHiddenChunk = 192;
@@ -97,7 +111,7 @@ class InterleavedTile {
       if (block.x != of_ || block.rows != of_rows_ || block.depth != of_depth_) interleave(block, 0, block.depth);
       multiply(block, block.panel, block.depth, {true, true, nullptr}, fetched);
     } else {
-      alignas(16) char sums[kRows * kPanelColumns * 4];
+      Sum sums[kRows * kVectors];
       const int64_t width = padded_columns(block.width);
       for (int64_t k = 0; k < block.depth; k += kMostDepth) {
         const int64_t depth = least(kMostDepth, block.depth - k);
@@ -115,10 +129,10 @@ class InterleavedTile {
   static int64_t chains(int64_t iterations) { return Unit::chains(iterations); }
 
  private:
-  static constexpr int64_t kMostDepth = 768 / static_cast<int64_t>(sizeof(Operand));
+  static constexpr int64_t kMostDepth = kDeepestSegment;
   static_assert(kMostDepth % kDepthStep == 0, "whole steps");
-  using Tile = void (*)(const char*, const char*, int64_t, const Stretch&, const Columns&, bool, float*, int64_t, int,
-                        Lines*);
+  using Tile = void (*)(const char*, const char*, int64_t, const Stretch<Sum>&, const Columns&, bool, float*, int64_t,
+                        int, Lines*);
 
   void interleave(const Block<Format>& block, int64_t k, int64_t depth) {
     const int64_t row_bytes = block.x_row_stride * static_cast<int64_t>(sizeof(Operand));
@@ -129,8 +143,8 @@ class InterleavedTile {
     of_depth_ = block.depth;
   }
 
-  void multiply(const Block<Format>& block, const typename Format::Weight* panel, int64_t depth, const Stretch& stretch,
-                Lines* fetched) {
+  void multiply(const Block<Format>& block, const typename Format::Weight* panel, int64_t depth,
+                const Stretch<Sum>& stretch, Lines* fetched) {
     const int64_t vectors = divide_up(block.width, static_cast<int64_t>(kLanes));
     const int64_t steps = round_up(depth, kDepthStep) / Format::kStep;
     const bool fetch = fetched[0].count + fetched[1].count + fetched[2].count + fetched[3].count > 0;
@@ -156,10 +170,11 @@ class InterleavedTile {
   static Tile tile_of(int64_t rows) {
     static_assert(kRows == 8, "the table has one entry a row count");
     // static: GCC would write a local one to the stack in every call
-    static constexpr Tile tiles[] = {interleaved_tile<Unit, 1, kWide, kFetch>, interleaved_tile<Unit, 2, kWide, kFetch>,
-                                     interleaved_tile<Unit, 3, kWide, kFetch>, interleaved_tile<Unit, 4, kWide, kFetch>,
-                                     interleaved_tile<Unit, 5, kWide, kFetch>, interleaved_tile<Unit, 6, kWide, kFetch>,
-                                     interleaved_tile<Unit, 7, kWide, kFetch>, interleaved_tile<Unit, 8, kWide, kFetch>};
+    static constexpr Tile tiles[] = {
+        interleaved_tile<Unit, 1, kWide, kFetch>, interleaved_tile<Unit, 2, kWide, kFetch>,
+        interleaved_tile<Unit, 3, kWide, kFetch>, interleaved_tile<Unit, 4, kWide, kFetch>,
+        interleaved_tile<Unit, 5, kWide, kFetch>, interleaved_tile<Unit, 6, kWide, kFetch>,
+        interleaved_tile<Unit, 7, kWide, kFetch>, interleaved_tile<Unit, 8, kWide, kFetch>};
     return tiles[rows - 1];
   }
   template <bool kFetch>

@@ -34,30 +34,6 @@ constexpr int64_t kTileSide = 16;  // rows of a tile; columns of a tile of sums 
 template <class Format>
 constexpr bool kOfBytes = sizeof(typename Format::Operand) == 1;  // int8: sums are int32
 
-// Rows [depth, columns] to panels: what `pack` makes of weights [columns, depth]. Pairs of rows are words; the rows
-// that whole steps lack are zero.
-inline void pack_pairs_of_rows(const float* from, int64_t stride, int64_t depth, int64_t columns, uint16_t* panels) {
-  constexpr int64_t kStep = 2 * kTileSide;
-  const int64_t packed = round_up(depth, kStep);
-  const auto row = [&](int64_t k, int64_t n) {
-    const int64_t width = least(kStep, columns - n);
-    if (k >= depth) return broadcast(0.0f);
-    const float* at = from + k * stride + n;
-    const Vec first = load_lanes(at, static_cast<int>(least(kLanes, width)));
-    const Vec second = width > kLanes ? load_lanes(at + kLanes, static_cast<int>(width - kLanes)) : broadcast(0.0f);
-    return bfloat_pairs(first, second);
-  };
-  for (int64_t k = 0; k < packed; k += 2) {
-    for (int64_t n = 0; n < columns; n += kStep) {
-      const int64_t padded = padded_columns(least(kStep, columns - n));
-      const Vec even = row(k, n), odd = row(k + 1, n);
-      uint16_t* to = panels + n * packed + k * padded;
-      store_pairs(to, zip_first_pairs(even, odd));
-      if (padded > kLanes) store_pairs(to + 2 * kLanes, zip_second_pairs(even, odd));
-    }
-  }
-}
-
 template <class Format, class Tiles, int kC, int kA, int kB>
 [[gnu::always_inline]] inline void multiply_add_tiles(Tiles& tiles) {
   if constexpr (kOfBytes<Format>) {

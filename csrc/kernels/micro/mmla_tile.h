@@ -1,5 +1,5 @@
-// The micro-kernel on AArch64's matrix instructions: smmla (int8) and bfmmla (bfloat16) multiply two rows by two columns
-// over 8 bytes of K each, four sums in one register.
+// The micro-kernel on AArch64's matrix instructions: smmla (int8) and bfmmla (bfloat16) multiply two rows by two
+// columns over 8 bytes of K each, four sums in one register.
 //
 //                            columns 0, 1   2, 3   ...   10, 11
 //                              +-----------+------+-----+------+
@@ -39,15 +39,17 @@ struct Mmla {
   using Format = F;
   using Sum = typename Format::Sum;
   static constexpr int64_t kRowGroup = 2, kStepBytes = 8;
+  static constexpr int64_t kDepthStep = 2 * Format::kStep;  // as many bytes of a row as a load has
   static constexpr bool kRounds = true;
-  static_assert(Format::kStep * sizeof(typename Format::Operand) == kStepBytes, "a column's or row's share of a product");
+  static_assert(Format::kStep * sizeof(typename Format::Operand) == kStepBytes,
+                "a column's or row's share of a product");
   static_assert(Format::kOperandShift == 0, "sums start at zero");
 
   // By pairs of rows and pairs of columns.
   template <int kRows, int kVectors>
   struct Sums {
-    static constexpr int kPairs = (kRows + 1) / 2, kOperandBytes = kPairs * 16;
-    Sum of[kPairs][2 * kVectors];
+    static constexpr int kDown = (kRows + 1) / 2, kAcross = 2 * kVectors, kOperandBytes = kDown * 16;
+    Sum of[kDown][kAcross];
   };
 
   static void interleave(const char* x, int64_t row_bytes, int64_t rows, int64_t depth_bytes, char* to) {
@@ -73,7 +75,7 @@ struct Mmla {
 
   template <int kRows, int kVectors>
   [[gnu::always_inline]] static inline void step(const char* x, const char* weight, Sums<kRows, kVectors>& sums) {
-    constexpr int kPairs = Sums<kRows, kVectors>::kPairs;
+    constexpr int kPairs = Sums<kRows, kVectors>::kDown;
     uint8x16_t rows[kPairs];
 #pragma GCC unroll 4
     for (int p = 0; p < kPairs; ++p) rows[p] = load_bytes(x + p * 16);
