@@ -8,8 +8,7 @@ namespace {
 
 using Vec = float32x4_t;
 constexpr int kLanes = 4;
-// 8 x 3 accumulators, 3 weight vectors and a scalar: 28 of 32 registers. The multiply-add takes its scalar as a lane
-// operand, so an activation costs one scalar load and no broadcast.
+// 8 x 3 accumulators, 3 weight vectors and a scalar: 28 of 32 registers.
 constexpr int kTileRows = 8;
 
 inline Vec broadcast(float value) { return vdupq_n_f32(value); }
@@ -64,8 +63,9 @@ using IntVec = int32x4_t;
 constexpr int kIntTileRows = kTileRows;
 inline IntVec load(const int32_t* p) { return vld1q_s32(p); }
 inline Vec load_ints(const int8_t* p) {
-  const int32_t lanes[kLanes] = {p[0], p[1], p[2], p[3]};
-  return vcvtq_f32_s32(vld1q_s32(lanes));
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))))));
 }
 inline Vec to_float(IntVec v) { return vcvtq_f32_s32(v); }
 inline IntVec to_int(Vec v) { return vcvtnq_s32_f32(v); }
@@ -92,12 +92,15 @@ inline IntVec multiply_add(const IntOperand* one, int16x4_t weights, IntVec sum)
   return vmlal_n_s16(sum, weights, *one);
 }
 #endif
+#ifdef __ARM_FEATURE_DOTPROD
 inline void store(IntOperand* p, IntVec v) {
-  int32_t lanes[kLanes];
-  vst1q_s32(lanes, v);
-#pragma GCC unroll 4
-  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<IntOperand>(lanes[i]);
+  const int16x4_t halves = vmovn_s32(v);
+  const int32_t bytes = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(halves, halves))), 0);
+  __builtin_memcpy(p, &bytes, sizeof bytes);
 }
+#else
+inline void store(IntOperand* p, IntVec v) { vst1_s16(p, vmovn_s32(v)); }
+#endif
 inline void store_first(IntOperand* p, IntVec v, int count) {
   int32_t lanes[kLanes];
   vst1q_s32(lanes, v);
@@ -118,6 +121,9 @@ inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
 inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
+
+// Four numbers of bfloat16.
+inline Vec widened(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 
 // ---- operands whose rows lie side by side: bytes are steps of several rows
 

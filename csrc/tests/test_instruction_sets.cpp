@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <set>
@@ -126,6 +127,26 @@ TEST_CASE("a build says which precisions it has an instruction for") {
     CHECK(kernels_in(*kernels, Precision::int8).native == (int8.count(kernels->name) == 1));
   }
 }
+
+// So a wrong choice among builds can't pass on an emulated CPU: that one has what its model has, and no more.
+#if defined(__aarch64__)
+TEST_CASE("a build that the CPU doesn't support is one that it can't run") {
+  const KernelTable* const builds[] = {
+#define BUILD(NAME, CPU) NAME##_kernels(),
+#include "../isa/builds.inc"
+#undef BUILD
+  };
+  for (const KernelTable* kernels : builds) {
+    if (!kernels || find_kernels(kernels->name)) continue;
+    CAPTURE(std::string(kernels->name));
+    for (Precision precision : {Precision::bfloat16, Precision::int8}) {
+      const PrecisionKernels& of_precision = kernels_in(*kernels, precision);
+      if (!of_precision.native) continue;
+      CHECK(end_of_child([&] { of_precision.multiply_add_chains(1); }).signal == SIGILL);
+    }
+  }
+}
+#endif
 
 TEST_CASE("a build is found by its name, and no other") {
   for (const KernelTable* kernels : usable_kernels()) CHECK(find_kernels(kernels->name) == kernels);

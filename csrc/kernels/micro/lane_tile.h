@@ -19,14 +19,23 @@
 
 namespace {
 
+// bfloat16 widened to float32, whose products are exact: rows when they become operands, weights at every step.
+struct LaneBfloat16 : Bfloat16 {
+  using Weights = Vec;
+  static constexpr int kStep = 1;
+  static Weights load_weights(const Weight* p) { return widened(p); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
+};
+
 template <class F>
 struct Lanes {
   using Format = F;
   using Sum = typename Format::Sum;
   using Weights = typename Format::Weights;
-  static constexpr int64_t kRowGroup = 1, kStepBytes = 4, kDepthStep = Format::kStep;
+  static constexpr int64_t kRowGroup = 1, kDepthStep = Format::kStep;
+  static constexpr int64_t kStepBytes = Format::kStep * static_cast<int64_t>(sizeof(typename Format::Weight));
   static constexpr bool kRounds = false;
-  static_assert(Format::kStep * sizeof(typename Format::Operand) == kStepBytes, "a lane's share of a multiply-add");
+  static_assert(Format::kStep * sizeof(typename Format::Operand) == 4, "a lane");
   static_assert(Format::kOperandShift == 0, "sums start at zero");
 
   template <int kRows, int kVectors>
