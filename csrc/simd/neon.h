@@ -71,36 +71,26 @@ inline Vec to_float(IntVec v) { return vcvtq_f32_s32(v); }
 inline IntVec to_int(Vec v) { return vcvtnq_s32_f32(v); }
 constexpr int kIntOperandShift = 0;
 
-#ifdef __ARM_FEATURE_DOTPROD
 using IntOperand = int8_t;
 constexpr int kIntStep = 4;
 inline int8x16_t load_int_weights(const int8_t* p) { return vld1q_s8(p); }
+// Without sdot what formats.h asks for alone: products have a micro-kernel of their own (pair_tile.h).
 inline IntVec multiply_add(const IntOperand* four, int8x16_t weights, IntVec sum) {
   int32_t bytes;
   __builtin_memcpy(&bytes, four, sizeof bytes);
-  return vdotq_s32(sum, weights, vreinterpretq_s8_s32(vdupq_n_s32(bytes)));
-}
-#else
-using IntOperand = int16_t;
-constexpr int kIntStep = 1;
-inline int16x4_t load_int_weights(const int8_t* p) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, p, sizeof bytes);
-  return vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))));
-}
-inline IntVec multiply_add(const IntOperand* one, int16x4_t weights, IntVec sum) {
-  return vmlal_n_s16(sum, weights, *one);
-}
-#endif
+  const int8x16_t in_all = vreinterpretq_s8_s32(vdupq_n_s32(bytes));
 #ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_s32(sum, weights, in_all);
+#else
+  const int32x4_t first = vpaddlq_s16(vmull_s8(vget_low_s8(weights), vget_low_s8(in_all)));
+  return vaddq_s32(sum, vpaddq_s32(first, vpaddlq_s16(vmull_high_s8(weights, in_all))));
+#endif
+}
 inline void store(IntOperand* p, IntVec v) {
   const int16x4_t halves = vmovn_s32(v);
   const int32_t bytes = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(halves, halves))), 0);
   __builtin_memcpy(p, &bytes, sizeof bytes);
 }
-#else
-inline void store(IntOperand* p, IntVec v) { vst1_s16(p, vmovn_s32(v)); }
-#endif
 inline void store_first(IntOperand* p, IntVec v, int count) {
   int32_t lanes[kLanes];
   vst1q_s32(lanes, v);
@@ -152,6 +142,20 @@ inline IntVec second_halves(IntVec a, IntVec b) {
 template <int kLane>
 [[gnu::always_inline]] inline Vec multiply_add_lane(uint8x16_t rows, Vec weights, Vec sum) {
   return vfmaq_laneq_f32(sum, weights, floats_of(rows), kLane);
+}
+// Two bytes of a row.
+inline int8x16_t pair_in_all_lanes(const char* p) {
+  int16_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return vreinterpretq_s8_s16(vdupq_n_s16(pair));
+}
+// Two products of each of 4 columns, and two more: sums of two fit 16 bits. kHalf, kOther: which half of the weights.
+template <int kHalf, int kOther>
+[[gnu::always_inline]] inline IntVec multiply_add_pairs(int8x16_t row, int8x16_t weights, int8x16_t other_row,
+                                                        int8x16_t other, IntVec sum) {
+  const int16x8_t products = kHalf ? vmull_high_s8(row, weights) : vmull_s8(vget_low_s8(row), vget_low_s8(weights));
+  return vpadalq_s16(sum, kOther ? vmlal_high_s8(products, other_row, other)
+                                 : vmlal_s8(products, vget_low_s8(other_row), vget_low_s8(other)));
 }
 #ifdef __ARM_FEATURE_DOTPROD
 template <int kLane>

@@ -1,5 +1,13 @@
 // Micro-kernels of AArch64 whose operands are interleaved first: a step of K of a block's rows lies side by side, so
-// that one load has it of several rows. `Unit` is what multiplies: Mmla (mmla_tile.h) or Lanes (lane_tile.h).
+// that one load has it of several rows. `Unit` is what multiplies: Mmla (mmla_tile.h), Lanes
+// (lane_tile.h) or Pairs (pair_tile.h), with
+//
+//     Format, Sum, Sums       of a tile: registers of sums
+//     kRowGroup               rows that take as long as one
+//     kDepthStep              values along K, to which a panel and interleaved rows are filled up
+//     kStepBytes              of a column in a step
+//     kRounds                 as in block.h; then `store_rounded`
+//     interleave, step, by_rows, chains
 //
 //    8 rows, in place             steps of K, each of all rows          3 vectors of columns of a panel
 //   +-----------------+         +-----+-----+-----+-----+             +-----------------+
@@ -146,7 +154,8 @@ class InterleavedTile {
   void multiply(const Block<Format>& block, const typename Format::Weight* panel, int64_t depth,
                 const Stretch<Sum>& stretch, Lines* fetched) {
     const int64_t vectors = divide_up(block.width, static_cast<int64_t>(kLanes));
-    const int64_t steps = round_up(depth, kDepthStep) / Format::kStep;
+    const int64_t column_bytes = round_up(depth, kDepthStep) * static_cast<int64_t>(sizeof(typename Format::Weight));
+    const int64_t steps = column_bytes / Unit::kStepBytes;
     const bool fetch = fetched[0].count + fetched[1].count + fetched[2].count + fetched[3].count > 0;
     const Tile run_tile = fetch ? tile_of<true>(block.rows, vectors) : tile_of<false>(block.rows, vectors);
     run_tile(rows_, reinterpret_cast<const char*>(panel), steps, stretch, block.columns, block.accumulate, block.y,

@@ -27,24 +27,8 @@ struct LaneBfloat16 : Bfloat16 {
   static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
 };
 
-template <class F>
-struct Lanes {
-  using Format = F;
-  using Sum = typename Format::Sum;
-  using Weights = typename Format::Weights;
-  static constexpr int64_t kRowGroup = 1, kDepthStep = Format::kStep;
-  static constexpr int64_t kStepBytes = Format::kStep * static_cast<int64_t>(sizeof(typename Format::Weight));
-  static constexpr bool kRounds = false;
-  static_assert(Format::kStep * sizeof(typename Format::Operand) == 4, "a lane");
-  static_assert(Format::kOperandShift == 0, "sums start at zero");
-
-  template <int kRows, int kVectors>
-  struct Sums {
-    static constexpr int kDown = kRows, kAcross = kVectors, kRegisters = (kRows + 3) / 4;
-    static constexpr int kOperandBytes = kRegisters * 16;
-    Sum of[kDown][kAcross];
-  };
-
+// Operands of words, four rows to a register.
+struct RowsOfWords {
   // Words of four rows at a time, four steps of each.
   static void interleave(const char* x, int64_t row_bytes, int64_t rows, int64_t depth_bytes, char* to) {
     const int64_t whole = depth_bytes / 16 * 16, step_bytes = divide_up(rows, int64_t{kLanes}) * 16;
@@ -75,6 +59,37 @@ struct Lanes {
       }
     }
   }
+};
+
+// Sums by row and vector of columns.
+template <class Sum, int kRows, int kVectors>
+struct SumsByRow {
+  static constexpr int kDown = kRows, kAcross = kVectors, kRegisters = (kRows + 3) / 4;
+  static constexpr int kOperandBytes = kRegisters * 16;
+  Sum of[kDown][kAcross];
+
+  [[gnu::always_inline]] inline void by_rows(Sum (&rows)[kRows][kVectors]) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; ++j) rows[r][j] = of[r][j];
+    }
+  }
+};
+
+template <class F>
+struct Lanes : RowsOfWords {
+  using Format = F;
+  using Sum = typename Format::Sum;
+  using Weights = typename Format::Weights;
+  static constexpr int64_t kRowGroup = 1, kDepthStep = Format::kStep;
+  static constexpr int64_t kStepBytes = Format::kStep * static_cast<int64_t>(sizeof(typename Format::Weight));
+  static constexpr bool kRounds = false;
+  static_assert(Format::kStep * sizeof(typename Format::Operand) == 4, "a lane");
+  static_assert(Format::kOperandShift == 0, "sums start at zero");
+
+  template <int kRows, int kVectors>
+  using Sums = SumsByRow<Sum, kRows, kVectors>;
 
   template <int kRows, int kVectors>
   [[gnu::always_inline]] static inline void step(const char* x, const char* weight, Sums<kRows, kVectors>& sums) {
@@ -92,11 +107,7 @@ struct Lanes {
 
   template <int kRows, int kVectors>
   [[gnu::always_inline]] static inline void by_rows(const Sums<kRows, kVectors>& sums, Sum (&rows)[kRows][kVectors]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 3
-      for (int j = 0; j < kVectors; ++j) rows[r][j] = sums.of[r][j];
-    }
+    sums.by_rows(rows);
   }
 
   static int64_t chains(int64_t iterations) { return multiply_add_chains<Format>(iterations); }
