@@ -164,10 +164,11 @@ class InterleavedTile {
 
   void end(const Block<Format>& block) {
     if constexpr (kRounds) {
-      if (block.rounded) {
+      if (uint16_t* const rounded = block.rounded) {
+        const int64_t stride = block.rounded_row_stride;  // by value: a store might change what a reference refers to
         activate<Format>(block.activation, block.y, block.y_row_stride, block.rows, block.width,
-                         [&](int64_t row, int64_t column, Vec v, int lanes) {
-                           Unit::store_rounded(block.rounded + row * block.rounded_row_stride + column, v, lanes);
+                         [rounded, stride](int64_t row, int64_t column, Vec v, int lanes) {
+                           Unit::store_rounded(rounded + row * stride + column, v, lanes);
                          });
         return;
       }
