@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import squeezebert_fast
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
+from squeezebert_fast.patching.holders import is_ours
 from tests.engine_helpers import native_runs, needs_native
 from tests.family_pairs import (
     CASES,
@@ -74,7 +75,10 @@ def test_unpatch_leaves_no_trace(name: str) -> None:
     assert squeezebert_fast.patch(model) is model
     outputs(model, inputs, output_hidden_states=True)
     model(**inputs, **labels_for(name, inputs))
-    assert anatomy(model)[1:5] == before[1:5]
+    _, hooks, *values = anatomy(model)[:5]
+    for _, of_module in hooks:  # one of ours is at the model around an encoder
+        of_module[:] = [[hook for hook in kind if not is_ours(hook)] for kind in of_module]
+    assert [hooks, *values] == before[1:5]
     assert squeezebert_fast.unpatch(model) is model
     assert anatomy(model) == before
     assert equal(outputs(model, inputs, output_hidden_states=True), expected)
