@@ -336,6 +336,7 @@ def another_method(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def create(*args: Any, **kwargs: Any) -> Any:
         mask, other = own(*args, **kwargs)
+        assert mask.shape == BY_QUERY
         return every_second(mask), other
 
     model._create_attention_masks = create
@@ -344,7 +345,12 @@ def another_method(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def another_maker(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = transformers.models.bert.modeling_bert
     own = module.create_bidirectional_mask
-    monkeypatch.setattr(module, "create_bidirectional_mask", lambda **given: every_second(own(**given)))
+
+    def create(**given: Any) -> Tensor:
+        assert given["attention_mask"].shape == (BATCH, TOKENS)
+        return every_second(own(**given))
+
+    monkeypatch.setattr(module, "create_bidirectional_mask", create)
 
 
 def another_interface(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

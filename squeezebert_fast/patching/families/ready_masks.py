@@ -37,8 +37,8 @@ def writes_masks_out(holder: Any) -> bool:
     kind, home = holder.config._attn_implementation, type(holder).__module__
     if getattr(holder.config, "is_decoder", False) or kind not in KINDS:
         return False
-    method = getattr(holder, METHOD, None)  # which not all of them have
-    if method is not None and (METHOD in holder.__dict__ or not is_own(method.__func__, home)):
+    method = getattr(type(holder), METHOD, None)  # which not all of them have
+    if METHOD in holder.__dict__ or (method is not None and not is_own(method, home)):
         return False
     masks, names = sys.modules[MASKS].__dict__, sys.modules[home].__dict__
     makers = masks[MAKER], masks[KINDS[kind]]
