@@ -7,6 +7,7 @@ Who may not look at values here is told so (`is_readable`), and the kernels are 
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -223,6 +224,14 @@ def test_a_mask_of_another_shape_is_left_to_the_library(
         assert BY_KEY not in seen
     else:
         assert actual is expected
+
+
+@pytest.mark.parametrize(("name", "attention"), MODELS)
+def test_the_mask_is_where_the_hook_looks_for_it(name: str, attention: str) -> None:
+    parameters = list(inspect.signature(unpatched(name, attention).base_model.forward).parameters)
+    assert parameters[0] == "input_ids"
+    assert parameters[holders.MASK_AT] == "attention_mask"
+    assert "inputs_embeds" in parameters
 
 
 def by_place(model: Any, inputs: dict[str, Any]) -> Any:

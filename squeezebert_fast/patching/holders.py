@@ -24,6 +24,9 @@ from squeezebert_fast.patching.obstacles import hooks_of, hooks_on_every_module
 from squeezebert_fast.patching.plan import is_served
 from squeezebert_fast.patching.swapping import Accelerated
 
+MASK_AT = 1
+"""The place of `attention_mask` among the arguments of every holder's forward, behind `input_ids`."""
+
 KEY = "squeezebert_fast"
 """The hook's among a module's. Numbers are PyTorch's, and begin anew in each process, also for what was pickled."""
 
@@ -59,32 +62,27 @@ def _before(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """What to call the holder with in place of these, or None where it is to make its mask itself."""
-    if tracing() not in (None, COMPILING):
+    mask = kwargs.get("attention_mask", *args[MASK_AT : MASK_AT + 1])
+    if not isinstance(mask, Tensor) or is_readable(mask) or tracing() not in (None, COMPILING):
         return None
-    if all(is_readable(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)):
-        return None
-    holder = holder_of(module)
-    if holder is None:
-        return None
-    by_place = len(args) > holder.mask_at
-    mask = args[holder.mask_at] if by_place else kwargs.get("attention_mask")
     tokens = (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
     shape = next((value.shape[:2] for value in tokens if isinstance(value, Tensor)), None)
     # of other shapes the library has its own opinion
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape != shape or not _is_proven(module):
+    if mask.dim() != 2 or mask.shape != shape or not _is_proven(module):
         return None
     ready = ready_mask(module, mask)
     if ready is None:
         return None
-    if by_place:
-        return (*args[: holder.mask_at], ready, *args[holder.mask_at + 1 :]), kwargs
-    return args, {**kwargs, "attention_mask": ready}
+    if "attention_mask" in kwargs:
+        return args, {**kwargs, "attention_mask": ready}
+    return (*args[:MASK_AT], ready, *args[MASK_AT + 1 :]), kwargs
 
 
 def _is_proven(module: Any) -> bool:
     """Whether nothing but the library's own code stands between a holder's call and its encoder's layers."""
     holder = holder_of(module)
-    assert holder is not None
+    if holder is None:
+        return False
     encoder = getattr(module, holder.encoder)
     return (
         isinstance(encoder, Accelerated)

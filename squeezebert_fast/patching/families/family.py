@@ -77,13 +77,14 @@ class Call(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """A library's model around an encoder, whose forward makes what the encoder gets of a mask [batch, tokens]."""
+    """A library's model around an encoder, whose forward makes what the encoder gets of a mask [batch, tokens].
+
+    Its forward takes `input_ids`, then `attention_mask`, then others, `inputs_embeds` among them.
+    """
 
     cls: type[nn.Module]
     encoder: str
     """Its attribute with the encoder."""
-    mask_at: int
-    """The place of `attention_mask` among the arguments of its forward."""
 
 
 class Mask(NamedTuple):
