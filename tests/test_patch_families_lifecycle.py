@@ -6,6 +6,8 @@ import copy
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,22 @@ def test_compilation_before_and_after_patching(name: str, attention: str) -> Non
     squeezebert_fast.unpatch(model)
     assert equal(outputs(model, inputs), expected)
     torch.compiler.reset()
+
+
+FIRST_CALL = """
+import torch, squeezebert_fast
+from tests.family_pairs import inputs_for, model_of
+model, inputs = model_of("BertModel"), inputs_for("BertModel")
+with torch.no_grad():
+    expected = model(**inputs)[0]
+    compiled = torch.compile(squeezebert_fast.patch(model), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**inputs)[0], expected, rtol=2e-5, atol=2e-5)
+"""
+
+
+def test_the_first_call_of_a_process_may_be_a_compiled_one() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("name", "attention"), KINDS)
