@@ -11,6 +11,7 @@ from torch import nn
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu, quantized
 from squeezebert_fast.errors import ArgumentError, UnsupportedError, check_among
+from squeezebert_fast.patching import holders
 from squeezebert_fast.patching.embeddings import WORDS, AcceleratedEmbeddings
 from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.families import FAMILIES, dense_layers, embeddings_of, family_of
@@ -105,6 +106,8 @@ def patch(
                 if isinstance(module, Accelerated):
                     swap_back(module)
             raise
+    for holder in model.modules():
+        holders.hook(holder)
     return model
 
 
@@ -131,6 +134,8 @@ def unpatch(model: Model) -> Model:
     for module in patched:
         _forget(module)
         swap_back(module)
+    for holder in model.modules():
+        holders.unhook(holder)
     return model
 
 
