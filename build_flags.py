@@ -66,7 +66,10 @@ X86_FLAGS = {
         "-mamx-int8",
     ],
 }
-AARCH64_FLAGS = {"neon_dotprod": ["-march=armv8.2-a+dotprod"]}
+AARCH64_FLAGS = {
+    "neon_dotprod": ["-march=armv8.2-a+dotprod"],
+    "neon_i8mm": ["-march=armv8.2-a+dotprod+i8mm+bf16"],
+}
 # The sources say which multiply-adds are fused. A compiler that fuses more (plain C++ on AArch64) does so in
 # one loop and not in another, and a token's bits would depend on the tile it is in.
 # Nothing in them throws. For a destructor (it releases the tiles) to run where something does, the compiler would add

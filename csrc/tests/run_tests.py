@@ -6,7 +6,7 @@
     run_tests.py --valgrind          every few shapes under memcheck, on a build that it can run
     run_tests.py --amx               on the build for AMX: where the CPU has none, emulated; then every few shapes
                                      under the sanitizers, which so check what tiles load and store
-    run_tests.py --arm               for AArch64, on emulated CPUs of three ages; checks the inner loops' code too
+    run_tests.py --arm               for AArch64, on emulated CPUs; checks instructions and inner loops too
 
 Other arguments go to the tests (`--test-case=...`, `--list-test-cases`: doctest's). CXX names the compiler.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -106,17 +107,40 @@ ARM_EMULATOR = "qemu-aarch64-static"
 ARM_PACKAGES = ["g++-aarch64-linux-gnu", "qemu-user-static"]
 ARM_LIBRARIES = "/usr/aarch64-linux-gnu"
 ARM_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "11"}
-# Emulated CPUs: what of csrc/core/cpu_features.h each has (wrong dispatch ends in an illegal instruction), and the
-# builds tested on it.
+
+
+@dataclass
+class EmulatedCpu:
+    features: str  # of csrc/core/cpu_features.h; a build that needs another ends in an illegal instruction
+    builds: str  # that are tested on it
+    arguments: list[str] = field(default_factory=list)
+
+
+# Every build on a CPU that has just what it needs, where the emulator has one; on the others, which builds are chosen.
+ONLY_CHOICE = ["--source-file=*test_instruction_sets.cpp"]
 ARM_CPUS = {
-    "cortex-a72": ("neon", "neon,scalar"),
-    "cortex-a76": ("neon neon_dotprod", "neon_dotprod"),
-    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_dotprod,neon"),
+    "cortex-a72": EmulatedCpu("neon", "neon,scalar"),
+    "cortex-a76": EmulatedCpu("neon neon_dotprod", "neon_dotprod"),
+    "max,sve=off": EmulatedCpu("neon neon_dotprod neon_i8mm neon_bf16", "neon_i8mm"),
+    "cortex-a35": EmulatedCpu("neon", "neon", ONLY_CHOICE),
+    "a64fx": EmulatedCpu("neon", "neon", ONLY_CHOICE),
+    "neoverse-n1": EmulatedCpu("neon neon_dotprod", "neon_dotprod,neon", ONLY_CHOICE),
+    "max": EmulatedCpu("neon neon_dotprod neon_i8mm neon_bf16", "neon_i8mm,neon_dotprod,neon", ONLY_CHOICE),
 }
-# The largest tiles: names as objdump prints them, and the multiply-adds of one step.
+# Instructions newer than the architecture's first, of which each build has just these, and all other code none.
+ARM_NEWER = re.compile(r"\s(sdot|udot|usdot|sudot|smmla|ummla|usmmla|bfdot|bfmmla|bfmlal\w|bfcvt\w*)\s")
+ARM_INSTRUCTIONS = {
+    "csrc/isa/neon_dotprod.cpp": {"sdot"},
+    "csrc/isa/neon_i8mm.cpp": {"smmla", "bfmmla", "bfcvtn", "bfcvtn2"},
+}
+# What multiplies in the largest tiles, as objdump prints it, and the multiply-adds of one step.
 ARM_INNER_LOOPS = {
-    "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3, false>", 24),
-    "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3, false>", 24),
+    "csrc/isa/neon.cpp": [("Lanes<(anonymous namespace)::Float32>", 24)],
+    "csrc/isa/neon_dotprod.cpp": [("Lanes<(anonymous namespace)::Int8>", 24)],
+    "csrc/isa/neon_i8mm.cpp": [
+        ("Mmla<(anonymous namespace)::MmlaBfloat16>", 24),
+        ("Mmla<(anonymous namespace)::MmlaInt8>", 24),
+    ],
 }
 
 
@@ -185,21 +209,35 @@ def require(option: str, commands: list[str], packages: list[str]) -> None:
     run(command, DEBIAN_FRONTEND="noninteractive")
 
 
+def check_instructions(object_file: Path, expected: set[str]) -> None:
+    """Exit unless the newer instructions in the file are those `expected`: the linker may keep any file's copy."""
+    command = [inner_loop.OBJDUMP, "--disassemble", "--no-show-raw-insn", str(object_file)]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if (found := set(ARM_NEWER.findall(listing))) != expected:
+        sys.exit(f"{object_file} has {sorted(found)}; expected {sorted(expected)}")
+
+
 def test_arm(test_arguments: list[str]) -> None:
     require("--arm", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
     variant = Variant("aarch64", ARM_COMPILER, "aarch64")
     program = build(variant)
-    for source, (function, multiply_adds) in ARM_INNER_LOOPS.items():
-        inner_loop.check(variant.object_of(source), function, multiply_adds)
+    for source, loops in ARM_INNER_LOOPS.items():
+        for unit, multiply_adds in loops:
+            tile = f"interleaved_tile<(anonymous namespace)::{unit}, 8, 3, false>"
+            inner_loop.check(variant.object_of(source), tile, multiply_adds)
+
+    for source in SOURCES:
+        check_instructions(variant.object_of(source), ARM_INSTRUCTIONS.get(source, set()))
 
     def emulate(cpu: str) -> subprocess.CompletedProcess[str]:
-        command = [ARM_EMULATOR, "-cpu", cpu, "-L", ARM_LIBRARIES, str(program), *test_arguments]
-        features, builds = ARM_CPUS[cpu]
+        emulated = ARM_CPUS[cpu]
+        command = [ARM_EMULATOR, "-cpu", cpu, "-L", ARM_LIBRARIES, str(program)]
+        command += [*emulated.arguments, *test_arguments]
         environment = {
             **os.environ,
-            "SQUEEZEBERT_TEST_BUILDS": builds,
+            "SQUEEZEBERT_TEST_BUILDS": emulated.builds,
             **ARM_ENVIRONMENT,
-            "SQUEEZEBERT_TEST_CPU_FEATURES": features,
+            "SQUEEZEBERT_TEST_CPU_FEATURES": emulated.features,
         }
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

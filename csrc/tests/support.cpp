@@ -1,8 +1,10 @@
 #include "support.h"
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <random>
 #include <sstream>
@@ -64,6 +66,30 @@ GuardedFloats::GuardedFloats(int64_t size, Edge edge)
       data_(reinterpret_cast<float*>(bytes_.data())),
       size_(size) {
   fill(std::numeric_limits<float>::quiet_NaN());
+}
+
+ChildEnd end_of_child(const std::function<void()>& run) {
+  int ends[2];
+  if (pipe(ends) != 0) throw std::runtime_error("pipe failed");
+  const pid_t child = fork();
+  if (child < 0) throw std::runtime_error("fork failed");
+  if (child == 0) {
+    for (const int number : {SIGABRT, SIGILL}) std::signal(number, SIG_DFL);  // instead of doctest's
+    dup2(ends[1], STDERR_FILENO);
+    run();
+    _exit(0);
+  }
+  close(ends[1]);
+  ChildEnd end{{}, 0};
+  char buffer[256];
+  for (ssize_t count; (count = read(ends[0], buffer, sizeof buffer)) > 0;) {
+    end.message.append(buffer, static_cast<std::size_t>(count));
+  }
+  close(ends[0]);
+  int status = 0;
+  if (waitpid(child, &status, 0) != child) throw std::runtime_error("waitpid failed");
+  end.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  return end;
 }
 
 std::string name_of(Activation activation) {
