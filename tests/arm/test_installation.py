@@ -17,7 +17,7 @@ from tests.cli_helpers import succeeds
 
 SHIPPED = Path(squeezebert_fast.__file__).parent
 CPU = os.environ["SQUEEZEBERT_TEST_CPU"]
-BEST_BUILD = {"cortex-a72": "neon", "cortex-a76": "neon_dotprod", "max": "neon_dotprod"}
+BEST_BUILD = {"cortex-a72": "neon", "cortex-a76": "neon_dotprod", "max": "neon_i8mm"}
 
 
 def test_what_runs_is_the_cross_built_package() -> None:
