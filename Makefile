@@ -15,7 +15,7 @@ NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-amx sanitize test-compat lint format bench profile gpu-check clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize test-compat lint format bench profile gpu-check clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -24,7 +24,8 @@ help:
 	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
 	@echo "                  some of its parts with GPU_ONLY='times models'"
-	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
+	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs; that a token costs no more instructions"
+	@echo "make test-arm-python  the Python package on emulated AArch64 CPUs, with an AArch64 Python and torch"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
@@ -92,6 +93,11 @@ gpu-check:
 
 test-arm: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
+	$(BIN)/python -m benchmarks.arm.counts --check
+
+# Keeps an AArch64 Python with torch in build/arm_python: 1.5 GB, a minute to make.
+test-arm-python: $(VENV)/test.stamp
+	$(BIN)/python tests/arm/run.py
 
 test-amx: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --amx
@@ -112,12 +118,12 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'benchmarks/*.c' 'benchmarks/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'benchmarks/*.c' 'benchmarks/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.compare --out out/bench

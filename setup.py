@@ -49,6 +49,12 @@ PACKAGES = [
 ]
 
 
+def target_machine() -> str:
+    """What the module is for, as platform.machine() has it there. A cross build says it as Python's own build does:
+    _PYTHON_HOST_PLATFORM=linux-aarch64 (tests/arm/build.py)."""
+    return os.environ.get("_PYTHON_HOST_PLATFORM", platform.machine()).rpartition("-")[2]
+
+
 class BuildNative(build_ext):
     """build_ext with flags for each file, files compiled side by side; may fail unless required."""
 
@@ -97,7 +103,7 @@ class BuildNative(build_ext):
                 [source],
                 output_dir=str(folder),
                 include_dirs=ext.include_dirs,
-                extra_postargs=build_flags.flags(source, platform.machine(), compiler),
+                extra_postargs=build_flags.flags(source, target_machine(), compiler),
                 depends=ext.depends,
             )
             return objects[0]
