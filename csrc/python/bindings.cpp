@@ -74,7 +74,8 @@ PYBIND11_MODULE(_native, m) {
       .value("gelu", Activation::gelu)
       .value("gelu_tanh", Activation::gelu_tanh)
       .value("relu", Activation::relu)
-      .value("silu", Activation::silu);
+      .value("silu", Activation::silu)
+      .value("tanh", Activation::tanh);
 
   py::enum_<Precision>(m, "Precision")
       .value("float32", Precision::float32)
