@@ -81,8 +81,10 @@ class Json {
   static constexpr int kMostDepth = 64;
 
   static Json read(const std::string& path, size_t most_bytes);
+  // The same; nothing where there is no file of that name.
+  static std::optional<Json> read_if_any(const std::string& path, size_t most_bytes);
   // `name` stands for the file in messages.
-  static Json parse(std::string_view text, const std::string& name);
+  static Json parse(std::string text, const std::string& name);
 
   Json(Json&&) noexcept;
   Json& operator=(Json&&) noexcept;
