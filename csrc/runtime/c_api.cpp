@@ -75,7 +75,7 @@ class Texts {
 
  private:
   std::string_view first_;
-  std::optional<std::string> second_;
+  std::optional<std::string_view> second_;
 };
 
 }  // namespace

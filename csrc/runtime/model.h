@@ -19,7 +19,7 @@ namespace squeezebert {
 
 struct Text {
   std::string_view first;
-  const std::string* second;  // or null
+  const std::string_view* second;  // or null
 };
 
 struct Candidate {
