@@ -152,6 +152,7 @@ PYBIND11_MODULE(_native, m) {
       py::call_guard<py::gil_scoped_release>(),
       "Sum of three tables' rows, normalised. False, with nothing written, when an id is out of its table's range.");
 
+  bind_heads(m);
   bind_training(m);
   bind_watch(m);
 

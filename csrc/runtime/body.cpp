@@ -51,7 +51,7 @@ Body::Body(const Config& config, Weights& weights, const Engine& engine, int thr
     types = no_types_.data();
   }
   embeddings_.tables[2] = {types, false, nullptr, nullptr, config.token_types};
-  const Norm norm = norm_of(weights, config.layout->embeddings_norm, width, config.embeddings_eps);
+  const LayerNorm norm = norm_of(weights, config.layout->embeddings_norm, width, config.embeddings_eps);
   embeddings_.norm_weight = norm.weight;
   embeddings_.norm_bias = norm.bias;
   embeddings_.eps = norm.eps;
@@ -79,7 +79,7 @@ void Body::add_layer(const Config& config, Weights& weights, int64_t index) {
     return ConvWeights{weight.floats, weight.ints, weight.scale, bias, of, in, out, blocks};
   };
   const auto norm = [&](const char* name) {
-    const Norm of = norm_of(weights, place + name, channels_, config.layer_eps);
+    const LayerNorm of = norm_of(weights, place + name, channels_, config.layer_eps);
     return NormWeights{of.weight, of.bias, of.eps};
   };
   // Query, key and value read the same operands, so groups times blocks are equal for the three.

@@ -22,13 +22,8 @@ void Dense::run(const float* x, int64_t rows, float* y, int threads) const {
   packed_.run(x, packed_.in_channels(), rows, bias_, y, packed_.out_channels(), Activation::none, threads);
 }
 
-Norm norm_of(Weights& weights, const std::string& name, int64_t channels, float eps) {
-  return {weights.floats(name + ".weight", {channels}), weights.floats(name + ".bias", {channels}), eps};
-}
-
-void layer_norm(const Engine& engine, const Norm& norm, int64_t channels, float* rows, int64_t count) {
-  const PrecisionKernels& kernels = engine.kernels.precision[static_cast<int>(Precision::float32)];
-  kernels.add_layer_norm({norm.weight, norm.bias, norm.eps, channels, nullptr, 0, rows, channels, {}}, {0, count});
+LayerNorm norm_of(Weights& weights, const std::string& name, int64_t channels, float eps) {
+  return {weights.floats(name + ".weight", {channels}), weights.floats(name + ".bias", {channels}), eps, channels};
 }
 
 }  // namespace squeezebert

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "../core/add_layer_norm.h"
 #include "../core/grouped_pointwise_conv.h"
 #include "weights.h"
 
@@ -34,15 +35,7 @@ class Dense {
   const float* bias_;
 };
 
-struct Norm {
-  const float* weight;
-  const float* bias;
-  float eps;
-};
-
-Norm norm_of(Weights& weights, const std::string& name, int64_t channels, float eps);
-
-// In place, row by row.
-void layer_norm(const Engine& engine, const Norm& norm, int64_t channels, float* rows, int64_t count);
+// NAME.weight and NAME.bias.
+LayerNorm norm_of(Weights& weights, const std::string& name, int64_t channels, float eps);
 
 }  // namespace squeezebert

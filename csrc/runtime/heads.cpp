@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "../core/activation.h"
+
 namespace squeezebert {
 namespace {
 
@@ -30,7 +32,7 @@ Classifier::Classifier(const Config& config, Weights& weights, const Engine& eng
 void Classifier::run(const float* states, float* logits, int threads) const {
   std::vector<float> pooled(static_cast<size_t>(channels_));
   dense_.run(states, 1, pooled.data(), threads);
-  engine_.kernels.activate(activation_, pooled.data(), channels_);
+  activate(engine_.kernels, activation_, pooled.data(), channels_, threads);
   classifier_.run(pooled.data(), 1, logits, threads);
 }
 
@@ -46,8 +48,8 @@ WordHead::WordHead(const Config& config, Weights& weights, const Engine& engine,
 void WordHead::run(const float* states, int64_t rows, float* logits, int threads) const {
   std::vector<float> transformed(static_cast<size_t>(rows * width_));
   dense_.run(states, rows, transformed.data(), threads);
-  engine_.kernels.activate(activation_, transformed.data(), rows * width_);
-  layer_norm(engine_, norm_, width_, transformed.data(), rows);
+  activate(engine_.kernels, activation_, transformed.data(), rows * width_, threads);
+  layer_norm(engine_.kernels, norm_, transformed.data(), rows, threads);
   decoder_.run(transformed.data(), rows, logits, threads);
 }
 

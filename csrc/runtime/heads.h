@@ -36,7 +36,7 @@ class WordHead {
   const int64_t width_, words_;
   const Activation activation_;
   const Dense dense_;
-  const Norm norm_;
+  const LayerNorm norm_;
   const Dense decoder_;
 };
 
