@@ -24,7 +24,8 @@ const KernelTable& kernels_here() {
   if (!wanted || !*wanted) return *usable_kernels().front();
   if (const KernelTable* kernels = find_kernels(wanted)) return *kernels;
   std::string usable;
-  for (const KernelTable* kernels : usable_kernels()) usable += (usable.empty() ? "" : ", ") + std::string(kernels->name);
+  for (const KernelTable* kernels : usable_kernels())
+    usable += (usable.empty() ? "" : ", ") + std::string(kernels->name);
   throw Error(SQUEEZEBERT_INVALID_ARGUMENT,
               std::string(kBuildVariable) + " is '" + wanted + "'; usable here: " + usable);
 }
@@ -32,8 +33,8 @@ const KernelTable& kernels_here() {
 Precision precision_of(const std::string& name, const Weights& weights) {
   if (weights.is_int8()) {
     if (name.empty() || name == "int8") return Precision::int8;
-    throw Error(SQUEEZEBERT_UNSUPPORTED,
-                "the precision is '" + name + "', but " + weights.path() + " holds int8 weights, which run in int8 alone");
+    throw Error(SQUEEZEBERT_UNSUPPORTED, "the precision is '" + name + "', but " + weights.path() +
+                                             " holds int8 weights, which run in int8 alone");
   }
   if (name.empty() || name == "float32") return Precision::float32;
   if (name == "bfloat16") return Precision::bfloat16;
@@ -105,8 +106,8 @@ std::vector<float> Model::hidden_states(const Encoding& encoding) const {
 
 std::vector<float> Model::hidden_states(const int64_t* ids, const int64_t* token_types, int64_t count) const {
   if (count > config_.positions) {
-    throw Error(SQUEEZEBERT_INVALID_ARGUMENT, "there are " + std::to_string(count) + " ids, but " + folder_ + " takes " +
-                                                  std::to_string(config_.positions) + " tokens at most");
+    throw Error(SQUEEZEBERT_INVALID_ARGUMENT, "there are " + std::to_string(count) + " ids, but " + folder_ +
+                                                  " takes " + std::to_string(config_.positions) + " tokens at most");
   }
   std::vector<float> states(static_cast<size_t>(count * config_.channels));
   body_.run(ids, token_types, count, states.data(), threads_);

@@ -48,7 +48,9 @@ std::string path_of(const std::string& folder, const std::string& place) {
   return place.empty() ? folder : folder + "/" + place;
 }
 
-std::string is_text(const JsonValue& value) { return value.is_string() ? std::string(value.string()) : value.summary(); }
+std::string is_text(const JsonValue& value) {
+  return value.is_string() ? std::string(value.string()) : value.summary();
+}
 
 void read_transformer(SentenceFolder& found) {
   for (const char* name : kTransformerConfigs) {
