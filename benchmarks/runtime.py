@@ -1,6 +1,6 @@
 """squeezebert-run: how large it is, and how long its first answer takes, from the start of the process.
 
-    python -m benchmarks.runtime           after `make runtime`, and after `make runtime-arm` that one's sizes too
+python -m benchmarks.runtime           after `make runtime`, and after `make runtime-arm` that one's sizes too
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def first_answer(program: Path, threads: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=51)
     runs = parser.parse_args().runs
     for folder, strip in BUILDS.items():
@@ -52,7 +54,9 @@ def main() -> None:
         times = [first_answer(Path("build/runtime/squeezebert-run"), threads) for _ in range(runs)]
         clock = statistics.median(wall for wall, _ in times)
         cpu = statistics.mean(cpu for _, cpu in times)
-        print(f"first answer of the shipped model, {threads} threads: {clock:.1f} ms (median of {runs}), CPU {cpu:.1f} ms")
+        print(
+            f"first answer of the shipped model, {threads} threads: {clock:.1f} ms (median of {runs}), CPU {cpu:.1f} ms"
+        )
 
 
 if __name__ == "__main__":

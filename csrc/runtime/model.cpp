@@ -70,6 +70,7 @@ Model::Model(const std::string& folder, const std::string& precision)
     : folder_(folder_named(folder)),
       sentence_(read_sentence_folder(folder)),
       config_(read_config(sentence_.transformer)),
+      cross_encoder_(read_cross_encoder(sentence_.transformer)),
       tokenizer_(sentence_.transformer),
       weights_(sentence_.transformer, config_.layout->prefix),
       engine_{kernels_here(), precision_of(precision, weights_)},
@@ -116,7 +117,8 @@ std::vector<float> Model::hidden_states(const int64_t* ids, const int64_t* token
 
 std::vector<float> Model::logits(const Text& text) const {
   if (config_.head != Head::labels) refuse("a model for sequence classification");
-  const std::vector<float> states = hidden_states(encode(text));
+  const std::string prompted = cross_encoder_.prompt + std::string(text.first);
+  const std::vector<float> states = hidden_states(encode({prompted, text.second}));
   std::vector<float> logits(config_.labels.size());
   once(classifier_).run(states.data(), logits.data(), threads_);
   check_finite(logits);
@@ -124,10 +126,18 @@ std::vector<float> Model::logits(const Text& text) const {
 }
 
 std::vector<float> Model::scores(const std::vector<float>& logits) const {
+  using Activation = CrossEncoder::Activation;
+  Activation activation = cross_encoder_.activation;
+  const bool says_little = activation == Activation::none || activation == Activation::identity;
   std::vector<float> scores = logits;
-  if (config_.kind == SQUEEZEBERT_SINGLE_LABEL) softmax(scores);
-  if (config_.kind == SQUEEZEBERT_MULTI_LABEL) {
-    for (float& score : scores) score = 1 / (1 + std::exp(-score));
+  if (config_.kind == SQUEEZEBERT_SINGLE_LABEL && says_little) {
+    softmax(scores);
+    return scores;
+  }
+  if (config_.kind == SQUEEZEBERT_MULTI_LABEL && says_little) activation = Activation::sigmoid;
+  for (float& score : scores) {
+    if (activation == Activation::sigmoid) score = 1 / (1 + std::exp(-score));
+    if (activation == Activation::tanh) score = std::tanh(score);
   }
   return scores;
 }

@@ -235,6 +235,45 @@ def test_scores_are_what_the_configuration_says(
     torch.testing.assert_close(torch.tensor(scores), activation(torch.tensor(logits)))
 
 
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize(
+    ("fields", "activation"),
+    [
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, torch.sigmoid),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, torch.tanh),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, None),
+        (
+            {"sbert_ce_default_activation_function": "Sigmoid", "squeezebert_fast": {"task": "regression"}},
+            None,
+        ),
+    ],
+)
+def test_a_cross_encoder_says_what_makes_its_scores(
+    fields: dict[str, Any], activation: Any, labels: int, tmp_path: Path
+) -> None:
+    folder = make_folder("bert", "ForSequenceClassification", tmp_path, num_labels=labels)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    about = {"model_type": "CrossEncoder", "prompts": {"query": "the "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(about))
+    engine = load_engine(HEADS["ForSequenceClassification"], str(folder), backend="cpu", threads=None)
+    logits, scores = RuntimeModel(folder).classify("film", "good")
+    assert same_bits(logits, called(engine, encoded(engine, "the film", "good")).logits)
+    otherwise = (lambda x: x) if labels == 1 else (lambda x: x.softmax(-1))
+    torch.testing.assert_close(torch.tensor(scores), (activation or otherwise)(torch.tensor(logits)))
+
+
+def test_an_unknown_activation_of_a_cross_encoder_is_refused(tmp_path: Path) -> None:
+    folder = make_folder("bert", "ForSequenceClassification", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"sbert_ce_default_activation_function": "my.Code"})
+    )
+    with pytest.raises(RuntimeFailure, match=r"a CrossEncoder with the activation 'my\.Code'") as caught:
+        RuntimeModel(folder)
+    assert caught.value.status == runtime.UNSUPPORTED
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     ours = RuntimeModel(SENTIMENT_MODEL)
     text = "The plot is thin, and yet " * 40

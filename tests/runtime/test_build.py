@@ -37,7 +37,9 @@ def test_cmake_compiles_each_file_with_the_flags_of_the_package(tmp_path: Path) 
     assert "csrc/core/encoder/run.cpp" in core
     for source in [*core, *build_flags.INSTRUCTION_SET_SOURCES]:
         expected = build_flags.flags(source, platform.machine(), compiler)
-        assert [flag for flag in commands[source] if flag in set(expected)] == list(dict.fromkeys(expected)), source
+        assert [flag for flag in commands[source] if flag in set(expected)] == list(
+            dict.fromkeys(expected)
+        ), source
 
 
 def build_commands(folder: Path) -> None:
@@ -79,13 +81,17 @@ def test_the_example_in_c_builds_and_classifies(standard: str, tmp_path: Path) -
     if standard == "c99":
         language, sources = ["-x", "c"], [str(EXAMPLE)]
     else:  # the header is for C++ too
-        (tmp_path / "only.cpp").write_text("#include <squeezebert.h>\nint main() { return squeezebert_version()[0] == 0; }\n")
+        (tmp_path / "only.cpp").write_text(
+            "#include <squeezebert.h>\nint main() { return squeezebert_version()[0] == 0; }\n"
+        )
         language, sources = ["-x", "c++"], [str(tmp_path / "only.cpp")]
     warnings = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
     library = [str(FOLDER / "libsqueezebert.so"), f"-Wl,-rpath,{FOLDER}"]
     command = [*compiler, f"-std={standard}", *warnings, include, *language, *sources, "-x", "none", *library]
     subprocess.run([*command, "-o", str(made)], check=True)
-    done = subprocess.run([made, SENTIMENT_MODEL, "A lovely film."], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [made, SENTIMENT_MODEL, "A lovely film."], capture_output=True, text=True, check=True
+    )
     if standard == "c99":
         assert re.fullmatch(r"negative 0\.0\d\d positive 0\.9\d\d A lovely film\.\n", done.stdout)
 
@@ -99,7 +105,9 @@ def test_an_installed_copy_is_complete(tmp_path: Path) -> None:
     from tests.runtime.library import tool
 
     build(FOLDER)
-    subprocess.run([tool("cmake"), "--install", str(FOLDER), "--prefix", str(tmp_path)], check=True, capture_output=True)
+    subprocess.run(
+        [tool("cmake"), "--install", str(FOLDER), "--prefix", str(tmp_path)], check=True, capture_output=True
+    )
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     libraries = {name.replace("lib64/", "lib/") for name in names if "lib" in name}
     assert {"bin/squeezebert-run", "include/squeezebert.h"} <= names

@@ -27,7 +27,9 @@ def built() -> Path:
     for name in (EMULATOR, "aarch64-linux-gnu-g++"):
         if shutil.which(name) is None:
             pytest.skip(f"needs {name}: apt-get install g++-aarch64-linux-gnu qemu-user-static")
-    return build(ROOT / "build" / "runtime-aarch64", f"-DCMAKE_TOOLCHAIN_FILE={ROOT}/cmake/aarch64-linux-gnu.cmake")
+    return build(
+        ROOT / "build" / "runtime-aarch64", f"-DCMAKE_TOOLCHAIN_FILE={ROOT}/cmake/aarch64-linux-gnu.cmake"
+    )
 
 
 def emulated(cpu: str, *arguments: str, lines: str | bytes = b"") -> subprocess.CompletedProcess[str]:
