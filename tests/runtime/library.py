@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "runtime"
 PROGRAM = FOLDER / "squeezebert-run"
 
+BUILT_VARIABLE = "SQUEEZEBERT_TEST_RUNTIME"
+"""Environment variable with the folder of a library that is built already: an emulated Python can't run CMake."""
+
 INVALID_ARGUMENT, NOT_FOUND, BAD_FILE, UNSUPPORTED, BAD_TEXT = 1, 2, 3, 4, 5
 NO_LABELS, SINGLE_LABEL, MULTI_LABEL, REGRESSION = range(4)
 
@@ -78,8 +81,8 @@ class Candidate(ctypes.Structure):
 @cache
 def library() -> Any:
     """squeezebert.h."""
-    program()
-    loaded: Any = ctypes.CDLL(str(FOLDER / "libsqueezebert.so"))
+    folder = os.environ.get(BUILT_VARIABLE) or program().parent
+    loaded: Any = ctypes.CDLL(str(Path(folder) / "libsqueezebert.so"))
     for name in ("version", "last_error", "label"):
         getattr(loaded, f"squeezebert_{name}").restype = ctypes.c_char_p
     for name in ("label_count", "embedding_size"):
