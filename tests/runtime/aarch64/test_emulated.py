@@ -19,7 +19,10 @@ CPUS = {  # csrc/tests/run_tests.py has them too
     "cortex-a76": "neon_dotprod",
     "max": "neon_i8mm",
 }
-MOST_BYTES = 3 << 20
+# A float32 sum in another order, and an activation is rounded to the next int: two builds for x86-64 differ by 2e-3 in
+# a score. The last multiplies attention's scores and values in bfloat16.
+OFF_BY = {"neon": 1e-2, "neon_dotprod": 1e-2, "neon_i8mm": 3e-2}
+MOST_BYTES = 3_000_000
 EMULATOR, LIBRARIES = "qemu-aarch64-static", "/usr/aarch64-linux-gnu"
 
 
@@ -57,9 +60,7 @@ def test_real_sentences_get_the_labels_of_this_machine(cpu: str) -> None:
     for text, theirs in zip(sentences(), scores_of(cpu, SENTIMENT_MODEL), strict=True):
         ours = dict(zip(model.labels, model.classify(text)[1], strict=True))
         assert max(theirs, key=theirs.__getitem__) == max(ours, key=ours.__getitem__), text
-        # A float32 sum in another order, and an activation is rounded to the next int: two builds for x86-64 differ
-        # by 2e-3 here. The third CPU's multiplies attention's scores in bfloat16.
-        assert theirs == pytest.approx(ours, abs=1e-2), text
+        assert theirs == pytest.approx(ours, abs=OFF_BY[CPUS[cpu]]), text
 
 
 def test_int8_has_the_same_bits_on_two_cpus_whose_sums_of_floats_are_the_same() -> None:
