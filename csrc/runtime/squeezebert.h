@@ -44,8 +44,8 @@ typedef enum squeezebert_status {
   SQUEEZEBERT_INTERNAL = 7 /* a fault of this library */
 } squeezebert_status;
 
-/* What a model's scores are, which its configuration says. The folder of a CrossEncoder (sentence-transformers) may name
- * another function than softmax or sigmoid, or one for a value: its scores are what that makes of them. */
+/* What a model's scores are, which its configuration says. The folder of a CrossEncoder (sentence-transformers) may
+ * name another function than softmax or sigmoid, or one for a value: its scores are what that makes of them. */
 typedef enum squeezebert_kind {
   SQUEEZEBERT_NO_LABELS = 0,    /* the model classifies nothing */
   SQUEEZEBERT_SINGLE_LABEL = 1, /* softmax: they sum to 1 */
