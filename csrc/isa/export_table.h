@@ -20,6 +20,7 @@ namespace {
 using squeezebert::KernelTable;
 using squeezebert::Precision;
 using squeezebert::PrecisionKernels;
+using squeezebert::TrainingKernels;
 
 template <class Micro, class Scores>
 constexpr PrecisionKernels kernels_of(bool native) {
@@ -48,6 +49,15 @@ constexpr PrecisionKernels kernels_of(bool native) {
   return kernels;
 }
 
+// squeezebert-run trains nothing, and half of a build is for training.
+#ifdef SQUEEZEBERT_INFERENCE_ONLY
+template <class Gradients>
+constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
+  return kernels;
+}
+
+constexpr TrainingKernels training_kernels() { return {}; }
+#else
 template <class Gradients>
 constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
   kernels.weight_gradient_scratch = weight_gradient_scratch<Gradients>;
@@ -56,6 +66,12 @@ constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
   kernels.feed_forward_backward = feed_forward_backward<Gradients>;
   return kernels;
 }
+
+constexpr TrainingKernels training_kernels() {
+  return {attention_training_scratch, ::attention_forward,   ::attention_backward, ::add_layer_norm_forward,
+          ::add_layer_norm_backward,  ::activation_backward, ::drop_rows};
+}
+#endif
 
 }  // namespace
 
@@ -68,8 +84,8 @@ constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
         {with_gradients<VectorGradients<FLOAT32>>(kernels_of<FLOAT32, VectorScores>(true)), BFLOAT16, INT8, HIGHEST, \
          HIGH, MEDIUM},                                                                                              \
         ::embeddings,                                                                                                \
-        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward,            \
-         ::add_layer_norm_backward, ::activation_backward, ::drop_rows}};                                            \
+        ::activate,                                                                                                  \
+        training_kernels()};                                                                                         \
     return &table;                                                                                                   \
   }
 

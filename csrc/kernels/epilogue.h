@@ -60,6 +60,8 @@ inline void activate(Activation activation, const float* y, int64_t row_stride, 
       return apply<relu>(y, row_stride, rows, columns, store_to);
     case Activation::silu:
       return apply<silu>(y, row_stride, rows, columns, store_to);
+    case Activation::tanh:
+      return apply<hyperbolic_tangent>(y, row_stride, rows, columns, store_to);
   }
 }
 
@@ -69,6 +71,10 @@ inline void activate(Activation activation, float* y, int64_t row_stride, int64_
   activate<Format>(activation, y, row_stride, rows, columns, [&](int64_t row, int64_t column, Vec v, int lanes) {
     store_lanes(y + row * row_stride + column, v, lanes);
   });
+}
+
+inline void activate(Activation activation, float* x, int64_t count) {
+  activate<Float32>(activation, x, count, 1, count);
 }
 
 }  // namespace

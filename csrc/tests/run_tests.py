@@ -7,6 +7,7 @@
     run_tests.py --amx               on the build for AMX: where the CPU has none, emulated; then every few shapes
                                      under the sanitizers, which so check what tiles load and store
     run_tests.py --arm               for AArch64, on emulated CPUs; checks instructions and inner loops too
+    run_tests.py --arm-tools         no test: installs the compiler and the emulator that --arm needs
 
 Other arguments go to the tests (`--test-case=...`, `--list-test-cases`: doctest's). CXX names the compiler.
 """
@@ -162,6 +163,7 @@ def build(variant: Variant) -> Path:
         *(ROOT / "csrc").rglob("*.h"),
         ROOT / "csrc/isa/builds.inc",
         ROOT / "build_flags.py",
+        ROOT / "csrc/build.ini",
         Path(__file__),
     ]
     newest_shared = max(path.stat().st_mtime for path in shared)
@@ -214,8 +216,12 @@ def check_instructions(object_file: Path, expected: set[str]) -> None:
         sys.exit(f"{object_file} has {sorted(found)}; expected {sorted(expected)}")
 
 
+def require_arm_tools() -> None:
+    require("AArch64", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
+
+
 def test_arm(test_arguments: list[str]) -> None:
-    require("--arm", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
+    require_arm_tools()
     variant = Variant("aarch64", ARM_COMPILER, "aarch64")
     program = build(variant)
     for source, units in ARM_INNER_LOOPS.items():
@@ -269,11 +275,13 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     which = parser.add_mutually_exclusive_group()
-    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--amx", "--arm"):
+    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--amx", "--arm", "--arm-tools"):
         which.add_argument(option, action="store_true")
     arguments, test_arguments = parser.parse_known_args()
     if arguments.arm:
         test_arm(test_arguments)
+    elif arguments.arm_tools:
+        require_arm_tools()
     elif arguments.amx:
         test_amx(test_arguments)
     elif arguments.sanitize:

@@ -171,7 +171,11 @@ TEST_CASE("a product is as exact as a plain float32 loop") {
         activate(activation, plain);
         activate(activation, exact);
         const auto count = static_cast<int64_t>(exact.size());
-        const double usual = 2 * errors_of(exact, plain, count).largest + few_ulp(exact);
+        // tanh leaves few sums of so many that it doesn't saturate: what those few are off by is luck. Its slope is 1
+        // at most, so what all of the sums are off by holds for them.
+        const double before =
+            activation == Activation::tanh ? errors_of(exact_product, plain_product, count).largest : 0.0;
+        const double usual = 2 * std::max(errors_of(exact, plain, count).largest, before) + few_ulp(exact);
         for (const KernelTable* kernels : tested_builds()) {
           const GuardedFloats y(shape.y_size());
           conv.run(*kernels, precision, activation, 1 + static_cast<int>(shape.out_per_group % 3), y);

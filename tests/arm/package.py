@@ -18,7 +18,7 @@ BUILD_FILES = ("setup.py", "build_flags.py", "pyproject.toml")
 def build(environment: Path, folder: Path) -> Path:
     """The folder that has the package, for PYTHONPATH. The module is compiled again if a source is newer."""
     module = folder / f"native/squeezebert_fast/_native.cpython-311-{TRIPLET}.so"
-    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".h", ".inc")]
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".h", ".inc", ".ini")]
     newest = max(path.stat().st_mtime for path in [*sources, *(ROOT / name for name in BUILD_FILES)])
     if not module.exists() or module.stat().st_mtime < newest:
         print("cross-compiling the package", flush=True)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc/tests"))
 
 import environment
 import package
-from run_tests import ARM_COMPILER, ARM_PACKAGES, require
+from run_tests import require_arm_tools
 
 ROOT = package.ROOT
 FOLDER = ROOT / "build" / "arm_python"
@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--cpu", choices=environment.CPUS, action="append", help="all by default")
     chosen, arguments = parser.parse_known_args()
-    require("an emulated Python", [ARM_COMPILER, environment.EMULATOR], ARM_PACKAGES)
+    require_arm_tools()
     python = environment.make(FOLDER / "environment")
     built = package.build(python, FOLDER)
     arguments = arguments[1:] if arguments[:1] == ["--"] else [*PYTEST, *arguments]
