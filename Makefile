@@ -112,12 +112,12 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/*/third_party' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/*/third_party/*' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/*/third_party' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/*/third_party/*' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.compare --out out/bench

@@ -121,8 +121,8 @@ def _read_pipeline(path: Path | None) -> dict[str, Any]:
     for part, expected in _PIPELINE.items():
         found = pipeline.get(part)
         kind = found.get("type", expected) if isinstance(found, dict) else found
-        if kind != expected:
-            raise TokenizerError(f"{path} has the {part} {kind!r}; expected {expected!r}")
+        if kind != expected or not isinstance(found, dict):
+            raise TokenizerError(f"{path} has the {part} {kind!r}; expected a {expected!r}")
     model = pipeline["model"]
     for option, value in MODEL_OPTIONS.items():
         if model.get(option, value) != value:
