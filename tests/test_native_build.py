@@ -295,7 +295,7 @@ def test_a_source_distribution_holds_every_file_of_the_build(source_tree: Path) 
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "csrc").rglob("*")
-        if path.suffix in (".h", ".cpp", ".inc")
+        if path.suffix in (".h", ".cpp", ".inc", ".ini")
     }
     sources.add("squeezebert_fast/models/sentiment/model_int8.safetensors")
     assert sources | {"setup.py", "build_flags.py", "triton_kernels/__init__.py"} <= names

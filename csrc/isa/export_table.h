@@ -68,6 +68,7 @@ constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
         {with_gradients<VectorGradients>(kernels_of<VectorTile<Float32>, VectorScores>(true)), BFLOAT16, INT8, \
          HIGHEST, HIGH, MEDIUM},                                                                               \
         ::embeddings,                                                                                          \
+        ::activate,                                                                                            \
         {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward,      \
          ::add_layer_norm_backward, ::activation_backward, ::drop_rows}};                                      \
     return &table;                                                                                             \

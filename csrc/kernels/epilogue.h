@@ -61,7 +61,13 @@ inline void activate(Activation activation, float* y, int64_t row_stride, int64_
       return apply<relu>(y, row_stride, rows, columns);
     case Activation::silu:
       return apply<silu>(y, row_stride, rows, columns);
+    case Activation::tanh:
+      return apply<hyperbolic_tangent>(y, row_stride, rows, columns);
   }
+}
+
+inline void activate(Activation activation, float* x, int64_t count) {
+  activate<Float32>(activation, x, count, 1, count);
 }
 
 }  // namespace

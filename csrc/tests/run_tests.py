@@ -141,6 +141,7 @@ def build(variant: Variant) -> Path:
         *(ROOT / "csrc").rglob("*.h"),
         ROOT / "csrc/isa/builds.inc",
         ROOT / "build_flags.py",
+        ROOT / "csrc/build.ini",
         Path(__file__),
     ]
     newest_shared = max(path.stat().st_mtime for path in shared)

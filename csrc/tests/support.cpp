@@ -78,6 +78,8 @@ std::string name_of(Activation activation) {
       return "relu";
     case Activation::silu:
       return "silu";
+    case Activation::tanh:
+      return "tanh";
   }
   throw std::logic_error("unknown activation");
 }
@@ -222,6 +224,8 @@ Real activate(Activation activation, Real x) {
       return x < 0 ? Real(0) : x;
     case Activation::silu:
       return x / (one + std::exp(-x));
+    case Activation::tanh:
+      return std::tanh(x);
   }
   throw std::logic_error("unknown activation");
 }

@@ -62,6 +62,7 @@ FUSED_ACTIVATIONS = (
         "relu": _native.Activation.relu,
         "silu": _native.Activation.silu,
         "swish": _native.Activation.silu,
+        "tanh": _native.Activation.tanh,
     }
 )
 """The activations that a kernel applies itself, by transformers' names, some of which share a formula."""
