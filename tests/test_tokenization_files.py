@@ -128,6 +128,14 @@ def test_added_tokens_without_a_list_of_flags_are_read(kind: Any, tmp_path: Path
     assert tokenizer.decode([5, 8, 9], skip_special_tokens=True) == "hello more"
 
 
+@pytest.mark.parametrize("code", [float("inf"), float("nan"), 8.5, True, None, "8.0", "9" * 5000, []])
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_an_id_that_is_no_integer_is_refused(kind: Any, code: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"vocab.txt": "\n".join(SMALL), "added_tokens.json": {"new": code}})
+    with pytest.raises(TokenizerError, match="expected an integer"):
+        kind.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_never_split_and_options_survive_a_round_trip(kind: Any, tmp_path: Path) -> None:
     tokenizer = kind(VOCAB, never_split=["Foo", "hello"], mask_token=None, split_special_tokens=True)

@@ -224,9 +224,11 @@ def _added_token(token: Any) -> AddedToken:
 
 def _token_id(code: Any) -> int:
     try:
-        return int(code)
-    except (TypeError, ValueError) as error:
-        raise TokenizerError(f"an added token has the id {code!r}; expected an integer") from error
+        if isinstance(code, (str, int)) and not isinstance(code, bool):
+            return int(code)
+    except ValueError:
+        pass
+    raise TokenizerError(f"an added token has the id {code!r}; expected an integer")
 
 
 def _check_added_ids(vocab: Mapping[str, Any], added: Mapping[int, AddedToken]) -> None:
