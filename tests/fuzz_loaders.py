@@ -63,13 +63,16 @@ def load_model(folder: Path) -> None:
 
     from squeezebert_fast import SqueezeBertForMaskedLM, SqueezeBertForSequenceClassification
 
+    failures = []
     for kind in (SqueezeBertForSequenceClassification, SqueezeBertForMaskedLM):
         try:
             model = kind.from_pretrained(folder)
             with torch.inference_mode():
                 model(torch.tensor([[0, 1, 2]]))
-        except SqueezeBertFastError:
-            continue
+        except SqueezeBertFastError as error:
+            failures.append(error)
+    if len(failures) == 2:
+        raise failures[0]
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {"tokenizer_files": load_tokenizer, "model": load_model}
@@ -106,7 +109,10 @@ def main() -> None:
         try_loading(arguments.target, folder, content)
 
     options = [f"-max_total_time={arguments.seconds}", "-max_len=32768", "-timeout=60", "-rss_limit_mb=4096"]
-    options += [f"-artifact_prefix={found}/python-{arguments.target}-", f"-dict={CORPUS.parent / 'words.dict'}"]
+    options += [
+        f"-artifact_prefix={found}/python-{arguments.target}-",
+        f"-dict={CORPUS.parent / 'words.dict'}",
+    ]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         atheris.Setup(
             [sys.argv[0], *options, str(grown), str(CORPUS / arguments.target)],

@@ -15,7 +15,21 @@ import squeezebert_fast
 from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizer
 
 CORPUS = Path(__file__).with_name("corpus")
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "##s", "un", "##aff", "##able", "!", "a", "中"]
+TOKENS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "hello",
+    "##s",
+    "un",
+    "##aff",
+    "##able",
+    "!",
+    "a",
+    "中",
+]
 TEXTS = {
     "plain": b"\x06Hello world, unaffable!",
     "pair": b"\xa7 Hello  [MASK] z\xc3\xbcrich\xfea b  aaab[ENT] Foo",
@@ -49,7 +63,11 @@ def tokenizer_folders() -> dict[str, dict[str, bytes]]:
     tokenizer.add_tokens(["new_tok", AddedToken("Zürich", single_word=True), "hello"])
     tokenizer.add_special_tokens({"extra_special_tokens": ["<e>", AddedToken("[NEW]", lstrip=True)]})
     files = saved(tokenizer.save_pretrained)
-    older = {name: content for name, content in files.items() if name not in ("tokenizer.json", "tokenizer_config.json")}
+    older = {
+        name: content
+        for name, content in files.items()
+        if name not in ("tokenizer.json", "tokenizer_config.json")
+    }
     lines = {"vocab.txt": "\ufeff".encode() + "\r\n".join([*TOKENS, "", " ", "hello"]).encode()}
     return {"whole": files, "older": older, "lines": lines}
 
@@ -60,7 +78,9 @@ def model_folders() -> dict[str, dict[str, bytes]]:
     sizes = {"vocab_size": len(TOKENS), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "max_position_embeddings": 12, "type_vocab_size": 2}
     groups = dict.fromkeys(("q", "k", "v", "intermediate", "output"), 2) | {"post_attention": 1}
-    config = SqueezeBertConfig(**sizes, embedding_size=16, **{f"{name}_groups": n for name, n in groups.items()})
+    config = SqueezeBertConfig(
+        **sizes, embedding_size=16, **{f"{name}_groups": n for name, n in groups.items()}
+    )
     vocab = {"vocab.txt": "\n".join(TOKENS).encode()}
     classifier = squeezebert_fast.SqueezeBertForSequenceClassification(config).eval()
     words = squeezebert_fast.SqueezeBertForMaskedLM(config).eval()

@@ -47,6 +47,9 @@ TARGETS = {
     "tokenizer_files": (TEXT_SOURCES, 8192),
     "model": (MODEL_SOURCES, 32768),
 }
+# Hostile files go the same way to every build of the kernels, whose own tests run under sanitizers. Those for AVX-512
+# take ten minutes to compile so: without their flags their files are empty.
+BUILDS = {"scalar", "avx2", "neon"}
 # Seconds for one input, and megabytes of memory: what takes more is a fault too.
 LIMITS = ["-timeout=20", "-rss_limit_mb=2048", "-malloc_limit_mb=1024"]
 ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1"}
@@ -61,9 +64,23 @@ def compile_all(sources: list[str]) -> list[str]:
         target = BUILD / Path(source).with_suffix(".o")
         if not target.exists() or target.stat().st_mtime < max(newest, (ROOT / source).stat().st_mtime):
             target.parent.mkdir(parents=True, exist_ok=True)
-            flags = build_flags.flags(source, platform.machine(), COMPILER)
+            is_left_out = source.startswith("csrc/isa/") and Path(source).stem not in BUILDS
+            like = "csrc/core/rates.cpp" if is_left_out else source
+            flags = build_flags.flags(like, platform.machine(), COMPILER)
             version = ['-DSQUEEZEBERT_VERSION="fuzz"']
-            run([COMPILER, *flags, *version, *SANITIZERS, "-fsanitize=fuzzer-no-link", "-c", source, "-o", str(target)])
+            run(
+                [
+                    COMPILER,
+                    *flags,
+                    *version,
+                    *SANITIZERS,
+                    "-fsanitize=fuzzer-no-link",
+                    "-c",
+                    source,
+                    "-o",
+                    str(target),
+                ]
+            )
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

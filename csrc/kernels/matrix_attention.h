@@ -70,7 +70,7 @@ struct MatrixScores {
     s.keys = round_up(rows, kPanel);
     int64_t offset = 0;
     const auto take = [&](int64_t bytes) {
-      char* start = scratch + offset;
+      char* start = scratch ? scratch + offset : nullptr;
       offset += round_up(bytes, 64);
       return start;
     };
