@@ -23,7 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "csrc/tests")]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "csrc/tests"))
 
 from run_tests import require
 
