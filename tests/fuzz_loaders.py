@@ -3,7 +3,7 @@
     PYTHONPATH=.:ATHERIS python -m tests.fuzz_loaders --seconds 60
 
 Needs atheris (Google's libFuzzer for Python; `make fuzz` installs it). Starts from csrc/fuzz/corpus/, the C++
-runtime's; `tests/test_fuzz_loaders.py` gives the loaders each of those inputs, and seeded mutations of them, without atheris.
+runtime's; `tests/test_fuzz_loaders.py` gives the loaders those inputs and seeded mutations of them, without atheris.
 """
 
 from __future__ import annotations

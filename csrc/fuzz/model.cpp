@@ -42,11 +42,11 @@ void use(squeezebert_model* model) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static squeezebert::fuzz::Folder folder;
   folder.clear();
-  for (const auto& [name, content] :
-       squeezebert::fuzz::unpack(squeezebert::fuzz::text_of(data, size),
-                                 {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
-                                  "special_tokens_map.json", "model.safetensors", "model_int8.safetensors",
-                                  "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"})) {
+  for (const auto& [name, content] : squeezebert::fuzz::unpack(
+           squeezebert::fuzz::text_of(data, size),
+           {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+            "model.safetensors", "model_int8.safetensors", "modules.json", "1_Pooling/config.json",
+            "sentence_bert_config.json", "config_sentence_transformers.json"})) {
     folder.write(name, content);
   }
   squeezebert_model* model = nullptr;

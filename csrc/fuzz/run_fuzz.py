@@ -5,8 +5,8 @@
     run_fuzz.py --target text      one of the targets
     run_fuzz.py --replay FILE ...  inputs once more, of the target that --target names
 
-What is found is in build/fuzz/found/, each input a file: mend its cause, and keep the input in csrc/fuzz/corpus/TARGET/, which
-tests/runtime/test_text_fuzz.py runs through with any compiler. New inputs that reach new code are in
+What is found is in build/fuzz/found/, each input a file: mend its cause, and keep the input in
+csrc/fuzz/corpus/TARGET/, which tests/runtime/test_text_fuzz.py runs through with any compiler. New inputs that reach new code are in
 build/fuzz/corpus/, from where the next run goes on; --merge keeps those of them that the repository's corpus lacks.
 """
 
@@ -22,14 +22,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "csrc/tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from run_tests import require
 
 import build_flags
 
+ROOT = Path(build_flags.__file__).resolve().parent
 HERE = ROOT / "csrc/fuzz"
 BUILD = ROOT / "build/fuzz"
 COMPILER = os.environ.get("CXX", "clang++")
