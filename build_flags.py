@@ -40,7 +40,7 @@ def _flags_by_build(machine: str) -> dict[str, list[str]]:
     }
 
 
-CORE_SOURCES = _SECTIONS["sources core"]
+CORE_SOURCES = [*_SECTIONS["sources core"], *_SECTIONS["sources core of operations"]]
 PYTHON_SOURCES = _SECTIONS["sources python"]
 RUNTIME_SOURCES = _SECTIONS["sources runtime"]
 _TABLE = (ROOT / "csrc/isa/builds.inc").read_text(encoding="utf-8")

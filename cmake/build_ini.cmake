@@ -30,6 +30,8 @@ endfunction()
 # Gives csrc/isa/BUILD.cpp its flags. One whose flags the compiler doesn't know gets none of them, and is empty then.
 function(set_kernel_flags build machine)
   words_of("flags kernels" flags)
+  # All of a build is used, by its table.
+  list(APPEND flags -fno-function-sections -fno-data-sections)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     words_of("flags kernels by gcc" of_compiler)
     list(APPEND flags ${of_compiler})

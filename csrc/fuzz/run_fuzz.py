@@ -6,8 +6,9 @@
     run_fuzz.py --replay FILE ...  inputs once more, of the target that --target names
 
 What is found is in build/fuzz/found/, each input a file: mend its cause, and keep the input in
-csrc/fuzz/corpus/TARGET/, which tests/runtime/test_text_fuzz.py runs through with any compiler. New inputs that reach new code are in
-build/fuzz/corpus/, from where the next run goes on; --merge keeps those of them that the repository's corpus lacks.
+csrc/fuzz/corpus/TARGET/, which tests/runtime/test_text_fuzz.py runs through with any compiler. New inputs that reach
+new code are in build/fuzz/corpus/, from where the next run goes on; --merge keeps those that the repository's corpus
+lacks.
 """
 
 from __future__ import annotations

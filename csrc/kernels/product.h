@@ -89,7 +89,8 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
                           x.row_stride * kOperandBytes);
     fetched[1].most = divide_up(fetched[1].count, panels);
   };
-  const bool panels_stay = packed * Micro::kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
+  const bool panels_stay =
+      !Micro::kRowsStay && packed * Micro::kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
   if (panels_stay) {
     for (int64_t n = 0; n < segment.columns; n += Micro::kPanelColumns) {
       for (int64_t t = 0; t < blocks.count; ++t) {

@@ -47,8 +47,8 @@ void bind_heads(py::module_& m) {
 
   m.def(
       "to_unit_length",
-      [](uintptr_t x, int64_t rows, int64_t channels) { to_unit_length(at<float>(x), rows, channels); },
-      py::arg("x"), py::arg("rows"), py::arg("channels"), py::call_guard<py::gil_scoped_release>(),
+      [](uintptr_t x, int64_t rows, int64_t channels) { to_unit_length(at<float>(x), rows, channels); }, py::arg("x"),
+      py::arg("rows"), py::arg("channels"), py::call_guard<py::gil_scoped_release>(),
       "Each row over its length, in place.");
 }
 

@@ -86,16 +86,16 @@ void Body::add_layer(const Config& config, Weights& weights, int64_t index) {
   int64_t shared = std::lcm(std::lcm(groups.query, groups.key), groups.value);
   shared *= blocks_of(channels_, shared, most_of(shared));
   const int64_t channels = channels_, hidden = config.hidden;
-  encoder_->add_layer(
-      {config.heads, config.activation, conv(names.query, channels, channels, groups.query, shared / groups.query),
-       conv(names.key, channels, channels, groups.key, shared / groups.key),
-       conv(names.value, channels, channels, groups.value, shared / groups.value),
-       conv(names.post_attention, channels, channels, groups.post_attention,
-            blocks_of(channels, groups.post_attention, kBlock)),
-       conv(names.intermediate, channels, hidden, groups.intermediate,
-            blocks_of(channels, groups.intermediate, most_of(groups.intermediate))),
-       conv(names.output, hidden, channels, groups.output, blocks_of(hidden, groups.output, kBlock)),
-       norm(names.post_attention_norm), norm(names.output_norm)});
+  encoder_->add_layer({config.heads, config.activation,
+                       conv(names.query, channels, channels, groups.query, shared / groups.query),
+                       conv(names.key, channels, channels, groups.key, shared / groups.key),
+                       conv(names.value, channels, channels, groups.value, shared / groups.value),
+                       conv(names.post_attention, channels, channels, groups.post_attention,
+                            blocks_of(channels, groups.post_attention, kBlock)),
+                       conv(names.intermediate, channels, hidden, groups.intermediate,
+                            blocks_of(channels, groups.intermediate, most_of(groups.intermediate))),
+                       conv(names.output, hidden, channels, groups.output, blocks_of(hidden, groups.output, kBlock)),
+                       norm(names.post_attention_norm), norm(names.output_norm)});
 }
 
 void Body::run(const int64_t* ids, const int64_t* token_types, int64_t count, float* states, int threads) const {

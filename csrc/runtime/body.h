@@ -15,7 +15,8 @@ class Body {
   // Packs the encoder's weights; tables and norms of the embeddings stay in `weights`, which must live as long.
   Body(const Config& config, Weights& weights, const Engine& engine, int threads);
 
-  // The last hidden state, [count, channels]. token_types: null for 0. Throws Error for an id without a row in its table.
+  // The last hidden state, [count, channels]. token_types: null for 0. Throws Error for an id without a row in its
+  // table.
   void run(const int64_t* ids, const int64_t* token_types, int64_t count, float* states, int threads) const;
 
  private:

@@ -55,8 +55,8 @@ void require(bool holds, const char* message) {
 std::string_view checked_text(const char* name, const char* text, size_t bytes) {
   if (!text) throw Error(SQUEEZEBERT_INVALID_ARGUMENT, std::string(name) + " is null");
   if (bytes > SQUEEZEBERT_MOST_TEXT_BYTES) {
-    throw Error(SQUEEZEBERT_BAD_TEXT, std::string(name) + " has " + std::to_string(bytes) + " bytes, expected at most " +
-                                          std::to_string(SQUEEZEBERT_MOST_TEXT_BYTES));
+    throw Error(SQUEEZEBERT_BAD_TEXT, std::string(name) + " has " + std::to_string(bytes) +
+                                          " bytes, expected at most " + std::to_string(SQUEEZEBERT_MOST_TEXT_BYTES));
   }
   if (bytes > 0 && std::memchr(text, 0, bytes)) {
     throw Error(SQUEEZEBERT_BAD_TEXT, std::string(name) + " holds a NUL");

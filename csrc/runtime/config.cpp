@@ -10,7 +10,7 @@
 namespace squeezebert {
 namespace {
 
-constexpr size_t kMostBytes = 64 << 20;      // tens of thousands of labels have some megabytes
+constexpr size_t kMostBytes = 64 << 20;       // tens of thousands of labels have some megabytes
 constexpr int64_t kMostOfAnything = 1 << 24;  // so that no product of two sizes overflows
 constexpr int64_t kMostUnnamedLabels = 10'000;
 
@@ -120,8 +120,8 @@ Head read_head(const std::string& architecture) {
 
 void check_divides(const std::string& file, const char* name, int64_t divisor, int64_t size) {
   if (size % divisor == 0) return;
-  throw Error(SQUEEZEBERT_BAD_FILE,
-              file + ": " + name + " is " + std::to_string(divisor) + ", expected a divisor of " + std::to_string(size));
+  throw Error(SQUEEZEBERT_BAD_FILE, file + ": " + name + " is " + std::to_string(divisor) + ", expected a divisor of " +
+                                        std::to_string(size));
 }
 
 void read_groups(const JsonValue& root, Config& config) {

@@ -6,27 +6,19 @@ namespace {
 constexpr SizeNames kBertSizes = {"hidden_size",       "num_hidden_layers", "num_attention_heads",
                                   "intermediate_size", "hidden_act",        nullptr,
                                   "type_vocab_size",   "layer_norm_eps"};
-constexpr SizeNames kElectraSizes = {"hidden_size",       "num_hidden_layers", "num_attention_heads",
-                                     "intermediate_size", "hidden_act",        "embedding_size",
-                                     "type_vocab_size",   "layer_norm_eps"};
+constexpr SizeNames kElectraSizes = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                                     "hidden_act",  "embedding_size",    "type_vocab_size",     "layer_norm_eps"};
 constexpr SizeNames kDistilBertSizes = {"dim",        "n_layers", "n_heads", "hidden_dim",
                                         "activation", nullptr,    nullptr,   nullptr};
 
-constexpr LayerNames kBertLayer = {"attention.self.query",
-                                   "attention.self.key",
-                                   "attention.self.value",
-                                   "attention.output.dense",
-                                   "attention.output.LayerNorm",
-                                   "intermediate.dense",
-                                   "output.dense",
-                                   "output.LayerNorm"};
-constexpr LayerNames kSqueezeBertLayer = {"attention.query",        "attention.key",
-                                          "attention.value",        "post_attention.conv1d",
-                                          "post_attention.layernorm", "intermediate.conv1d",
-                                          "output.conv1d",          "output.layernorm"};
-constexpr LayerNames kDistilBertLayer = {"attention.q_lin",   "attention.k_lin", "attention.v_lin",
-                                         "attention.out_lin", "sa_layer_norm",   "ffn.lin1",
-                                         "ffn.lin2",          "output_layer_norm"};
+constexpr LayerNames kBertLayer = {
+    "attention.self.query",       "attention.self.key", "attention.self.value", "attention.output.dense",
+    "attention.output.LayerNorm", "intermediate.dense", "output.dense",         "output.LayerNorm"};
+constexpr LayerNames kSqueezeBertLayer = {
+    "attention.query",          "attention.key",       "attention.value", "post_attention.conv1d",
+    "post_attention.layernorm", "intermediate.conv1d", "output.conv1d",   "output.layernorm"};
+constexpr LayerNames kDistilBertLayer = {"attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
+                                         "sa_layer_norm",   "ffn.lin1",        "ffn.lin2",        "output_layer_norm"};
 
 constexpr ClassifierNames kBertClassifier = {"pooler.dense", Activation::tanh, "classifier"};
 constexpr WordHeadNames kBertWords = {"cls.predictions.transform.dense",

@@ -35,7 +35,8 @@ class Descriptor {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a named pipe would wait for its writer
+  const Descriptor file(
+      open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a named pipe would wait for its writer
   if (file.number() < 0) unreadable(path, std::strerror(errno));
   struct stat about;
   if (fstat(file.number(), &about) != 0) unreadable(path, std::strerror(errno));

@@ -24,7 +24,8 @@ const KernelTable& kernels_here() {
   if (!wanted || !*wanted) return *usable_kernels().front();
   if (const KernelTable* kernels = find_kernels(wanted)) return *kernels;
   std::string usable;
-  for (const KernelTable* kernels : usable_kernels()) usable += (usable.empty() ? "" : ", ") + std::string(kernels->name);
+  for (const KernelTable* kernels : usable_kernels())
+    usable += (usable.empty() ? "" : ", ") + std::string(kernels->name);
   throw Error(SQUEEZEBERT_INVALID_ARGUMENT,
               std::string(kBuildVariable) + " is '" + wanted + "'; usable here: " + usable);
 }
@@ -32,8 +33,8 @@ const KernelTable& kernels_here() {
 Precision precision_of(const std::string& name, const Weights& weights) {
   if (weights.is_int8()) {
     if (name.empty() || name == "int8") return Precision::int8;
-    throw Error(SQUEEZEBERT_UNSUPPORTED,
-                "the precision is '" + name + "', but " + weights.path() + " holds int8 weights, which run in int8 alone");
+    throw Error(SQUEEZEBERT_UNSUPPORTED, "the precision is '" + name + "', but " + weights.path() +
+                                             " holds int8 weights, which run in int8 alone");
   }
   if (name.empty() || name == "float32") return Precision::float32;
   if (name == "bfloat16") return Precision::bfloat16;
@@ -69,6 +70,7 @@ Model::Model(const std::string& folder, const std::string& precision)
     : folder_(folder_named(folder)),
       sentence_(read_sentence_folder(folder)),
       config_(read_config(sentence_.transformer)),
+      cross_encoder_(read_cross_encoder(sentence_.transformer)),
       tokenizer_(sentence_.transformer),
       weights_(sentence_.transformer, config_.layout->prefix),
       engine_{kernels_here(), precision_of(precision, weights_)},
@@ -105,8 +107,8 @@ std::vector<float> Model::hidden_states(const Encoding& encoding) const {
 
 std::vector<float> Model::hidden_states(const int64_t* ids, const int64_t* token_types, int64_t count) const {
   if (count > config_.positions) {
-    throw Error(SQUEEZEBERT_INVALID_ARGUMENT, "there are " + std::to_string(count) + " ids, but " + folder_ + " takes " +
-                                                  std::to_string(config_.positions) + " tokens at most");
+    throw Error(SQUEEZEBERT_INVALID_ARGUMENT, "there are " + std::to_string(count) + " ids, but " + folder_ +
+                                                  " takes " + std::to_string(config_.positions) + " tokens at most");
   }
   std::vector<float> states(static_cast<size_t>(count * config_.channels));
   body_.run(ids, token_types, count, states.data(), threads_);
@@ -115,7 +117,8 @@ std::vector<float> Model::hidden_states(const int64_t* ids, const int64_t* token
 
 std::vector<float> Model::logits(const Text& text) const {
   if (config_.head != Head::labels) refuse("a model for sequence classification");
-  const std::vector<float> states = hidden_states(encode(text));
+  const std::string prompted = cross_encoder_.prompt + std::string(text.first);
+  const std::vector<float> states = hidden_states(encode({prompted, text.second}));
   std::vector<float> logits(config_.labels.size());
   once(classifier_).run(states.data(), logits.data(), threads_);
   check_finite(logits);
@@ -123,10 +126,18 @@ std::vector<float> Model::logits(const Text& text) const {
 }
 
 std::vector<float> Model::scores(const std::vector<float>& logits) const {
+  using Activation = CrossEncoder::Activation;
+  Activation activation = cross_encoder_.activation;
+  const bool says_little = activation == Activation::none || activation == Activation::identity;
   std::vector<float> scores = logits;
-  if (config_.kind == SQUEEZEBERT_SINGLE_LABEL) softmax(scores);
-  if (config_.kind == SQUEEZEBERT_MULTI_LABEL) {
-    for (float& score : scores) score = 1 / (1 + std::exp(-score));
+  if (config_.kind == SQUEEZEBERT_SINGLE_LABEL && says_little) {
+    softmax(scores);
+    return scores;
+  }
+  if (config_.kind == SQUEEZEBERT_MULTI_LABEL && says_little) activation = Activation::sigmoid;
+  for (float& score : scores) {
+    if (activation == Activation::sigmoid) score = 1 / (1 + std::exp(-score));
+    if (activation == Activation::tanh) score = std::tanh(score);
   }
   return scores;
 }

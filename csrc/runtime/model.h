@@ -10,6 +10,7 @@
 
 #include "body.h"
 #include "config.h"
+#include "cross_encoder.h"
 #include "heads.h"
 #include "sentence_folder.h"
 #include "text/tokenizer.h"
@@ -65,6 +66,7 @@ class Model {
   const std::string folder_;
   const SentenceFolder sentence_;
   const Config config_;
+  const CrossEncoder cross_encoder_;
   const Tokenizer tokenizer_;
   mutable Weights weights_;
   const Engine engine_;

@@ -84,7 +84,8 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
   const uint64_t header = little_endian(file_.data());
   const uint64_t rest = file_.size() - 8;
   if (header > kMostHeaderBytes || header > rest) {
-    damaged(path, "its header has " + std::to_string(header) + " bytes, and the file " + std::to_string(rest) + " more");
+    damaged(path,
+            "its header has " + std::to_string(header) + " bytes, and the file " + std::to_string(rest) + " more");
   }
   const Json json = Json::parse({reinterpret_cast<const char*>(file_.data()) + 8, static_cast<size_t>(header)}, path);
   const uint8_t* data = file_.data() + 8 + header;

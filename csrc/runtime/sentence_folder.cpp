@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "mapped_file.h"
+#include "prompts.h"
 #include "status.h"
 #include "text/json.h"
 
@@ -48,7 +49,9 @@ std::string path_of(const std::string& folder, const std::string& place) {
   return place.empty() ? folder : folder + "/" + place;
 }
 
-std::string is_text(const JsonValue& value) { return value.is_string() ? std::string(value.string()) : value.summary(); }
+std::string is_text(const JsonValue& value) {
+  return value.is_string() ? std::string(value.string()) : value.summary();
+}
 
 void read_transformer(SentenceFolder& found) {
   for (const char* name : kTransformerConfigs) {
@@ -92,16 +95,6 @@ void read_pooling(const std::string& path, SentenceFolder& found) {
   if (!found.first_token && mode != "mean" && mode != "mean_tokens") found.beyond = "its pooling is " + mode;
 }
 
-void read_prompt(const std::string& path, SentenceFolder& found) {
-  if (!exists(path)) return;
-  const Json json = Json::read(path, kMostBytes);
-  const auto name = json.root().find("default_prompt_name"), prompts = json.root().find("prompts");
-  if (!name || name->is_null()) return;
-  const auto prompt = prompts && prompts->is_object() ? prompts->find(name->string()) : std::nullopt;
-  if (!prompt) name->refuse("one of the prompts");
-  if (!prompt->is_null()) found.prompt = prompt->string();
-}
-
 }  // namespace
 
 SentenceFolder read_sentence_folder(const std::string& folder) {
@@ -124,7 +117,8 @@ SentenceFolder read_sentence_folder(const std::string& folder) {
   read_transformer(found);
   read_pooling(path_of(folder, modules[1].place) + "/config.json", found);
   found.normalize = modules.size() == 3;
-  read_prompt(folder + "/config_sentence_transformers.json", found);
+  const std::string about = folder + "/config_sentence_transformers.json";
+  if (exists(about)) found.prompt = default_prompt(Json::read(about, kMostBytes).root());
   return found;
 }
 

@@ -1,5 +1,5 @@
-// What a sentence-transformers folder says of making a vector from a text, as squeezebert_fast/loading/sentence_folder.py
-// reads it.
+// What a sentence-transformers folder says of making a vector from a text, as
+// squeezebert_fast/loading/sentence_folder.py reads it.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -8,8 +8,8 @@
 namespace squeezebert {
 
 struct SentenceFolder {
-  std::string transformer;  // the folder with the model
-  bool is_one = false;      // else a plain model folder, whose tokens are averaged
+  std::string transformer;   // the folder with the model
+  bool is_one = false;       // else a plain model folder, whose tokens are averaged
   bool first_token = false;  // in place of their mean
   bool normalize = false;
   std::optional<int64_t> max_length;

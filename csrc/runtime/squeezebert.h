@@ -44,7 +44,8 @@ typedef enum squeezebert_status {
   SQUEEZEBERT_INTERNAL = 7 /* a fault of this library */
 } squeezebert_status;
 
-/* What a model's scores are, which its configuration says. */
+/* What a model's scores are, which its configuration says. The folder of a CrossEncoder (sentence-transformers) may name
+ * another function than softmax or sigmoid, or one for a value: its scores are what that makes of them. */
 typedef enum squeezebert_kind {
   SQUEEZEBERT_NO_LABELS = 0,    /* the model classifies nothing */
   SQUEEZEBERT_SINGLE_LABEL = 1, /* softmax: they sum to 1 */
@@ -58,8 +59,8 @@ typedef struct squeezebert_model squeezebert_model;
 typedef struct squeezebert_candidate {
   int64_t id;
   float logit;
-  float score;       /* softmax over all words */
-  const char* token; /* as the vocabulary has it, "##" before the rest of a word; lives as long as the model */
+  float score;        /* softmax over all words */
+  const char* token;  /* as the vocabulary has it, "##" before the rest of a word; lives as long as the model */
   size_t token_bytes; /* of the token, behind which no NUL stands */
 } squeezebert_candidate;
 
@@ -72,18 +73,19 @@ SQUEEZEBERT_API const char* squeezebert_version(void);
 /* One line about the last call of this thread that failed, "" if none has. It lives until the thread's next call. */
 SQUEEZEBERT_API const char* squeezebert_last_error(void);
 
-/* Opens the model of a folder. precision: "float32", "bfloat16" or "int8", of the products; NULL for the folder's own, and
- * an int8 folder has no other. The caller owns *model, and gives it to squeezebert_close. The folder's files must not be
- * written to until then: weights are read in place. NOT_FOUND, BAD_FILE, UNSUPPORTED, NO_MEMORY, INVALID_ARGUMENT. */
+/* Opens the model of a folder. precision: "float32", "bfloat16" or "int8", of the products; NULL for the folder's own,
+ * and an int8 folder has no other. The caller owns *model, and gives it to squeezebert_close. The folder's files must
+ * not be written to until then: weights are read in place. NOT_FOUND, BAD_FILE, UNSUPPORTED, NO_MEMORY,
+ * INVALID_ARGUMENT. */
 SQUEEZEBERT_API squeezebert_status squeezebert_open(const char* folder, const char* precision,
                                                     squeezebert_model** model);
 
 /* Frees a model, of which no call may be running. NULL is fine. */
 SQUEEZEBERT_API void squeezebert_close(squeezebert_model* model);
 
-/* Threads that later calls use, the caller's among them: 1 or more. By default as many as the machine has cores, at most
- * four. They are the library's own, and shared: a call that finds them busy runs on its own thread alone. No result
- * depends on their number. */
+/* Threads that later calls use, the caller's among them: 1 or more. By default as many as the machine has cores, at
+ * most four. They are the library's own, and shared: a call that finds them busy runs on its own thread alone. No
+ * result depends on their number. */
 SQUEEZEBERT_API squeezebert_status squeezebert_set_threads(squeezebert_model* model, int threads);
 
 /* How many labels, or values of a regression, a model has: 0 if it classifies nothing. */
@@ -113,8 +115,8 @@ SQUEEZEBERT_API squeezebert_status squeezebert_fill_mask(const squeezebert_model
 SQUEEZEBERT_API size_t squeezebert_embedding_size(const squeezebert_model* model);
 
 /* A text's vector: the mean of its tokens' hidden states, or what a sentence-transformers folder says (first token,
- * scaled to length 1, a prompt before the text). vector: squeezebert_embedding_size floats. normalize: not 0 to scale it
- * to length 1 in any case. BAD_TEXT, UNSUPPORTED for a pooling of another kind, NO_MEMORY, INVALID_ARGUMENT. */
+ * scaled to length 1, a prompt before the text). vector: squeezebert_embedding_size floats. normalize: not 0 to scale
+ * it to length 1 in any case. BAD_TEXT, UNSUPPORTED for a pooling of another kind, NO_MEMORY, INVALID_ARGUMENT. */
 SQUEEZEBERT_API squeezebert_status squeezebert_embed(const squeezebert_model* model, const char* text, size_t bytes,
                                                      int normalize, float* vector);
 
@@ -125,8 +127,8 @@ SQUEEZEBERT_API squeezebert_status squeezebert_tokenize(const squeezebert_model*
                                                         const char* second, size_t second_bytes, int64_t* ids,
                                                         int64_t* token_types, size_t capacity, size_t* count);
 
-/* The token of an id and its length, behind which no NUL stands; NULL and 0 where there is none. It lives as long as the
- * model. */
+/* The token of an id and its length, behind which no NUL stands; NULL and 0 where there is none. It lives as long as
+ * the model. */
 SQUEEZEBERT_API const char* squeezebert_token(const squeezebert_model* model, int64_t id, size_t* bytes);
 
 /* The last hidden state of every token: count times squeezebert_embedding_size floats, for whatever head a caller has.

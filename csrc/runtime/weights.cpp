@@ -61,7 +61,8 @@ const StoredTensor* Weights::find(const std::string& name) const {
   }
   if (bare || prefixed) return bare ? bare : prefixed;
   // As TensorFlow named them, and checkpoints that were converted from there still do.
-  for (const auto& [now, once] : {std::pair("LayerNorm.weight", "LayerNorm.gamma"), {"LayerNorm.bias", "LayerNorm.beta"}}) {
+  for (const auto& [now, once] :
+       {std::pair("LayerNorm.weight", "LayerNorm.gamma"), {"LayerNorm.bias", "LayerNorm.beta"}}) {
     if (ends_with(name, now)) return find(name.substr(0, name.size() - std::strlen(now)) + once);
   }
   return nullptr;
@@ -79,8 +80,8 @@ void Weights::refuse(const std::string& name, const StoredTensor& tensor, const 
 
 const float* Weights::floats(const std::string& name, const std::vector<int64_t>& shape) {
   const StoredTensor& tensor = at(name);
-  const bool is_float =
-      tensor.dtype == Dtype::float32 || (!is_int8_ && (tensor.dtype == Dtype::float16 || tensor.dtype == Dtype::bfloat16));
+  const bool is_float = tensor.dtype == Dtype::float32 ||
+                        (!is_int8_ && (tensor.dtype == Dtype::float16 || tensor.dtype == Dtype::bfloat16));
   if (!is_float || tensor.shape != shape) refuse(name, tensor, "F32 " + shape_text(shape));
   return converted(tensor);
 }

@@ -19,8 +19,8 @@ struct Matrix {
 // Values stay where they are in the file where that can be; they live as long as this does.
 class Weights {
  public:
-  // Of folder/model.safetensors, or if there is none folder/model_int8.safetensors. prefix: what names of the body begin
-  // with in the file of a model with a head. Throws Error.
+  // Of folder/model.safetensors, or if there is none folder/model_int8.safetensors. prefix: what names of the body
+  // begin with in the file of a model with a head. Throws Error.
   Weights(const std::string& folder, std::string prefix);
 
   bool is_int8() const { return is_int8_; }

@@ -119,6 +119,73 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
 
+// ---- operands whose rows lie side by side: bytes are steps of several rows
+
+inline uint8x16_t load_bytes(const char* p) { return vld1q_u8(reinterpret_cast<const uint8_t*>(p)); }
+inline void store_bytes(char* p, uint8x16_t v) { vst1q_u8(reinterpret_cast<uint8_t*>(p), v); }
+// The first halves of a and b side by side, and the second halves.
+inline uint8x16_t first_halves(uint8x16_t a, uint8x16_t b) {
+  return vreinterpretq_u8_u64(vzip1q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)));
+}
+inline uint8x16_t second_halves(uint8x16_t a, uint8x16_t b) {
+  return vreinterpretq_u8_u64(vzip2q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)));
+}
+inline uint8x16_t bytes_of(Vec v) { return vreinterpretq_u8_f32(v); }
+inline Vec floats_of(uint8x16_t v) { return vreinterpretq_f32_u8(v); }
+
+inline Vec first_halves(Vec a, Vec b) { return floats_of(first_halves(bytes_of(a), bytes_of(b))); }
+inline Vec second_halves(Vec a, Vec b) { return floats_of(second_halves(bytes_of(a), bytes_of(b))); }
+inline IntVec first_halves(IntVec a, IntVec b) {
+  return vreinterpretq_s32_u8(first_halves(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+}
+inline IntVec second_halves(IntVec a, IntVec b) {
+  return vreinterpretq_s32_u8(second_halves(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+}
+
+// The word of one row, times a word of each column.
+template <int kLane>
+[[gnu::always_inline]] inline Vec multiply_add_lane(uint8x16_t rows, Vec weights, Vec sum) {
+  return vfmaq_laneq_f32(sum, weights, floats_of(rows), kLane);
+}
+#ifdef __ARM_FEATURE_DOTPROD
+template <int kLane>
+[[gnu::always_inline]] inline IntVec multiply_add_lane(uint8x16_t rows, int8x16_t weights, IntVec sum) {
+  return vdotq_laneq_s32(sum, weights, vreinterpretq_s8_u8(rows), kLane);
+}
+#endif
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+// Two rows times two columns, whose 8 bytes each along K lie side by side. Lanes of the sums: row 0 by column 0, by
+// column 1, row 1 by column 0, by column 1.
+inline IntVec multiply_add_2x2(uint8x16_t rows, uint8x16_t columns, IntVec sums) {
+  return vmmlaq_s32(sums, vreinterpretq_s8_u8(rows), vreinterpretq_s8_u8(columns));
+}
+#endif
+
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+inline Vec multiply_add_2x2(uint8x16_t rows, uint8x16_t columns, Vec sums) {
+  return vbfmmlaq_f32(sums, vreinterpretq_bf16_u8(rows), vreinterpretq_bf16_u8(columns));
+}
+
+// Rounded to nearest even: `first` in the lower half, `second` in the upper one.
+inline Vec bfloat_pairs(Vec first, Vec second) {
+  return vreinterpretq_f32_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(first), second));
+}
+inline Vec load_pairs(const uint16_t* p) { return vreinterpretq_f32_u16(vld1q_u16(p)); }
+inline void store_pairs(uint16_t* p, Vec pairs) { vst1q_u16(p, vreinterpretq_u16_f32(pairs)); }
+// The first `count` numbers of the 8, the others 0.
+inline Vec load_first_pairs(const uint16_t* p, int count) {
+  uint16_t numbers[2 * kLanes] = {};
+  for (int i = 0; i < count; ++i) numbers[i] = p[i];
+  return load_pairs(numbers);
+}
+inline void store_first_pairs(uint16_t* p, Vec pairs, int count) {
+  uint16_t numbers[2 * kLanes];
+  store_pairs(numbers, pairs);
+  for (int i = 0; i < count; ++i) p[i] = numbers[i];
+}
+#endif
+
 // ---- random numbers: lanes are words, unsigned numbers of 32 bits
 
 inline IntVec words(uint32_t value) { return vreinterpretq_s32_u32(vdupq_n_u32(value)); }

@@ -111,12 +111,16 @@ ARM_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "11"}
 ARM_CPUS = {
     "cortex-a72": ("neon", "neon,scalar"),
     "cortex-a76": ("neon neon_dotprod", "neon_dotprod"),
-    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_dotprod,neon"),
+    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_i8mm,neon_dotprod,neon"),
 }
-# The largest tiles: names as objdump prints them, and the multiply-adds of one step.
+# What multiplies in the largest tiles, as objdump prints it, and the multiply-adds of one step.
 ARM_INNER_LOOPS = {
-    "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3, false>", 24),
-    "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3, false>", 24),
+    "csrc/isa/neon.cpp": [("Lanes<(anonymous namespace)::Float32>", 24)],
+    "csrc/isa/neon_dotprod.cpp": [("Lanes<(anonymous namespace)::Int8>", 24)],
+    "csrc/isa/neon_i8mm.cpp": [
+        ("Mmla<(anonymous namespace)::MmlaBfloat16>", 24),
+        ("Mmla<(anonymous namespace)::MmlaInt8>", 24),
+    ],
 }
 
 
@@ -190,8 +194,10 @@ def test_arm(test_arguments: list[str]) -> None:
     require("--arm", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
     variant = Variant("aarch64", ARM_COMPILER, "aarch64")
     program = build(variant)
-    for source, (function, multiply_adds) in ARM_INNER_LOOPS.items():
-        inner_loop.check(variant.object_of(source), function, multiply_adds)
+    for source, loops in ARM_INNER_LOOPS.items():
+        for unit, multiply_adds in loops:
+            tile = f"interleaved_tile<(anonymous namespace)::{unit}, 8, 3, false>"
+            inner_loop.check(variant.object_of(source), tile, multiply_adds)
 
     def emulate(cpu: str) -> subprocess.CompletedProcess[str]:
         command = [ARM_EMULATOR, "-cpu", cpu, "-L", ARM_LIBRARIES, str(program), *test_arguments]

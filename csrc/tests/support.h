@@ -15,8 +15,8 @@
 
 namespace squeezebert::test {
 
-constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
-                                       Activation::silu, Activation::tanh};
+constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh,
+                                       Activation::relu, Activation::silu, Activation::tanh};
 constexpr Precision kAllPrecisions[] = {Precision::float32, Precision::bfloat16, Precision::int8};
 
 std::string name_of(Activation activation);

@@ -101,6 +101,7 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
     supported.insert("avx512_bf16");
     if (detected().count("amx")) supported.insert("avx512_amx");
   }
+  if (detected().count("neon_i8mm") && detected().count("neon_bf16")) supported.insert("neon_i8mm");
   Names expected;
   // A compiler may not know the instructions of a build that the CPU supports.
 #define BUILD(NAME, CPU) \
@@ -117,8 +118,8 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
 }
 
 TEST_CASE("a build says which precisions it has an instruction for") {
-  const Names bfloat16 = {"avx512_amx", "avx512_bf16"},
-              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "neon_dotprod"};
+  const Names bfloat16 = {"avx512_amx", "avx512_bf16", "neon_i8mm"},
+              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "neon_i8mm", "neon_dotprod"};
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
     CHECK(kernels_in(*kernels, Precision::bfloat16).native == (bfloat16.count(kernels->name) == 1));

@@ -52,9 +52,10 @@ std::string classify(const CommandLine& line, const squeezebert_model* model, st
   if (kind == SQUEEZEBERT_REGRESSION) {
     if (!line.json) return joined(scores.size(), "\t", [&](size_t i) { return number(scores[i]); });
     const bool one = scores.size() == 1;
-    return "{" + joined(scores.size(), ", ", [&](size_t i) {
-             return field(one ? "value" : "value[" + label(i) + "]", number(scores[i]));
-           }) + "}";
+    return "{" +
+           joined(scores.size(), ", ",
+                  [&](size_t i) { return field(one ? "value" : "value[" + label(i) + "]", number(scores[i])); }) +
+           "}";
   }
   std::vector<size_t> order(scores.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -73,10 +74,13 @@ std::string classify(const CommandLine& line, const squeezebert_model* model, st
     const auto values = joined(count, ", ", [&](size_t i) { return number(scores[order[i]]); });
     return "{\"labels\": [" + labels + "], \"scores\": [" + values + "]}";
   }
-  return "{" + joined(count, ", ", [&](size_t i) {
-           return field(ranked("label", i), json_string(label(order[i]))) + ", " +
-                  field(ranked("score", i), number(scores[order[i]]));
-         }) + "}";
+  return "{" +
+         joined(count, ", ",
+                [&](size_t i) {
+                  return field(ranked("label", i), json_string(label(order[i]))) + ", " +
+                         field(ranked("score", i), number(scores[order[i]]));
+                }) +
+         "}";
 }
 
 std::string fill_mask(const CommandLine& line, const squeezebert_model* model, std::string_view text) {
@@ -89,13 +93,19 @@ std::string fill_mask(const CommandLine& line, const squeezebert_model* model, s
   if (!line.json) {
     return joined(words.size(), "\t", [&](size_t i) { return token(words[i]) + "\t" + number(words[i].score); });
   }
-  return "[" + joined(masks, ", ", [&](size_t mask) {
-           return "[" + joined(top, ", ", [&](size_t i) {
-                    const squeezebert_candidate& word = words[mask * top + i];
-                    return "{" + field("token", json_string(token(word))) + ", " + field("score", number(word.score)) +
-                           "}";
-                  }) + "]";
-         }) + "]";
+  return "[" +
+         joined(masks, ", ",
+                [&](size_t mask) {
+                  return "[" +
+                         joined(top, ", ",
+                                [&](size_t i) {
+                                  const squeezebert_candidate& word = words[mask * top + i];
+                                  return "{" + field("token", json_string(token(word))) + ", " +
+                                         field("score", number(word.score)) + "}";
+                                }) +
+                         "]";
+                }) +
+         "]";
 }
 
 std::string embed(const CommandLine& line, const squeezebert_model* model, std::string_view text) {

@@ -10,8 +10,8 @@ class LineReader {
  public:
   LineReader(std::FILE* stream, size_t most_bytes) : stream_(stream), most_bytes_(most_bytes) {}
 
-  // False at the end of the stream. The line comes without its "\n" or "\r\n". Of one with more than most_bytes, no more
-  // than that is kept, and too_long() is true.
+  // False at the end of the stream. The line comes without its "\n" or "\r\n". Of one with more than most_bytes, no
+  // more than that is kept, and too_long() is true.
   bool next(std::string& line);
   bool too_long() const { return too_long_; }
   bool failed() const { return std::ferror(stream_) != 0; }
