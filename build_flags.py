@@ -42,6 +42,7 @@ def _flags_by_build(machine: str) -> dict[str, list[str]]:
 
 CORE_SOURCES = [*_SECTIONS["sources core"], *_SECTIONS["sources core of operations"]]
 PYTHON_SOURCES = _SECTIONS["sources python"]
+RUNTIME_SOURCES = _SECTIONS["sources runtime"]
 _TABLE = (ROOT / "csrc/isa/builds.inc").read_text(encoding="utf-8")
 BUILDS = list(dict.fromkeys(re.findall(r"^BUILD\((\w+),", _TABLE, re.MULTILINE)))  # a build may have two rows
 INSTRUCTION_SET_SOURCES = [f"csrc/isa/{build}.cpp" for build in BUILDS]

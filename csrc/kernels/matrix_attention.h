@@ -75,7 +75,7 @@ struct MatrixScores {
     s.keys = round_up(rows, kStep);
     int64_t offset = 0;
     const auto take = [&](int64_t bytes) {
-      char* start = scratch + offset;
+      char* start = scratch ? scratch + offset : nullptr;
       offset += round_up(bytes, 64);
       return start;
     };
