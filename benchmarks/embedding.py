@@ -22,10 +22,20 @@ from rich.table import Column, Table
 from benchmarks.command import about, add_precisions, console, exit_with, parser_for, positive, prepare
 from benchmarks.encoders import ENCODERS, FAMILIES, TORCH, Encoder, EncoderRunner, start_encoders
 from benchmarks.minilm import minilm_directory
+from benchmarks.passes import MODELS
 from benchmarks.report import cpu_title, shape_name, write_json
 from benchmarks.sst2 import BATCH, read_sentences
-from squeezebert_fast import SqueezeBertTokenizerFast
-from squeezebert_fast.benchmark import Case, Report, Timing, Turns, check_plot, milliseconds
+from squeezebert_fast import SqueezeBertConfig, SqueezeBertTokenizerFast
+from squeezebert_fast.benchmark import (
+    Case,
+    Peaks,
+    Report,
+    Timing,
+    Turns,
+    check_plot,
+    encoder_flops,
+    milliseconds,
+)
 from squeezebert_fast.benchmark.turns import DROPPED
 
 TOKENS = (8, 16, 32)
@@ -60,8 +70,24 @@ def turns_by_case(count: int, queries: Mapping[int, Sequence[str]]) -> dict[str,
     return turns
 
 
-def rows_of(case: str, timings: Sequence[Timing], encoders: Mapping[str, Encoder]) -> list[dict[str, Any]]:
-    """What is written of each: its times, against the first's, the best peer's of its precision and of any."""
+def flops_of(sentences: Iterable[str]) -> int:
+    """Operations of MiniLM's layers for the sentences' tokens, those of padding not among them."""
+    tokenizer = SqueezeBertTokenizerFast(minilm_directory() / "vocab.txt")
+    config = SqueezeBertConfig(**MODELS["minilm"])
+    return sum(encoder_flops(config, 1, len(tokenizer(each)["input_ids"])) for each in sentences)
+
+
+def rows_of(
+    case: str,
+    timings: Sequence[Timing],
+    encoders: Mapping[str, Encoder],
+    flops: int = 0,
+    peaks: Mapping[str, float | None] | None = None,
+) -> list[dict[str, Any]]:
+    """What is written of each: its times, against the first's, the best peer's of its precision and of any.
+
+    flops: of a call. peaks: operations a second of which the machine is capable, by precision.
+    """
     peers = [each for each in timings if encoders[each.name].peer]
     rows = []
     for timing in timings:
@@ -78,6 +104,8 @@ def rows_of(case: str, timings: Sequence[Timing], encoders: Mapping[str, Encoder
             "speed_up": timings[0].median / timing.median,
             "ms": [1e3 * seconds for seconds in timing.seconds],
         }
+        if peak := (peaks or {}).get(precision):
+            row |= {"peak_flops_per_second": peak, "fraction_of_peak": flops / timing.median / peak}
         for name, rivals in (
             (
                 "best_peer_of_precision",
@@ -104,7 +132,7 @@ def table_of(
     unit = "sentences/s" if sentences else "median"
     accuracy = () if cosines is None else ("mean cosine", "least")
     over = (f"over {rows[0]['baseline']}", "over best of its precision", "over best")
-    for column in (unit, "p20 .. p80", *over, *accuracy):
+    for column in (unit, "p20 .. p80", *over, "of own peak", *accuracy):
         table.add_column(column, justify="right")
     for row in rows:
         low, middle, high = row["p20_ms"], row["median_ms"], row["p80_ms"]
@@ -115,6 +143,7 @@ def table_of(
             cells = [milliseconds(middle / 1e3), milliseconds(low / 1e3, high / 1e3)]
         keys = ("speed_up", "speed_up_over_best_peer_of_precision", "speed_up_over_best_peer")
         cells += ["" if row[key] is None else f"{row[key]:.2f}" for key in keys]
+        cells.append(f"{row['fraction_of_peak']:.0%}" if "fraction_of_peak" in row else "")
         if cosines is not None:
             own = cosines[row["candidate"]]
             cells += [f"{own.mean():.5f}", f"{own.min():.4f}"]
@@ -142,19 +171,25 @@ def main() -> None:
     where, shown = about("embedding", chosen.repeats), console()
     wanted = [e for e in ENCODERS[1:] if e.precision in chosen.precisions and e.family in chosen.engines]
     encoders = {encoder.name: encoder for encoder in (TORCH, *wanted)}
+    flops = {"all sentences": flops_of(sentences)}
+    for tokens, asked in queries.items():
+        for work in ("encode", "model alone"):
+            flops[f"{shape_name((1, tokens))}, {work}"] = flops_of(asked[:1])
     with tempfile.TemporaryDirectory() as folder, Turns(torch.get_num_threads(), shown) as turns:
         texts = [text for each in queries.values() for text in each]
         cosines = start_encoders(turns, list(encoders.values()), Path(folder), sentences, texts)
+        peaks = Peaks(turns, [encoder.precision for encoder in encoders.values()])
         timings = {
-            case: turns.measure(list(cosines), [turn] * chosen.repeats)
+            case: turns.measure(list(cosines), [turn] * chosen.repeats, peaks.sample)
             for case, turn in turns_by_case(len(sentences), queries).items()
         }
+        at_peak = peaks.flops_per_second()
         left_out = dict(turns.failed)
     if not all(timings.values()):
         sys.exit("error: no engine could be measured")
     rows = []
     for number, (case, measured) in enumerate(timings.items()):
-        rows += (own := rows_of(case, measured, encoders))
+        rows += (own := rows_of(case, measured, encoders, flops[case], at_peak))
         shown.print(table_of(own) if number else table_of(own, sentences=len(sentences), cosines=cosines))
     accuracy = [
         {"candidate": name, "mean_cosine": own.mean().item(), "least_cosine": own.min().item()}
@@ -164,6 +199,7 @@ def main() -> None:
     content = {
         "sentences": len(sentences),
         "batch": BATCH,
+        "flops": flops["all sentences"],
         "queries": {str(key): own for key, own in queries.items()},
     }
     write_json(

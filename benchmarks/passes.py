@@ -11,11 +11,27 @@ from squeezebert_fast import SqueezeBertConfig, SqueezeBertModel
 from squeezebert_fast.backends.cpu_encoder import CpuEncoder
 from squeezebert_fast.patching.plan import Plan
 
+DENSE = dict.fromkeys(
+    (f"{name}_groups" for name in ("q", "k", "v", "post_attention", "intermediate", "output")), 1
+)
+MODELS: dict[str, dict[str, int]] = {
+    "squeezebert": {},
+    "bert": DENSE,
+    "minilm": {
+        **DENSE,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
+}
+"""What sets a model apart from the base size: a BERT is a SqueezeBERT with one group, also to the native encoder."""
 
-def base_model() -> SqueezeBertModel:
-    """The base size with random weights."""
+
+def base_model(name: str = "squeezebert") -> SqueezeBertModel:
+    """The base size, or another of MODELS, with random weights."""
     torch.manual_seed(0)
-    return SqueezeBertModel(SqueezeBertConfig()).eval()
+    return SqueezeBertModel(SqueezeBertConfig(**MODELS[name])).eval()
 
 
 def native_encoder(model: SqueezeBertModel, precision: str) -> CpuEncoder:

@@ -18,7 +18,7 @@ import torch
 from rich.table import Table
 
 from benchmarks.command import about, add_precisions, add_shapes, console, exit_with, parser_for, prepare
-from benchmarks.passes import PassWork, base_model, native_encoder, pass_work
+from benchmarks.passes import MODELS, PassWork, base_model, native_encoder, pass_work
 from benchmarks.report import Shape, shape_name, write_json
 from squeezebert_fast import SqueezeBertModel, patch
 from squeezebert_fast.backends import cpu
@@ -175,13 +175,17 @@ def main() -> None:
     parser = parser_for("profile", __doc__, repeats=15)
     add_shapes(parser, SHAPES)
     add_precisions(parser)
+    parser.add_argument(
+        "--model", choices=MODELS, default="squeezebert", help="the sizes; %(default)s by default"
+    )
     parser.add_argument("--no-avx2", action="store_true", help="leave the AVX2 build out")
     chosen = parser.parse_args()
     prepare(chosen)
     cases = [(cpu.instruction_set(), shape) for shape in chosen.shapes]
     if "avx2" in cpu.instruction_sets() and not chosen.no_avx2 and cpu.instruction_set() != "avx2":
         cases.append(("avx2", AVX2_SHAPE))
-    where, shown, model, rows = about("profile", chosen.repeats), console(), base_model(), []
+    where, shown, rows = about("profile", chosen.repeats), console(), []
+    model = base_model(chosen.model)
     for instruction_set, shape in cases:
         for precision in chosen.precisions:
             with cpu.use_instruction_set(instruction_set):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends import cpu_rows
 from squeezebert_fast.errors import ArgumentError
 
 
@@ -31,7 +32,16 @@ def mean_pool(last_hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
         raise ArgumentError(
             f"attention_mask has shape {list(attention_mask.shape)}, expected {list(batch_and_tokens)}"
         )
+    if cpu_rows.takes(last_hidden_state):
+        return cpu_rows.mean_pool(last_hidden_state, attention_mask)
     dtype = torch.promote_types(last_hidden_state.dtype, torch.float32)
     counts = (attention_mask != 0).to(last_hidden_state.device)
     kept = torch.where(counts.unsqueeze(-1), last_hidden_state, 0).to(dtype)  # a padding's NaN must not count
     return (kept.sum(1) / counts.sum(1, keepdim=True).clamp(min=1)).to(last_hidden_state.dtype)
+
+
+def to_unit_length(vectors: Tensor) -> Tensor:
+    """Each row of [rows, channels] over its length, or over 1e-12 where that is less."""
+    if cpu_rows.takes(vectors):
+        return cpu_rows.to_unit_length(vectors)
+    return torch.nn.functional.normalize(vectors, dim=-1)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from transformers import BertConfig
 
 from benchmarks import encoders, sst2
 from benchmarks.agreement import WrongEngine, check_embeddings
-from benchmarks.embedding import TOKENS, queries_of, rows_of, table_of, turns_by_case
+from benchmarks.embedding import TOKENS, flops_of, queries_of, rows_of, table_of, turns_by_case
 from benchmarks.encoders import ENCODERS, TORCH, Encoder, EncoderRunner, Session, start_encoders
 from squeezebert_fast import SqueezeBertTokenizerFast
-from squeezebert_fast.benchmark import CandidateFailed, Timing
+from squeezebert_fast.benchmark import CandidateFailed, Timing, encoder_flops
 from squeezebert_fast.benchmark.turns import DROPPED
 from tests.engine_helpers import needs_native
 from tests.fake_turns import FakeTurns
@@ -81,7 +82,7 @@ def test_each_is_held_against_the_best_of_its_precision_and_of_any() -> None:
 def test_without_a_peer_there_is_nothing_to_be_held_against() -> None:
     (row,) = rows_of("a case", [Timing("squeezebert_fast", (1.0,))], by_name("squeezebert_fast"))
     assert row["best_peer"] is row["speed_up_over_best_peer"] is row["best_peer_of_precision"] is None
-    assert printed(table_of([row])).splitlines()[-2].count("│") == 7
+    assert printed(table_of([row])).splitlines()[-2].count("│") == 8
 
 
 def printed(table: Any) -> str:
@@ -99,6 +100,18 @@ def test_sentences_a_second_and_cosines_stand_in_the_table() -> None:
     assert " 0.75000 " in text
     assert " 0.5000 " in text
     assert "4,000 ms" in printed(table_of(rows))
+
+
+def test_what_is_reached_of_the_peak_counts_real_tokens_alone() -> None:
+    flops = flops_of(["a warm and funny film"])
+    assert flops == encoder_flops(BertConfig.from_pretrained(minilm_directory()), 1, 7)
+    assert flops_of(["a warm and funny film", "it works"]) > flops
+    timings = [Timing(name, (0.5,)) for name in ("torch", "squeezebert_fast int8")]
+    rows = rows_of(
+        "all", timings, by_name("torch", "squeezebert_fast int8"), 40, {"float32": 100.0, "int8": None}
+    )
+    assert [row.get("fraction_of_peak") for row in rows] == [0.8, None]
+    assert "80%" in printed(table_of(rows))
 
 
 def test_embeddings_must_agree_as_their_precision_can() -> None:
@@ -192,6 +205,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     assert (tmp_path / "embedding.svg").read_text().startswith("<?xml")
     assert written["sentences"] == 5
     assert written["left_out"] == []
+    assert all(row["fraction_of_peak"] > 0 for row in written["rows"])
     assert [row["candidate"] for row in written["accuracy"]] == ["torch", "squeezebert_fast int8"]
     assert written["accuracy"][1]["least_cosine"] > 0.99
     cases = list(dict.fromkeys(row["case"] for row in written["rows"]))

@@ -102,7 +102,7 @@ def scores(encoder: Any, x: Tensor, mask: Tensor) -> Tensor:
 
 def activation(encoder: Any, x: Tensor, mask: Tensor) -> Tensor:
     for layer in encoder.layers:
-        layer.intermediate.act = nn.Tanh()
+        layer.intermediate.act = nn.Mish()
     return run(encoder, x, mask)
 
 
@@ -165,7 +165,7 @@ def test_strict_says_in_a_forward_why_the_engine_does_not_run(
 @pytest.mark.parametrize("options", [{"precision": "int8"}, {"precision": "bfloat16"}, {"unpad": True}])
 def test_strict_says_at_patch_why_the_engine_will_not_run(options: dict[str, Any], library: str) -> None:
     encoder: Any = encoder_of(library)
-    encoder.layers[1].intermediate.act = nn.Tanh()
+    encoder.layers[1].intermediate.act = nn.Mish()
     before = type(encoder)
     with pytest.raises(UnsupportedError, match=r"layers\.1: activation .* is not one that the kernels apply"):
         squeezebert_fast.patch(encoder, backend="cpu", strict=True, **options)

@@ -117,7 +117,7 @@ def replace_an_activation(encoder: Any) -> None:
 
 
 def replace_an_activation_by_one_without_a_kernel(encoder: Any) -> None:
-    encoder.layers[0].intermediate.act = nn.Tanh()
+    encoder.layers[0].intermediate.act = nn.Mish()
 
 
 def replace_a_block(encoder: Any) -> None:

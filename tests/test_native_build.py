@@ -195,8 +195,10 @@ def source_tree(tmp_path: Path) -> Path:
     return tree
 
 
-def build(tree: Path, *command: str, mode: str, compiler: str = "false") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "CC": compiler, "CXX": compiler, "SQUEEZEBERT_FAST_NATIVE": mode}
+def build(
+    tree: Path, *command: str, mode: str, compiler: str = "false", **settings: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CC": compiler, "CXX": compiler, "SQUEEZEBERT_FAST_NATIVE": mode, **settings}
     arguments = [sys.executable, "setup.py", *command]
     return subprocess.run(arguments, cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
@@ -254,6 +256,21 @@ def test_a_compiler_behind_a_launcher_gets_the_flags_of_every_build(
         assert set(expected) <= set(line), name
 
 
+@x86_only
+def test_a_cross_build_gets_the_flags_of_the_machine_it_is_for(source_tree: Path, tmp_path: Path) -> None:
+    compiler, log = tmp_path / "compiler", tmp_path / "log"
+    output = 'while [ $# -gt 0 ]; do [ "$1" != -o ] || : > "$2"; shift; done'
+    compiler.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{output}\n')
+    compiler.chmod(0o755)
+    target = {"_PYTHON_HOST_PLATFORM": "linux-aarch64"}
+    result = build(source_tree, "build_ext", mode="require", compiler=str(compiler), **target)
+    assert result.returncode == 0, result.stderr
+    compiled = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    for name, expected in {**build_flags.AARCH64_FLAGS, "avx2": []}.items():
+        (line,) = [words for words in compiled if f"csrc/isa/{name}.cpp" in words]
+        assert {word for word in line if word.startswith("-m")} == set(expected), name
+
+
 def test_without_a_compiler_required_kernels_are_an_error(source_tree: Path) -> None:
     result = build(source_tree, "build_ext", mode="require")
     assert result.returncode != 0
@@ -295,7 +312,7 @@ def test_a_source_distribution_holds_every_file_of_the_build(source_tree: Path) 
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "csrc").rglob("*")
-        if path.suffix in (".h", ".cpp", ".inc")
+        if path.suffix in (".h", ".cpp", ".inc", ".ini")
     }
     sources.add("squeezebert_fast/models/sentiment/model_int8.safetensors")
     assert sources | {"setup.py", "build_flags.py", "triton_kernels/__init__.py"} <= names

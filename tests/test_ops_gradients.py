@@ -36,7 +36,7 @@ def native(
 
 
 @needs_native
-@pytest.mark.parametrize("activation", [None, "gelu", "gelu_new", "relu", "silu", "quick_gelu"])
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_new", "relu", "silu", "tanh", "quick_gelu"])
 @pytest.mark.parametrize("groups", [1, 2, 12])
 def test_gradients_are_within_the_rule(groups: int, activation: str | None) -> None:
     tensors = arguments(groups, groups)

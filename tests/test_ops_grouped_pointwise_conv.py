@@ -82,7 +82,9 @@ def test_a_fused_activation_is_accurate_from_tiny_to_huge_numbers(isa: str, acti
         assert_within_rule(ours[part], theirs[part], exact[part], f"{activation} in [{low}, {high})")
 
 
-@pytest.mark.parametrize("activation", [None, "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+@pytest.mark.parametrize(
+    "activation", [None, "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "tanh"]
+)
 def test_special_values_are_where_pytorch_has_them(isa: str, activation: str | None) -> None:
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e38, -1e38, 1e-45])
     weight = torch.ones(40, 1, 1)  # full vectors and a rest

@@ -67,7 +67,7 @@ def test_a_patched_model_runs_its_layers_in_one_call(library: str, monkeypatch: 
 @needs_native
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_layers_that_can_not_run_together_run_their_operations(library: str) -> None:
-    model = squeezebert_fast.patch(model_of(library, hidden_act="tanh"))
+    model = squeezebert_fast.patch(model_of(library, hidden_act="mish"))
     assert table(model) == [(part, "cpu", "float32", "the first choice here") for part, _ in PARTS]
     named = table(model, backend="cpu")
     assert named == [(part, "cpu", "float32", "chosen by name") for part, _ in PARTS]

@@ -152,7 +152,7 @@ def test_a_weight_that_was_given_up_prints_its_shape() -> None:
 
 
 def test_a_model_that_no_kernel_serves_keeps_its_weights() -> None:
-    config = tiny_config(hidden_act="tanh")
+    config = tiny_config(hidden_act="mish")
     for model in pair("SqueezeBertModel", config):
         classes = [type(module) for module in model.modules()]
         with pytest.raises(UnsupportedError, match="activation"):

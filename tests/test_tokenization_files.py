@@ -128,6 +128,14 @@ def test_added_tokens_without_a_list_of_flags_are_read(kind: Any, tmp_path: Path
     assert tokenizer.decode([5, 8, 9], skip_special_tokens=True) == "hello more"
 
 
+@pytest.mark.parametrize("code", [float("inf"), float("nan"), 8.5, True, None, "8.0", "9" * 5000, []])
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_an_id_that_is_no_integer_is_refused(kind: Any, code: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"vocab.txt": "\n".join(SMALL), "added_tokens.json": {"new": code}})
+    with pytest.raises(TokenizerError, match="expected an integer"):
+        kind.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_never_split_and_options_survive_a_round_trip(kind: Any, tmp_path: Path) -> None:
     tokenizer = kind(VOCAB, never_split=["Foo", "hello"], mask_token=None, split_special_tokens=True)
@@ -243,6 +251,7 @@ def edited(edit: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], 
         ("tokenizer.json", lambda _: [1], "holds a list; expected an object"),
         ("tokenizer.json", lambda _: {}, "is empty"),
         ("tokenizer.json", edited(lambda j: j["model"].update(type="BPE")), "the model 'BPE'"),
+        ("tokenizer.json", edited(lambda j: j.update(model="WordPiece")), "the model 'WordPiece'"),
         ("tokenizer.json", edited(lambda j: j["model"].pop("vocab")), "no vocabulary"),
         ("tokenizer.json", edited(lambda j: j["model"]["vocab"].update(a=10**9)), "the id 1000000000"),
         ("tokenizer.json", edited(lambda j: j["model"]["vocab"].update(a=0)), "expected one of its own"),
@@ -257,6 +266,11 @@ def edited(edit: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], 
         ("tokenizer_config.json", edited(lambda j: j.update(model_max_length="many")), "'many'"),
         ("tokenizer_config.json", edited(lambda j: j.update(sep_token="[NO]")), r"no '\[NO\]' \(sep_token\)"),
         ("tokenizer_config.json", edited(lambda j: j.update(sep_token="\ud800")), "lone surrogate"),
+        (
+            "tokenizer_config.json",
+            edited(lambda j: j.update(extra_special_tokens=["\ud800"])),
+            "lone surrogate",
+        ),
         ("tokenizer_config.json", edited(lambda j: j.update(sep_token=7)), "a special token is 7"),
         ("tokenizer_config.json", edited(lambda j: j.update(added_tokens_decoder=[])), "expected an object"),
         (

@@ -12,6 +12,7 @@ import torch
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization import BatchEncoding, SqueezeBertTokenizer, SqueezeBertTokenizerFast
+from squeezebert_fast.tokenization.sequences import truncated_windows
 
 transformers = pytest.importorskip("transformers")
 
@@ -211,3 +212,10 @@ def test_the_multiple_choice_collator_pads_every_choice(tokenizer: Any, theirs: 
         return [{**dict(of(["hello"] * 2, pair)), "label": at} for at, pair in enumerate(choices)]
 
     assert_equal(collators(tokenizer)["choices"](rows(tokenizer)), collators(theirs)["choices"](rows(theirs)))
+
+
+def test_two_long_texts_are_cut_without_listing_every_pair_of_their_windows() -> None:
+    rows = truncated_windows(
+        [3_000_000, 2_000_000], 4, "longest_first", 0, "right"
+    )  # 1.5 million million pairs
+    assert [next(rows) for _ in range(2)] == [((0, 2), (0, 2)), ((2, 4), (0, 2))]

@@ -13,6 +13,14 @@ constexpr int64_t kRowsPerTask = 32;  // whose sums are added up first: a gradie
 
 }  // namespace
 
+void layer_norm(const KernelTable& kernels, const LayerNorm& norm, float* x, int64_t rows, int threads) {
+  const AddLayerNorm alone{norm.weight, norm.bias, norm.eps, norm.channels, nullptr, 0, x, norm.channels, {}};
+  run_tasks(divide_up(rows, kRowsPerTask), threads, [&](int64_t task) {
+    kernels.precision[static_cast<int>(Precision::float32)].add_layer_norm(
+        alone, {task * kRowsPerTask, std::min((task + 1) * kRowsPerTask, rows)});
+  });
+}
+
 void add_layer_norm_forward(const KernelTable& kernels, const AddLayerNormForward& norm, int64_t rows, int threads) {
   run_tasks(divide_up(rows, kRowsPerTask), threads, [&](int64_t task) {
     kernels.training.add_layer_norm_forward(norm, {task * kRowsPerTask, std::min((task + 1) * kRowsPerTask, rows)});

@@ -1,5 +1,6 @@
 #include "cpu_features.h"
 
+#include <cstddef>
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -13,6 +14,8 @@
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace squeezebert {
@@ -79,16 +82,30 @@ Detected detect() {
 
 #elif defined(__aarch64__)
 
+#if defined(__APPLE__)
+// Such names are known since macOS 12 and iOS 15. What an older one doesn't know counts as absent.
+bool has(const char* feature) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+#endif
+
 Detected detect() {
   Detected detected;
   CpuFeatures& f = detected.features;
   f.neon = true;  // part of the architecture
 #if defined(__linux__)
-  // Bits of the Linux AArch64 ABI, spelled out for C libraries whose headers are older than the features.
+  // Bits of the Linux AArch64 ABI, Android's too, spelled out for C libraries whose headers are older than the
+  // features.
   const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
   f.neon_dotprod = ((hwcap >> 20) & 1) != 0;
   f.neon_i8mm = ((hwcap2 >> 13) & 1) != 0;
   f.neon_bf16 = ((hwcap2 >> 14) & 1) != 0;
+#elif defined(__APPLE__)
+  f.neon_dotprod = has("hw.optional.arm.FEAT_DotProd");
+  f.neon_i8mm = has("hw.optional.arm.FEAT_I8MM");
+  f.neon_bf16 = has("hw.optional.arm.FEAT_BF16");
 #endif
   return detected;
 }

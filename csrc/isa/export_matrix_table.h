@@ -2,7 +2,7 @@
 #pragma once
 #include "../kernels/matrix_attention.h"
 #include "../kernels/matrix_gradients.h"
-#include "../kernels/micro/matrix_tile.h"
+#include "../kernels/micro/tile_panels.h"
 #include "export_table.h"
 
 namespace {
@@ -20,10 +20,10 @@ constexpr PrecisionKernels kernels_by_parts() {
 
 // int8's attention is in bfloat16: rounding keys, queries, values and weights to it costs less accuracy than int8 has
 // cost already, and float32 would take longer than all products.
-#define SQUEEZEBERT_EXPORT_MATRIX_TABLE(NAME, TILES)                                                         \
-  SQUEEZEBERT_EXPORT_KERNELS(NAME,                                                                           \
-                             (with_gradients<MatrixGradients<TILES>>(                                        \
-                                 kernels_of<MatrixTile<MatrixBfloat16, TILES>, MatrixScores<TILES>>(true))), \
-                             (kernels_of<MatrixTile<Int8, TILES>, MatrixScores<TILES>>(true)),               \
-                             (kernels_by_parts<3, TILES>()), (kernels_by_parts<2, TILES>()),                 \
-                             (kernels_by_parts<1, TILES>()))
+#define SQUEEZEBERT_EXPORT_MATRIX_TABLE(NAME, TILES)                                                                \
+  SQUEEZEBERT_EXPORT_KERNELS(                                                                                       \
+      NAME, VectorTile<Float32>,                                                                                    \
+      (with_gradients<MatrixGradients<TilePanels<TILES>>>(                                                          \
+          kernels_of<MatrixTile<MatrixBfloat16, TILES>, MatrixScores<TilePanels<TILES>>>(true))),                   \
+      (kernels_of<MatrixTile<Int8, TILES>, MatrixScores<TilePanels<TILES>>>(true)), (kernels_by_parts<3, TILES>()), \
+      (kernels_by_parts<2, TILES>()), (kernels_by_parts<1, TILES>()))

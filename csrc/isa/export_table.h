@@ -20,6 +20,7 @@ namespace {
 using squeezebert::KernelTable;
 using squeezebert::Precision;
 using squeezebert::PrecisionKernels;
+using squeezebert::TrainingKernels;
 
 template <class Micro, class Scores>
 constexpr PrecisionKernels kernels_of(bool native) {
@@ -48,6 +49,15 @@ constexpr PrecisionKernels kernels_of(bool native) {
   return kernels;
 }
 
+// squeezebert-run trains nothing, and half of a build is for training.
+#ifdef SQUEEZEBERT_INFERENCE_ONLY
+template <class Gradients>
+constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
+  return kernels;
+}
+
+constexpr TrainingKernels training_kernels() { return {}; }
+#else
 template <class Gradients>
 constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
   kernels.weight_gradient_scratch = weight_gradient_scratch<Gradients>;
@@ -57,26 +67,35 @@ constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
   return kernels;
 }
 
+constexpr TrainingKernels training_kernels() {
+  return {attention_training_scratch, ::attention_forward,   ::attention_backward, ::add_layer_norm_forward,
+          ::add_layer_norm_backward,  ::activation_backward, ::drop_rows};
+}
+#endif
+
 }  // namespace
 
-// HIGHEST, HIGH and MEDIUM: float32 by parts, or as it is.
-#define SQUEEZEBERT_EXPORT_KERNELS(NAME, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                                \
-  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                              \
-    static constexpr KernelTable table = {                                                                     \
-        #NAME,                                                                                                 \
-        kLanes,                                                                                                \
-        {with_gradients<VectorGradients>(kernels_of<VectorTile<Float32>, VectorScores>(true)), BFLOAT16, INT8, \
-         HIGHEST, HIGH, MEDIUM},                                                                               \
-        ::embeddings,                                                                                          \
-        {attention_training_scratch, ::attention_forward, ::attention_backward, ::add_layer_norm_forward,      \
-         ::add_layer_norm_backward, ::activation_backward, ::drop_rows}};                                      \
-    return &table;                                                                                             \
+// FLOAT32: the micro-kernel of vectors. HIGHEST, HIGH and MEDIUM: float32 by parts, or as it is.
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                             \
+  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                                    \
+    static constexpr KernelTable table = {                                                                           \
+        #NAME,                                                                                                       \
+        kLanes,                                                                                                      \
+        {with_gradients<VectorGradients<FLOAT32>>(kernels_of<FLOAT32, VectorScores>(true)), BFLOAT16, INT8, HIGHEST, \
+         HIGH, MEDIUM},                                                                                              \
+        ::embeddings,                                                                                                \
+        ::activate,                                                                                                  \
+        training_kernels()};                                                                                         \
+    return &table;                                                                                                   \
   }
 
-// Whether bfloat16 and int8 have instructions of their own in this build.
+// Without units that make float32 by parts faster.
+#define SQUEEZEBERT_EXPORT_WITHOUT_PARTS(NAME, FLOAT32, BFLOAT16, INT8)                                \
+  SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, (kernels_of<FLOAT32, VectorScores>(true)), \
+                             (kernels_of<FLOAT32, VectorScores>(true)), (kernels_of<FLOAT32, VectorScores>(true)))
+
+// All on vectors. Whether bfloat16 and int8 have instructions of their own in this build.
 #define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                  \
-  SQUEEZEBERT_EXPORT_KERNELS(NAME, (kernels_of<VectorTile<Bfloat16>, VectorScores>(NATIVE_BFLOAT16)), \
-                             (kernels_of<VectorTile<Int8>, VectorScores>(NATIVE_INT8)),               \
-                             (kernels_of<VectorTile<Float32>, VectorScores>(true)),                   \
-                             (kernels_of<VectorTile<Float32>, VectorScores>(true)),                   \
-                             (kernels_of<VectorTile<Float32>, VectorScores>(true)))
+  SQUEEZEBERT_EXPORT_WITHOUT_PARTS(NAME, VectorTile<Float32>,                                         \
+                                   (kernels_of<VectorTile<Bfloat16>, VectorScores>(NATIVE_BFLOAT16)), \
+                                   (kernels_of<VectorTile<Int8>, VectorScores>(NATIVE_INT8)))

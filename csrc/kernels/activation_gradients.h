@@ -40,6 +40,11 @@ inline Slope silu_slope(Vec x) {
   return {silu(x), sigmoid_derivative(near, near, broadcast(1.0f))};
 }
 
+inline Slope tanh_slope(Vec x) {
+  const Vec y = hyperbolic_tangent(x);
+  return {y, broadcast(1.0f) - y * y};
+}
+
 inline Slope relu_slope(Vec x) { return {relu(x), where_positive(x, broadcast(1.0f))}; }
 
 template <Slope (*slope_of)(Vec)>
@@ -63,6 +68,8 @@ inline void activation_backward(Activation activation, bool keep, float* z, floa
       return activation_backward<relu_slope>(keep, z, grad, count);
     case Activation::silu:
       return activation_backward<silu_slope>(keep, z, grad, count);
+    case Activation::tanh:
+      return activation_backward<tanh_slope>(keep, z, grad, count);
   }
 }
 

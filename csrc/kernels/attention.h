@@ -39,7 +39,7 @@ inline AttentionScratch attention_layout(int64_t rows, int64_t head_size, char* 
   AttentionScratch s;
   int64_t offset = 0;
   const auto take = [&](int64_t floats) {
-    char* start = scratch + offset;
+    char* start = scratch ? scratch + offset : nullptr;
     offset += round_up(floats * 4, 64);
     return reinterpret_cast<float*>(start);
   };

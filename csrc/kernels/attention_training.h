@@ -71,7 +71,7 @@ inline AttentionBackwardScratch attention_backward_layout(const HeadTensors& h, 
   s.width = least(kKeyBlock, round_up(h.keys, kPanelColumns));
   int64_t offset = 0;
   const auto take = [&](int64_t floats) {
-    char* start = scratch + offset;
+    char* start = scratch ? scratch + offset : nullptr;
     offset += round_up(floats * 4, 64);
     return reinterpret_cast<float*>(start);
   };

@@ -36,32 +36,45 @@ inline __attribute__((always_inline)) void store_tile(const typename Format::Sum
   }
 }
 
-template <Vec (*function)(Vec)>
-inline void apply(float* y, int64_t row_stride, int64_t rows, int64_t columns) {
+template <Vec (*function)(Vec), class Store>
+inline void apply(const float* y, int64_t row_stride, int64_t rows, int64_t columns, Store store_to) {
   for (int64_t r = 0; r < rows; ++r, y += row_stride) {
-    int64_t j = 0;
-    for (; j + kLanes <= columns; j += kLanes) store(y + j, function(load(y + j)));
-    if (j < columns) {
-      const int lanes = static_cast<int>(columns - j);
-      store_first(y + j, function(load_first(y + j, lanes)), lanes);
-    }
+    for_each_vector(columns, [&](int64_t j, int lanes) { store_to(r, j, function(load_lanes(y + j, lanes)), lanes); });
+  }
+}
+
+inline Vec unchanged(Vec x) { return x; }
+
+// store_to(row, column, vector, lanes) takes the results.
+template <class Format, class Store>
+inline void activate(Activation activation, const float* y, int64_t row_stride, int64_t rows, int64_t columns,
+                     Store store_to) {
+  switch (activation) {
+    case Activation::none:
+      return apply<unchanged>(y, row_stride, rows, columns, store_to);
+    case Activation::gelu:
+      return apply<Format::kCoarse ? coarse_gelu : gelu>(y, row_stride, rows, columns, store_to);
+    case Activation::gelu_tanh:
+      return apply<gelu_tanh>(y, row_stride, rows, columns, store_to);
+    case Activation::relu:
+      return apply<relu>(y, row_stride, rows, columns, store_to);
+    case Activation::silu:
+      return apply<silu>(y, row_stride, rows, columns, store_to);
+    case Activation::tanh:
+      return apply<hyperbolic_tangent>(y, row_stride, rows, columns, store_to);
   }
 }
 
 template <class Format>
 inline void activate(Activation activation, float* y, int64_t row_stride, int64_t rows, int64_t columns) {
-  switch (activation) {
-    case Activation::none:
-      return;
-    case Activation::gelu:
-      return apply<Format::kCoarse ? coarse_gelu : gelu>(y, row_stride, rows, columns);
-    case Activation::gelu_tanh:
-      return apply<gelu_tanh>(y, row_stride, rows, columns);
-    case Activation::relu:
-      return apply<relu>(y, row_stride, rows, columns);
-    case Activation::silu:
-      return apply<silu>(y, row_stride, rows, columns);
-  }
+  if (activation == Activation::none) return;
+  activate<Format>(activation, y, row_stride, rows, columns, [&](int64_t row, int64_t column, Vec v, int lanes) {
+    store_lanes(y + row * row_stride + column, v, lanes);
+  });
+}
+
+inline void activate(Activation activation, float* x, int64_t count) {
+  activate<Float32>(activation, x, count, 1, count);
 }
 
 }  // namespace

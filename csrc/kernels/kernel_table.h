@@ -5,7 +5,7 @@
 
 namespace squeezebert {
 
-enum class Activation : int32_t { none, gelu, gelu_tanh, relu, silu };
+enum class Activation : int32_t { none, gelu, gelu_tanh, relu, silu, tanh };
 
 // What the products of a model run in. Sums are float32, of int8 exact int32; everything between products is float32.
 // float32 is on vectors. The last three are float32 too, on matrix units by parts of bfloat16 (micro/float32_parts.h),
@@ -279,6 +279,7 @@ struct KernelTable {
 
   PrecisionKernels precision[kPrecisions];
   void (*embeddings)(const Embeddings& embeddings, Rows rows);
+  void (*activate)(Activation activation, float* x, int64_t count);  // in place, to float32 accuracy
   TrainingKernels training;
 };
 

@@ -9,9 +9,18 @@
 // Blocks of kQueries queries and kKeys keys, whose scores stay in the first-level cache, with a running maximum and sum
 // as in attention.h. Blocks are counted from the sequence's first token, and keys that a mask leaves out are dropped
 // before, so a sequence has the same bits in any batch and with any padding.
+//
+// `Panels` is what the units are: TilePanels (micro/tile_panels.h) or MmlaPanels (micro/mmla_panels.h), with
+//
+//     Micro                    the micro-kernel for bfloat16
+//     kStep                    numbers of bfloat16 that two vectors of float32 are; K is whole steps here
+//     kPanel                   columns of a panel; a last one may have fewer, in whole vectors
+//     kQueries, kKeys          of a block of scores
+//     pack_columns, pack_rows  panels of rows transposed, and of rows as they are
+//     times                    y (+)= x * panels
 #pragma once
 #include "attention.h"
-#include "micro/matrix_tile.h"
+#include "micro/matrix_bfloat16.h"
 
 namespace {
 
@@ -37,52 +46,48 @@ inline Vec first_or(Vec v, int lanes, float other) {
   return load(all);
 }
 
-template <class Tiles>
+template <class Panels>
 struct MatrixScores {
   static constexpr squeezebert::Precision kPrecision = squeezebert::Precision::bfloat16;
-  using Micro = MatrixTile<MatrixBfloat16, Tiles>;
-  static constexpr int64_t kQueries = Micro::kRows;
-  static constexpr int64_t kKeys = 256;
-  static constexpr int64_t kPanel = Micro::kPanelColumns, kStep = Micro::kDepthStep;
-  static_assert(kKeys % kPanel == 0 && kKeys % kStep == 0, "blocks are whole panels and steps");
+  static constexpr int64_t kQueries = Panels::kQueries, kKeys = Panels::kKeys, kStep = Panels::kStep;
+  static_assert(kStep == 2 * kLanes, "a step is two vectors");
+  static_assert(kKeys % Panels::kPanel == 0 && kKeys % kStep == 0, "blocks are whole panels and steps");
 
   struct Layout {
     float* projected;  // [rows, 3 * padded head size], where the projection is a sum of segments
     uint16_t* qkv;     // [whole blocks of rows, 3 * padded head size]
-    uint16_t* q;       // [whole blocks of rows, depth]; in place where a head is whole steps
+    uint16_t* q;       // [whole blocks of rows, width]; in place where a head is whole steps
     int64_t q_row_stride;
-    uint16_t* k;             // panels of keys, [depth / 2, kPanel, 2] each
-    uint16_t* v;             // panels of the head's channels, [keys / 2, kPanel, 2] each
+    uint16_t* k;             // panels of keys
+    uint16_t* v;             // of each block of keys, panels of the head's channels
     float* scores;           // [kQueries, kKeys]
     uint16_t* weights;       // the same
     float* sums;             // [kQueries, width]
     float *largest, *total;  // [kQueries]
-    int64_t depth;           // the head's channels, whole steps
-    int64_t width;           // the same in whole panels
-    int64_t keys;            // whole panels and steps
+    int64_t width;           // the head's channels, whole steps
+    int64_t keys;            // the same of the sequence
     int64_t bytes;
   };
 
   static Layout layout(int64_t rows, int64_t head_size, char* scratch) {
     Layout s;
-    s.depth = round_up(head_size, kStep);
-    s.width = round_up(head_size, kPanel);
-    s.keys = round_up(rows, kPanel);
+    s.width = round_up(head_size, kStep);
+    s.keys = round_up(rows, kStep);
     int64_t offset = 0;
     const auto take = [&](int64_t bytes) {
-      char* start = scratch + offset;
+      char* start = scratch ? scratch + offset : nullptr;
       offset += round_up(bytes, 64);
       return start;
     };
     const auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
     const auto halves = [&](int64_t count) { return reinterpret_cast<uint16_t*>(take(count * 2)); };
     const int64_t queries = round_up(rows, kQueries), stride = 3 * padded_columns(head_size);
-    const bool in_place = s.depth == head_size;
+    const bool in_place = s.width == head_size;
     s.projected = floats(rows * stride);
     s.qkv = halves(queries * stride);
-    s.q = in_place ? s.qkv : halves(queries * s.depth);
-    s.q_row_stride = in_place ? stride : s.depth;
-    s.k = halves(s.keys * s.depth);
+    s.q = in_place ? s.qkv : halves(queries * s.width);
+    s.q_row_stride = in_place ? stride : s.width;
+    s.k = halves(s.keys * s.width);
     s.v = halves(s.keys * s.width);
     s.scores = floats(kQueries * kKeys);
     s.weights = halves(kQueries * kKeys);
@@ -103,72 +108,30 @@ struct MatrixScores {
   static void copy_queries(int64_t rows, int64_t head_size, const Layout& s) {
     const int64_t stride = 3 * padded_columns(head_size);
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < s.depth; c += kStep) {
-        store_pairs(s.q + r * s.depth + c, load_step(s.qkv + r * stride, c, head_size));
+      for (int64_t c = 0; c < s.width; c += kStep) {
+        store_pairs(s.q + r * s.width + c, load_step(s.qkv + r * stride, c, head_size));
       }
     }
   }
 
-  // A row of keys is words of two channels; a panel has them as columns.
   template <class RowOf>
   static void pack_keys(const uint16_t* k, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
                         const Layout& s) {
-    for (int64_t first = 0; first < round_up(count, kPanel); first += kLanes) {
-      uint16_t* panel = s.k + first / kPanel * kPanel * s.depth + first % kPanel * 2;
-      for (int64_t c = 0; c < s.depth; c += kStep) {
-        Vec block[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          block[i] = first + i < count ? load_step(k + row_of(first + i) * stride, c, head_size) : broadcast(0.0f);
-        }
-        transpose_block(block);
-        for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * kPanel * 2, block[i]);
-      }
-    }
+    const auto load_key = [&](int64_t j, int64_t c) {
+      return j < count ? load_step(k + row_of(j) * stride, c, head_size) : broadcast(0.0f);
+    };
+    Panels::pack_columns(load_key, round_up(count, kStep), s.width, s.k);
   }
 
-  // Pairs of rows of values become rows of words.
   template <class RowOf>
   static void pack_values(const uint16_t* v, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
                           const Layout& s) {
-    for (int64_t j = 0; j < round_up(count, kStep); j += 2) {
-      for (int64_t c = 0; c < s.width; c += kPanel) {
-        Vec rows[2];
-        for (int i = 0; i < 2; ++i) {
-          rows[i] = j + i < count ? load_step(v + row_of(j + i) * stride, c, head_size) : broadcast(0.0f);
-        }
-        uint16_t* to = s.v + c * s.keys + j * kPanel;
-        store_pairs(to, zip_first_pairs(rows[0], rows[1]));
-        store_pairs(to + 2 * kLanes, zip_second_pairs(rows[0], rows[1]));
-      }
+    for (int64_t k0 = 0; k0 < count; k0 += kKeys) {
+      const auto load_value = [&](int64_t j, int64_t c) {
+        return k0 + j < count ? load_step(v + row_of(k0 + j) * stride, c, head_size) : broadcast(0.0f);
+      };
+      Panels::pack_rows(load_value, round_up(least(kKeys, count - k0), kStep), s.width, s.v + k0 * s.width);
     }
-  }
-
-  // y (+)= x * panels, in whole tiles: `depth` is whole steps, `columns` whole panels, `panel_size` numbers each.
-  template <int kTall>
-  static void times(Tiles& tiles, const uint16_t* x, int64_t x_stride, int64_t depth, const uint16_t* panels,
-                    int64_t panel_size, int64_t columns, bool accumulate, float* y, int64_t y_stride) {
-    for (int64_t n = 0; n < columns; n += kPanel) {
-      const char* panel = reinterpret_cast<const char*>(panels + n / kPanel * panel_size);
-      char* top = reinterpret_cast<char*>(y + n);
-      char* bottom = top + kTileSide * y_stride * 4;
-      if (accumulate) {
-        load_sums<kTall, 2>(tiles, top, bottom, y_stride * 4);
-      } else {
-        zero_sums<kTall, 2>(tiles);
-      }
-      for (int64_t k = 0; k < depth; k += kStep) {
-        matrix_step<MatrixBfloat16, kTall, 2>(tiles, x + k, x + kTileSide * x_stride + k, x_stride * 2,
-                                              panel + k / 2 * kPanel * 4, kPanel * 4, [](int) {});
-      }
-      store_sums<kTall, 2>(tiles, top, bottom, y_stride * 4);
-    }
-  }
-
-  static void times(Tiles& tiles, int64_t rows, const uint16_t* x, int64_t x_stride, int64_t depth,
-                    const uint16_t* panels, int64_t panel_size, int64_t columns, bool accumulate, float* y,
-                    int64_t y_stride) {
-    const auto run = rows > kTileSide ? times<2> : times<1>;
-    run(tiles, x, x_stride, depth, panels, panel_size, columns, accumulate, y, y_stride);
   }
 
   // attention.h's `soften`, to weights rounded to bfloat16; those past the last key are 0, for whole steps.
@@ -177,7 +140,7 @@ struct MatrixScores {
                       float& largest, float& total, bool first) {
     const Vec factor = broadcast(scale);
     const auto score = [&](int64_t i, int lanes) {
-      const Vec s = load(scores + i);  // in whole panels
+      const Vec s = load(scores + i);  // in whole steps
       return kMasked ? multiply_add(s, factor, load_lanes(mask + i, lanes)) : s * factor;
     };
     const Vec lowest = broadcast(-__builtin_inff());
@@ -223,13 +186,13 @@ struct MatrixScores {
     return rescale;
   }
 
-  static void attend(Tiles& tiles, const Attention& call, const Attend& a, const Layout& s) {
+  static void attend(Panels& panels, const Attention& call, const Attend& a, const Layout& s) {
     for (int64_t q0 = 0; q0 < a.queries; q0 += kQueries) {
       const int64_t queries = least(kQueries, a.queries - q0);
       for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeys) {
-        const int64_t keys = least(kKeys, a.key_count - k0);
-        times(tiles, queries, s.q + q0 * s.q_row_stride, s.q_row_stride, s.depth, s.k + k0 * s.depth, kPanel * s.depth,
-              round_up(keys, kPanel), false, s.scores, kKeys);
+        const int64_t keys = least(kKeys, a.key_count - k0), whole = round_up(keys, kStep);
+        panels.times(queries, s.q + q0 * s.q_row_stride, s.q_row_stride, s.width, s.k + k0 * s.width, whole, false,
+                     s.scores, kKeys);
         for (int64_t q = 0; q < queries; ++q) {
           const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
           const auto run = mask ? soften<true> : soften<false>;
@@ -241,8 +204,7 @@ struct MatrixScores {
             store(sums, load(sums) * broadcast(rescale));
           }
         }
-        times(tiles, queries, s.weights, kKeys, round_up(keys, kStep), s.v + k0 * kPanel, kPanel * s.keys, s.width,
-              k0 > 0, s.sums, s.width);
+        panels.times(queries, s.weights, kKeys, whole, s.v + k0 * s.width, s.width, k0 > 0, s.sums, s.width);
       }
       if (call.rounded_context) {
         round_rows(call, q0, queries, s);
@@ -301,8 +263,8 @@ struct MatrixScores {
       pack_keys(k, stride, a.key_count, a.head_size, row_of, s);
       pack_values(v, stride, a.key_count, a.head_size, row_of, s);
     }
-    Tiles tiles(static_cast<int>(kTileSide));
-    attend(tiles, call, a, s);
+    Panels panels;
+    attend(panels, call, a, s);
   }
 };
 

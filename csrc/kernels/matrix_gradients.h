@@ -3,21 +3,22 @@
 //
 //      grad [rows, out]      grad^T              x [rows, in]      x in panels
 //      +---------+         +-----------+         +---------+      +---+---+   pairs of rows
-//      |         |  --->   | pairs of  |         |         | ---> |   |   |   are words
-//      |         |         | rows      |         |         |      |   |   |
+//      |         |  --->   | pairs of  |         |         | ---> |   |   |   are words, or fours
+//      |         |         | rows      |         |         |      |   |   |   of them double words
 //      +---------+         +-----------+         +---------+      +---+---+
 //
-// Both are rounded on the way. The sums that are a bias's gradient are of what was not.
+// Both are rounded on the way. The sums that are a bias's gradient are of what was not. `Panels`: as matrix_attention.h
+// has it.
 #pragma once
-#include "micro/matrix_tile.h"
+#include "micro/matrix_bfloat16.h"
 #include "transpose.h"
 
 namespace {
 
-template <class Tiles>
+template <class Panels>
 struct MatrixGradients {
-  using Micro = MatrixTile<MatrixBfloat16, Tiles>;
-  static constexpr int64_t kRowStep = Micro::kDepthStep;
+  using Micro = typename Panels::Micro;
+  static constexpr int64_t kRowStep = Panels::kStep;
   static_assert(kRowStep == 2 * kLanes, "a step of rows is two blocks that are transposed");
 
   static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, uint16_t* to,
@@ -40,7 +41,16 @@ struct MatrixGradients {
   }
 
   static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* panels) {
-    pack_pairs_of_rows(x, stride, rows, columns, panels);
+    const auto load_row = [&](int64_t k, int64_t n) {
+      const int64_t width = columns - n;
+      if (k >= rows) return broadcast(0.0f);
+      const float* at = x + k * stride + n;
+      const Vec first = load_lanes(at, static_cast<int>(least(kLanes, width)));
+      const Vec second =
+          width > kLanes ? load_lanes(at + kLanes, static_cast<int>(least(kLanes, width - kLanes))) : broadcast(0.0f);
+      return bfloat_pairs(first, second);
+    };
+    Panels::pack_rows(load_row, round_up(rows, kRowStep), columns, panels);
   }
 
   static void add_up(const float* grad, int64_t stride, const uint16_t*, int64_t, int64_t rows, int64_t columns,

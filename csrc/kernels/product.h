@@ -49,6 +49,10 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
   const auto blocks = Micro::rows_of(rows);
   constexpr int64_t kOperandBytes = static_cast<int64_t>(sizeof(Operand)), kFloatBytes = 4;
   Lines fetched[kFetched] = {{}, {}, ahead[0], ahead[1]};
+  int64_t group = 0;  // of the scales
+  if constexpr (Format::kScaled) {
+    if (x.channels > 0) group = segment.in_begin / (x.channels / x.groups);
+  }
   const auto run_block = [&](Rows some, int64_t n) {
     Block<Format> block;
     block.x = operands + some.begin * x.row_stride * Format::kPlanes;
@@ -62,7 +66,6 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
     block.columns = {};
     block.columns.bias = segment.bias ? segment.bias + n : nullptr;
     if constexpr (Format::kScaled) {
-      const int64_t group = x.channels > 0 ? segment.in_begin / (x.channels / x.groups) : 0;
       block.columns.row_scale = x.scale + some.begin * x.groups + group;
       block.columns.row_scale_stride = x.groups;
       block.columns.scale = segment.scale + n;
@@ -89,7 +92,8 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
                           x.row_stride * kOperandBytes);
     fetched[1].most = divide_up(fetched[1].count, panels);
   };
-  const bool panels_stay = packed * Micro::kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
+  const bool panels_stay =
+      !Micro::kRowsStay && packed * Micro::kPanelColumns * static_cast<int64_t>(sizeof(Weight)) <= kCachedPanel;
   if (panels_stay) {
     for (int64_t n = 0; n < segment.columns; n += Micro::kPanelColumns) {
       for (int64_t t = 0; t < blocks.count; ++t) {

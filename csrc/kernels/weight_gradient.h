@@ -23,8 +23,9 @@ using squeezebert::WeightGradient;
 
 constexpr int64_t kGradientRows = 256;  // whole steps of every build
 
+template <class M>
 struct VectorGradients {
-  using Micro = VectorTile<Float32>;
+  using Micro = M;
   static constexpr int64_t kRowStep = kLanes;
 
   static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, float* to,

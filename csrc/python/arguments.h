@@ -20,6 +20,7 @@ inline const KernelTable& kernels_named(const std::string& name) {
   throw std::invalid_argument("instruction set '" + name + "' is not usable on this machine");
 }
 
+void bind_heads(pybind11::module_& m);
 void bind_training(pybind11::module_& m);
 void bind_watch(pybind11::module_& m);
 

@@ -74,7 +74,8 @@ PYBIND11_MODULE(_native, m) {
       .value("gelu", Activation::gelu)
       .value("gelu_tanh", Activation::gelu_tanh)
       .value("relu", Activation::relu)
-      .value("silu", Activation::silu);
+      .value("silu", Activation::silu)
+      .value("tanh", Activation::tanh);
 
   py::enum_<Precision>(m, "Precision")
       .value("float32", Precision::float32)
@@ -151,6 +152,7 @@ PYBIND11_MODULE(_native, m) {
       py::call_guard<py::gil_scoped_release>(),
       "Sum of three tables' rows, normalised. False, with nothing written, when an id is out of its table's range.");
 
+  bind_heads(m);
   bind_training(m);
   bind_watch(m);
 

@@ -8,8 +8,7 @@ namespace {
 
 using Vec = float32x4_t;
 constexpr int kLanes = 4;
-// 8 x 3 accumulators, 3 weight vectors and a scalar: 28 of 32 registers. The multiply-add takes its scalar as a lane
-// operand, so an activation costs one scalar load and no broadcast.
+// 8 x 3 accumulators, 3 weight vectors and a scalar: 28 of 32 registers.
 constexpr int kTileRows = 8;
 
 inline Vec broadcast(float value) { return vdupq_n_f32(value); }
@@ -64,39 +63,33 @@ using IntVec = int32x4_t;
 constexpr int kIntTileRows = kTileRows;
 inline IntVec load(const int32_t* p) { return vld1q_s32(p); }
 inline Vec load_ints(const int8_t* p) {
-  const int32_t lanes[kLanes] = {p[0], p[1], p[2], p[3]};
-  return vcvtq_f32_s32(vld1q_s32(lanes));
+  int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))))));
 }
 inline Vec to_float(IntVec v) { return vcvtq_f32_s32(v); }
 inline IntVec to_int(Vec v) { return vcvtnq_s32_f32(v); }
 constexpr int kIntOperandShift = 0;
 
-#ifdef __ARM_FEATURE_DOTPROD
 using IntOperand = int8_t;
 constexpr int kIntStep = 4;
 inline int8x16_t load_int_weights(const int8_t* p) { return vld1q_s8(p); }
+// Without sdot what formats.h asks for alone: products have a micro-kernel of their own (pair_tile.h).
 inline IntVec multiply_add(const IntOperand* four, int8x16_t weights, IntVec sum) {
   int32_t bytes;
   __builtin_memcpy(&bytes, four, sizeof bytes);
-  return vdotq_s32(sum, weights, vreinterpretq_s8_s32(vdupq_n_s32(bytes)));
-}
+  const int8x16_t in_all = vreinterpretq_s8_s32(vdupq_n_s32(bytes));
+#ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_s32(sum, weights, in_all);
 #else
-using IntOperand = int16_t;
-constexpr int kIntStep = 1;
-inline int16x4_t load_int_weights(const int8_t* p) {
-  int32_t bytes;
-  __builtin_memcpy(&bytes, p, sizeof bytes);
-  return vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))));
-}
-inline IntVec multiply_add(const IntOperand* one, int16x4_t weights, IntVec sum) {
-  return vmlal_n_s16(sum, weights, *one);
-}
+  const int32x4_t first = vpaddlq_s16(vmull_s8(vget_low_s8(weights), vget_low_s8(in_all)));
+  return vaddq_s32(sum, vpaddq_s32(first, vpaddlq_s16(vmull_high_s8(weights, in_all))));
 #endif
+}
 inline void store(IntOperand* p, IntVec v) {
-  int32_t lanes[kLanes];
-  vst1q_s32(lanes, v);
-#pragma GCC unroll 4
-  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<IntOperand>(lanes[i]);
+  const int16x4_t halves = vmovn_s32(v);
+  const int32_t bytes = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(halves, halves))), 0);
+  __builtin_memcpy(p, &bytes, sizeof bytes);
 }
 inline void store_first(IntOperand* p, IntVec v, int count) {
   int32_t lanes[kLanes];
@@ -118,6 +111,90 @@ inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
 inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
   return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
 }
+
+// Four numbers of bfloat16.
+inline Vec widened(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+
+// ---- operands whose rows lie side by side: bytes are steps of several rows
+
+inline uint8x16_t load_bytes(const char* p) { return vld1q_u8(reinterpret_cast<const uint8_t*>(p)); }
+inline void store_bytes(char* p, uint8x16_t v) { vst1q_u8(reinterpret_cast<uint8_t*>(p), v); }
+// The first halves of a and b side by side, and the second halves.
+inline uint8x16_t first_halves(uint8x16_t a, uint8x16_t b) {
+  return vreinterpretq_u8_u64(vzip1q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)));
+}
+inline uint8x16_t second_halves(uint8x16_t a, uint8x16_t b) {
+  return vreinterpretq_u8_u64(vzip2q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)));
+}
+inline uint8x16_t bytes_of(Vec v) { return vreinterpretq_u8_f32(v); }
+inline Vec floats_of(uint8x16_t v) { return vreinterpretq_f32_u8(v); }
+
+inline Vec first_halves(Vec a, Vec b) { return floats_of(first_halves(bytes_of(a), bytes_of(b))); }
+inline Vec second_halves(Vec a, Vec b) { return floats_of(second_halves(bytes_of(a), bytes_of(b))); }
+inline IntVec first_halves(IntVec a, IntVec b) {
+  return vreinterpretq_s32_u8(first_halves(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+}
+inline IntVec second_halves(IntVec a, IntVec b) {
+  return vreinterpretq_s32_u8(second_halves(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+}
+
+// The word of one row, times a word of each column.
+template <int kLane>
+[[gnu::always_inline]] inline Vec multiply_add_lane(uint8x16_t rows, Vec weights, Vec sum) {
+  return vfmaq_laneq_f32(sum, weights, floats_of(rows), kLane);
+}
+// Two bytes of a row.
+inline int8x16_t pair_in_all_lanes(const char* p) {
+  int16_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return vreinterpretq_s8_s16(vdupq_n_s16(pair));
+}
+// Two products of each of 4 columns, and two more: sums of two fit 16 bits. kHalf, kOther: which half of the weights.
+template <int kHalf, int kOther>
+[[gnu::always_inline]] inline IntVec multiply_add_pairs(int8x16_t row, int8x16_t weights, int8x16_t other_row,
+                                                        int8x16_t other, IntVec sum) {
+  const int16x8_t products = kHalf ? vmull_high_s8(row, weights) : vmull_s8(vget_low_s8(row), vget_low_s8(weights));
+  return vpadalq_s16(sum, kOther ? vmlal_high_s8(products, other_row, other)
+                                 : vmlal_s8(products, vget_low_s8(other_row), vget_low_s8(other)));
+}
+#ifdef __ARM_FEATURE_DOTPROD
+template <int kLane>
+[[gnu::always_inline]] inline IntVec multiply_add_lane(uint8x16_t rows, int8x16_t weights, IntVec sum) {
+  return vdotq_laneq_s32(sum, weights, vreinterpretq_s8_u8(rows), kLane);
+}
+#endif
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+// Two rows times two columns, whose 8 bytes each along K lie side by side. Lanes of the sums: row 0 by column 0, by
+// column 1, row 1 by column 0, by column 1.
+inline IntVec multiply_add_2x2(uint8x16_t rows, uint8x16_t columns, IntVec sums) {
+  return vmmlaq_s32(sums, vreinterpretq_s8_u8(rows), vreinterpretq_s8_u8(columns));
+}
+#endif
+
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+inline Vec multiply_add_2x2(uint8x16_t rows, uint8x16_t columns, Vec sums) {
+  return vbfmmlaq_f32(sums, vreinterpretq_bf16_u8(rows), vreinterpretq_bf16_u8(columns));
+}
+
+// Rounded to nearest even: `first` in the lower half, `second` in the upper one.
+inline Vec bfloat_pairs(Vec first, Vec second) {
+  return vreinterpretq_f32_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(first), second));
+}
+inline Vec load_pairs(const uint16_t* p) { return vreinterpretq_f32_u16(vld1q_u16(p)); }
+inline void store_pairs(uint16_t* p, Vec pairs) { vst1q_u16(p, vreinterpretq_u16_f32(pairs)); }
+// The first `count` numbers of the 8, the others 0.
+inline Vec load_first_pairs(const uint16_t* p, int count) {
+  uint16_t numbers[2 * kLanes] = {};
+  for (int i = 0; i < count; ++i) numbers[i] = p[i];
+  return load_pairs(numbers);
+}
+inline void store_first_pairs(uint16_t* p, Vec pairs, int count) {
+  uint16_t numbers[2 * kLanes];
+  store_pairs(numbers, pairs);
+  for (int i = 0; i < count; ++i) p[i] = numbers[i];
+}
+#endif
 
 // ---- random numbers: lanes are words, unsigned numbers of 32 bits
 

@@ -42,7 +42,8 @@ def build() -> Path:
 
     compiler, machine = os.environ.get("CXX", "g++"), platform.machine()
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    shared = [*(ROOT / "csrc").rglob("*.h"), ROOT / "build_flags.py", *(ROOT / s for s in REPLACED)]
+    flag_files = [ROOT / "build_flags.py", ROOT / "csrc/build.ini"]
+    shared = [*(ROOT / "csrc").rglob("*.h"), *flag_files, *(ROOT / s for s in REPLACED)]
     newest_shared = max(path.stat().st_mtime for path in shared)
 
     def compile_one(source: str) -> str:

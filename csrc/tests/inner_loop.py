@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 OBJDUMP = "aarch64-linux-gnu-objdump"
-MULTIPLY_ADD = re.compile(r"(fmla|sdot)\b")
+MULTIPLY_ADD = re.compile(r"(fmla|sdot|smmla|bfmmla|sadalp)\b")
 STORE = re.compile(r"st[a-z0-9]*\b")
 
 

@@ -6,7 +6,8 @@
     run_tests.py --valgrind          every few shapes under memcheck, on a build that it can run
     run_tests.py --amx               on the build for AMX: where the CPU has none, emulated; then every few shapes
                                      under the sanitizers, which so check what tiles load and store
-    run_tests.py --arm               for AArch64, on emulated CPUs of three ages; checks the inner loops' code too
+    run_tests.py --arm               for AArch64, on emulated CPUs; checks instructions and inner loops too
+    run_tests.py --arm-tools         no test: installs the compiler and the emulator that --arm needs
 
 Other arguments go to the tests (`--test-case=...`, `--list-test-cases`: doctest's). CXX names the compiler.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -106,17 +108,37 @@ ARM_EMULATOR = "qemu-aarch64-static"
 ARM_PACKAGES = ["g++-aarch64-linux-gnu", "qemu-user-static"]
 ARM_LIBRARIES = "/usr/aarch64-linux-gnu"
 ARM_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "11"}
-# Emulated CPUs: what of csrc/core/cpu_features.h each has (wrong dispatch ends in an illegal instruction), and the
-# builds tested on it.
+
+
+@dataclass
+class EmulatedCpu:
+    features: str  # of csrc/core/cpu_features.h; a build that needs another ends in an illegal instruction
+    builds: str  # that are tested on it
+    arguments: list[str] = field(default_factory=list)
+
+
+# Every build on a CPU that has just what it needs, where the emulator has one; on the others, which builds are chosen.
+ONLY_CHOICE = ["--source-file=*test_instruction_sets.cpp"]
 ARM_CPUS = {
-    "cortex-a72": ("neon", "neon,scalar"),
-    "cortex-a76": ("neon neon_dotprod", "neon_dotprod"),
-    "max": ("neon neon_dotprod neon_i8mm neon_bf16", "neon_dotprod,neon"),
+    "cortex-a72": EmulatedCpu("neon", "neon,scalar"),
+    "cortex-a76": EmulatedCpu("neon neon_dotprod", "neon_dotprod"),
+    "max,sve=off": EmulatedCpu("neon neon_dotprod neon_i8mm neon_bf16", "neon_i8mm"),
+    "cortex-a35": EmulatedCpu("neon", "neon", ONLY_CHOICE),
+    "a64fx": EmulatedCpu("neon", "neon", ONLY_CHOICE),
+    "neoverse-n1": EmulatedCpu("neon neon_dotprod", "neon_dotprod,neon", ONLY_CHOICE),
+    "max": EmulatedCpu("neon neon_dotprod neon_i8mm neon_bf16", "neon_i8mm,neon_dotprod,neon", ONLY_CHOICE),
 }
-# The largest tiles: names as objdump prints them, and the multiply-adds of one step.
+# Instructions newer than the architecture's first, of which each build has just these, and all other code none.
+ARM_NEWER = re.compile(r"\s(sdot|udot|usdot|sudot|smmla|ummla|usmmla|bfdot|bfmmla|bfmlal\w|bfcvt\w*)\s")
+ARM_INSTRUCTIONS = {
+    "csrc/isa/neon_dotprod.cpp": {"sdot"},
+    "csrc/isa/neon_i8mm.cpp": {"smmla", "bfmmla", "bfcvtn", "bfcvtn2"},
+}
+# What multiplies in the largest tiles, as objdump prints it: 24 multiply-adds in each step.
 ARM_INNER_LOOPS = {
-    "csrc/isa/neon.cpp": ("tile<(anonymous namespace)::Float32, 8, 3, false>", 24),
-    "csrc/isa/neon_dotprod.cpp": ("tile<(anonymous namespace)::Int8, 8, 3, false>", 24),
+    "csrc/isa/neon.cpp": ["Lanes<Float32>", "Lanes<LaneBfloat16>", "Pairs"],
+    "csrc/isa/neon_dotprod.cpp": ["Lanes<Float32>", "Lanes<LaneBfloat16>", "Lanes<Int8>"],
+    "csrc/isa/neon_i8mm.cpp": ["Lanes<Float32>", "Mmla<MmlaBfloat16>", "Mmla<MmlaInt8>"],
 }
 
 
@@ -141,6 +163,7 @@ def build(variant: Variant) -> Path:
         *(ROOT / "csrc").rglob("*.h"),
         ROOT / "csrc/isa/builds.inc",
         ROOT / "build_flags.py",
+        ROOT / "csrc/build.ini",
         Path(__file__),
     ]
     newest_shared = max(path.stat().st_mtime for path in shared)
@@ -185,21 +208,39 @@ def require(option: str, commands: list[str], packages: list[str]) -> None:
     run(command, DEBIAN_FRONTEND="noninteractive")
 
 
+def check_instructions(object_file: Path, expected: set[str]) -> None:
+    """Exit unless the newer instructions in the file are those `expected`: the linker may keep any file's copy."""
+    command = [inner_loop.OBJDUMP, "--disassemble", "--no-show-raw-insn", str(object_file)]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if (found := set(ARM_NEWER.findall(listing))) != expected:
+        sys.exit(f"{object_file} has {sorted(found)}; expected {sorted(expected)}")
+
+
+def require_arm_tools() -> None:
+    require("AArch64", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
+
+
 def test_arm(test_arguments: list[str]) -> None:
-    require("--arm", [ARM_COMPILER, ARM_EMULATOR], ARM_PACKAGES)
+    require_arm_tools()
     variant = Variant("aarch64", ARM_COMPILER, "aarch64")
     program = build(variant)
-    for source, (function, multiply_adds) in ARM_INNER_LOOPS.items():
-        inner_loop.check(variant.object_of(source), function, multiply_adds)
+    for source, units in ARM_INNER_LOOPS.items():
+        for unit in units:
+            tile = re.sub(r"\b(?=[A-Z])", "(anonymous namespace)::", f"interleaved_tile<{unit}, 8, 3, false>")
+            inner_loop.check(variant.object_of(source), tile, 24)
+
+    for source in SOURCES:
+        check_instructions(variant.object_of(source), ARM_INSTRUCTIONS.get(source, set()))
 
     def emulate(cpu: str) -> subprocess.CompletedProcess[str]:
-        command = [ARM_EMULATOR, "-cpu", cpu, "-L", ARM_LIBRARIES, str(program), *test_arguments]
-        features, builds = ARM_CPUS[cpu]
+        emulated = ARM_CPUS[cpu]
+        command = [ARM_EMULATOR, "-cpu", cpu, "-L", ARM_LIBRARIES, str(program)]
+        command += [*emulated.arguments, *test_arguments]
         environment = {
             **os.environ,
-            "SQUEEZEBERT_TEST_BUILDS": builds,
+            "SQUEEZEBERT_TEST_BUILDS": emulated.builds,
             **ARM_ENVIRONMENT,
-            "SQUEEZEBERT_TEST_CPU_FEATURES": features,
+            "SQUEEZEBERT_TEST_CPU_FEATURES": emulated.features,
         }
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -234,11 +275,13 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     which = parser.add_mutually_exclusive_group()
-    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--amx", "--arm"):
+    for option in ("--sanitize", "--thread-sanitizer", "--valgrind", "--amx", "--arm", "--arm-tools"):
         which.add_argument(option, action="store_true")
     arguments, test_arguments = parser.parse_known_args()
     if arguments.arm:
         test_arm(test_arguments)
+    elif arguments.arm_tools:
+        require_arm_tools()
     elif arguments.amx:
         test_amx(test_arguments)
     elif arguments.sanitize:

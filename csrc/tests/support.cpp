@@ -1,8 +1,10 @@
 #include "support.h"
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <random>
 #include <sstream>
@@ -66,6 +68,30 @@ GuardedFloats::GuardedFloats(int64_t size, Edge edge)
   fill(std::numeric_limits<float>::quiet_NaN());
 }
 
+ChildEnd end_of_child(const std::function<void()>& run) {
+  int ends[2];
+  if (pipe(ends) != 0) throw std::runtime_error("pipe failed");
+  const pid_t child = fork();
+  if (child < 0) throw std::runtime_error("fork failed");
+  if (child == 0) {
+    for (const int number : {SIGABRT, SIGILL}) std::signal(number, SIG_DFL);  // instead of doctest's
+    dup2(ends[1], STDERR_FILENO);
+    run();
+    _exit(0);
+  }
+  close(ends[1]);
+  ChildEnd end{{}, 0};
+  char buffer[256];
+  for (ssize_t count; (count = read(ends[0], buffer, sizeof buffer)) > 0;) {
+    end.message.append(buffer, static_cast<std::size_t>(count));
+  }
+  close(ends[0]);
+  int status = 0;
+  if (waitpid(child, &status, 0) != child) throw std::runtime_error("waitpid failed");
+  end.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  return end;
+}
+
 std::string name_of(Activation activation) {
   switch (activation) {
     case Activation::none:
@@ -78,6 +104,8 @@ std::string name_of(Activation activation) {
       return "relu";
     case Activation::silu:
       return "silu";
+    case Activation::tanh:
+      return "tanh";
   }
   throw std::logic_error("unknown activation");
 }
@@ -222,6 +250,8 @@ Real activate(Activation activation, Real x) {
       return x < 0 ? Real(0) : x;
     case Activation::silu:
       return x / (one + std::exp(-x));
+    case Activation::tanh:
+      return std::tanh(x);
   }
   throw std::logic_error("unknown activation");
 }

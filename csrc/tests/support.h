@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 #include <type_traits>
@@ -15,8 +16,8 @@
 
 namespace squeezebert::test {
 
-constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
-                                       Activation::silu};
+constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh,
+                                       Activation::relu, Activation::silu, Activation::tanh};
 constexpr Precision kAllPrecisions[] = {Precision::float32, Precision::bfloat16, Precision::int8};
 
 std::string name_of(Activation activation);
@@ -89,6 +90,15 @@ inline uint32_t bits_of(float value) {
 inline bool same_bits(const float* a, const float* b, int64_t count) {
   return count == 0 || std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(float)) == 0;
 }
+
+// ---- what ends a process
+
+// What a child process wrote to standard error, and the signal that ended it (0: none).
+struct ChildEnd {
+  std::string message;
+  int signal;
+};
+ChildEnd end_of_child(const std::function<void()>& run);
 
 // ---- numbers
 

@@ -62,6 +62,20 @@ TEST_CASE("an activation is as exact as its formula in float32") {
   }
 }
 
+TEST_CASE("an activation by itself has a product's bits") {
+  const std::vector<float> inputs = sweep();
+  for (Activation activation : kActivations) {
+    for (const KernelTable* kernels : tested_builds()) {
+      CAPTURE(name_of(*kernels));
+      CAPTURE(name_of(activation));
+      const std::vector<float> expected = activated(*kernels, activation, inputs);
+      std::vector<float> values = inputs;
+      kernels->activate(activation, values.data(), static_cast<int64_t>(values.size()));
+      CHECK(same_bits(values.data(), expected.data(), static_cast<int64_t>(values.size())));
+    }
+  }
+}
+
 // float64 never overflows here, so it says where a float32 result is infinite, NaN or a number.
 TEST_CASE("an activation treats NaN, infinity, zero, huge and tiny inputs as its formula does") {
   using Limits = std::numeric_limits<float>;

@@ -1,8 +1,5 @@
 // The tile instructions: the twin against arithmetic of the C++ library, the instructions against the twin. Where no
 // CPU runs the instructions, their machine code runs on the emulator, whose decoder has tests of its own.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <csignal>
 #include <memory>
@@ -206,37 +203,6 @@ bool instructions_give_what_the_twin_gives(int rows, int64_t extra_stride, TileW
   return same_results(expected, actual, work);
 }
 
-// What a child process wrote to standard error, and the signal that ended it (0: none).
-struct End {
-  std::string message;
-  int signal;
-};
-
-template <typename Run>
-End end_of_child(Run run) {
-  int ends[2];
-  REQUIRE(pipe(ends) == 0);
-  const pid_t child = fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    for (const int number : {SIGABRT, SIGILL}) std::signal(number, SIG_DFL);  // instead of doctest's
-    dup2(ends[1], STDERR_FILENO);
-    run();
-    _exit(0);
-  }
-  close(ends[1]);
-  End end{{}, 0};
-  char buffer[256];
-  for (ssize_t count; (count = read(ends[0], buffer, sizeof buffer)) > 0;) {
-    end.message.append(buffer, static_cast<std::size_t>(count));
-  }
-  close(ends[0]);
-  int status = 0;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  end.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-  return end;
-}
-
 }  // namespace
 
 TEST_CASE("the twin's bfloat16 product is Intel's chain of rounded steps, bit for bit") {
@@ -371,10 +337,10 @@ TEST_CASE("the emulator ends the process where a CPU would refuse a tile instruc
       run();
     });
   };
-  const End not_configured = emulated(run_product_without_configuration);
+  const ChildEnd not_configured = emulated(run_product_without_configuration);
   CHECK(not_configured.signal == SIGABRT);
   CHECK(not_configured.message == "AMX emulator: a tile instruction before ldtilecfg\n");
-  const End shapes = emulated(run_product_of_shapes_that_differ);
+  const ChildEnd shapes = emulated(run_product_of_shapes_that_differ);
   CHECK(shapes.signal == SIGABRT);
   CHECK(shapes.message == "AMX emulator: a product: sums and operands differ in rows\n");
 }
@@ -382,7 +348,7 @@ TEST_CASE("the emulator ends the process where a CPU would refuse a tile instruc
 #if defined(__x86_64__)
 TEST_CASE("an illegal instruction that is none of a tile stays one") {
   prepare_amx();
-  const End end = end_of_child([] {
+  const ChildEnd end = end_of_child([] {
     prepare_amx();
     __asm__ volatile("ud2");
   });

@@ -105,7 +105,7 @@ std::vector<Shape> odd_shapes() {
   constexpr int64_t kOut[] = {1, 15, 24, 60, 200};
   for (int i = 0; i < 60; ++i) {
     const int64_t hidden = kHidden[i % 7], rows = hidden > 200 ? kRows[i % 9] % 100 + 1 : kRows[i % 9];
-    shapes.push_back({rows, kIn[i % 5], hidden, kOut[i / 2 % 5], kActivations[i % 5], i % 2 * 9});
+    shapes.push_back({rows, kIn[i % 5], hidden, kOut[i / 2 % 5], kActivations[i % std::size(kActivations)], i % 2 * 9});
   }
   return sampled(shapes);
 }

@@ -171,7 +171,11 @@ TEST_CASE("a product is as exact as a plain float32 loop") {
         activate(activation, plain);
         activate(activation, exact);
         const auto count = static_cast<int64_t>(exact.size());
-        const double usual = 2 * errors_of(exact, plain, count).largest + few_ulp(exact);
+        // tanh leaves few sums of so many that it doesn't saturate: what those few are off by is luck. Its slope is 1
+        // at most, so what all of the sums are off by holds for them.
+        const double before =
+            activation == Activation::tanh ? errors_of(exact_product, plain_product, count).largest : 0.0;
+        const double usual = 2 * std::max(errors_of(exact, plain, count).largest, before) + few_ulp(exact);
         for (const KernelTable* kernels : tested_builds()) {
           const GuardedFloats y(shape.y_size());
           conv.run(*kernels, precision, activation, 1 + static_cast<int>(shape.out_per_group % 3), y);
@@ -308,26 +312,31 @@ TEST_CASE("a token has the same bits in any batch, in any row, on any number of 
   }
 }
 
-// 20 inputs are whole steps of every format, 21 are not: a step that reads past a group must not bring a NaN along.
+// 16 inputs are whole steps of every vector, and 17 to 31 leave every rest: a step that reads past a group must not
+// bring a NaN along. Token 6 has a neighbour that it may be multiplied with, and token 16 comes last.
 TEST_CASE("an infinity or a NaN stays in its own token and group") {
-  for (int64_t in_per_group : {20, 21}) {
+  const std::pair<int64_t, float> cases[] = {{6, std::numeric_limits<float>::infinity()},
+                                             {6, std::numeric_limits<float>::quiet_NaN()},
+                                             {16, std::numeric_limits<float>::quiet_NaN()}};
+  for (int64_t in_per_group = 16; in_per_group < 32; ++in_per_group) {
     const Shape shape{17, 3, in_per_group, 5};
-    for (float special : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-      for (int64_t channel : {int64_t{0}, int64_t{3}, in_per_group - 1}) {
+    for (const auto& [token, special] : cases) {
+      for (int64_t channel : {int64_t{0}, in_per_group - 1}) {
         const Convolution conv(shape);
-        constexpr int64_t kToken = 6, kGroup = 1;
-        conv.x[kToken * shape.x_row_stride() + kGroup * shape.in_per_group + channel] = special;
+        constexpr int64_t kGroup = 1;
+        conv.x[token * shape.x_row_stride() + kGroup * shape.in_per_group + channel] = special;
         for (const KernelTable* kernels : tested_builds()) {
           for (Precision precision : precisions_of(*kernels)) {
             CAPTURE(name_of(*kernels));
             CAPTURE(name_of(precision));
+            CAPTURE(in_per_group);
             CAPTURE(special);
             const GuardedFloats y(shape.y_size());
             conv.run(*kernels, precision, Activation::none, 1, y);
             int64_t wrong = 0;
             for (int64_t i = 0; i < y.size(); ++i) {
               const bool touched =
-                  i / shape.out_channels() == kToken && i % shape.out_channels() / shape.out_per_group == kGroup;
+                  i / shape.out_channels() == token && i % shape.out_channels() / shape.out_per_group == kGroup;
               const bool spoilt = precision == Precision::int8 ? std::isnan(y[i]) : !std::isfinite(y[i]);
               wrong += spoilt != touched;
             }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <set>
@@ -101,6 +102,7 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
     supported.insert("avx512_bf16");
     if (detected().count("amx")) supported.insert("avx512_amx");
   }
+  if (detected().count("neon_i8mm") && detected().count("neon_bf16")) supported.insert("neon_i8mm");
   Names expected;
   // A compiler may not know the instructions of a build that the CPU supports.
 #define BUILD(NAME, CPU) \
@@ -117,14 +119,34 @@ TEST_CASE("usable builds are those that the CPU supports, best first, scalar las
 }
 
 TEST_CASE("a build says which precisions it has an instruction for") {
-  const Names bfloat16 = {"avx512_amx", "avx512_bf16"},
-              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "neon_dotprod"};
+  const Names bfloat16 = {"avx512_amx", "avx512_bf16", "neon_i8mm"},
+              int8 = {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "neon_i8mm", "neon_dotprod"};
   for (const KernelTable* kernels : usable_kernels()) {
     CAPTURE(std::string(kernels->name));
     CHECK(kernels_in(*kernels, Precision::bfloat16).native == (bfloat16.count(kernels->name) == 1));
     CHECK(kernels_in(*kernels, Precision::int8).native == (int8.count(kernels->name) == 1));
   }
 }
+
+// So a wrong choice among builds can't pass on an emulated CPU: that one has what its model has, and no more.
+#if defined(__aarch64__)
+TEST_CASE("a build that the CPU doesn't support is one that it can't run") {
+  const KernelTable* const builds[] = {
+#define BUILD(NAME, CPU) NAME##_kernels(),
+#include "../isa/builds.inc"
+#undef BUILD
+  };
+  for (const KernelTable* kernels : builds) {
+    if (!kernels || find_kernels(kernels->name)) continue;
+    CAPTURE(std::string(kernels->name));
+    for (Precision precision : {Precision::bfloat16, Precision::int8}) {
+      const PrecisionKernels& of_precision = kernels_in(*kernels, precision);
+      if (!of_precision.native) continue;
+      CHECK(end_of_child([&] { of_precision.multiply_add_chains(1); }).signal == SIGILL);
+    }
+  }
+}
+#endif
 
 TEST_CASE("a build is found by its name, and no other") {
   for (const KernelTable* kernels : usable_kernels()) CHECK(find_kernels(kernels->name) == kernels);

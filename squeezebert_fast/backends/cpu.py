@@ -62,6 +62,7 @@ FUSED_ACTIVATIONS = (
         "relu": _native.Activation.relu,
         "silu": _native.Activation.silu,
         "swish": _native.Activation.silu,
+        "tanh": _native.Activation.tanh,
     }
 )
 """The activations that a kernel applies itself, by transformers' names, some of which share a formula."""
@@ -173,7 +174,7 @@ def products_by_parts(form: str) -> int:
 def form_of(precision: str) -> str:
     """What an encoder is packed for, by its name in NATIVE_PRECISIONS.
 
-    float32, where the build has matrix units, is as accurate as PyTorch is asked to be.
+    float32, where the build multiplies it by parts, is as accurate as PyTorch is asked to be.
     """
     if precision != "float32" or not products_by_parts("float32_highest"):
         return precision

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import normalize as to_unit_length
 
 from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.running import (
@@ -33,7 +32,7 @@ from squeezebert_fast.loading.transformers_models import refused_in_one_line
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.int8_checkpoint import load_quantized
 from squeezebert_fast.pretrained import find, find_sentence_folder, of_files
-from squeezebert_fast.sentence import mean_pool
+from squeezebert_fast.sentence import mean_pool, to_unit_length
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
 
@@ -90,7 +89,7 @@ def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> 
     def forward(batch: Mapping[str, Tensor]) -> Tensor:
         hidden = engine.model(**engine.inputs(batch)).last_hidden_state
         vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
-        return to_unit_length(vectors, dim=-1) if normalize else vectors
+        return to_unit_length(vectors) if normalize else vectors
 
     def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
         steps = of_whole_texts(engine, forward, prompt)

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from squeezebert_fast.backends.request import context_obstacle, gradients_are_recorded
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.patching.engines import Engine
+from squeezebert_fast.patching.holders import is_ours
 from squeezebert_fast.patching.obstacles import hooks_on_every_module
 from squeezebert_fast.patching.plan import engine_of
 from squeezebert_fast.patching.structure import Structure
@@ -106,7 +107,7 @@ class _Model(Structure):
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
-        super().__init__(modules, modules)
+        super().__init__(modules, modules, is_idle=is_ours)  # which a replay does again
         self._tensors = [t for t in self.held_values if isinstance(t, Tensor)]
         settings = (module.__dict__.get(SETTINGS) for module in modules)
         self._quantized = any(one is not None and one.precision == "int8" for one in settings)

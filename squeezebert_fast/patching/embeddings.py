@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,17 @@ NOTHING: dict[str, Any] = dict.fromkeys(("input_ids", "token_type_ids", "positio
 class AcceleratedEmbeddings(Accelerated):
     """Mixed into the class of a family's embeddings; `forward` has that class's arguments and results."""
 
+    _kind: ClassVar[Embeddings]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        kind = embeddings_of(original_class(cls))
+        assert kind is not None  # as patch had it
+        cls._kind = kind  # not found out in a forward, which torch.compile may be tracing
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         settings: Settings = self.__dict__[SETTINGS]
-        kind = self._kind()
+        kind = self._kind
         given = {**NOTHING, **dict(zip(kind.arguments, args, strict=False)), **kwargs}
         for name in kind.idle:
             if given.get(name) == 0:
@@ -60,14 +68,6 @@ class AcceleratedEmbeddings(Accelerated):
                 f"embeddings: {reason} (keep_original=False leaves nothing to fall back to)"
             )
         return super().forward(*args, **kwargs)  # which raises its own error for an index
-
-    def _kind(self) -> Embeddings:
-        cls = type(self)
-        if cls not in _kinds:
-            kind = embeddings_of(original_class(cls))
-            assert kind is not None  # as patch had it
-            _kinds[cls] = kind
-        return _kinds[cls]
 
     def _dropped(self, y: Tensor, settings: Settings) -> Tensor:
         dropout = self.__dict__["_modules"]["dropout"]
@@ -128,7 +128,7 @@ class AcceleratedEmbeddings(Accelerated):
 
     def _own_obstacle(self, settings: Settings) -> str | None:
         """Why these modules and parameters keep the kernels away from any call, or None."""
-        if reason := self._kind().obstacle(self):
+        if reason := self._kind.obstacle(self):
             return reason
         found, needs_grad = _found.get(self), self._needs_grad()
         if found is not None and found.holds(needs_grad):
@@ -143,7 +143,7 @@ class AcceleratedEmbeddings(Accelerated):
         return None
 
     def _look_for_obstacle(self, settings: Settings, needs_grad: bool) -> str | None:
-        modules, kind = self.__dict__["_modules"], self._kind()
+        modules, kind = self.__dict__["_modules"], self._kind
         for name in (*kind.tables, "LayerNorm", "dropout"):
             module = modules.get(name)
             cls = {"LayerNorm": nn.LayerNorm, "dropout": nn.Dropout}.get(name, nn.Embedding)
@@ -212,7 +212,7 @@ class AcceleratedEmbeddings(Accelerated):
         if on_gpu or needs_grad:  # the native kernel counts positions itself, and takes no types for 0
             position_ids, token_type_ids = self._filled_in(input_ids, position_ids, token_type_ids)
         elif position_ids is None:
-            position_ids = self._kind().positions(self, input_ids)
+            position_ids = self._kind.positions(self, input_ids)
         shape = input_ids.shape
         try:
             ids = [
@@ -246,7 +246,7 @@ class AcceleratedEmbeddings(Accelerated):
     def _tables(self) -> list[Tensor]:
         """Of words, positions and token types; where a family has none of these, of one type that adds nothing."""
         modules = self.__dict__["_modules"]
-        tables = [modules[name].weight for name in self._kind().tables]
+        tables = [modules[name].weight for name in self._kind.tables]
         if len(tables) < 3:
             weight = modules["LayerNorm"].weight
             tables.append(weight.new_zeros(1, weight.shape[0]))
@@ -258,7 +258,7 @@ class AcceleratedEmbeddings(Accelerated):
         """Positions and token types, those that are not given being what the family takes then."""
         device = input_ids.device
         if position_ids is None:
-            position_ids = self._kind().positions(self, input_ids)
+            position_ids = self._kind.positions(self, input_ids)
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=device)
         if token_type_ids is None:
@@ -274,10 +274,6 @@ class AcceleratedEmbeddings(Accelerated):
         options = norm.weight, norm.bias, norm.eps, modules[WORDS].padding_idx
         ids = input_ids, position_ids, token_type_ids
         return ops.embeddings(*ids, words, positions, types, *options, backend=settings.backend)
-
-
-_kinds: dict[type[nn.Module], Embeddings] = {}
-"""By accelerated class."""
 
 
 class _NoObstacle:

@@ -19,7 +19,7 @@ from squeezebert_fast.ops.grouped_mlp import grouped_mlp
 from squeezebert_fast.ops.grouped_pointwise_conv import grouped_pointwise_conv
 from squeezebert_fast.ops.qkv_projection import qkv_projection
 from squeezebert_fast.patching.families.family import Family, Mask
-from squeezebert_fast.patching.swapping import Settings
+from squeezebert_fast.patching.swapping import Accelerated, Settings, original_class
 
 # transformers' activation modules, by class name: several classes and spellings have come and gone over its
 # versions.
@@ -33,16 +33,16 @@ _TRANSFORMERS_ACTIVATIONS = {
     "SiLUActivation": "silu",
 }
 
+_PYTORCH_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.Tanh: "tanh"}
+
 
 def fused_name(activation: Any) -> str | None:
     """`grouped_pointwise_conv`'s name for an activation module, or None: then the module is called."""
-    cls = type(activation)
+    cls = original_class(type(activation)) if isinstance(activation, Accelerated) else type(activation)
     if cls is Activation:
         return activation.name
-    if cls is nn.ReLU:
-        return "relu"
-    if cls is nn.SiLU:
-        return "silu"
+    if cls in _PYTORCH_ACTIVATIONS:
+        return _PYTORCH_ACTIVATIONS[cls]
     return (
         _TRANSFORMERS_ACTIVATIONS.get(cls.__name__) if cls.__module__ == "transformers.activations" else None
     )

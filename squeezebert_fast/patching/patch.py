@@ -11,13 +11,15 @@ from torch import nn
 from squeezebert_fast import backends
 from squeezebert_fast.backends import cpu, quantized
 from squeezebert_fast.errors import ArgumentError, UnsupportedError, check_among
+from squeezebert_fast.patching import holders
 from squeezebert_fast.patching.embeddings import WORDS, AcceleratedEmbeddings
 from squeezebert_fast.patching.encoder import AcceleratedEncoder
-from squeezebert_fast.patching.families import FAMILIES, dense_layers, embeddings_of, family_of
+from squeezebert_fast.patching.families import FAMILIES, embeddings_of, family_of, parts_around
 from squeezebert_fast.patching.families.family import is_whole
 from squeezebert_fast.patching.given_up import GivenUp
 from squeezebert_fast.patching.linear import AcceleratedLinear, product_precision
 from squeezebert_fast.patching.plan import check_strict, forget_plan, pack_now
+from squeezebert_fast.patching.rows import accelerated_as
 from squeezebert_fast.patching.swapping import (
     SETTINGS,
     Accelerated,
@@ -105,6 +107,8 @@ def patch(
                 if isinstance(module, Accelerated):
                     swap_back(module)
             raise
+    for holder in model.modules():
+        holders.hook(holder)
     return model
 
 
@@ -131,6 +135,8 @@ def unpatch(model: Model) -> Model:
     for module in patched:
         _forget(module)
         swap_back(module)
+    for holder in model.modules():
+        holders.unhook(holder)
     return model
 
 
@@ -152,9 +158,11 @@ def _targets(model: nn.Module) -> Iterator[tuple[nn.Module, type[Accelerated]]]:
         elif embeddings_of(cls) is not None and is_whole(cls):
             yield module, AcceleratedEmbeddings
         else:
-            for linear in dense_layers(module):
-                if type(linear) is nn.Linear or isinstance(linear, AcceleratedLinear):
-                    yield linear, AcceleratedLinear
+            for part in parts_around(module):
+                if type(part) is nn.Linear or isinstance(part, AcceleratedLinear):
+                    yield part, AcceleratedLinear
+                elif id(part) not in inside and (mixin := accelerated_as(part)) is not None:
+                    yield part, mixin
 
 
 def _refuse_without_originals(model: nn.Module, what: str) -> None:

@@ -153,6 +153,14 @@ def is_settled(encoder: nn.Module) -> bool:
     return plan is not None and not encoder.training and plan.current() and plan.in_eval_mode()
 
 
+def is_served(encoder: nn.Module) -> bool:
+    """Whether no layer is hooked, replaced or overridden, so that nobody sees what the layers are called with."""
+    if torch.compiler.is_compiling():
+        return tracing_obstacle(encoder) is None
+    plan = plan_of(encoder)
+    return isinstance(plan, Plan) and plan.lasting
+
+
 def engine_of(module: nn.Module) -> Engine | None:
     """What runs an encoder's layers in one call, if it is one and there is such a thing by now."""
     plan = _plans.get(module)

@@ -32,6 +32,11 @@ class Settings:
 class Accelerated(nn.Module):
     """Mixed into a module's class, before it."""
 
+    @classmethod
+    def members(cls, original: type[nn.Module]) -> dict[str, Any]:
+        """What the class that is made of this mixin and `original` has of its own."""
+        return {}
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if not self.__dict__[SETTINGS].keep_original:
             raise UnsupportedError(
@@ -67,9 +72,8 @@ def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> ty
     key = (mixin, original)
     if key not in _accelerated:
         name = "Accelerated" + original.__name__
-        _accelerated[key] = cast(
-            "type[Accelerated]", _StandsFor(name, (mixin, original), {"__module__": mixin.__module__})
-        )
+        members = {"__module__": mixin.__module__, **mixin.members(original)}
+        _accelerated[key] = cast("type[Accelerated]", _StandsFor(name, (mixin, original), members))
     return _accelerated[key]
 
 

@@ -121,8 +121,8 @@ def _read_pipeline(path: Path | None) -> dict[str, Any]:
     for part, expected in _PIPELINE.items():
         found = pipeline.get(part)
         kind = found.get("type", expected) if isinstance(found, dict) else found
-        if kind != expected:
-            raise TokenizerError(f"{path} has the {part} {kind!r}; expected {expected!r}")
+        if kind != expected or not isinstance(found, dict):
+            raise TokenizerError(f"{path} has the {part} {kind!r}; expected a {expected!r}")
     model = pipeline["model"]
     for option, value in MODEL_OPTIONS.items():
         if model.get(option, value) != value:
@@ -224,9 +224,11 @@ def _added_token(token: Any) -> AddedToken:
 
 def _token_id(code: Any) -> int:
     try:
-        return int(code)
-    except (TypeError, ValueError) as error:
-        raise TokenizerError(f"an added token has the id {code!r}; expected an integer") from error
+        if isinstance(code, (str, int)) and not isinstance(code, bool):
+            return int(code)
+    except ValueError:
+        pass
+    raise TokenizerError(f"an added token has the id {code!r}; expected an integer")
 
 
 def _check_added_ids(vocab: Mapping[str, Any], added: Mapping[int, AddedToken]) -> None:

@@ -96,6 +96,7 @@ def make_added_token(token: str | AddedToken, *, special: bool, content: str | N
     `normalized` is the opposite of `special` unless it was given.
     """
     if isinstance(token, str):
+        check_unicode(token)
         token = AddedToken(token, special=special, normalized=not special)
     if not isinstance(token, AddedToken):
         raise TokenizerError(f"a token is {token!r}; expected a str or tokenizers.AddedToken")

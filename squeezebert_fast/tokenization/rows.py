@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from squeezebert_fast.errors import TokenizerError
 from squeezebert_fast.tokenization.arguments import Layout, Sample
@@ -41,7 +42,7 @@ def build_rows(
         windows = _windows([len(part.ids) for part in parts], layout, bare)
         made = [
             Row(tuple(zip(parts, window, strict=True)), template, bare)
-            for window in (windows if overflow else windows[:1])
+            for window in (windows if overflow else islice(windows, 1))
         ]
         longest = max(longest, len(made[0]))
         rows.extend(made)
@@ -52,7 +53,7 @@ def build_rows(
     return rows, origins
 
 
-def _windows(lengths: Sequence[int], layout: Layout, bare: bool) -> list[tuple[Span, ...]]:
+def _windows(lengths: Sequence[int], layout: Layout, bare: bool) -> Iterable[tuple[Span, ...]]:
     if layout.truncation == "do_not_truncate" or layout.max_length is None:
         return [tuple((0, length) for length in lengths)]
     special = special_token_count(len(lengths), bare)

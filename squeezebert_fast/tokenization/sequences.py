@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -168,11 +168,11 @@ def special_token_count(sequences: int, bare: bool = False) -> int:
 
 def truncated_windows(
     lengths: Sequence[int], room: int, strategy: str, stride: int, side: str
-) -> list[tuple[Span, ...]]:
+) -> Iterator[tuple[Span, ...]]:
     """The windows of one or two sequences of these lengths that fit into `room` tokens together.
 
     The first combination is the truncated row, the others are its overflow: windows that overlap by `stride`
-    tokens.
+    tokens. Of two long sequences these are as many as the product of their lengths: an iterator.
     strategy: `longest_first` shortens the longer sequence first, `only_first` and `only_second` that one
         alone.
     side: the end that tokens are cut from, `left` or `right`.
@@ -182,12 +182,14 @@ def truncated_windows(
     kept = _truncated_lengths(lengths, room, strategy)
     windows = [_windows(length, keep, stride, side) for length, keep in zip(lengths, kept, strict=True)]
     if len(windows) == 1:
-        return [(window,) for window in windows[0]]
+        yield from ((window,) for window in windows[0])
+        return
     (first, *first_overflow), second = windows
     # The order of the Rust library: every overflow of the first with all of the second, then the first
     # itself.
-    overflow = [(a, b) for a in first_overflow for b in second] + [(first, b) for b in second[1:]]
-    return [(first, second[0]), *overflow]
+    yield first, second[0]
+    yield from ((a, b) for a in first_overflow for b in second)
+    yield from ((first, b) for b in second[1:])
 
 
 def _truncated_lengths(lengths: Sequence[int], room: int, strategy: str) -> list[int]:

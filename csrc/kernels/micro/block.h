@@ -7,6 +7,7 @@
 //     kPanelColumns    columns of a packed panel
 //     kDeepestSegment, kHiddenChunk  what suits the caches: see PrecisionKernels
 //     kRounds          the end of a block can round its results to bfloat16
+//     kRowsStay        a block's rows meet all panels before the next block's do: it makes something of them first
 //     kDepthStep       values along K in one of its steps; a panel has whole steps, what lacks is zero
 //     Micro(rows)      what a thread sets up for blocks of a product of so many rows
 //     rows_of(rows)    how a product's rows are dealt out to blocks

@@ -25,65 +25,14 @@
 #include "../epilogue.h"
 #include "block.h"
 #include "float32_parts.h"
+#include "matrix_bfloat16.h"
 
 namespace {
 
 constexpr int64_t kTileSide = 16;  // rows of a tile; columns of a tile of sums or weights
 
-// Operands of bfloat16 and packed weights as tiles take them.
-struct MatrixBfloat16 {
-  using Operand = uint16_t;
-  using Weight = uint16_t;
-  using Source = float;
-  static constexpr int kStep = 2;
-  static constexpr bool kInPlace = false;
-  static constexpr bool kScaled = false;
-  static constexpr int kPlanes = 1;
-  static constexpr bool kCoarse = true;
-  static constexpr int32_t kOperandShift = 0;
-
-  static Weight pack(Source v, int) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
-  static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      const float* from = x + r * x_row_stride;
-      Operand* to = static_cast<Operand*>(operands.data) + r * operands.row_stride;
-      int64_t i = 0;
-      for (; i + 2 * kLanes <= operands.channels; i += 2 * kLanes) {
-        store_pairs(to + i, bfloat_pairs(load(from + i), load(from + i + kLanes)));
-      }
-      for_each_vector(operands.channels - i, [&](int64_t j, int lanes) {
-        store_first_pairs(to + i + j, bfloat_pairs(load_lanes(from + i + j, lanes), broadcast(0.0f)), lanes);
-      });
-    }
-  }
-};
-
 template <class Format>
 constexpr bool kOfBytes = sizeof(typename Format::Operand) == 1;  // int8: sums are int32
-
-// Rows [depth, columns] to panels: what `pack` makes of weights [columns, depth]. Pairs of rows are words; the rows
-// that whole steps lack are zero.
-inline void pack_pairs_of_rows(const float* from, int64_t stride, int64_t depth, int64_t columns, uint16_t* panels) {
-  constexpr int64_t kStep = 2 * kTileSide;
-  const int64_t packed = round_up(depth, kStep);
-  const auto row = [&](int64_t k, int64_t n) {
-    const int64_t width = least(kStep, columns - n);
-    if (k >= depth) return broadcast(0.0f);
-    const float* at = from + k * stride + n;
-    const Vec first = load_lanes(at, static_cast<int>(least(kLanes, width)));
-    const Vec second = width > kLanes ? load_lanes(at + kLanes, static_cast<int>(width - kLanes)) : broadcast(0.0f);
-    return bfloat_pairs(first, second);
-  };
-  for (int64_t k = 0; k < packed; k += 2) {
-    for (int64_t n = 0; n < columns; n += kStep) {
-      const int64_t padded = padded_columns(least(kStep, columns - n));
-      const Vec even = row(k, n), odd = row(k + 1, n);
-      uint16_t* to = panels + n * packed + k * padded;
-      store_pairs(to, zip_first_pairs(even, odd));
-      if (padded > kLanes) store_pairs(to + 2 * kLanes, zip_second_pairs(even, odd));
-    }
-  }
-}
 
 template <class Format, class Tiles, int kC, int kA, int kB>
 [[gnu::always_inline]] inline void multiply_add_tiles(Tiles& tiles) {
@@ -203,7 +152,7 @@ class MatrixTile {
   // Of parts, for one of the numbers they are parts of.
   static constexpr int64_t kProducts = Format::kPlanes * (Format::kPlanes + 1) / 2;
   static constexpr bool kRepairs = Format::kPlanes > 1;
-  static constexpr bool kRounds = true;
+  static constexpr bool kRounds = true, kRowsStay = false;
   static_assert(kLanes == kTileSide, "a row of a tile is a vector");
   static_assert(Format::kStep * sizeof(typename Format::Weight) == 4, "a column of a tile of weights has 4 bytes");
 

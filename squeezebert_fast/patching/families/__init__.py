@@ -65,12 +65,17 @@ def embeddings_of(cls: type[nn.Module]) -> Embeddings | None:
     return _known_embeddings.get(cls)
 
 
-def dense_layers(module: nn.Module) -> Iterator[nn.Linear]:
-    """The nn.Linear children of poolers and heads: of a module whose class is from one of the families."""
+def parts_around(module: nn.Module) -> Iterator[nn.Module]:
+    """The children of poolers and heads: of a module whose class is from one of the families."""
     cls = type(module)
     dense = cls.__name__ == "Dense" and cls.__module__.startswith("sentence_transformers.")
     if (dense or cls.__module__ in _HOMES) and is_whole(cls):
-        yield from (child for child in module.children() if isinstance(child, nn.Linear))
+        yield from module.children()
+
+
+def dense_layers(module: nn.Module) -> Iterator[nn.Linear]:
+    """Those of `parts_around` that are nn.Linear."""
+    yield from (child for child in parts_around(module) if isinstance(child, nn.Linear))
 
 
 def word_logits(model: nn.Module, hidden_states: Tensor) -> Tensor:

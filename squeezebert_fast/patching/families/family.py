@@ -76,6 +76,17 @@ class Call(NamedTuple):
     """Why the encoder's own forward must run in this call."""
 
 
+class Holder(NamedTuple):
+    """A library's model around an encoder, whose forward makes what the encoder gets of a mask [batch, tokens].
+
+    Its forward takes `input_ids`, then `attention_mask`, then others, `inputs_embeds` among them.
+    """
+
+    cls: type[nn.Module]
+    encoder: str
+    """Its attribute with the encoder."""
+
+
 class Mask(NamedTuple):
     """A mask in the kernels' terms."""
 
@@ -160,6 +171,8 @@ class Family:
     embeddings: Embeddings | None = None
     attributes: tuple[str, ...] = ()
     """Plain values that a layer's modules keep and `layer_obstacle` reads."""
+    holder: Holder | None = None
+    """The model that writes a padding mask out for every query, unless it is given one that `ready_masks` made."""
     hooks_fire: bool = True
     """Whether layers are called, not their forwards, past their hooks."""
     activation_is_channels_first: bool = False
@@ -254,14 +267,18 @@ def find(owner: Any, names: tuple[str, ...]) -> Any:
 
 def is_whole(cls: type[nn.Module]) -> bool:
     """Whether a class is what its own module says, its forward too, but for decorators of its own library."""
-    home = sys.modules.get(cls.__module__)
-    forward = cls.forward
-    library = cls.__module__.partition(".")[0]
-    while hasattr(forward, "__wrapped__") and forward.__module__.partition(".")[0] == library:
-        if _globals_of(forward)["__name__"].partition(".")[0] != library:
+    return is_own(cls.forward, cls.__module__)
+
+
+def is_own(function: Any, module: str) -> bool:
+    """Whether a function's code is that module's, but for decorators of its own library."""
+    home = sys.modules.get(module)
+    library = module.partition(".")[0]
+    while hasattr(function, "__wrapped__") and function.__module__.partition(".")[0] == library:
+        if _globals_of(function)["__name__"].partition(".")[0] != library:
             return False
-        forward = forward.__wrapped__
-    return home is not None and _globals_of(forward) is home.__dict__
+        function = function.__wrapped__
+    return home is not None and _globals_of(function) is home.__dict__
 
 
 def _globals_of(function: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from squeezebert_fast.patching.families.family import (
     nested,
 )
 from squeezebert_fast.patching.families.own import EMBEDDINGS_ARGUMENTS, SCORES
+from squeezebert_fast.patching.families.ready_masks import holder_in
 
 _BERT = "transformers.models.bert.modeling_bert"
 _ELECTRA = "transformers.models.electra.modeling_electra"
@@ -93,6 +94,7 @@ def bert_like(encoder: type[nn.Module], embeddings: Callable[[type[nn.Module]], 
             }
         ),
         embeddings=embeddings(names[f"{prefix}Embeddings"]),
+        holder=holder_in(names, f"{prefix}Model", "encoder"),
         **versions(encoder, layer),
     )
 

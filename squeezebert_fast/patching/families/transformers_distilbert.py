@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast.patching.families.family import Call, Embeddings, Family, Mask, Parts, nested
 from squeezebert_fast.patching.families.own import SCORES
+from squeezebert_fast.patching.families.ready_masks import holder_in
 from squeezebert_fast.patching.families.transformers_bert import BertFamily, versions
 
 HOMES = ("transformers.models.distilbert.modeling_distilbert",)
@@ -69,6 +70,7 @@ def family(encoder: type[nn.Module]) -> Family:
             ("input_ids", "inputs_embeds", "position_ids"),
             token_types=False,
         ),
+        holder=holder_in(names, "DistilBertModel", "transformer"),
         **versions(encoder, layer),
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from squeezebert_fast.patching.families.family import Call, Embeddings, Family, nested
 from squeezebert_fast.patching.families.own import EMBEDDINGS_ARGUMENTS, PLACES, SCORES
+from squeezebert_fast.patching.families.ready_masks import holder_in
 
 HOMES = ("transformers.models.squeezebert.modeling_squeezebert",)
 WORD_HEADS = {"SqueezeBertForMaskedLM": ("cls",)}
@@ -39,6 +40,7 @@ def family(encoder: type[nn.Module]) -> Family:
             }
         ),
         embeddings=Embeddings(names["SqueezeBertEmbeddings"], EMBEDDINGS_ARGUMENTS),
+        holder=holder_in(names, "SqueezeBertModel", "encoder"),
         hooks_fire=False,
         activation_is_channels_first=True,
         has_head_mask="head_mask" in inspect.signature(encoder.forward).parameters,

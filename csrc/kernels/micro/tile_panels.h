@@ -1,0 +1,80 @@
+// Panels of what a kernel has just made, and products with them, on tiles: what matrix_attention.h and
+// matrix_gradients.h take. A step is 32 numbers of bfloat16, two vectors of what becomes them: two rows of 16 words of
+// two. Included by the instruction-set builds alone.
+#pragma once
+#include "../transpose.h"
+#include "matrix_tile.h"
+
+namespace {
+
+template <class Tiles>
+class TilePanels {
+ public:
+  using Micro = MatrixTile<MatrixBfloat16, Tiles>;
+  static constexpr int64_t kStep = Micro::kDepthStep, kPanel = Micro::kPanelColumns;
+  static constexpr int64_t kQueries = Micro::kRows, kKeys = 256;  // of a block of scores
+  static_assert(kStep == kPanel && kStep == 2 * kLanes,
+                "a step of K, a panel's columns and two vectors are one number");
+
+  // Rows of a product's second factor, transposed, to panels of columns. load(i, c): a step of row i, from its number
+  // c. A row is words of two numbers; a panel has them as columns.
+  template <class Load>
+  static void pack_columns(Load load, int64_t columns, int64_t depth, uint16_t* panels) {
+    for (int64_t first = 0; first < columns; first += kLanes) {
+      uint16_t* panel = panels + first / kPanel * kPanel * depth + first % kPanel * 2;
+      for (int64_t c = 0; c < depth; c += kStep) {
+        Vec block[kLanes];
+        for (int i = 0; i < kLanes; ++i) block[i] = load(first + i, c);
+        transpose_block(block);
+        for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * kPanel * 2, block[i]);
+      }
+    }
+  }
+
+  // Rows [depth, columns] to panels: what `pack` makes of weights [columns, depth]. load(k, n): a step of row k, from
+  // its number n, of which those past the last column don't count. Pairs of rows are words.
+  template <class Load>
+  static void pack_rows(Load load, int64_t depth, int64_t columns, uint16_t* panels) {
+    for (int64_t k = 0; k < depth; k += 2) {
+      for (int64_t n = 0; n < columns; n += kPanel) {
+        const int64_t padded = padded_columns(least(kPanel, columns - n));
+        const Vec even = load(k, n), odd = load(k + 1, n);
+        uint16_t* to = panels + n * depth + k * padded;
+        store_pairs(to, zip_first_pairs(even, odd));
+        if (padded > kLanes) store_pairs(to + 2 * kLanes, zip_second_pairs(even, odd));
+      }
+    }
+  }
+
+  // y (+)= x * panels. `depth` and `columns` are whole steps; rows of x up to whole tiles are read.
+  void times(int64_t rows, const uint16_t* x, int64_t x_stride, int64_t depth, const uint16_t* panels, int64_t columns,
+             bool accumulate, float* y, int64_t y_stride) {
+    const auto run = rows > kTileSide ? multiply<2> : multiply<1>;
+    run(tiles_, x, x_stride, depth, panels, columns, accumulate, y, y_stride);
+  }
+
+ private:
+  template <int kTall>
+  static void multiply(Tiles& tiles, const uint16_t* x, int64_t x_stride, int64_t depth, const uint16_t* panels,
+                       int64_t columns, bool accumulate, float* y, int64_t y_stride) {
+    for (int64_t n = 0; n < columns; n += kPanel) {
+      const char* panel = reinterpret_cast<const char*>(panels + n * depth);
+      char* top = reinterpret_cast<char*>(y + n);
+      char* bottom = top + kTileSide * y_stride * 4;
+      if (accumulate) {
+        load_sums<kTall, 2>(tiles, top, bottom, y_stride * 4);
+      } else {
+        zero_sums<kTall, 2>(tiles);
+      }
+      for (int64_t k = 0; k < depth; k += kStep) {
+        matrix_step<MatrixBfloat16, kTall, 2>(tiles, x + k, x + kTileSide * x_stride + k, x_stride * 2,
+                                              panel + k / 2 * kPanel * 4, kPanel * 4, [](int) {});
+      }
+      store_sums<kTall, 2>(tiles, top, bottom, y_stride * 4);
+    }
+  }
+
+  Tiles tiles_{static_cast<int>(kTileSide)};
+};
+
+}  // namespace

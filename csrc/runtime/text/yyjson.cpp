@@ -1,0 +1,3 @@
+#include "yyjson.h"
+
+#include "../third_party/yyjson/yyjson.c"
