@@ -18,10 +18,12 @@ from torch import Tensor
 
 from benchmarks.exact import Case, Expected, Integers, Run, Sizes, named
 from benchmarks.exact_products import HALVES, conv, product, tiles_of
+from squeezebert_fast.triton_kernels import attend
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import attention_backward as attentions_back
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm_with_statistics
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
+from squeezebert_fast.triton_kernels.self_attention import self_attention
 
 KINDS = ("none", "by key", "any")
 CODE = 16
@@ -71,6 +73,11 @@ def codes(integers: Integers, batch: int, tokens: int, channels: int) -> Tensor:
     return (2 * integers.between(0, 1, batch, tokens, channels) - 1).cpu()
 
 
+def attends_of(blind: bool, integers: Integers, batch: int, queries: int) -> Tensor | None:
+    """Which queries attend to anything, bool [batch, 1, queries, 1]: all, or all but some."""
+    return integers.between(0, 1, batch, 1, queries, 1).bool() if blind else None
+
+
 def queries_and_keys(
     one_hot: bool, integers: Integers, batch: int, tokens: int, keys: int, channels: int, heads: int
 ) -> tuple[Tensor, Tensor]:
@@ -99,13 +106,14 @@ def half_dropped(device: str) -> Dropout:
 
 def forward_case(
     dtype: torch.dtype,
-    tile: attentions.Tile,
+    tile: attend.Tile,
     kind: str,
     one_hot: bool,
     drop: bool = False,
     wide: bool = False,
+    blind: bool = False,
 ) -> Case:
-    """wide: heads of twice as many channels."""
+    """wide: heads of twice as many channels. blind: some queries attend to nothing."""
 
     def make(sizes: Sizes, integers: Integers) -> Run:
         batch, tokens, heads = sizes.batch, sizes.tokens, sizes.heads // (2 if wide else 1)
@@ -113,16 +121,21 @@ def forward_case(
         dropout = half_dropped(integers.device) if drop else NO_DROPOUT
         q, k = queries_and_keys(one_hot, integers, batch, tokens, keys, sizes.channels, heads)
         keep = keep_of(kind, integers, batch, tokens, keys, tokens - 8)
-        mask = mask_of(kind, keep, integers)
+        mask, attends = mask_of(kind, keep, integers), attends_of(blind, integers, batch, tokens)
 
         def call(v: Tensor, q: Tensor = q, k: Tensor = k) -> Sequence[Tensor]:
-            return attentions.attention_with_statistics(q, k, v, mask, heads, dropout, tile=tile)
+            return attentions.attention_with_statistics(
+                q, k, v, mask, heads, dropout, attends=attends, tile=tile
+            )
 
         def exact(v: Tensor, q: Tensor = q, k: Tensor = k) -> list[Expected]:
             scores = scores_of(q, k, keep, heads)
             p = scores.softmax(-1) * dropout_factors(dropout, scores.shape, integers.device)
             largest = scores.amax(-1)
             total = (scores - largest[..., None]).exp().sum(-1)
+            if attends is not None:
+                p = p.masked_fill(~attends, 0.0)
+                largest, total = (t.masked_fill(~attends[..., 0], torch.inf) for t in (largest, total))
             return [
                 Expected("context", flat(p @ by_head(v, heads)), rounded=True),
                 Expected("statistics", torch.stack([largest, 1 / total], -1), rounded=True),
@@ -131,12 +144,14 @@ def forward_case(
         v = integers(batch, keys, sizes.channels, most=8)
         return Run((v, q, k) if one_hot else (v,), call, exact)
 
-    return named("attention", what(tile, kind, one_hot, drop, wide), dtype, make)
+    return named("attention", what(tile, kind, one_hot, drop, wide, blind), dtype, make)
 
 
-def what(tile: attentions.Tile, kind: str, one_hot: bool, drop: bool, wide: bool) -> str:
+def what(
+    tile: attend.Tile, kind: str, one_hot: bool, drop: bool = False, wide: bool = False, blind: bool = False
+) -> str:
     scores = f"{tile.queries}x{tile.keys}, mask {kind}, {'one-hot' if one_hot else 'equal scores'}"
-    return scores + (", dropout" if drop else "") + (", wide heads" if wide else "")
+    return scores + ", dropout" * drop + ", wide heads" * wide + ", blind queries" * blind
 
 
 def projections(one_hot: bool, sizes: Sizes, integers: Integers) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -158,20 +173,22 @@ def projections(one_hot: bool, sizes: Sizes, integers: Integers) -> tuple[Tensor
     return integers(sizes.batch, sizes.tokens, channels), list(weights), list(biases)
 
 
-def self_attention_case(dtype: torch.dtype, tile: attentions.Tile, kind: str, one_hot: bool) -> Case:
+def self_attention_case(
+    dtype: torch.dtype, tile: attend.Tile, kind: str, one_hot: bool, blind: bool = False
+) -> Case:
     """kind: "packed" too, of sequences of different lengths."""
 
     def make(sizes: Sizes, integers: Integers) -> Run:
         batch, tokens, channels, heads = sizes.batch, sizes.tokens, sizes.channels, sizes.heads
         x, weights, biases = projections(one_hot, sizes, integers)
         keep, mask, sequences, real = masks(kind, sizes, integers)
+        attends = attends_of(blind, integers, batch, tokens)
 
         def call(x: Tensor) -> list[Tensor]:
             rows = x if real is None else x.flatten(0, 1)[real]
             groups = sizes.groups
-            return [
-                attentions.self_attention(rows, weights, biases, groups, heads, mask, sequences, tile=tile)
-            ]
+            options = {"attends": attends, "tile": tile}
+            return [self_attention(rows, weights, biases, groups, heads, mask, sequences, **options)]
 
         def exact(x: Tensor) -> list[Expected]:
             rows = x.flatten(0, 1)
@@ -179,19 +196,20 @@ def self_attention_case(dtype: torch.dtype, tile: attentions.Tile, kind: str, on
                 product(rows, w, b, sizes.groups).to(dtype).view(batch, tokens, channels)
                 for w, b in zip(weights, biases, strict=True)
             )
-            context = flat(scores_of(q, k, keep, heads).softmax(-1) @ by_head(v, heads))
+            p = scores_of(q, k, keep, heads).softmax(-1)
+            context = flat((p if attends is None else p * attends) @ by_head(v, heads))
             return [
                 Expected("context", context if real is None else context.flatten(0, 1)[real], rounded=True)
             ]
 
         return Run((x,), call, exact)
 
-    return named("attention", f"projections inside, {what(tile, kind, one_hot, False, False)}", dtype, make)
+    return named("attention", f"projections inside, {what(tile, kind, one_hot, blind=blind)}", dtype, make)
 
 
 def masks(
     kind: str, sizes: Sizes, integers: Integers
-) -> tuple[Tensor, Tensor | None, attentions.Sequences | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, attend.Sequences | None, Tensor | None]:
     """(Keys that are kept, the mask, packed sequences, and which rows of a padded batch are theirs)."""
     batch, tokens = sizes.batch, sizes.tokens
     if kind != "packed":
@@ -203,7 +221,9 @@ def masks(
     return inside[:, None, None], None, (offsets, tokens), inside.flatten()
 
 
-def backward_case(dtype: torch.dtype, kind: str, one_hot: bool, drop: bool, wide: bool = False) -> Case:
+def backward_case(
+    dtype: torch.dtype, kind: str, one_hot: bool, drop: bool, wide: bool = False, blind: bool = False
+) -> Case:
     def make(sizes: Sizes, integers: Integers) -> Run:
         batch, tokens, heads = sizes.batch, sizes.tokens, sizes.heads // (2 if wide else 1)
         device, kept = integers.device, 1 << (tokens.bit_length() - 1)
@@ -219,6 +239,9 @@ def backward_case(dtype: torch.dtype, kind: str, one_hot: bool, drop: bool, wide
         largest = (scores.amax(-1) * (sizes.channels // heads) ** 0.5).round().float() * scale
         total = (scores - scores.amax(-1, keepdim=True)).exp().sum(-1).float()
         statistics = torch.stack([largest, 1 / total], -1)
+        attends = attends_of(blind, integers, batch, tokens)
+        if attends is not None:
+            statistics = torch.where(attends, statistics, statistics.new_tensor([torch.inf, 0.0]))
 
         def call(grad: Tensor, q: Tensor = q, k: Tensor = k, v: Tensor = v) -> Sequence[Tensor | None]:
             needs = (True, True, True)
@@ -226,6 +249,7 @@ def backward_case(dtype: torch.dtype, kind: str, one_hot: bool, drop: bool, wide
 
         def exact(grad: Tensor, q: Tensor = q, k: Tensor = k, v: Tensor = v) -> list[Expected]:
             p = scores_of(q, k, keep, heads).softmax(-1).float().double()
+            p = p if attends is None else p * attends
             factors = dropout_factors(dropout, p.shape, device)
             slopes = factors * (by_head(grad, heads) @ by_head(v, heads).mT)
             s = p * (slopes - (p * slopes).sum(-1, keepdim=True))
@@ -246,19 +270,20 @@ def backward_case(dtype: torch.dtype, kind: str, one_hot: bool, drop: bool, wide
     tile, _ = attentions_back.tiles_for(
         torch.empty(0, dtype=dtype), 128 if wide else 64, kind, Dropout(0.5 if drop else 0.0, None)
     )
-    return named("attention_backward", what(tile, kind, one_hot, drop, wide), dtype, make)
+    return named("attention_backward", what(tile, kind, one_hot, drop, wide, blind), dtype, make)
 
 
 def cases() -> list[Case]:
     """Attention's kernels with all of their tiles and kinds of masks."""
     found: list[Case] = []
     both: tuple[Callable[..., Case], ...] = (forward_case, self_attention_case)
-    for dtype, tile in tiles_of(attentions):
+    for dtype, tile in tiles_of(attend):
         for case in both:
             found += [case(dtype, tile, "by key", one_hot) for one_hot in (False, True)]
-    tile = attentions.TILES[0]
+    tile = attend.TILES[0]
     for case in both:
         found += [case(torch.bfloat16, tile, kind, True) for kind in ("none", "any")]
+        found += [case(torch.bfloat16, tile, kind, False, blind=True) for kind in KINDS]
     found.append(self_attention_case(torch.bfloat16, tile, "packed", True))
     found += [forward_case(torch.bfloat16, tile, "any", one_hot, drop=True) for one_hot in (False, True)]
     found.append(forward_case(torch.bfloat16, tile, "any", True, wide=True))
@@ -266,6 +291,7 @@ def cases() -> list[Case]:
         for drop in (False, True):
             found += [backward_case(torch.bfloat16, kind, one_hot, drop) for one_hot in (False, True)]
     found += [backward_case(torch.bfloat16, kind, False, False, wide=True) for kind in KINDS]
+    found.append(backward_case(torch.bfloat16, "by key", False, False, blind=True))
     for dtype in (*HALVES[1:], torch.float32):
         found += [backward_case(dtype, "by key", one_hot, False) for one_hot in (False, True)]
     return found

@@ -141,8 +141,8 @@ def projections_backward_case(dtype: torch.dtype, tile: products.Tile) -> Case:
     return named("qkv_projection", f"{tile.rows}x{tile.columns}, of x", dtype, make)
 
 
-def weight_gradient_case(dtype: torch.dtype, parts: int) -> Case:
-    tile = weights.TILE_FLOAT32 if dtype is torch.float32 else weights.TILE
+def weight_gradient_case(dtype: torch.dtype, tile: products.Tile, parts: int, turned: bool = False) -> Case:
+    """turned: of the product that makes fewer channels of many."""
 
     def make(sizes: Sizes, integers: Integers) -> Run:
         def call(grad: Tensor, x: Tensor) -> list[Tensor | None]:
@@ -155,10 +155,13 @@ def weight_gradient_case(dtype: torch.dtype, parts: int) -> Case:
                 Expected("of bias", of_bias),
             ]
 
-        grad = integers(sizes.rows, sizes.hidden)
-        return Run((grad, integers(sizes.rows, sizes.channels)), call, exact)
+        of_y, of_x = (sizes.channels, sizes.hidden) if turned else (sizes.hidden, sizes.channels)
+        return Run((integers(sizes.rows, of_y), integers(sizes.rows, of_x)), call, exact)
 
-    return named("weight_gradient", f"{parts} parts", dtype, make)
+    what = f"{tile.blocks} x {tile.out}x{tile.depth}, {parts} parts" + (
+        ", many channels in" if turned else ""
+    )
+    return named("weight_gradient", what, dtype, make)
 
 
 def mlp_arguments(sizes: Sizes, integers: Integers, share: float) -> list[Tensor]:
@@ -269,7 +272,9 @@ def cases() -> list[Case]:
         found += [forward_case(dtype, tile, activation) for activation in (None, "relu")]
         found += [input_gradient_case(dtype, tile), derivative_case(dtype, tile)]
         found += [projections_case(dtype, tile), projections_backward_case(dtype, tile)]
-    found += [weight_gradient_case(dtype, parts) for dtype in (*HALVES, torch.float32) for parts in (1, 3)]
+    for dtype, tile in tiles_of(weights):
+        found += [weight_gradient_case(dtype, tile, parts) for parts in (1, 3)]
+        found.append(weight_gradient_case(dtype, tile, 1, turned=True))
     found += [mlp_case(dtype, tile) for dtype, tile in tiles_of(blocks)]
     found += [hidden_gradient_case(dtype, tile) for dtype, tile in tiles_of(blocks_back)]
     found += [mlp_backward_case(dtype) for dtype in (*HALVES, torch.float32)]

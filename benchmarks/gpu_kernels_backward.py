@@ -20,6 +20,7 @@ from benchmarks.gpu_kernels import (
     torch_product,
 )
 from benchmarks.report import Shape, shape_name
+from squeezebert_fast.triton_kernels import attend
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import attention_backward as attentions_back
 from squeezebert_fast.triton_kernels import feed_forward_backward as blocks_back
@@ -117,7 +118,7 @@ def weight_gradient(rows: int, i: int, o: int, groups: int, profiled: bool = Fal
             lambda n, **t: weights.weight_gradient(grad(n), x(n), groups, bias=True, **t),
             flops=2.0 * rows * i * o / groups,
             moved=bytes_of(rows, i + o),
-            tiles=around([weights.TILE]),
+            tiles=around(weights.TILES),
             torch=by_torch,
         )
 
@@ -193,7 +194,7 @@ def attention_with_statistics(shape: Shape) -> KernelCase:
             q, k, v = (x(number + further) for further in range(3))
             return attentions.attention_with_statistics(q, k, v, mask, HEADS, dropout, **tile)
 
-        tiles = around(attentions.TILES, depth=False)
+        tiles = around(attend.TILES, depth=False)
         return Work(call, 4.0 * rows * tokens * C, bytes_of(rows, C, 4), tiles)
 
     return KernelCase(f"attention, {shape_name(shape)}, mask by key, dropout, training", make)

@@ -25,11 +25,13 @@ from benchmarks.gpu_kernels import (
 from benchmarks.gpu_kernels_backward import backward_cases
 from benchmarks.gpu_measure import INPUT_SETS
 from benchmarks.report import Shape, shape_name
+from squeezebert_fast.triton_kernels import attend
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import feed_forward as blocks
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv as products
 from squeezebert_fast.triton_kernels import grouped_pointwise_conv_int8 as products_int8
 from squeezebert_fast.triton_kernels import post_attention as posts
+from squeezebert_fast.triton_kernels import self_attention as pass_a
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm
 from squeezebert_fast.triton_kernels.embeddings import embeddings
 from squeezebert_fast.triton_kernels.qkv_projection import qkv_projection
@@ -45,7 +47,7 @@ def self_attention(shape: Shape, kind: str, profiled: bool = False) -> KernelCas
         weights, biases = [random.weight(C, C // GROUPS) for _ in range(3)], [random(C) for _ in range(3)]
 
         def call(number: int, **tile: Any) -> object:
-            return attentions.self_attention(x(number), weights, biases, GROUPS, HEADS, mask, **tile)
+            return pass_a.self_attention(x(number), weights, biases, GROUPS, HEADS, mask, **tile)
 
         def by_torch(number: int) -> object:
             q, k, v = (torch_product(x(number), w, b, GROUPS) for w, b in zip(weights, biases, strict=True))
@@ -55,7 +57,7 @@ def self_attention(shape: Shape, kind: str, profiled: bool = False) -> KernelCas
             call,
             flops=3 * 2.0 * rows * C * C / GROUPS + 4.0 * rows * tokens * C,
             moved=bytes_of(rows, C, 2),
-            tiles=around(attentions.TILES, small=rows < 1024),
+            tiles=around(attend.TILES, small=rows < 1024),
             others={
                 "projected first": lambda n: attentions.attention(
                     *qkv_projection(x(n), weights, biases, GROUPS), mask, HEADS
@@ -76,7 +78,7 @@ def attention(shape: Shape, kind: str, profiled: bool = False) -> KernelCase:
             lambda n, **o: attentions.attention(x(n), x(n + 1), x(n + 2), mask, HEADS, **o),
             flops=4.0 * rows * tokens * C,
             moved=bytes_of(rows, C, 4),
-            tiles=around(attentions.TILES, depth=False),
+            tiles=around(attend.TILES, depth=False),
             torch=lambda n: torch_attention(x(n), x(n + 1), x(n + 2), mask),
         )
 
@@ -95,13 +97,11 @@ def packed_attention() -> KernelCase:
 
         def call(number: int, **tile: Any) -> object:
             sequences = (offsets, int(lengths.max()))
-            return attentions.self_attention(
-                x(number), weights, biases, GROUPS, HEADS, None, sequences, **tile
-            )
+            return pass_a.self_attention(x(number), weights, biases, GROUPS, HEADS, None, sequences, **tile)
 
         scores = 4.0 * float((lengths**2).sum()) * C
         flops = 3 * 2.0 * tokens * C * C / GROUPS + scores
-        return Work(call, flops, bytes_of(tokens, C, 2), around(attentions.TILES))
+        return Work(call, flops, bytes_of(tokens, C, 2), around(attend.TILES))
 
     return KernelCase("A self_attention, packed 256x5..128", make)
 

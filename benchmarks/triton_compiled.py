@@ -36,6 +36,7 @@ TYPES = {
     torch.float16: "*fp16",
     torch.float32: "*fp32",
     torch.int8: "*i8",
+    torch.uint8: "*u8",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -53,6 +54,8 @@ COUNTED = {
 """Instructions, by the pattern of their names: tensor cores by warp group and by warp (I: integers), loads and stores
 of spilled registers, asynchronous copies into shared memory, loads of two bytes, waits for tensor cores.
 """
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+"""What a launch tells Triton and not the kernel."""
 MOST_REGISTERS = 255
 """A thread's limit. nvdisasm can't say what is live in a kernel that is at it."""
 
@@ -79,7 +82,7 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         bound = inspect.signature(self.fn).bind(*args, **kwargs)
         launches.append(Launch(self, dict(bound.arguments), options))
 

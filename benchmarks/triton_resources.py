@@ -33,6 +33,7 @@ from benchmarks.command import about
 from benchmarks.report import write_json
 from benchmarks.triton_compiled import MOST_REGISTERS, compiled, ptxas, recorded, resources
 from squeezebert_fast.triton_kernels import add_layer_norm as norms
+from squeezebert_fast.triton_kernels import attend
 from squeezebert_fast.triton_kernels import attention as attentions
 from squeezebert_fast.triton_kernels import attention_backward as attentions_back
 from squeezebert_fast.triton_kernels import embeddings as tables
@@ -46,6 +47,7 @@ from squeezebert_fast.triton_kernels.add_layer_norm_backward import add_layer_no
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout
 from squeezebert_fast.triton_kernels.qkv_projection import qkv_input_gradient, qkv_projection
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
+from squeezebert_fast.triton_kernels.self_attention import self_attention
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 FEW_NARROW_LOADS = 4
@@ -148,17 +150,18 @@ def feed_forward(tile: blocks.Tile, dtype: torch.dtype, normalize: bool) -> Case
 
 
 def attention(
-    tile: attentions.Tile,
+    tile: attend.Tile,
     dtype: torch.dtype,
     projected: bool,
     mask: str,
     dropout: Dropout | None = None,
     head: int = 64,
+    blind: bool = False,
 ) -> Case:
     what = (
         f"{tile.queries}x{tile.keys} {short(dtype)}, mask {mask}{f', heads of {head}' if head != 64 else ''}"
     )
-    what += ", dropout" if dropout else ""
+    what += (", dropout" if dropout else "") + (", blind queries" if blind else "")
     batch, tokens = 256, 128
     shape = {
         "none": None,
@@ -167,13 +170,14 @@ def attention(
         "packed": None,
     }[mask]
     added = None if shape is None else meta(*shape, dtype=dtype)
+    attends = meta(batch, 1, tokens, 1, dtype=torch.bool) if blind else None
     sequences = (meta(batch + 1, dtype=torch.int32), tokens) if mask == "packed" else None
     x = meta(batch, tokens, C, dtype=dtype)
     x = x.flatten(0, 1) if sequences else x
     _, weight, bias, groups = conv_arguments(C, C, 4 if head == 64 else 2, dtype)
     heads = C // head
     if projected:
-        call = lambda: attentions.self_attention(  # noqa: E731
+        call = lambda: self_attention(  # noqa: E731
             x,
             [weight] * 3,
             [bias] * 3,
@@ -181,12 +185,17 @@ def attention(
             heads,
             added,
             sequences,
+            attends=attends,
             tile=tile,
         )
     elif dropout:
-        call = lambda: attentions.attention_with_statistics(x, x, x, added, heads, dropout, tile=tile)  # noqa: E731
+        call = lambda: attentions.attention_with_statistics(  # noqa: E731
+            x, x, x, added, heads, dropout, attends=attends, tile=tile
+        )
     else:
-        call = lambda: attentions.attention(x, x, x, added, heads, sequences=sequences, tile=tile)  # noqa: E731
+        call = lambda: attentions.attention(  # noqa: E731
+            x, x, x, added, heads, attends=attends, sequences=sequences, tile=tile
+        )
     name = f"{'A' if projected else 'attention'} {what}"
     return Case(name, call, dtype is not torch.float32, tile.queries, masked=added is not None)
 
@@ -221,13 +230,14 @@ def cases() -> list[Case]:
         feed_forward(blocks.TILES[1], fp16, True),
         feed_forward(blocks.TILES_FLOAT32[0], fp32, True),
     ]
-    first, *others = attentions.TILES
+    first, *others = attend.TILES
     for projected in (True, False):
         found += [both(attention(first, bf16, projected, "any"))]
+        found += [both(attention(first, bf16, projected, mask, blind=True)) for mask in ("by key", "any")]
         found += [attention(first, bf16, projected, mask) for mask in ("by key", "packed")]
         found += [attention(tile, bf16, projected, "packed") for tile in others]
         found += [attention(first, fp16, projected, "by key", None if projected else DROPOUT)]
-        found += [attention(attentions.TILES_FLOAT32[0], fp32, projected, "none")]
+        found += [attention(attend.TILES_FLOAT32[0], fp32, projected, "none")]
     found.append(attention(first, bf16, False, "none", head=128))
     found += [product_int8(C, C, 1, 4, products_int8.TILES[0])]
     found += [both(product_int8(C, HIDDEN, 4, 1, tile)) for tile in products_int8.TILES[:1]]

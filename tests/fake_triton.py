@@ -18,23 +18,28 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import BACKENDS, cpu_ops, triton
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.ops import reference
 
 
 def _self_attention(
-    x: Tensor, weights: Any, biases: Any, groups: Any, heads: int, mask: Any, sequences: Any = None
+    x: Tensor, weights: Any, biases: Any, groups: Any, heads: int, mask: Any, sequences: Any, attends: Any
 ) -> Tensor:
     assert x.stride(-1) == 1
     q, k, v = (
         reference.grouped_pointwise_conv(x, w, b, g) for w, b, g in zip(weights, biases, groups, strict=True)
     )
-    return _attention(q, k, v, mask, heads, sequences)
+    return _attention(q, k, v, mask, heads, sequences, attends)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Any, heads: int, sequences: Any) -> Tensor:
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Any, heads: int, sequences: Any, attends: Any
+) -> Tensor:
     if sequences is None:
-        return reference.attention(q, k, v, mask, heads)
+        context = reference.attention(q, k, v, mask, heads)
+        return context if attends is None else zero_where_blind(context, attends, heads)
     assert mask is None
+    assert attends is None
     offsets, longest = sequences
     assert offsets.dtype is torch.int32
     assert offsets.shape[0] > 1
@@ -96,10 +101,12 @@ class _Int8Conv(NamedTuple):
         return reference.grouped_pointwise_conv(x, weight, self.bias, self.groups, activation)
 
 
-def _int8_self_attention(x: Tensor, projections: Any, heads: int, mask: Any, sequences: Any) -> Tensor:
+def _int8_self_attention(
+    x: Tensor, projections: Any, heads: int, mask: Any, sequences: Any, attends: Any
+) -> Tensor:
     assert len({by.groups * by.scale.shape[1] for by in projections}) == 1
     q, k, v = (by(x) for by in projections)
-    return _attention(q, k, v, mask, heads, sequences)
+    return _attention(q, k, v, mask, heads, sequences, attends)
 
 
 def _int8_conv_norm(x: Tensor, by: _Int8Conv, residual: Tensor, gamma: Any, beta: Any, eps: float) -> Tensor:
@@ -114,7 +121,7 @@ def _int8_feed_forward(
 
 KERNELS: dict[str, dict[str, Any]] = {
     "grouped_pointwise_conv": {"grouped_pointwise_conv": reference.grouped_pointwise_conv},
-    "attention": {"self_attention": _self_attention},
+    "self_attention": {"self_attention": _self_attention},
     "post_attention": {"conv_add_layer_norm": _conv_add_layer_norm},
     "feed_forward": {"feed_forward": _feed_forward},
     "embeddings": {"embeddings": _embeddings},

@@ -74,6 +74,12 @@ def test_an_unknown_backend_is_refused_by_every_operation() -> None:
 
 
 Q = ONES(2, 3, 8)
+ATTENDS = {
+    "attends is torch.float32 of shape [3, 1], expected bool that broadcasts to [2, 2, 3, 1]": ONES(3, 1),
+    "attends is torch.bool of shape [3], expected bool": ONES(3).bool(),
+    "attends is a list, expected a tensor": [],
+    "attends is on meta, but q is on cpu": ONES(3, 1, device="meta").bool(),
+}
 ATTENTION = {
     "q has shape [3, 8], expected [batch, queries, channels]": (ONES(3, 8), Q, Q),
     "k has shape [2, 8], expected [2, keys, 8]": (Q, ONES(2, 8), Q),
@@ -101,6 +107,11 @@ ATTENTION = {
     "k is a list, expected a tensor": (Q, [], Q),
     "mask is a int, expected a tensor": (Q, Q, Q, 0),
 }
+
+
+@pytest.mark.parametrize("message", ATTENDS)
+def test_attention_says_what_is_wrong_with_attends(message: str) -> None:
+    refused(message, lambda *qkv: ops.attention(*qkv, None, 2, attends=ATTENDS[message]), Q, Q, Q)
 
 
 @pytest.mark.parametrize("message", ATTENTION)

@@ -69,6 +69,19 @@ def test_a_row_masked_by_minus_infinity_has_no_value_as_in_pytorch() -> None:
     assert y[0, [0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_query_that_is_said_to_attend_to_nothing_has_a_context_of_zeros(backend: str) -> None:
+    q = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    q[1] = torch.nan
+    mask = torch.zeros(3, 3)
+    mask[1] = -float("inf")
+    attends = torch.tensor([[True, False, True], [False, False, False]])[:, None, :, None]
+    y = ops.attention(q, q, q, mask, 2, attends=attends, backend=backend)
+    assert torch.equal(y[0, [0, 2]], ops.attention(q, q, q, mask, 2, backend=backend)[0, [0, 2]])
+    assert not y[0, 1].any()
+    assert not y[1].any()
+
+
 def test_a_masked_key_has_no_influence() -> None:
     q, k, v = torch.randn(3, 1, 6, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([0.0, 0.0, 0.0, 0.0, LOWEST, LOWEST])

@@ -29,7 +29,7 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         random, parameter = Random(0, dtype), Random(1)
         x, weight, bias = random(2, 5, 8), parameter(12, 4, 1), parameter(12)
         out, gamma, beta = parameter(6, 6, 1), parameter(8), parameter(8)
-        mask = torch.zeros(2, 1, 1, 5)
+        mask, attends = torch.zeros(2, 1, 1, 5), torch.tensor([True, False])[:, None, None, None]
         linear, linear_out = parameter(12, 4), parameter(6, 6)
         cases |= {
             f"linear {name}": (LIBRARY.grouped_pointwise_conv, (x, linear, bias, 2, "gelu")),
@@ -48,7 +48,7 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...]]]:
                 (x, weight.detach(), bias, *[weight.detach(), None] * 2, 2),
             ),
             f"mlp {name}": (LIBRARY.grouped_mlp, (x, weight, bias, out, None, 2, "silu")),
-            f"attention {name}": (LIBRARY.attention, (x, x, x, mask, 2, 0.0, None)),
+            f"attention {name}": (LIBRARY.attention, (x, x, x, mask, 2, 0.0, None, attends)),
             f"dropped attention {name}": (LIBRARY.attention, (x, x, x.detach(), None, 2, 0.5, seed)),
             f"norm {name}": (LIBRARY.add_layer_norm, (x, x, gamma, beta, 1e-5, 0.0, None)),
             f"dropout {name}": (LIBRARY.dropout, (x, 0.5, seed)),
@@ -226,7 +226,8 @@ grouped_mlp(Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tens
 str? activation) -> Tensor
 grouped_mlp_backward(Tensor grad, Tensor x, Tensor weight_in, Tensor? bias_in, Tensor weight_out, Tensor? bias_out, \
 int groups, str? activation, bool[] needs) -> Tensor[]
-attention(Tensor q, Tensor k, Tensor v, Tensor? mask, int num_heads, float dropout_p, Tensor? seed) -> (Tensor, Tensor)
+attention(Tensor q, Tensor k, Tensor v, Tensor? mask, int num_heads, float dropout_p, Tensor? seed, \
+Tensor? attends=None) -> (Tensor, Tensor)
 attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor statistics, int num_heads, \
 float dropout_p, Tensor? seed, bool[] needs) -> Tensor[]
 add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, float dropout_p, Tensor? seed) \

@@ -173,6 +173,22 @@ def test_attention(batch: int, heads: int, size: int, queries: int, keys: int, m
     assert_gradients_within_rule(bind(ops.attention, added, heads, **STRICT), wide, tensors)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("value", [LOWEST, -float("inf")])
+def test_queries_that_attend_to_nothing_have_zeros_and_no_gradient(value: float, backend: str) -> None:
+    random, attends = Random(6), torch.tensor([True, False, True, False])[:, None]
+    tensors = [random(2, n, 10) for n in (4, 7, 7)]
+    added = torch.zeros(4, 7).masked_fill(~attends, value)
+    if backend == "reference":  # whose zeros hide what isn't finite, but not from PyTorch's gradient
+        added = torch.zeros(4, 7)
+
+    def wide(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attends * reference.attention(q, k, v, None, 2)
+
+    operation = bind(ops.attention, added, 2, attends=attends, backend=backend, strict=True)
+    assert_gradients_within_rule(operation, wide, tensors)
+
+
 def test_attention_to_keys_that_are_minus_infinity() -> None:
     causal = torch.full((6, 6), -float("inf")).triu(1)
     random = Random(5)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels.blocks import appended
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT, Dropout, keep_factors
-from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of, power_of_two, rows_of
+from squeezebert_fast.triton_kernels.launching import check_contiguous, launch, power_of_two, rows_of
 
 
 @triton.jit
@@ -221,26 +221,24 @@ def _launch(
     x_rows, residual_rows = rows_of(x), rows_of(residual)
     rows, channels = x_rows.shape
     (per_program, warps), cut = rows_per_program(channels), row_blocks(channels)
-    with on_device_of(x):
-        add_layer_norm_kernel[(triton.cdiv(rows, per_program),)](
-            x_rows,
-            residual_rows,
-            y,
-            total,
-            mean,
-            reciprocal,
-            rows,
-            x_rows.stride(0),
-            residual_rows.stride(0),
-            gamma,
-            beta,
-            eps,
-            *dropout.arguments,
-            CHANNELS=channels,
-            BLOCK=cut.block,
-            BLOCKS=cut.blocks,
-            ROWS=per_program,
-            DROPOUT=dropout.p > 0.0,
-            KEEP=total is not None,
-            num_warps=warps,
-        )
+    launch(add_layer_norm_kernel, triton.cdiv(rows, per_program), x, warps)(
+        x_rows,
+        residual_rows,
+        y,
+        total,
+        mean,
+        reciprocal,
+        rows,
+        x_rows.stride(0),
+        residual_rows.stride(0),
+        gamma,
+        beta,
+        eps,
+        *dropout.arguments,
+        CHANNELS=channels,
+        BLOCK=cut.block,
+        BLOCKS=cut.blocks,
+        ROWS=per_program,
+        DROPOUT=dropout.p > 0.0,
+        KEEP=total is not None,
+    )

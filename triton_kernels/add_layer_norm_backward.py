@@ -22,7 +22,7 @@ from squeezebert_fast.triton_kernels.dropout import Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import (
     check_contiguous,
     device_of,
-    on_device_of,
+    launch,
     power_of_two,
     rows_of,
 )
@@ -131,31 +131,29 @@ def add_layer_norm_backward(
     if for_gamma or for_beta:
         of_parameters = torch.empty((2, programs, channels), dtype=torch.float32, device=grad.device)
     if rows > 0:
-        with on_device_of(grad):
-            add_layer_norm_backward_kernel[(programs,)](
-                grad_rows,
-                total_rows,
-                mean,
-                reciprocal,
-                gamma,
-                of_x,
-                of_residual,
-                None if of_parameters is None else of_parameters[0],
-                None if of_parameters is None else of_parameters[1],
-                rows,
-                per_program,
-                grad_rows.stride(0),
-                total_rows.stride(0),
-                *dropout.arguments,
-                CHANNELS=channels,
-                BLOCK_CHANNELS=power_of_two(channels),
-                ROWS=step,
-                DROPOUT=dropout.p > 0.0,
-                FOR_X=for_x,
-                FOR_RESIDUAL=for_residual,
-                FOR_PARAMETERS=of_parameters is not None,
-                num_warps=warps,
-            )
+        launch(add_layer_norm_backward_kernel, programs, grad, warps)(
+            grad_rows,
+            total_rows,
+            mean,
+            reciprocal,
+            gamma,
+            of_x,
+            of_residual,
+            None if of_parameters is None else of_parameters[0],
+            None if of_parameters is None else of_parameters[1],
+            rows,
+            per_program,
+            grad_rows.stride(0),
+            total_rows.stride(0),
+            *dropout.arguments,
+            CHANNELS=channels,
+            BLOCK_CHANNELS=power_of_two(channels),
+            ROWS=step,
+            DROPOUT=dropout.p > 0.0,
+            FOR_X=for_x,
+            FOR_RESIDUAL=for_residual,
+            FOR_PARAMETERS=of_parameters is not None,
+        )
     of_gamma = of_beta = None
     if of_parameters is not None:
         of_gamma, of_beta = (sums.sum(0) for sums in of_parameters)

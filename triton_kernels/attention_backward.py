@@ -26,13 +26,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.attention import Tile, mask_arguments, mask_values
+from squeezebert_fast.triton_kernels.attend import Tile, mask_arguments, mask_values
 from squeezebert_fast.triton_kernels.dropout import Dropout, keep_factors
 from squeezebert_fast.triton_kernels.launching import (
     channels_contiguous,
     check_contiguous,
     device_of,
-    on_device_of,
+    launch,
     power_of_two,
     precision,
 )
@@ -307,48 +307,45 @@ def attention_backward(
         "DROPOUT": dropout.p > 0.0,
         "PRECISION": precision(q.dtype),
     }
-    with on_device_of(q):
-        # also where q's gradient isn't wanted: the other kernel needs d
-        query_tiles = triton.cdiv(queries, by_queries.queries)
-        attention_query_gradient_kernel[(batch * query_tiles * num_heads,)](
+    # also where q's gradient isn't wanted: the other kernel needs d
+    query_tiles = triton.cdiv(queries, by_queries.queries)
+    programs = batch * query_tiles * num_heads
+    launch(attention_query_gradient_kernel, programs, q, by_queries.warps, by_queries.stages)(
+        q,
+        k,
+        v,
+        added,
+        statistics,
+        grad,
+        of_q,
+        d,
+        queries,
+        keys,
+        query_tiles,
+        *scalars,
+        **constants,
+        BLOCK_QUERIES=by_queries.queries,
+        BLOCK_KEYS=by_queries.keys,
+    )
+    if needs[1] or needs[2]:
+        key_tiles = triton.cdiv(keys, by_keys.keys)
+        programs = batch * key_tiles * num_heads
+        launch(attention_key_gradient_kernel, programs, q, by_keys.warps, by_keys.stages)(
             q,
             k,
             v,
             added,
             statistics,
             grad,
-            of_q,
             d,
+            of_k,
+            of_v,
             queries,
             keys,
-            query_tiles,
+            key_tiles,
             *scalars,
             **constants,
-            BLOCK_QUERIES=by_queries.queries,
-            BLOCK_KEYS=by_queries.keys,
-            num_warps=by_queries.warps,
-            num_stages=by_queries.stages,
+            BLOCK_QUERIES=by_keys.queries,
+            BLOCK_KEYS=by_keys.keys,
         )
-        if needs[1] or needs[2]:
-            key_tiles = triton.cdiv(keys, by_keys.keys)
-            attention_key_gradient_kernel[(batch * key_tiles * num_heads,)](
-                q,
-                k,
-                v,
-                added,
-                statistics,
-                grad,
-                d,
-                of_k,
-                of_v,
-                queries,
-                keys,
-                key_tiles,
-                *scalars,
-                **constants,
-                BLOCK_QUERIES=by_keys.queries,
-                BLOCK_KEYS=by_keys.keys,
-                num_warps=by_keys.warps,
-                num_stages=by_keys.stages,
-            )
     return tuple(t if wanted else None for t, wanted in zip((of_q, of_k, of_v), needs, strict=True))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from squeezebert_fast.triton_kernels.add_layer_norm import normalized, row_blocks, rows_per_program
 from squeezebert_fast.triton_kernels.blocks import appended
-from squeezebert_fast.triton_kernels.launching import check_contiguous, on_device_of
+from squeezebert_fast.triton_kernels.launching import check_contiguous, launch
 
 
 @triton.jit
@@ -134,26 +134,24 @@ def embeddings(
             for stride in ((0, *given.stride()) if given.dim() == 1 else given.stride())
         ]
         (per_program, warps), cut = rows_per_program(channels), row_blocks(channels)
-        with on_device_of(word):
-            embeddings_kernel[(triton.cdiv(input_ids.numel(), per_program),)](
-                word,
-                position,
-                token_type,
-                word.shape[0],
-                position.shape[0],
-                token_type.shape[0],
-                *ids,
-                *strides,
-                y,
-                input_ids.numel(),
-                tokens,
-                gamma,
-                beta,
-                eps,
-                CHANNELS=channels,
-                BLOCK=cut.block,
-                BLOCKS=cut.blocks,
-                ROWS=per_program,
-                num_warps=warps,
-            )
+        launch(embeddings_kernel, triton.cdiv(input_ids.numel(), per_program), word, warps)(
+            word,
+            position,
+            token_type,
+            word.shape[0],
+            position.shape[0],
+            token_type.shape[0],
+            *ids,
+            *strides,
+            y,
+            input_ids.numel(),
+            tokens,
+            gamma,
+            beta,
+            eps,
+            CHANNELS=channels,
+            BLOCK=cut.block,
+            BLOCKS=cut.blocks,
+            ROWS=per_program,
+        )
     return y

@@ -34,7 +34,7 @@ from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
-    on_device_of,
+    launch,
     precision,
     rows_of,
 )
@@ -132,33 +132,30 @@ def hidden_gradient(
     hidden = torch.empty_like(of_z) if keep_hidden else None
     if of_z.numel() > 0:
         programs = triton.cdiv(rows, tile.rows) * groups * triton.cdiv(hidden_per_group, block_hidden)
-        with on_device_of(x):
-            hidden_gradient_kernel[(programs,)](
-                grad_rows,
-                x_rows,
-                weight_in,
-                bias_in,
-                weight_out,
-                hidden,
-                of_z,
-                rows,
-                grad_rows.stride(0),
-                x_rows.stride(0),
-                IN=in_per_group,
-                HIDDEN=hidden_per_group,
-                OUT=out_per_group,
-                GROUPS=groups,
-                HAS_BIAS=bias_in is not None,
-                ACTIVATION=FUSED_ACTIVATIONS[activation],
-                KEEP_HIDDEN=keep_hidden,
-                PRECISION=precision(x.dtype),
-                BLOCK_ROWS=tile.rows,
-                BLOCK_HIDDEN=block_hidden,
-                BLOCK_IN=block_for(in_per_group, depth),
-                BLOCK_OUT=block_for(out_per_group, depth),
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
+        launch(hidden_gradient_kernel, programs, x, tile.warps, tile.stages)(
+            grad_rows,
+            x_rows,
+            weight_in,
+            bias_in,
+            weight_out,
+            hidden,
+            of_z,
+            rows,
+            grad_rows.stride(0),
+            x_rows.stride(0),
+            IN=in_per_group,
+            HIDDEN=hidden_per_group,
+            OUT=out_per_group,
+            GROUPS=groups,
+            HAS_BIAS=bias_in is not None,
+            ACTIVATION=FUSED_ACTIVATIONS[activation],
+            KEEP_HIDDEN=keep_hidden,
+            PRECISION=precision(x.dtype),
+            BLOCK_ROWS=tile.rows,
+            BLOCK_HIDDEN=block_hidden,
+            BLOCK_IN=block_for(in_per_group, depth),
+            BLOCK_OUT=block_for(out_per_group, depth),
+        )
     return hidden, of_z
 
 

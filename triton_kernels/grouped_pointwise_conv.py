@@ -45,7 +45,7 @@ from squeezebert_fast.triton_kernels.launching import (
     check_contiguous,
     choose,
     device_of,
-    on_device_of,
+    launch,
     precision,
     rows_of,
 )
@@ -277,30 +277,27 @@ def _launch(
     tiles = TILES_FLOAT32 if x.dtype is torch.float32 else TILES
     tile = tile or tile_for(tiles, x, rows, out_per_group, groups)
     block_out, blocks = columns_of(tile, out_per_group)
-    grid = (triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out * blocks),)
-    with on_device_of(x):
-        grouped_pointwise_conv_kernel[grid](
-            x_rows,
-            weight,
-            bias,
-            grad_rows,
-            y,
-            rows,
-            x_rows.stride(0),
-            0 if grad_rows is None else grad_rows.stride(0),
-            IN=in_per_group,
-            OUT=out_per_group,
-            GROUPS=groups,
-            HAS_BIAS=bias is not None,
-            ACTIVATION=FUSED_ACTIVATIONS[activation],
-            TRANSPOSED=transposed,
-            DERIVATIVE=grad is not None,
-            PRECISION=precision(x.dtype),
-            BLOCK_ROWS=tile.rows,
-            BLOCK_OUT=block_out,
-            BLOCKS=blocks,
-            BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+    programs = triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out * blocks)
+    launch(grouped_pointwise_conv_kernel, programs, x, tile.warps, tile.stages)(
+        x_rows,
+        weight,
+        bias,
+        grad_rows,
+        y,
+        rows,
+        x_rows.stride(0),
+        0 if grad_rows is None else grad_rows.stride(0),
+        IN=in_per_group,
+        OUT=out_per_group,
+        GROUPS=groups,
+        HAS_BIAS=bias is not None,
+        ACTIVATION=FUSED_ACTIVATIONS[activation],
+        TRANSPOSED=transposed,
+        DERIVATIVE=grad is not None,
+        PRECISION=precision(x.dtype),
+        BLOCK_ROWS=tile.rows,
+        BLOCK_OUT=block_out,
+        BLOCKS=blocks,
+        BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
+    )
     return y

@@ -28,7 +28,7 @@ from squeezebert_fast.triton_kernels.grouped_pointwise_conv import Tile, tile_fo
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
-    on_device_of,
+    launch,
     rows_of,
 )
 
@@ -120,27 +120,24 @@ def grouped_pointwise_conv_int8(
         return y
     tile = tile or tile_for(TILES, x, rows, out_per_group, groups)
     block_out = block_for(out_per_group, tile.out)
-    grid = (triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out),)
-    with on_device_of(x):
-        grouped_pointwise_conv_int8_kernel[grid](
-            x_rows,
-            x_scale,
-            weight,
-            weight_scale,
-            bias,
-            y,
-            rows,
-            x_rows.stride(0),
-            SIZE=size,
-            BLOCKS=blocks,
-            OUT=out_per_group,
-            GROUPS=groups,
-            HAS_BIAS=bias is not None,
-            ACTIVATION=FUSED_ACTIVATIONS[activation],
-            BLOCK_ROWS=tile.rows,
-            BLOCK_OUT=block_out,
-            BLOCK_IN=block_for(size, tile.depth * 2, 32),
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+    programs = triton.cdiv(rows, tile.rows) * groups * triton.cdiv(out_per_group, block_out)
+    launch(grouped_pointwise_conv_int8_kernel, programs, x, tile.warps, tile.stages)(
+        x_rows,
+        x_scale,
+        weight,
+        weight_scale,
+        bias,
+        y,
+        rows,
+        x_rows.stride(0),
+        SIZE=size,
+        BLOCKS=blocks,
+        OUT=out_per_group,
+        GROUPS=groups,
+        HAS_BIAS=bias is not None,
+        ACTIVATION=FUSED_ACTIVATIONS[activation],
+        BLOCK_ROWS=tile.rows,
+        BLOCK_OUT=block_out,
+        BLOCK_IN=block_for(size, tile.depth * 2, 32),
+    )
     return y

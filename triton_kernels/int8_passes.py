@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm
-from squeezebert_fast.triton_kernels.attention import Sequences, attention
+from squeezebert_fast.triton_kernels.attend import Sequences
+from squeezebert_fast.triton_kernels.attention import attention
 from squeezebert_fast.triton_kernels.grouped_pointwise_conv_int8 import grouped_pointwise_conv_int8
 from squeezebert_fast.triton_kernels.quantize_rows import quantize_rows
 
@@ -55,12 +56,14 @@ def self_attention(
     num_heads: int,
     mask: Tensor | None,
     sequences: Sequences | None = None,
+    *,
+    attends: Tensor | None = None,
 ) -> Tensor:
     """Pass A: `attention.self_attention` with q, k and v by int8 products. Their `parts` must be equal."""
     assert len({by.parts for by in projections}) == 1, "q, k and v read the same integers"
     integers = quantize_rows(x, projections[0].parts)
     q, k, v = (product(integers, by, None, x.dtype) for by in projections)
-    context = attention(q, k, v, mask, num_heads, sequences=sequences)
+    context = attention(q, k, v, mask, num_heads, attends=attends, sequences=sequences)
     assert isinstance(context, Tensor)
     return context
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
@@ -53,6 +53,25 @@ def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[object]:
     if x.device.type == "cuda" and x.device.index != torch.cuda.current_device():
         return torch.cuda.device(x.device)
     return contextlib.nullcontext()
+
+
+def launch(
+    kernel: Any, programs: int, x: Tensor, warps: int, stages: int | None = None
+) -> Callable[..., None]:
+    """`kernel`, to be called with its arguments: that many programs of it, on the GPU that x is on.
+
+    stages: of its loops' loads, Triton's own number if None. A multiplication and the addition after it are one
+    instruction: from triton 3.10 on they are for those who ask alone.
+    """
+    options = {"num_warps": warps, "enable_fp_fusion": True}
+    if stages is not None:
+        options["num_stages"] = stages
+
+    def run(*arguments: Any, **constants: Any) -> None:
+        with on_device_of(x):
+            kernel[(programs,)](*arguments, **constants, **options)
+
+    return run
 
 
 def precision(dtype: torch.dtype) -> str:

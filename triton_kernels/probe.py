@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from squeezebert_fast.triton_kernels.launching import launch
+
 SIZE, STEPS = 64, 4
 
 
@@ -34,7 +36,7 @@ def run(device: torch.device) -> str | None:
     a = (numbers * 7 % 11 - 5).view(SIZE, -1)
     b = (numbers * 5 % 13 - 6).view(-1, SIZE)
     out = torch.full((SIZE, SIZE), torch.nan, dtype=torch.float32, device=device)
-    probe_kernel[(1,)](a.bfloat16(), b.bfloat16(), out, SIZE=SIZE, STEPS=STEPS, num_warps=4, num_stages=3)
+    launch(probe_kernel, 1, out, 4, 3)(a.bfloat16(), b.bfloat16(), out, SIZE=SIZE, STEPS=STEPS)
     # not by PyTorch's own product: for integers there is none on a GPU, and the others may use what is probed
     exact = ((a + 1)[:, :, None] * b[None]).sum(1)
     return None if torch.equal(out, exact.float()) else "it computed a wrong product"

@@ -35,7 +35,7 @@ from squeezebert_fast.triton_kernels.grouped_pointwise_conv import (
 from squeezebert_fast.triton_kernels.launching import (
     block_for,
     check_contiguous,
-    on_device_of,
+    launch,
     precision,
     rows_of,
 )
@@ -183,28 +183,25 @@ def qkv_projection(
         tile = tile or tile_for(_tiles(x), x, rows, out_per_group, 3 * groups)
         block_out, blocks = columns_of(tile, out_per_group)
         programs = triton.cdiv(rows, tile.rows) * groups * 3 * triton.cdiv(out_per_group, block_out * blocks)
-        with on_device_of(x):
-            qkv_projection_kernel[(programs,)](
-                x_rows,
-                *weights,
-                *biases,
-                q,
-                k,
-                v,
-                rows,
-                x_rows.stride(0),
-                IN=in_per_group,
-                OUT=out_per_group,
-                GROUPS=groups,
-                HAS_BIAS=biases[0] is not None,
-                PRECISION=precision(x.dtype),
-                BLOCK_ROWS=tile.rows,
-                BLOCK_OUT=block_out,
-                BLOCKS=blocks,
-                BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
+        launch(qkv_projection_kernel, programs, x, tile.warps, tile.stages)(
+            x_rows,
+            *weights,
+            *biases,
+            q,
+            k,
+            v,
+            rows,
+            x_rows.stride(0),
+            IN=in_per_group,
+            OUT=out_per_group,
+            GROUPS=groups,
+            HAS_BIAS=biases[0] is not None,
+            PRECISION=precision(x.dtype),
+            BLOCK_ROWS=tile.rows,
+            BLOCK_OUT=block_out,
+            BLOCKS=blocks,
+            BLOCK_IN=block_for(in_per_group, tile.depth * 2 // x.element_size()),
+        )
     return q, k, v
 
 
@@ -226,25 +223,22 @@ def qkv_input_gradient(
         tile = tile or tile_for(_tiles(first), first, rows, in_per_group, groups)
         (block_in, blocks), none = columns_of(tile, in_per_group), (None,) * (3 - len(grads))
         programs = triton.cdiv(rows, tile.rows) * groups * triton.cdiv(in_per_group, block_in * blocks)
-        with on_device_of(first):
-            qkv_input_gradient_kernel[(programs,)](
-                *grad_rows,
-                *none,
-                *weights,
-                *none,
-                of_x,
-                rows,
-                *(grad.stride(0) for grad in grad_rows),
-                *(0 for _ in none),
-                IN=in_per_group,
-                OUT=out_per_group,
-                GROUPS=groups,
-                PRECISION=precision(first.dtype),
-                BLOCK_ROWS=tile.rows,
-                BLOCK_IN=block_in,
-                BLOCKS=blocks,
-                BLOCK_OUT=block_for(out_per_group, tile.depth * 2 // first.element_size()),
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
+        launch(qkv_input_gradient_kernel, programs, first, tile.warps, tile.stages)(
+            *grad_rows,
+            *none,
+            *weights,
+            *none,
+            of_x,
+            rows,
+            *(grad.stride(0) for grad in grad_rows),
+            *(0 for _ in none),
+            IN=in_per_group,
+            OUT=out_per_group,
+            GROUPS=groups,
+            PRECISION=precision(first.dtype),
+            BLOCK_ROWS=tile.rows,
+            BLOCK_IN=block_in,
+            BLOCKS=blocks,
+            BLOCK_OUT=block_for(out_per_group, tile.depth * 2 // first.element_size()),
+        )
     return of_x

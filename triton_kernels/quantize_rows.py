@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from squeezebert_fast.triton_kernels.launching import on_device_of, power_of_two, rows_of
+from squeezebert_fast.triton_kernels.launching import launch, power_of_two, rows_of
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -60,17 +60,15 @@ def quantize_rows(x: Tensor, parts: int) -> tuple[Tensor, Tensor]:
         size = channels // parts
         block = power_of_two(size)
         per_program = max(1, 4096 // block)
-        with on_device_of(x):
-            quantize_rows_kernel[(triton.cdiv(rows, per_program) * parts,)](
-                x_rows,
-                integers,
-                scales,
-                rows,
-                x_rows.stride(0),
-                PARTS=parts,
-                SIZE=size,
-                BLOCK=block,
-                ROWS=per_program,
-                num_warps=4,
-            )
+        launch(quantize_rows_kernel, triton.cdiv(rows, per_program) * parts, x, 4)(
+            x_rows,
+            integers,
+            scales,
+            rows,
+            x_rows.stride(0),
+            PARTS=parts,
+            SIZE=size,
+            BLOCK=block,
+            ROWS=per_program,
+        )
     return integers, scales

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from squeezebert_fast.backends import cpu
 from squeezebert_fast.backends.cpu import addresses
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.backends.request import Gradients
 
 
@@ -201,10 +202,12 @@ def attention(
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
+    attends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `squeezebert_fast.ops.attention`. The result, and what the backward needs, [batch, num_heads, queries, 2].
 
-    That is each row's largest score and the reciprocal of its exponentials' sum.
+    That is each row's largest score and the reciprocal of its exponentials' sum; inf and 0, by which the backward has
+    zeros, where it doesn't attend.
     """
     dtype, q, k, v = q.dtype, _float32(q), _float32(k), _float32(v)
     result = torch.empty_like(q)
@@ -222,6 +225,9 @@ def attention(
         result.data_ptr(),
         torch.get_num_threads(),
     )
+    if attends is not None:
+        result = zero_where_blind(result, attends, num_heads)
+        statistics = torch.where(attends, statistics, statistics.new_tensor([torch.inf, 0.0]))
     return _to(dtype, result), statistics
 
 

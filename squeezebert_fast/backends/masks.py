@@ -47,5 +47,6 @@ def zero_where_blind(context: Tensor, attends: Tensor, heads: int) -> Tensor:
 
     attends: bool, broadcastable to [batch, heads, tokens, 1].
     """
+    attends = attends[(None,) * (4 - attends.dim())]
     by_head = context.unflatten(2, (heads, -1))
     return torch.where(attends.transpose(1, 2), by_head, 0.0).flatten(2)

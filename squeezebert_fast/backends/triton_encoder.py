@@ -17,7 +17,7 @@ from torch import Tensor
 
 from squeezebert_fast.backends import quantized, triton
 from squeezebert_fast.backends.encoder_layer import Conv, Layer, Norm
-from squeezebert_fast.backends.masks import by_key, real_tokens, zero_where_blind
+from squeezebert_fast.backends.masks import by_key, real_tokens
 from squeezebert_fast.backends.triton import limit
 from squeezebert_fast.errors import ArgumentError
 from squeezebert_fast.triton_kernels import FUSED_ACTIVATIONS
@@ -71,7 +71,7 @@ class Passes:
         """[batch, tokens, channels] to the same, or [tokens, channels] if `packing` says where sequences start."""
         query, key, value = self.layer.query, self.layer.key, self.layer.value
         intermediate, output, last_norm = self.layer.intermediate, self.layer.output, self.layer.output_norm
-        context = triton.kernels("attention").self_attention(
+        context = triton.kernels("self_attention").self_attention(
             x,
             (query.weight, key.weight, value.weight),
             (query.bias, key.bias, value.bias),
@@ -79,9 +79,8 @@ class Passes:
             self.layer.heads,
             mask,
             None if packing is None else (packing.offsets, packing.longest),
+            attends=attends,
         )
-        if attends is not None:
-            context = zero_where_blind(context, attends, self.layer.heads)
         y = _conv_norm(context, self.layer.post_attention, x, self.layer.post_attention_norm)
         if self.feed_forward_apart is not None:
             hidden = triton.kernels("grouped_pointwise_conv").grouped_pointwise_conv(
@@ -119,9 +118,7 @@ class Int8Passes(Passes):
         norm, last_norm = self.layer.norms
         passes = triton.kernels("int8_passes")
         sequences = None if packing is None else (packing.offsets, packing.longest)
-        context = passes.self_attention(x, projections, self.layer.heads, mask, sequences)
-        if attends is not None:
-            context = zero_where_blind(context, attends, self.layer.heads)
+        context = passes.self_attention(x, projections, self.layer.heads, mask, sequences, attends=attends)
         y = passes.conv_add_layer_norm(context, post_attention, x, norm.weight, norm.bias, norm.eps)
         affine = (last_norm.weight, last_norm.bias, last_norm.eps)
         return passes.feed_forward(y, intermediate, output, self.layer.activation, *affine)

@@ -148,11 +148,13 @@ def attention(
     num_heads: int,
     dropout_p: float,
     seed: Tensor | None,
+    attends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `squeezebert_fast.ops.attention`. The result, and what the backward needs, [batch, num_heads, queries, 2]."""
     with torch.no_grad():
         forward = kernels("attention").attention_with_statistics
-        return forward(dense(q), dense(k), dense(v), mask, num_heads, _dropout(dropout_p, seed))
+        operands = (dense(t) for t in (q, k, v))
+        return forward(*operands, mask, num_heads, _dropout(dropout_p, seed), attends=attends)
 
 
 def attention_backward(

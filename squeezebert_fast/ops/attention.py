@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from squeezebert_fast import backends
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.backends.request import Gradients, autocast_dtype, autocast_to, request_for
 from squeezebert_fast.errors import ArgumentError, UnsupportedError
 from squeezebert_fast.ops import reference
@@ -25,6 +26,7 @@ def attention(
     num_heads: int = 1,
     dropout_p: float = 0.0,
     *,
+    attends: Tensor | None = None,
     backend: str = "auto",
     strict: bool = False,
 ) -> Tensor:
@@ -37,6 +39,8 @@ def attention(
         num_heads: a divisor of channels.
         dropout_p: probability in [0, 1] of dropping an attention weight. The others grow by 1 / (1 - dropout_p).
             Seeded by PyTorch's default generator of the device.
+        attends: bool, broadcastable to [batch, num_heads, queries, 1]: the context of the other queries is zero, as
+            `scaled_dot_product_attention` has it for those whose mask allows no key. None: every query has one.
         backend, strict: as in `grouped_pointwise_conv`. The reference serves for a mask that needs a gradient.
 
     Returns:
@@ -52,8 +56,8 @@ def attention(
 
     Source: `SqueezeBertSelfAttention` in transformers' `modeling_squeezebert.py`.
     """
-    for name, tensor in (("q", q), ("k", k), ("v", v), ("mask", mask)):
-        if not isinstance(tensor, Tensor) and not (tensor is None and name == "mask"):
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("mask", mask), ("attends", attends)):
+        if not isinstance(tensor, Tensor) and not (tensor is None and name in ("mask", "attends")):
             raise ArgumentError(f"{name} is a {type(tensor).__name__}, expected a tensor")
     if q.dim() != 3:
         raise ArgumentError(f"q has shape {list(q.shape)}, expected [batch, queries, channels]")
@@ -73,11 +77,20 @@ def attention(
         raise ArgumentError(
             f"mask has shape {list(mask.shape)}, expected one that broadcasts to {list(scores_shape)}"
         )
+    rows_shape = (*scores_shape[:3], 1)
+    if attends is not None and (
+        attends.dtype is not torch.bool or not broadcasts(tuple(attends.shape), rows_shape)
+    ):
+        raise ArgumentError(
+            f"attends is {attends.dtype} of shape {list(attends.shape)}, expected bool that broadcasts to "
+            f"{list(rows_shape)}"
+        )
     if not q.dtype.is_floating_point:
         raise ArgumentError(f"q is {q.dtype}, expected a floating dtype")
-    for name, tensor in (("k", k), ("v", v), ("mask", mask)):
+    for name, tensor in (("k", k), ("v", v), ("mask", mask), ("attends", attends)):
         if tensor is not None and tensor.device != q.device:
             raise ArgumentError(f"{name} is on {tensor.device}, but q is on {q.device}")
+    for name, tensor in (("k", k), ("v", v), ("mask", mask)):
         if tensor is not None and tensor.dtype != q.dtype and autocast_dtype(q.device) is None:
             raise ArgumentError(f"{name} is {tensor.dtype}, but q is {q.dtype}")
     # a mask that learns is the reference's: the kernels keep no scores to give it a gradient
@@ -94,11 +107,14 @@ def attention(
     chosen = backends.choose(request, backend, strict).backend
     if chosen != "reference":
         q, k, v = (autocast_to(request.autocast, t) for t in (q, k, v))
-        result, _ = on_kernels(chosen, q, k, v, mask, num_heads, dropout_p, draw_seed(dropout_p, q.device))
+        seed = draw_seed(dropout_p, q.device)
+        result, _ = on_kernels(chosen, q, k, v, mask, num_heads, dropout_p, seed, attends)
         return result
     if request.obstacle or request.traced or request.autocast or not scores_may_go(q, mask):
-        return reference.attention(q, k, v, mask, num_heads, dropout_p)
-    return without_scores(q, k, v, mask, num_heads, dropout_p)
+        result = reference.attention(q, k, v, mask, num_heads, dropout_p)
+    else:
+        result = without_scores(q, k, v, mask, num_heads, dropout_p)
+    return result if attends is None else zero_where_blind(result, attends, num_heads)
 
 
 # With scores this small, adding the smallest number gives the smallest number, in float32 and bfloat16 too.
@@ -163,18 +179,18 @@ def _kept(
     inputs: tuple[Any, ...], results: tuple[Tensor, ...], needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """The tensors among the arguments and two numbers a row, no scores."""
-    *tensors, _, _, seed = inputs
+    *tensors, _, _, seed, attends = inputs
     _, statistics = results
-    return *tensors, statistics, seed
+    return *tensors, statistics, seed, attends
 
 
 def _gradients(ctx: Any, kernel: Callable[..., Gradients], grad: Tensor, _: Any) -> Gradients:
-    *tensors, seed = ctx.saved_tensors
+    *tensors, seed, _ = ctx.saved_tensors
     return kernel(grad, *tensors, *ctx.options, seed, ctx.needs_input_grad[:3])
 
 
 def _definition(ctx: Any, grad: Tensor, _: Any) -> Gradients:
-    *qkv, mask, _, _ = ctx.saved_tensors
+    *qkv, mask, _, _, attends = ctx.saved_tensors
     num_heads, dropout_p = ctx.options
     if dropout_p > 0.0:  # only the kernel can draw its mask
         raise UnsupportedError(
@@ -184,7 +200,8 @@ def _definition(ctx: Any, grad: Tensor, _: Any) -> Gradients:
 
     def by_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = reference.attention_scores(q, k, mask, num_heads)
-        return reference.attention_context(scores.to(q.dtype), v)
+        context = reference.attention_context(scores.to(q.dtype), v)
+        return context if attends is None else zero_where_blind(context, attends, num_heads)
 
     return through_definition(by_definition, qkv, ctx.needs_input_grad[:3], grad)
 

@@ -145,7 +145,11 @@ _SCHEMA_TYPES: dict[Any, str] = {
 def schema_of(kernel: Callable[..., Any]) -> str:
     """A kernel's signature in torch.library's words. `torch.library.infer_schema` would make sizes of numbers."""
     signature = inspect.signature(kernel, eval_str=True)
-    arguments = (f"{_SCHEMA_TYPES[p.annotation]} {p.name}" for p in signature.parameters.values())
+    arguments = (
+        # what came later has a default: programs that were saved before don't have it
+        f"{_SCHEMA_TYPES[p.annotation]} {p.name}{'=None' if p.default is None else ''}"
+        for p in signature.parameters.values()
+    )
     result = signature.return_annotation
     results = _SCHEMA_TYPES.get(result) or f"({', '.join(_SCHEMA_TYPES[part] for part in get_args(result))})"
     return f"({', '.join(arguments)}) -> {results}"

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from squeezebert_fast.activations import Activation
-from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.backends.request import autocast_dtype, autocast_to
 from squeezebert_fast.ops.add_layer_norm import add_layer_norm
 from squeezebert_fast.ops.attention import attention
@@ -70,9 +69,8 @@ def run(layer: Any, x: Tensor, mask: Mask, settings: Settings, family: Family) -
         return add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, _dropout_p(dropout), **choice)
 
     q, k, v = project()
-    context = attention(q, k, v, mask.added, parts.heads, family.attention_dropout(layer).p(), **choice)
-    if mask.attends is not None:
-        context = zero_where_blind(context, mask.attends, parts.heads)
+    dropout_p = family.attention_dropout(layer).p()
+    context = attention(q, k, v, mask.added, parts.heads, dropout_p, attends=mask.attends, **choice)
     attended = dropout_norm(
         parts.post_attention_dropout, parts.post_attention_norm, conv(parts.post_attention, context), x
     )

@@ -8,18 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.ops import reference
-from squeezebert_fast.triton_kernels import attention as module
-from squeezebert_fast.triton_kernels.attention import (
-    TILES,
-    Tile,
-    attention,
-    attention_with_statistics,
-    recomputing_pays,
-    self_attention,
-)
+from squeezebert_fast.triton_kernels import attend
+from squeezebert_fast.triton_kernels.attend import TILES, Tile, tile_for
+from squeezebert_fast.triton_kernels.attention import attention, attention_with_statistics
 from squeezebert_fast.triton_kernels.dropout import NO_DROPOUT
 from squeezebert_fast.triton_kernels.launching import Device
+from squeezebert_fast.triton_kernels.self_attention import recomputing_pays, self_attention
 from tests.helpers import assert_within_rule, to_double
 from tests.triton.helpers import DTYPES, Random, hold
 
@@ -247,12 +243,63 @@ def test_what_is_not_finite_shows(value: float, which: int, masked: bool, device
     assert torch.equal(actual.isfinite(), expected.isfinite())
 
 
+ATTENDS = {
+    "by sequence": (2, 1, 1, 1),
+    "by query": (1, 1, 19, 1),
+    "by sequence and query": (2, 1, 19, 1),
+    "by head and query": (2, 19, 1),
+    "all": (2, 2, 19, 1),
+    "none of them": (1,),
+}
+
+
+def attends_for(kind: str, device: str) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    attends = (torch.rand(ATTENDS[kind], generator=generator) < 0.6).to(device)
+    attends.view(-1)[0] = False
+    # a step of two between any two of them, and True in between
+    return torch.stack([attends, torch.ones_like(attends)], -1)[..., 0]
+
+
+@pytest.mark.parametrize("mask", ["padding", "causal", "row of minus infinity"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_attends_to_nothing_has_a_context_of_zeros(dtype: torch.dtype, mask: str, device: str) -> None:
+    """And the others' is bit for bit what it is without: rows of -inf alone stay NaN, unless they are blind."""
+    random = Random(device, dtype)
+    added = masks_for(2, 2, 19, 19, dtype, device)[mask]
+    q, k, v = (random(2, 19, 24) for _ in range(3))
+    x, weights, biases = arguments_for(random, (2, 19, 24), 2)
+    weights_apart = [*weights[:2], random(24, 24, 1)]
+    # of what isn't finite, too, nothing is left where there should be zeros
+    v[0, 3] = torch.nan
+    q[1, 4] = torch.inf
+    runs: list[Any] = [
+        lambda **o: attention(q, k, v, added, 2, tile=TINY, **o),
+        lambda **o: self_attention(x, weights, biases, 2, 2, added, tile=TINY, **o),
+        lambda **o: self_attention(x, weights_apart, biases, (2, 2, 1), 2, added, **o),
+    ]
+    for run, kinds in zip(runs, ([*ATTENDS], ["by query"], ["by sequence"]), strict=True):
+        plain = run()
+        for kind in kinds:
+            attends = attends_for(kind, device)
+            expected = zero_where_blind(plain, attends, 2)
+            assert torch.equal(run(attends=attends).nan_to_num(7.0), expected.nan_to_num(7.0)), kind
+
+
+def test_a_packed_sequence_has_no_query_without_a_key(device: str) -> None:
+    x, weights, biases = arguments_for(Random(device, torch.float32), (19, 24), 2)
+    sequences = torch.tensor([0, 19], dtype=torch.int32, device=device), 19
+    attends = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+    with pytest.raises(AssertionError, match="packed"):
+        self_attention(x, weights, biases, 2, 4, None, sequences, attends=attends)
+
+
 def test_a_tile_is_no_larger_than_the_sequences_ask_for(device: str) -> None:
     x = torch.empty(1, dtype=torch.bfloat16, device=device)
-    assert module.tile_for(x, 256, 128, 12, 64) == TILES[0]
-    assert module.tile_for(x, 4096, 32, 12, 64).queries == 32
-    assert module.tile_for(x, 4096, 5, 12, 64) == TILES[-1]
-    assert module.tile_for(x, 1, 128, 12, 64).queries < 128, "twelve programs where smaller tiles make more"
+    assert tile_for(x, 256, 128, 12, 64) == TILES[0]
+    assert tile_for(x, 4096, 32, 12, 64).queries == 32
+    assert tile_for(x, 4096, 5, 12, 64) == TILES[-1]
+    assert tile_for(x, 1, 128, 12, 64).queries < 128, "twelve programs where smaller tiles make more"
 
 
 CARDS = {
@@ -268,10 +315,10 @@ QUERIES = {64: (128, 128, 128, 128), 128: (64, 32, 128, 128)}
 @pytest.mark.parametrize("head", QUERIES)
 @pytest.mark.parametrize("card", CARDS)
 def test_a_tile_fits_the_cards_shared_memory(card: str, head: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "device_of", lambda x: CARDS[card])
+    monkeypatch.setattr(attend, "device_of", lambda x: CARDS[card])
     x = torch.empty(1, dtype=torch.bfloat16)
     expected = dict(zip(CARDS, QUERIES[head], strict=True))[card]
-    assert module.tile_for(x, 256, 512, 768 // head, head).queries == expected
+    assert tile_for(x, 256, 512, 768 // head, head).queries == expected
 
 
 def test_projections_are_recomputed_for_two_tiles_of_the_base_model_and_one_of_a_dense_one() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from squeezebert_fast.backends import cpu, cpu_ops
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels.add_layer_norm import add_layer_norm_with_statistics
-from squeezebert_fast.triton_kernels.attention import Tile, attention_with_statistics
+from squeezebert_fast.triton_kernels.attend import Tile
+from squeezebert_fast.triton_kernels.attention import attention_with_statistics
 from squeezebert_fast.triton_kernels.dropout import Dropout
 from tests.triton.helpers import Random
 

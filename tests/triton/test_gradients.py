@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import squeezebert_fast
 from squeezebert_fast import ops
 from squeezebert_fast.backends import triton_ops
+from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.ops import reference
 from squeezebert_fast.triton_kernels import attention_backward as attentions
 from squeezebert_fast.triton_kernels import feed_forward_backward as blocks
@@ -132,13 +133,16 @@ def test_any_subset_of_a_blocks_arguments_may_want_a_gradient(needed: tuple[bool
 def test_the_weights_gradient_in_parts_is_that_of_one(dtype: torch.dtype, device: str) -> None:
     random = Random(device, dtype)
     grad, x = random(90, 40), random(90, 24)
-    tile = ProductTile(16, 16, 16, 1, 2)
+    tile = ProductTile(16, 16, 16, 1, 2, blocks=2)
     halves = zip(grad.float().chunk(2, 1), x.float().chunk(2, 1), strict=True)
     expected = torch.cat([a.mT @ b for a, b in halves])[..., None]
+    assert weights.Cut.of(tile, 20, 12) == (16, 2, 16)
     whole, bias = weights.weight_gradient(grad, x, 2, bias=True, parts=1, tile=tile)
     torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
     assert bias is not None
     torch.testing.assert_close(bias, grad.float().sum(0), rtol=1e-4, atol=1e-4)
+    alone, _ = weights.weight_gradient(grad, x, 2, bias=True, parts=1, tile=tile._replace(blocks=1))
+    assert torch.equal(alone, whole), "blocks of the same rows change no bit"
     for parts in (3, 40):  # 40: more than there are steps, so that some are empty
         cut, bias_cut = weights.weight_gradient(grad, x, 2, bias=True, parts=parts, tile=tile)
         torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-4)
@@ -171,6 +175,32 @@ def test_the_hidden_tensor_and_its_gradient_in_any_tile(device: str) -> None:
         torch.testing.assert_close(of_z, torch.autograd.grad(y, z, grad)[0])
 
 
+A100, H100, RTX = Device(108, 163 * 1024, 8), Device(132, 227 * 1024, 9), Device(170, 99 * 1024, 12)
+
+
+@pytest.mark.parametrize(
+    ("card", "out", "into", "cut"),
+    [
+        (H100, 768, 192, (128, 3, 64)),
+        (H100, 192, 768, (64, 3, 128)),
+        (H100, 192, 192, (64, 3, 64)),
+        (H100, 768, 768, (128, 1, 128)),
+        (A100, 768, 192, (64, 3, 64)),
+        (A100, 768, 768, (64, 3, 128)),
+        (RTX, 768, 768, (128, 1, 128)),
+        (RTX, 192, 768, (64, 1, 64)),
+    ],
+)
+def test_a_program_makes_the_sums_that_a_card_holds(
+    card: Device, out: int, into: int, cut: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "device_of", lambda x: card)
+    tile = weights.tile_for(torch.empty(0, dtype=torch.bfloat16), out, into)
+    found = weights.Cut.of(tile, out, into)
+    assert found == cut
+    assert found.programs(out, into) == out * into // (cut[0] * cut[1] * cut[2])
+
+
 # Attention
 
 
@@ -197,6 +227,35 @@ def test_attention(mask: str, dtype: torch.dtype, device: str) -> None:
         tensors,
         exact=lambda q, k, v: reference.attention(q, k, v, wide, heads),
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", ["none", "padding", "a query that sees nothing", "row of minus infinity"])
+def test_what_attends_to_nothing_has_no_gradient_and_gives_none(
+    mask: str, dtype: torch.dtype, device: str
+) -> None:
+    random, queries, keys, heads = Random(device, dtype), 19, 35, 4
+    tensors = leaves(random, (2, queries, 24), (2, keys, 24), (2, keys, 24))
+    added = None if mask == "none" else masks_for(2, heads, queries, keys, torch.float32, device)[mask]
+    attends = torch.ones(2, 1, queries, 1, dtype=torch.bool, device=device)
+    attends[1] = False
+    attends[0, :, queries // 2] = False  # whose row of the masks is the lowest number, or -inf
+
+    def definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        wide = torch.float32 if q.dtype is torch.float16 else q.dtype
+        # with nothing in a blind row that its zeros would have to hide
+        seen = None if added is None else torch.where(attends, added, 0.0).to(wide)
+        context = reference.attention(q.to(wide), k.to(wide), v.to(wide), seen, heads)
+        return zero_where_blind(context, attends, heads).to(q.dtype)
+
+    own = None if added is None else masks_for(2, heads, queries, keys, dtype, device)[mask]
+    operation = lambda q, k, v, p=0.0: ops.attention(q, k, v, own, heads, p, attends=attends, **OPTIONS)  # noqa: E731
+    hold_gradients(operation, definition, tensors)
+    context, *gradients = results(lambda *qkv: operation(*qkv, 0.5), tensors)
+    assert not context[1].any()
+    assert not context[0, queries // 2].any()
+    assert all(g.isfinite().all() and not g[1].any() for g in gradients)
+    assert not gradients[0][0, queries // 2].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

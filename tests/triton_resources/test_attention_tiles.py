@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.triton_resources import attention, compiled, recorded
-from squeezebert_fast.triton_kernels.attention import TILES, TILES_FLOAT32, Tile
+from squeezebert_fast.triton_kernels.attend import TILES, TILES_FLOAT32, Tile
 from squeezebert_fast.triton_kernels.launching import Device
 
 WIDE = [(tile, torch.bfloat16, 128, False, mask) for tile in TILES[:2] for mask in ("by key", "any")]

@@ -122,7 +122,9 @@ def test_what_ptxas_before_13_3_does_to_products_in_flight_is_found(tmp_path: Pa
     constants = {(4 + i,): size for i, size in enumerate(sizes.values())}
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(4)}
     source = ASTSource(two_products_in_flight, signature, constants, aligned)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    made = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8, "enable_fp_fusion": True}
+    )
     cubin = tmp_path / "kernel.cubin"
     cubin.write_bytes(made.asm["cubin"])
     code = disassembled(cubin, os.path.join(TOOLS, "nvdisasm"))

@@ -8,9 +8,16 @@ pyproject.toml).
 
 from __future__ import annotations
 
-import pytest
+import importlib
+import pkgutil
 
+import pytest
+import torch
+
+from benchmarks.triton_compiled import compiled, recorded
 from benchmarks.triton_resources import Case, cases, check, failures
+from squeezebert_fast import triton_kernels
+from squeezebert_fast.triton_kernels import probe
 
 COMPILED = [(case, arch) for case in cases() for arch in case.tested if arch >= case.least_arch]
 
@@ -21,6 +28,29 @@ COMPILED = [(case, arch) for case in cases() for arch in case.tested if arch >= 
 def test_no_spills_and_tensor_cores(case: Case, arch: int) -> None:
     for kernel, use, wrong in check(case, arch):
         assert not wrong, f"{kernel}: {', '.join(wrong)}; {use}"
+
+
+def test_every_launch_asks_for_fused_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From triton 3.10 on a launch that doesn't ask has a multiplication and an addition for each of them."""
+    monkeypatch.setattr(torch, "equal", lambda a, b: True)  # the probe has no result to look at
+    asked = {}
+    with recorded() as launches:
+        for case in cases():
+            case.call()
+        probe.run(torch.device("meta"))
+    for launch in launches:
+        asked[launch.kernel.__name__] = launch.options.get("enable_fp_fusion", False)
+    assert asked == dict.fromkeys(all_kernels(), True)
+    assert compiled(launches[-1], 90).metadata.enable_fp_fusion
+
+
+def all_kernels() -> set[str]:
+    """The names of what host functions launch, in every module of triton_kernels."""
+    modules = [
+        importlib.import_module(f"{triton_kernels.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(triton_kernels.__path__)
+    ]
+    return {name for module in modules for name in vars(module) if name.endswith("_kernel")}
 
 
 GOOD = {
