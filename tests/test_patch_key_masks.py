@@ -7,6 +7,7 @@ Who may not look at values here is told so (`is_readable`), and the kernels are 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 from collections.abc import Callable, Iterator
@@ -340,6 +341,16 @@ def another_forward(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model.forward = forward
 
 
+def another_forward_of_the_encoder(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type(model.encoder).forward
+
+    def forward(x: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
+        assert attention_mask.shape == BY_QUERY
+        return own(model.encoder, x, attention_mask=every_second(attention_mask), **kwargs)
+
+    model.encoder.forward = forward
+
+
 def another_method(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = model._create_attention_masks
 
@@ -372,15 +383,32 @@ def another_interface(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def another_attention(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = transformers.models.bert.modeling_bert
+    eager, functions = module.eager_attention_forward, module.ALL_ATTENTION_FUNCTIONS
+
+    def replaced(own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)  # so it says of itself that it is the library's
+        def attend(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, **kwargs: Any) -> Any:
+            assert mask.shape == BY_QUERY
+            return own(module, q, k, v, every_second(mask), **kwargs)
+
+        return attend
+
+    monkeypatch.setattr(module, "eager_attention_forward", replaced(eager))
+    monkeypatch.setitem(functions._global_mapping, "sdpa", replaced(functions["sdpa"]))
+
+
+OF_THE_LIBRARY: list[Any] = [another_maker, another_interface, another_attention]
 CHANGES = [
     change_class,
     hook_the_model,
     hook_the_encoder,
     hook_a_layer,
     another_forward,
+    another_forward_of_the_encoder,
     another_method,
-    another_maker,
-    another_interface,
+    *OF_THE_LIBRARY,
 ]
 
 
@@ -405,10 +433,10 @@ def test_code_of_others_gets_and_gives_the_masks_that_it_did(
     actual = first(fast, inputs)
     plain = first(model, inputs)
     with monkeypatch.context() as patch:
-        if change not in (another_maker, another_interface):
+        if change not in OF_THE_LIBRARY:
             change(model, patch)
         expected = first(model, inputs)
-    if change in (another_maker, another_interface):
+    if change in OF_THE_LIBRARY:
         expected = plain  # the change is the library's: it holds for both
     close(actual, expected)
     assert BY_KEY not in seen

@@ -22,7 +22,7 @@ from squeezebert_fast.patching.families.family import Holder, is_whole
 from squeezebert_fast.patching.families.ready_masks import ready_mask, writes_masks_out
 from squeezebert_fast.patching.obstacles import hooks_of, hooks_on_every_module
 from squeezebert_fast.patching.plan import is_served
-from squeezebert_fast.patching.swapping import Accelerated
+from squeezebert_fast.patching.swapping import Accelerated, has_own_forward
 
 MASK_AT = 1
 """The place of `attention_mask` among the arguments of every holder's forward, behind `input_ids`."""
@@ -86,10 +86,11 @@ def _is_proven(module: Any) -> bool:
     encoder = getattr(module, holder.encoder)
     return (
         isinstance(encoder, Accelerated)
-        and "forward" not in module.__dict__
+        and not has_own_forward(module)
         and is_whole(holder.cls)
         and all(map(is_ours, hooks_of(module)))
         and not hooks_of(encoder)
+        and not has_own_forward(encoder)
         and hooks_on_every_module() is None
         and writes_masks_out(module)
         and is_served(encoder)
