@@ -442,6 +442,54 @@ def test_code_of_others_gets_and_gives_the_masks_that_it_did(
     assert BY_KEY not in seen
 
 
+class Words(nn.Module):
+    """Embeddings of the user's, of words alone."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self.word_embeddings = table
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
+        states: Tensor = self.word_embeddings(input_ids)
+        return states
+
+
+def other_embeddings(model: Any) -> None:
+    model.embeddings = Words(model.embeddings.word_embeddings)
+
+
+def other_norm(model: Any) -> None:
+    model.embeddings.LayerNorm = nn.Identity()
+
+
+def norm_without_weight(model: Any) -> None:
+    model.embeddings.LayerNorm = nn.LayerNorm(model.config.hidden_size, elementwise_affine=False)
+
+
+def other_dtype(model: Any) -> None:
+    model.encoder.bfloat16()
+    model.embeddings.register_forward_hook(lambda module, args, result: result.bfloat16())
+    model.pooler = None
+
+
+@pytest.mark.parametrize(("name", "attention"), BERT)
+@pytest.mark.parametrize("change", [other_embeddings, other_norm, norm_without_weight, other_dtype])
+@pytest.mark.parametrize("before", [False, True], ids=["after patch", "before patch"])
+def test_embeddings_of_others_leave_the_mask_to_the_library(
+    before: bool, change: Callable[[Any], None], name: str, attention: str, seen: Masks
+) -> None:
+    model, inputs = unpatched(name, attention), inputs_of(name)
+    fast = copy.deepcopy(model)
+    if before:
+        change(fast)
+    squeezebert_fast.patch(fast, backend="triton")
+    if not before:
+        change(fast)
+    change(model)
+    close(first(fast, inputs), first(model, inputs), 0.1 if change is other_dtype else 1e-4)
+    assert set(seen) == {BY_QUERY}
+
+
 def test_a_decoder_sees_what_comes_before_alone(seen: Masks) -> None:
     model, inputs = unpatched("BertModel", "sdpa"), inputs_of("BertModel")
     model.config.is_decoder = True  # once its layers are made: the model alone knows
