@@ -7,6 +7,7 @@ Who may not look at values here is told so (`is_readable`), and the kernels are 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 from collections.abc import Callable, Iterator
@@ -340,6 +341,16 @@ def another_forward(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model.forward = forward
 
 
+def another_forward_of_the_encoder(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type(model.encoder).forward
+
+    def forward(x: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
+        assert attention_mask.shape == BY_QUERY
+        return own(model.encoder, x, attention_mask=every_second(attention_mask), **kwargs)
+
+    model.encoder.forward = forward
+
+
 def another_method(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = model._create_attention_masks
 
@@ -372,15 +383,32 @@ def another_interface(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def another_attention(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = transformers.models.bert.modeling_bert
+    eager, functions = module.eager_attention_forward, module.ALL_ATTENTION_FUNCTIONS
+
+    def replaced(own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)  # so it says of itself that it is the library's
+        def attend(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, **kwargs: Any) -> Any:
+            assert mask.shape == BY_QUERY
+            return own(module, q, k, v, every_second(mask), **kwargs)
+
+        return attend
+
+    monkeypatch.setattr(module, "eager_attention_forward", replaced(eager))
+    monkeypatch.setitem(functions._global_mapping, "sdpa", replaced(functions["sdpa"]))
+
+
+OF_THE_LIBRARY: list[Any] = [another_maker, another_interface, another_attention]
 CHANGES = [
     change_class,
     hook_the_model,
     hook_the_encoder,
     hook_a_layer,
     another_forward,
+    another_forward_of_the_encoder,
     another_method,
-    another_maker,
-    another_interface,
+    *OF_THE_LIBRARY,
 ]
 
 
@@ -405,13 +433,61 @@ def test_code_of_others_gets_and_gives_the_masks_that_it_did(
     actual = first(fast, inputs)
     plain = first(model, inputs)
     with monkeypatch.context() as patch:
-        if change not in (another_maker, another_interface):
+        if change not in OF_THE_LIBRARY:
             change(model, patch)
         expected = first(model, inputs)
-    if change in (another_maker, another_interface):
+    if change in OF_THE_LIBRARY:
         expected = plain  # the change is the library's: it holds for both
     close(actual, expected)
     assert BY_KEY not in seen
+
+
+class Words(nn.Module):
+    """Embeddings of the user's, of words alone."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self.word_embeddings = table
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
+        states: Tensor = self.word_embeddings(input_ids)
+        return states
+
+
+def other_embeddings(model: Any) -> None:
+    model.embeddings = Words(model.embeddings.word_embeddings)
+
+
+def other_norm(model: Any) -> None:
+    model.embeddings.LayerNorm = nn.Identity()
+
+
+def norm_without_weight(model: Any) -> None:
+    model.embeddings.LayerNorm = nn.LayerNorm(model.config.hidden_size, elementwise_affine=False)
+
+
+def other_dtype(model: Any) -> None:
+    model.encoder.bfloat16()
+    model.embeddings.register_forward_hook(lambda module, args, result: result.bfloat16())
+    model.pooler = None
+
+
+@pytest.mark.parametrize(("name", "attention"), BERT)
+@pytest.mark.parametrize("change", [other_embeddings, other_norm, norm_without_weight, other_dtype])
+@pytest.mark.parametrize("before", [False, True], ids=["after patch", "before patch"])
+def test_embeddings_of_others_leave_the_mask_to_the_library(
+    before: bool, change: Callable[[Any], None], name: str, attention: str, seen: Masks
+) -> None:
+    model, inputs = unpatched(name, attention), inputs_of(name)
+    fast = copy.deepcopy(model)
+    if before:
+        change(fast)
+    squeezebert_fast.patch(fast, backend="triton")
+    if not before:
+        change(fast)
+    change(model)
+    close(first(fast, inputs), first(model, inputs), 0.1 if change is other_dtype else 1e-4)
+    assert set(seen) == {BY_QUERY}
 
 
 def test_a_decoder_sees_what_comes_before_alone(seen: Masks) -> None:

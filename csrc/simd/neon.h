@@ -53,8 +53,9 @@ inline float largest_magnitude(Vec v) {
 inline Vec round_nearest(Vec v) { return vrndnq_f32(v); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) {
-  const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
-  return vmulq_f32(v, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
+  // unsigned: where n is infinite, the largest int comes in, and the product is NaN
+  const uint32x4_t exponent = vaddq_u32(vreinterpretq_u32_s32(vcvtq_s32_f32(n)), vdupq_n_u32(127));
+  return vmulq_f32(v, vreinterpretq_f32_u32(vshlq_n_u32(exponent, 23)));
 }
 
 // ---- int8: sums of products in int32

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from squeezebert_fast.backends.masks import is_readable
 from squeezebert_fast.backends.request import COMPILING, tracing
-from squeezebert_fast.patching.families import family_of
+from squeezebert_fast.patching.families import embeddings_of, family_of
 from squeezebert_fast.patching.families.family import Holder, is_whole
 from squeezebert_fast.patching.families.ready_masks import ready_mask, writes_masks_out
-from squeezebert_fast.patching.obstacles import hooks_of, hooks_on_every_module
+from squeezebert_fast.patching.obstacles import hooks_of, hooks_on_every_module, module_obstacle
 from squeezebert_fast.patching.plan import is_served
-from squeezebert_fast.patching.swapping import Accelerated
+from squeezebert_fast.patching.swapping import Accelerated, has_own_forward
 
 MASK_AT = 1
 """The place of `attention_mask` among the arguments of every holder's forward, behind `input_ids`."""
@@ -86,14 +86,31 @@ def _is_proven(module: Any) -> bool:
     encoder = getattr(module, holder.encoder)
     return (
         isinstance(encoder, Accelerated)
-        and "forward" not in module.__dict__
+        and _embeds_as_its_library(module)
+        and not has_own_forward(module)
         and is_whole(holder.cls)
         and all(map(is_ours, hooks_of(module)))
         and not hooks_of(encoder)
+        and not has_own_forward(encoder)
         and hooks_on_every_module() is None
         and writes_masks_out(module)
         and is_served(encoder)
     )
+
+
+def _embeds_as_its_library(module: nn.Module) -> bool:
+    """Whether what the encoder gets has the dtype and device of the embeddings' norm, as `ready_mask` takes it to."""
+    embeddings = module._modules.get("embeddings")
+    known = embeddings_of(type(embeddings)) if embeddings is not None else None
+    if embeddings is None or known is None or not is_whole(known.cls):
+        return False
+    norm, project = embeddings._modules.get("LayerNorm"), module._modules.get("embeddings_project")
+    asked: list[tuple[nn.Module | None, type[nn.Module]]] = [(embeddings, known.cls), (norm, nn.LayerNorm)]
+    if project is not None:  # ELECTRA's
+        asked.append((project, nn.Linear))
+    if any(module_obstacle("", part, (cls,)) for part, cls in asked):
+        return False
+    return isinstance(getattr(norm, "weight", None), Tensor)
 
 
 # See `patching.encoder.tracing_obstacle`.

@@ -154,7 +154,9 @@ def is_settled(encoder: nn.Module) -> bool:
 
 
 def is_served(encoder: nn.Module) -> bool:
-    """Whether no layer is hooked, replaced or overridden, so that nobody sees what the layers are called with."""
+    """Whether nobody sees what layers are called with: none is hooked, replaced or overridden, nor is attention."""
+    if encoder_family(encoder).attention_obstacle(encoder) is not None:
+        return False
     if torch.compiler.is_compiling():
         return tracing_obstacle(encoder) is None
     plan = plan_of(encoder)

@@ -9,8 +9,8 @@
 //                |  ...  |     |           |      |     |      |
 //
 // A step of K is 4 loads of rows, 6 of a panel, and 24 products: a CPU that starts as many of them in a cycle as loads
-// (most do) waits for products alone. Rows are interleaved because a register of two rows would take two loads, or a
-// load and a shuffle on the units that multiply: 12 or 16 loads.
+// (most do) waits for products alone. Of rows in place a register of two would take two loads, 14 in a step, or a load
+// and a shuffle, on the units that multiply: 10 loads and 4 shuffles.
 //
 // int8's sums are exact. bfloat16's are what the instruction makes of them: each is rounded to odd, products two by two
 // are added up first, and subnormal numbers are zeros; where a CPU has other modes for it, this is what they start in.

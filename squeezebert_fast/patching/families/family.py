@@ -221,6 +221,10 @@ class Family:
         """Why the forward of a layer whose modules are all as they should be must run, or None."""
         return None
 
+    def attention_obstacle(self, encoder: nn.Module) -> str | None:
+        """Why the function that computes attention, where a library looks one up by name, must run, or None."""
+        return None
+
     def is_idle(self, hook: Callable[..., Any]) -> bool:
         """Whether a hook on a layer or its modules is the library's own, idle in a `call` that is served."""
         return False

@@ -30,6 +30,7 @@ from squeezebert_fast.patching.families.family import (
     Mask,
     Parts,
     find,
+    is_own,
     mask_of_sdpa,
     mask_to_add,
     nested,
@@ -179,7 +180,7 @@ class BertFamily(Family):
         if any(name not in ("hidden_states", "_hidden_states_layers") for name in names):
             return call._replace(obstacle=SCORES)
         by_hooks = "hidden_states" in names
-        obstacle = self._attention_obstacle(encoder)
+        obstacle = self.attention_obstacle(encoder)
         return call._replace(keep_states=by_hooks, by_hooks=by_hooks, obstacle=obstacle)
 
     def result(self, encoder: nn.Module, call: Call, x: Tensor, states: tuple[Tensor, ...] | None) -> Any:
@@ -243,6 +244,17 @@ class BertFamily(Family):
             return f"scores are scaled by {scaling}, not by the root of the head's size"
         return relative_positions(attention)
 
+    def attention_obstacle(self, encoder: Any) -> str | None:
+        kind = self._attention_kind(encoder)
+        if kind is None:
+            return None
+        if kind not in ("eager", "sdpa"):
+            return f"attention is {kind}, not eager or sdpa"
+        names = sys.modules[self.encoder.__module__].__dict__
+        function = names["ALL_ATTENTION_FUNCTIONS"].get(kind, names["eager_attention_forward"])
+        home = self.encoder.__module__ if kind == "eager" else "transformers.integrations.sdpa_attention"
+        return None if is_own(function, home) else f"attention {kind} is another function than {home}'s"
+
     def attention_dropout(self, layer: Any) -> Dropout:
         """Of transformers 4's eager attention it is the module, otherwise a number that is passed on."""
         attention = find_attention(self, layer)
@@ -270,22 +282,6 @@ class BertFamily(Family):
         """The name of the function that computes attention in transformers 5, or None if there are no layers."""
         for layer in self._own_layers(encoder):
             return find_attention(self, layer).config._attn_implementation
-        return None
-
-    def _attention_obstacle(self, encoder: Any) -> str | None:
-        """Why the function that computes attention must run, or None."""
-        kind = self._attention_kind(encoder)
-        if kind is None:
-            return None
-        if kind not in ("eager", "sdpa"):
-            return f"attention is {kind}, not eager or sdpa"
-        names = sys.modules[self.encoder.__module__].__dict__
-        function = names["ALL_ATTENTION_FUNCTIONS"].get(kind, names["eager_attention_forward"])
-        home = getattr(function, "__module__", None)
-        if home != (
-            self.encoder.__module__ if kind == "eager" else "transformers.integrations.sdpa_attention"
-        ):
-            return f"attention {kind} is a function of {home}"
         return None
 
 
