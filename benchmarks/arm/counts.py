@@ -35,7 +35,7 @@ KINDS = {
     "attention around products": r"attend|attention|soften|Panels|Scores",
     "LayerNorm": r"normalize_row|add_layer_norm",
     "rounding of rows": r"::prepare|feed_forward<",
-    "ends of products, activations": r"run_segment<|product<|Tile<",
+    "ends of products, activations": r"run_segment<|product<|Tile<|activate",
 }
 REST = "the rest"
 
@@ -53,7 +53,7 @@ def counted(forward: Program, build: str, precision: str, tokens: int) -> dict[s
     for one, count in zip(forward.listing.instructions, counts.executed, strict=True):
         if count:
             kinds[kind_of(one.function)] += count
-            multiplying += count * bool(re.match(r"fmla|[su]mlal|[su]dot|smmla|bfmmla", one.text))
+            multiplying += count * bool(re.match(r"fmla|[su]m(?:la|ul)l|[su]dot|smmla|bfmmla", one.text))
     return {
         "build": build,
         "precision": precision,
