@@ -79,7 +79,8 @@ Model::Model(const std::string& folder, const std::string& precision)
 
 template <class Made>
 const Made& Model::once(Once<Made>& head) const {
-  std::call_once(head.flag, [&] { head.made = std::make_unique<Made>(config_, weights_, engine_, threads_); });
+  const std::lock_guard<std::mutex> lock(head.mutex);
+  if (!head.made) head.made = std::make_unique<Made>(config_, weights_, engine_, threads_);
   return *head.made;
 }
 
@@ -101,6 +102,10 @@ std::vector<float> Model::hidden_states(const Encoding& encoding) const {
       throw Error(SQUEEZEBERT_BAD_FILE, folder_ + ": the tokenizer gives the id " + std::to_string(id) +
                                             ", but vocab_size is " + std::to_string(config_.words));
     }
+  }
+  const bool has_types = config_.layout->sizes.token_types != nullptr;
+  if (has_types && config_.token_types == 1 && encoding.token_types.back() == 1) {
+    throw Error(SQUEEZEBERT_UNSUPPORTED, folder_ + " takes no pairs: its type_vocab_size is 1");
   }
   return hidden_states(encoding.ids.data(), encoding.token_types.data(), static_cast<int64_t>(encoding.ids.size()));
 }
@@ -165,13 +170,19 @@ std::vector<size_t> Model::masks(const Encoding& encoding) const {
   return found;
 }
 
-std::vector<std::vector<Candidate>> Model::fill(const Encoding& encoding, size_t count) const {
-  const std::vector<size_t> places = masks(encoding);
-  const auto known = static_cast<size_t>(std::min(tokenizer_.size(), config_.words));
+size_t Model::known_words() const { return static_cast<size_t>(std::min(tokenizer_.size(), config_.words)); }
+
+void Model::check_words(size_t count) const {
+  const size_t known = known_words();
   if (count > known) {
     throw Error(SQUEEZEBERT_INVALID_ARGUMENT, std::to_string(count) + " words are asked for, but the vocabulary has " +
                                                   std::to_string(known) + " tokens");
   }
+}
+
+std::vector<std::vector<Candidate>> Model::fill(const Encoding& encoding, size_t count) const {
+  check_words(count);
+  const std::vector<size_t> places = masks(encoding);
   const std::vector<float> states = hidden_states(encoding);
   const auto channels = static_cast<size_t>(config_.channels), words = static_cast<size_t>(config_.words);
   std::vector<float> masked(places.size() * channels);
@@ -183,7 +194,7 @@ std::vector<std::vector<Candidate>> Model::fill(const Encoding& encoding, size_t
   once(word_head_).run(masked.data(), static_cast<int64_t>(places.size()), logits.data(), threads_);
   check_finite(logits);
   std::vector<std::vector<Candidate>> found;
-  std::vector<size_t> order(known);
+  std::vector<size_t> order(known_words());
   for (size_t i = 0; i < places.size(); ++i) {
     const float* of_mask = logits.data() + i * words;
     std::vector<float> scores(of_mask, of_mask + words);

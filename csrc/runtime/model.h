@@ -48,20 +48,23 @@ class Model {
   // Where a text's masks are among its ids; none is an error.
   std::vector<size_t> masks(const Encoding& encoding) const;
   Encoding encode_whole(std::string_view text) const;  // with no token cut: too many are an error
+  void check_words(size_t count) const;                // that a mask may have so many
   // For each mask the likeliest words, the best first.
   std::vector<std::vector<Candidate>> fill(const Encoding& encoding, size_t count) const;
   std::vector<float> embedding(std::string_view text, bool normalize) const;
 
  private:
+  // Not std::once_flag: an exception out of std::call_once ends the process on AArch64, where libgcc is linked in.
   template <class Made>
   struct Once {
-    std::once_flag flag;
+    std::mutex mutex;
     std::unique_ptr<const Made> made;
   };
   template <class Made>
   const Made& once(Once<Made>& head) const;
   [[noreturn]] void refuse(const char* wanted) const;
   int64_t token_limit() const;
+  size_t known_words() const;
 
   const std::string folder_;
   const SentenceFolder sentence_;

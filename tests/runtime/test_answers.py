@@ -208,12 +208,24 @@ def test_a_folder_of_half_precision_runs_in_float32(dtype: torch.dtype, tmp_path
     assert same_bits(ours.classify(TEXTS[0])[0], called(engine, encoded(engine, TEXTS[0])).logits)
 
 
-def test_a_pair_has_both_texts(tmp_path: Path) -> None:
-    folder = make_folder("squeezebert", "ForSequenceClassification", tmp_path / "float")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_has_both_texts(family: str, tmp_path: Path) -> None:
+    folder = make_folder(family, "ForSequenceClassification", tmp_path / "float")
     engine, ours = engines(folder, "ForSequenceClassification", "float32", tmp_path)
     batch = encoded(engine, TEXTS[0], TEXTS[1])
     assert same_bits(ours.classify(TEXTS[0], TEXTS[1])[0], called(engine, batch).logits)
-    assert ours.tokenize(TEXTS[0], TEXTS[1])[1] == batch["token_type_ids"][0].tolist()
+    ids, types = ours.tokenize(TEXTS[0], TEXTS[1])
+    assert types == batch.get("token_type_ids", torch.tensor([types]))[0].tolist()
+    assert len(ours.hidden_states(ids, types)) == len(ids) * ours.channels
+
+
+def test_a_model_with_one_token_type_takes_no_pairs(tmp_path: Path) -> None:
+    folder = make_folder("bert", "ForSequenceClassification", tmp_path, type_vocab_size=1)
+    ours = RuntimeModel(folder)
+    ours.classify(TEXTS[0])
+    with pytest.raises(RuntimeFailure, match="takes no pairs: its type_vocab_size is 1") as caught:
+        ours.classify(TEXTS[0], TEXTS[1])
+    assert caught.value.status == runtime.UNSUPPORTED
 
 
 @pytest.mark.parametrize(
