@@ -134,6 +134,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], int, str]] = {
     "a projection": ({"embedding_size": 128}, runtime.BAD_FILE, "the same as hidden_size"),
     "an index that lacks": ({"id2label": {"0": "a", "2": "b"}}, runtime.BAD_FILE, "id2label has the index 2"),
     "a label by name": ({"id2label": {"a": 0}}, runtime.BAD_FILE, "names by integer indices"),
+    "a label with a NUL": ({"id2label": {"0": "a", "1": "b\0c"}}, runtime.BAD_FILE, "a label without a NUL"),
     "an unknown problem": ({"problem_type": "guess"}, runtime.BAD_FILE, "problem_type"),
 }
 
