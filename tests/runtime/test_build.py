@@ -113,6 +113,8 @@ def test_the_example_in_c_builds_and_classifies(standard: str, tmp_path: Path) -
         [made, SENTIMENT_MODEL, "A lovely film."], capture_output=True, text=True, check=True
     )
     if standard == "c99":
+        without = subprocess.run([made], capture_output=True, text=True, check=False)
+        assert (without.returncode, without.stderr) == (1, f"{made}: expected MODEL TEXT...\n")
         assert re.fullmatch(r"negative 0\.0\d\d positive 0\.9\d\d A lovely film\.\n", done.stdout)
 
 
