@@ -191,6 +191,11 @@ Config read_config(const std::string& folder) {
   if (positions && positions->string() != "absolute") {
     throw Error(SQUEEZEBERT_UNSUPPORTED, positions->place() + " is " + positions->summary() + ", expected 'absolute'");
   }
+  for (const char* name :
+       {"is_decoder", "add_cross_attention"}) {  // causal masks, and layers for another model's states
+    if (!flag(root, name, false)) continue;
+    throw Error(SQUEEZEBERT_UNSUPPORTED, root.at(name).place() + " is true, expected false: an encoder");
+  }
   config.kind = SQUEEZEBERT_NO_LABELS;
   if (config.head == Head::labels) {
     config.labels = read_labels(root);

@@ -94,7 +94,14 @@ int64_t Model::token_limit() const {
   return std::min(config_.positions, usual.value_or(0) > 0 ? *usual : tokenizer_.model_max_length());
 }
 
-Encoding Model::encode(const Text& text) const { return tokenizer_.encode(text.first, text.second, token_limit()); }
+Encoding Model::encode(const Text& text) const {
+  const int64_t limit = token_limit(), least = text.second ? 3 : 2;  // [CLS] and [SEP], and another for a pair
+  if (limit < least) {
+    throw Error(SQUEEZEBERT_UNSUPPORTED, folder_ + " cuts texts at " + std::to_string(limit) +
+                                             " tokens, expected at least " + std::to_string(least));
+  }
+  return tokenizer_.encode(text.first, text.second, limit);
+}
 
 std::vector<float> Model::hidden_states(const Encoding& encoding) const {
   for (int64_t id : encoding.ids) {

@@ -322,6 +322,17 @@ def test_an_error_stays_with_its_thread(tmp_path: Path) -> None:
     assert "missing" in runtime.library().squeezebert_last_error().decode()
 
 
+def test_a_length_without_room_for_the_special_tokens_is_said(tmp_path: Path) -> None:
+    folder = make_folder("bert", "ForSequenceClassification", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"squeezebert_fast": {"max_length": 2}}))
+    ours = RuntimeModel(folder)
+    assert len(ours.tokenize("the")[0]) == 2
+    with pytest.raises(RuntimeFailure, match="cuts texts at 2 tokens, expected at least 3") as caught:
+        ours.classify("the", "film")
+    assert caught.value.status == runtime.UNSUPPORTED
+
+
 def test_labels_and_tokens_beyond_the_last_are_null() -> None:
     ours = RuntimeModel(SENTIMENT_MODEL)
     call, size = runtime.library(), ctypes.c_size_t(7)

@@ -135,6 +135,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], int, str]] = {
     "an index that lacks": ({"id2label": {"0": "a", "2": "b"}}, runtime.BAD_FILE, "id2label has the index 2"),
     "a label by name": ({"id2label": {"a": 0}}, runtime.BAD_FILE, "names by integer indices"),
     "a label with a NUL": ({"id2label": {"0": "a", "1": "b\0c"}}, runtime.BAD_FILE, "a label without a NUL"),
+    "a decoder": ({"is_decoder": True}, runtime.UNSUPPORTED, "is_decoder is true, expected false"),
     "an unknown problem": ({"problem_type": "guess"}, runtime.BAD_FILE, "problem_type"),
 }
 
