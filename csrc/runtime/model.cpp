@@ -14,7 +14,7 @@ namespace squeezebert {
 namespace {
 
 // More threads than a phone has fast cores would wait for its slow ones.
-constexpr unsigned kMostThreads = 4;
+constexpr unsigned kUsualThreads = 4;
 
 // Kernels for tests and comparisons, as in Python: the build that this variable names in place of the best one.
 constexpr const char* kBuildVariable = "SQUEEZEBERT_FAST_ISA";
@@ -42,7 +42,7 @@ Precision precision_of(const std::string& name, const Weights& weights) {
   throw Error(SQUEEZEBERT_INVALID_ARGUMENT, "the precision is '" + name + "', expected float32, bfloat16 or int8");
 }
 
-int usual_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads)); }
+int usual_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kUsualThreads)); }
 
 std::string folder_named(const std::string& folder) {
   if (!exists(folder)) throw Error(SQUEEZEBERT_NOT_FOUND, folder + " is not there");

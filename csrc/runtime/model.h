@@ -1,5 +1,6 @@
 // A folder's model, ready to answer: what the C API hands out.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -31,12 +32,15 @@ struct Candidate {
 // All functions throw Error, and may be called by several threads at once.
 class Model {
  public:
+  // Beyond what any machine gains by: members of a team wait for each other, and thousands would take minutes.
+  static constexpr int kMostThreads = 256;
+
   // precision: "float32", "bfloat16", "int8", or "" for the folder's own.
   Model(const std::string& folder, const std::string& precision);
 
   const Config& config() const { return config_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
-  void set_threads(int threads) { threads_ = threads; }
+  void set_threads(int threads) { threads_ = std::min(threads, kMostThreads); }
 
   // Cut at the tokens that the model takes.
   Encoding encode(const Text& text) const;

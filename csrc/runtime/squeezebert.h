@@ -83,9 +83,9 @@ SQUEEZEBERT_API squeezebert_status squeezebert_open(const char* folder, const ch
 /* Frees a model, of which no call may be running. NULL is fine. */
 SQUEEZEBERT_API void squeezebert_close(squeezebert_model* model);
 
-/* Threads that later calls use, the caller's among them: 1 or more. By default as many as the machine has cores, at
- * most four. They are the library's own, and shared: a call that finds them busy runs on its own thread alone. No
- * result depends on their number. */
+/* Threads that later calls use, the caller's among them: 1 or more, of which 256 at most are started. By default as
+ * many as the machine has cores, at most four. They are the library's own, and shared: a call that finds them busy runs
+ * on its own thread alone. No result depends on their number. */
 SQUEEZEBERT_API squeezebert_status squeezebert_set_threads(squeezebert_model* model, int threads);
 
 /* How many labels, or values of a regression, a model has: 0 if it classifies nothing. */

@@ -290,7 +290,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     ours = RuntimeModel(SENTIMENT_MODEL)
     text = "The plot is thin, and yet " * 40
     alone = ours.classify(text)
-    for threads in (2, 3):
+    for threads in (2, 3, 2**31 - 1):
         ours.set_threads(threads)
         assert ours.classify(text) == alone
 
