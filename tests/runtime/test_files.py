@@ -166,6 +166,14 @@ def test_a_file_that_lacks_is_named(name: str, shipped: Path) -> None:
     assert name in message
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin"])
+def test_weights_in_other_files_are_said_to_be_there(name: str, shipped: Path) -> None:
+    (shipped / "model_int8.safetensors").rename(shipped / name)
+    status, message = refused(shipped)
+    assert status == runtime.UNSUPPORTED
+    assert message.endswith(f"/{name} isn't read here, expected one file with all weights, model.safetensors")
+
+
 def test_what_is_no_file_is_refused_at_once(shipped: Path) -> None:
     (shipped / "model_int8.safetensors").unlink()
     os.mkfifo(shipped / "model_int8.safetensors")
