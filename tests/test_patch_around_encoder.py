@@ -152,6 +152,17 @@ def test_a_new_weight_is_seen_by_every_part() -> None:
         assert torch.equal(after, fresh)
 
 
+def test_an_activation_in_place_stays_in_place() -> None:
+    model, _ = pair("SqueezeBertForMaskedLM", CONFIG)
+    transform = model.cls.predictions.transform
+    transform.transform_act_fn = nn.ReLU(inplace=True)
+    squeezebert_fast.patch(model)
+    x = torch.tensor([-1.0, 2.0])
+    with torch.inference_mode():
+        assert transform.transform_act_fn(x) is x
+    assert x.tolist() == [0.0, 2.0]
+
+
 def test_a_linear_layer_of_the_callers_own_is_left_alone() -> None:
     model, _ = pair("SqueezeBertModel", CONFIG)
     whole = nn.ModuleDict({"encoder": model, "mine": nn.Linear(72, 72)})

@@ -34,6 +34,15 @@ def test_a_mean_of_many_bfloat16_tokens_keeps_its_precision() -> None:
     assert mean_pool(torch.ones(1, 1001, 1, dtype=torch.bfloat16), torch.ones(1, 1001)).item() == 1.0
 
 
+@pytest.mark.parametrize("tokens", [128, 4096])
+def test_a_mean_of_many_tokens_is_as_accurate_as_pytorchs(tokens: int) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(2, tokens, 192) + 10
+    exact = hidden.double().mean(1)
+    ours = (mean_pool(hidden, torch.ones(2, tokens)) - exact).square().mean()
+    assert ours <= (hidden.mean(1) - exact).square().mean()
+
+
 @pytest.mark.parametrize(
     ("hidden", "mask", "culprit"),
     [

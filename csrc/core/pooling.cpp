@@ -6,20 +6,30 @@
 #include "thread_team.h"
 
 namespace squeezebert {
+namespace {
+
+constexpr int64_t kSums = 64;  // channels at a time
+
+}  // namespace
 
 void mean_pool(const MeanPool& pool, int threads) {
   run_tasks(pool.batch, threads, [&](int64_t sequence) {
-    float* y = pool.y + sequence * pool.channels;
-    std::fill_n(y, pool.channels, 0.0f);
+    const int64_t begin = sequence * pool.tokens, end = begin + pool.tokens;
+    const auto counts = [&](int64_t token) { return !pool.mask || pool.mask[token] != 0; };
     int64_t count = 0;
-    for (int64_t t = sequence * pool.tokens; t < (sequence + 1) * pool.tokens; ++t) {
-      if (pool.mask && pool.mask[t] == 0) continue;
-      ++count;
-      const float* x = pool.x + t * pool.channels;
-      for (int64_t c = 0; c < pool.channels; ++c) y[c] += x[c];
+    for (int64_t t = begin; t < end; ++t) count += counts(t);
+    const auto divisor = static_cast<double>(std::max<int64_t>(count, 1));
+    for (int64_t first = 0; first < pool.channels; first += kSums) {
+      const int64_t width = std::min(kSums, pool.channels - first);
+      double sums[kSums] = {};
+      for (int64_t t = begin; t < end; ++t) {
+        if (!counts(t)) continue;
+        const float* x = pool.x + t * pool.channels + first;
+        for (int64_t c = 0; c < width; ++c) sums[c] += static_cast<double>(x[c]);
+      }
+      float* y = pool.y + sequence * pool.channels + first;
+      for (int64_t c = 0; c < width; ++c) y[c] = static_cast<float>(sums[c] / divisor);
     }
-    const auto divisor = static_cast<float>(std::max<int64_t>(count, 1));
-    for (int64_t c = 0; c < pool.channels; ++c) y[c] /= divisor;
   });
 }
 

@@ -103,7 +103,7 @@ void Body::run(const int64_t* ids, const int64_t* token_types, int64_t count, fl
   std::vector<float> embedded(size(embedding_channels_));
   Embeddings call = embeddings_;
   call.ids[0] = ids;
-  call.ids[2] = token_types;
+  call.ids[2] = no_types_.empty() ? token_types : nullptr;
   call.tokens = count;
   call.y = encoder_ || projection_ ? embedded.data() : states;
   if (!run_embeddings(engine_.kernels, call, count, threads)) {

@@ -133,6 +133,7 @@ squeezebert_status squeezebert_fill_mask(const squeezebert_model* model, const c
     require(model && masks, "model or masks is null");
     const Encoding encoding = model->model.encode_whole(checked_text("text", text, bytes));
     const size_t count = model->model.masks(encoding).size();
+    model->model.check_words(top_k);
     if (candidates) {
       require(top_k >= 1, "top_k is below 1");
       require(top_k <= capacity / count, "capacity is less than masks times top_k");

@@ -72,6 +72,12 @@ Activation read_activation(const JsonValue& root, const char* name) {
   throw Error(SQUEEZEBERT_UNSUPPORTED, value->place() + " is '" + wanted + "', which no kernel applies");
 }
 
+// A name that ends in a NUL, as a caller in C gets it, must not hold one.
+std::string checked_label(const JsonValue& name) {
+  if (name.string().find('\0') != std::string_view::npos) name.refuse("a label without a NUL");
+  return std::string(name.string());
+}
+
 // Reads id2label, label2id or num_labels.
 std::vector<std::string> read_labels(const JsonValue& root) {
   std::map<int64_t, std::string> named;
@@ -80,10 +86,13 @@ std::vector<std::string> read_labels(const JsonValue& root) {
       int64_t index = -1;
       const auto parsed = std::from_chars(key.data(), key.data() + key.size(), index);
       if (parsed.ec != std::errc() || parsed.ptr != key.data() + key.size()) names->refuse("names by integer indices");
-      named[index] = name.is_string() ? std::string(name.string()) : name.summary();
+      named[index] = name.is_string() ? checked_label(name) : name.summary();
     });
   } else if (const auto indices = given(root, "label2id")) {
-    indices->for_each_member([&](std::string_view name, const JsonValue& index) { named[index.integer(0)] = name; });
+    indices->for_each_member([&](std::string_view name, const JsonValue& index) {
+      if (name.find('\0') != name.npos) index.refuse("a label without a NUL");
+      named[index.integer(0)] = name;
+    });
   }
   std::vector<std::string> labels;
   if (named.empty()) {
@@ -181,6 +190,11 @@ Config read_config(const std::string& folder) {
   const auto positions = given(root, "position_embedding_type");
   if (positions && positions->string() != "absolute") {
     throw Error(SQUEEZEBERT_UNSUPPORTED, positions->place() + " is " + positions->summary() + ", expected 'absolute'");
+  }
+  for (const char* name :
+       {"is_decoder", "add_cross_attention"}) {  // causal masks, and layers for another model's states
+    if (!flag(root, name, false)) continue;
+    throw Error(SQUEEZEBERT_UNSUPPORTED, root.at(name).place() + " is true, expected false: an encoder");
   }
   config.kind = SQUEEZEBERT_NO_LABELS;
   if (config.head == Head::labels) {

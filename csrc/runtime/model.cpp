@@ -14,7 +14,7 @@ namespace squeezebert {
 namespace {
 
 // More threads than a phone has fast cores would wait for its slow ones.
-constexpr unsigned kMostThreads = 4;
+constexpr unsigned kUsualThreads = 4;
 
 // Kernels for tests and comparisons, as in Python: the build that this variable names in place of the best one.
 constexpr const char* kBuildVariable = "SQUEEZEBERT_FAST_ISA";
@@ -42,7 +42,7 @@ Precision precision_of(const std::string& name, const Weights& weights) {
   throw Error(SQUEEZEBERT_INVALID_ARGUMENT, "the precision is '" + name + "', expected float32, bfloat16 or int8");
 }
 
-int usual_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads)); }
+int usual_threads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kUsualThreads)); }
 
 std::string folder_named(const std::string& folder) {
   if (!exists(folder)) throw Error(SQUEEZEBERT_NOT_FOUND, folder + " is not there");
@@ -79,7 +79,8 @@ Model::Model(const std::string& folder, const std::string& precision)
 
 template <class Made>
 const Made& Model::once(Once<Made>& head) const {
-  std::call_once(head.flag, [&] { head.made = std::make_unique<Made>(config_, weights_, engine_, threads_); });
+  const std::lock_guard<std::mutex> lock(head.mutex);
+  if (!head.made) head.made = std::make_unique<Made>(config_, weights_, engine_, threads_);
   return *head.made;
 }
 
@@ -93,7 +94,14 @@ int64_t Model::token_limit() const {
   return std::min(config_.positions, usual.value_or(0) > 0 ? *usual : tokenizer_.model_max_length());
 }
 
-Encoding Model::encode(const Text& text) const { return tokenizer_.encode(text.first, text.second, token_limit()); }
+Encoding Model::encode(const Text& text) const {
+  const int64_t limit = token_limit(), least = text.second ? 3 : 2;  // [CLS] and [SEP], and another for a pair
+  if (limit < least) {
+    throw Error(SQUEEZEBERT_UNSUPPORTED, folder_ + " cuts texts at " + std::to_string(limit) +
+                                             " tokens, expected at least " + std::to_string(least));
+  }
+  return tokenizer_.encode(text.first, text.second, limit);
+}
 
 std::vector<float> Model::hidden_states(const Encoding& encoding) const {
   for (int64_t id : encoding.ids) {
@@ -101,6 +109,10 @@ std::vector<float> Model::hidden_states(const Encoding& encoding) const {
       throw Error(SQUEEZEBERT_BAD_FILE, folder_ + ": the tokenizer gives the id " + std::to_string(id) +
                                             ", but vocab_size is " + std::to_string(config_.words));
     }
+  }
+  const bool has_types = config_.layout->sizes.token_types != nullptr;
+  if (has_types && config_.token_types == 1 && encoding.token_types.back() == 1) {
+    throw Error(SQUEEZEBERT_UNSUPPORTED, folder_ + " takes no pairs: its type_vocab_size is 1");
   }
   return hidden_states(encoding.ids.data(), encoding.token_types.data(), static_cast<int64_t>(encoding.ids.size()));
 }
@@ -165,13 +177,19 @@ std::vector<size_t> Model::masks(const Encoding& encoding) const {
   return found;
 }
 
-std::vector<std::vector<Candidate>> Model::fill(const Encoding& encoding, size_t count) const {
-  const std::vector<size_t> places = masks(encoding);
-  const auto known = static_cast<size_t>(std::min(tokenizer_.size(), config_.words));
+size_t Model::known_words() const { return static_cast<size_t>(std::min(tokenizer_.size(), config_.words)); }
+
+void Model::check_words(size_t count) const {
+  const size_t known = known_words();
   if (count > known) {
     throw Error(SQUEEZEBERT_INVALID_ARGUMENT, std::to_string(count) + " words are asked for, but the vocabulary has " +
                                                   std::to_string(known) + " tokens");
   }
+}
+
+std::vector<std::vector<Candidate>> Model::fill(const Encoding& encoding, size_t count) const {
+  check_words(count);
+  const std::vector<size_t> places = masks(encoding);
   const std::vector<float> states = hidden_states(encoding);
   const auto channels = static_cast<size_t>(config_.channels), words = static_cast<size_t>(config_.words);
   std::vector<float> masked(places.size() * channels);
@@ -183,7 +201,7 @@ std::vector<std::vector<Candidate>> Model::fill(const Encoding& encoding, size_t
   once(word_head_).run(masked.data(), static_cast<int64_t>(places.size()), logits.data(), threads_);
   check_finite(logits);
   std::vector<std::vector<Candidate>> found;
-  std::vector<size_t> order(known);
+  std::vector<size_t> order(known_words());
   for (size_t i = 0; i < places.size(); ++i) {
     const float* of_mask = logits.data() + i * words;
     std::vector<float> scores(of_mask, of_mask + words);

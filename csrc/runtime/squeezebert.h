@@ -83,9 +83,9 @@ SQUEEZEBERT_API squeezebert_status squeezebert_open(const char* folder, const ch
 /* Frees a model, of which no call may be running. NULL is fine. */
 SQUEEZEBERT_API void squeezebert_close(squeezebert_model* model);
 
-/* Threads that later calls use, the caller's among them: 1 or more. By default as many as the machine has cores, at
- * most four. They are the library's own, and shared: a call that finds them busy runs on its own thread alone. No
- * result depends on their number. */
+/* Threads that later calls use, the caller's among them: 1 or more, of which 256 at most are started. By default as
+ * many as the machine has cores, at most four. They are the library's own, and shared: a call that finds them busy runs
+ * on its own thread alone. No result depends on their number. */
 SQUEEZEBERT_API squeezebert_status squeezebert_set_threads(squeezebert_model* model, int threads);
 
 /* How many labels, or values of a regression, a model has: 0 if it classifies nothing. */
@@ -106,7 +106,8 @@ SQUEEZEBERT_API squeezebert_status squeezebert_classify(const squeezebert_model*
 /* The likeliest words for every mask ([MASK]) of a text, which is not cut. candidates: room for `capacity` of them; the
  * first top_k are those of the first mask, the best first. *masks: how many masks there are; with candidates NULL that
  * is all that is done. BAD_TEXT for a text without a mask or longer than the model takes, UNSUPPORTED for a model that
- * isn't a masked language model, NO_MEMORY, INVALID_ARGUMENT where masks times top_k is more than capacity. */
+ * isn't a masked language model, NO_MEMORY, INVALID_ARGUMENT where masks times top_k is more than capacity, or top_k
+ * more than there are words, with candidates or without. */
 SQUEEZEBERT_API squeezebert_status squeezebert_fill_mask(const squeezebert_model* model, const char* text, size_t bytes,
                                                          size_t top_k, squeezebert_candidate* candidates,
                                                          size_t capacity, size_t* masks);
@@ -132,7 +133,8 @@ SQUEEZEBERT_API squeezebert_status squeezebert_tokenize(const squeezebert_model*
 SQUEEZEBERT_API const char* squeezebert_token(const squeezebert_model* model, int64_t id, size_t* bytes);
 
 /* The last hidden state of every token: count times squeezebert_embedding_size floats, for whatever head a caller has.
- * token_types: NULL for 0. INVALID_ARGUMENT for ids that the model doesn't have, or more than it takes; NO_MEMORY. */
+ * token_types: NULL for 0; a DistilBERT has no table of them, and reads none. INVALID_ARGUMENT for ids that the model
+ * doesn't have, or more than it takes; NO_MEMORY. */
 SQUEEZEBERT_API squeezebert_status squeezebert_hidden_states(const squeezebert_model* model, const int64_t* ids,
                                                              const int64_t* token_types, size_t count, float* states);
 

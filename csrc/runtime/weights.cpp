@@ -10,11 +10,17 @@ namespace {
 
 constexpr const char* kFloatName = "/model.safetensors";
 constexpr const char* kInt8Name = "/model_int8.safetensors";
+constexpr const char* kOtherNames[] = {"/model.safetensors.index.json", "/pytorch_model.bin"};  // that others read
 const std::pair<const char*, const char*> kInt8Metadata[] = {{"format", "squeezebert_fast int8"}, {"version", "1"}};
 
 std::string file_of(const std::string& folder) {
   for (const char* name : {kFloatName, kInt8Name}) {
     if (exists(folder + name)) return folder + name;
+  }
+  for (const char* name : kOtherNames) {
+    if (!exists(folder + name)) continue;
+    throw Error(SQUEEZEBERT_UNSUPPORTED,
+                folder + name + " isn't read here, expected one file with all weights, model.safetensors");
   }
   throw Error(SQUEEZEBERT_NOT_FOUND, folder + " has no weights: neither model.safetensors nor model_int8.safetensors");
 }

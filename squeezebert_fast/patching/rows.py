@@ -61,7 +61,8 @@ class AcceleratedActivation(Accelerated):
     @classmethod
     def members(cls, original: type[nn.Module]) -> dict[str, Any]:
         def forward(self: Any, input: Tensor) -> Tensor:
-            if tracing() is None and _is_served("grouped_pointwise_conv", self, input):
+            in_place = getattr(self, "inplace", False)  # as nn.ReLU's: its caller may read the input again
+            if tracing() is None and not in_place and _is_served("grouped_pointwise_conv", self, input):
                 name = fused_name(self)
                 assert name is not None  # as patch had it
                 return cpu_rows.activate(input, name)

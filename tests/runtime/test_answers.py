@@ -208,12 +208,24 @@ def test_a_folder_of_half_precision_runs_in_float32(dtype: torch.dtype, tmp_path
     assert same_bits(ours.classify(TEXTS[0])[0], called(engine, encoded(engine, TEXTS[0])).logits)
 
 
-def test_a_pair_has_both_texts(tmp_path: Path) -> None:
-    folder = make_folder("squeezebert", "ForSequenceClassification", tmp_path / "float")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_has_both_texts(family: str, tmp_path: Path) -> None:
+    folder = make_folder(family, "ForSequenceClassification", tmp_path / "float")
     engine, ours = engines(folder, "ForSequenceClassification", "float32", tmp_path)
     batch = encoded(engine, TEXTS[0], TEXTS[1])
     assert same_bits(ours.classify(TEXTS[0], TEXTS[1])[0], called(engine, batch).logits)
-    assert ours.tokenize(TEXTS[0], TEXTS[1])[1] == batch["token_type_ids"][0].tolist()
+    ids, types = ours.tokenize(TEXTS[0], TEXTS[1])
+    assert types == batch.get("token_type_ids", torch.tensor([types]))[0].tolist()
+    assert len(ours.hidden_states(ids, types)) == len(ids) * ours.channels
+
+
+def test_a_model_with_one_token_type_takes_no_pairs(tmp_path: Path) -> None:
+    folder = make_folder("bert", "ForSequenceClassification", tmp_path, type_vocab_size=1)
+    ours = RuntimeModel(folder)
+    ours.classify(TEXTS[0])
+    with pytest.raises(RuntimeFailure, match="takes no pairs: its type_vocab_size is 1") as caught:
+        ours.classify(TEXTS[0], TEXTS[1])
+    assert caught.value.status == runtime.UNSUPPORTED
 
 
 @pytest.mark.parametrize(
@@ -278,7 +290,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     ours = RuntimeModel(SENTIMENT_MODEL)
     text = "The plot is thin, and yet " * 40
     alone = ours.classify(text)
-    for threads in (2, 3):
+    for threads in (2, 3, 2**31 - 1):
         ours.set_threads(threads)
         assert ours.classify(text) == alone
 
@@ -308,6 +320,17 @@ def test_an_error_stays_with_its_thread(tmp_path: Path) -> None:
     thread.join()
     assert seen == [b""]
     assert "missing" in runtime.library().squeezebert_last_error().decode()
+
+
+def test_a_length_without_room_for_the_special_tokens_is_said(tmp_path: Path) -> None:
+    folder = make_folder("bert", "ForSequenceClassification", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"squeezebert_fast": {"max_length": 2}}))
+    ours = RuntimeModel(folder)
+    assert len(ours.tokenize("the")[0]) == 2
+    with pytest.raises(RuntimeFailure, match="cuts texts at 2 tokens, expected at least 3") as caught:
+        ours.classify("the", "film")
+    assert caught.value.status == runtime.UNSUPPORTED
 
 
 def test_labels_and_tokens_beyond_the_last_are_null() -> None:

@@ -61,6 +61,26 @@ def test_the_library_offers_what_its_header_declares_and_nothing_else() -> None:
     assert {line.split()[-1] for line in listed.splitlines()} == set(declared)
 
 
+def test_the_static_library_leaves_other_names_to_its_users() -> None:
+    program()
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm")
+    command = ["nm", "-g", "--defined-only", str(FOLDER / "libsqueezebert.a")]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    names = {line.split()[-1] for line in listed.splitlines() if re.search(r" [TDBR] ", line)}
+    assert "squeezebert_open" in names
+    ours = re.compile(r"squeezebert_|_Z\w*11squeezebert")
+    assert {name for name in names if not ours.match(name)} == set()
+
+
+def test_the_shared_library_stays_where_its_threads_sleep() -> None:
+    program()
+    if shutil.which("readelf") is None:
+        pytest.skip("needs readelf")
+    command = ["readelf", "-d", str(FOLDER / "libsqueezebert.so")]
+    assert "NODELETE" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def test_the_program_needs_only_the_c_library() -> None:
     program()
     if shutil.which("readelf") is None:
@@ -93,6 +113,8 @@ def test_the_example_in_c_builds_and_classifies(standard: str, tmp_path: Path) -
         [made, SENTIMENT_MODEL, "A lovely film."], capture_output=True, text=True, check=True
     )
     if standard == "c99":
+        without = subprocess.run([made], capture_output=True, text=True, check=False)
+        assert (without.returncode, without.stderr) == (1, f"{made}: expected MODEL TEXT...\n")
         assert re.fullmatch(r"negative 0\.0\d\d positive 0\.9\d\d A lovely film\.\n", done.stdout)
 
 

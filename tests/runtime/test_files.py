@@ -134,6 +134,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], int, str]] = {
     "a projection": ({"embedding_size": 128}, runtime.BAD_FILE, "the same as hidden_size"),
     "an index that lacks": ({"id2label": {"0": "a", "2": "b"}}, runtime.BAD_FILE, "id2label has the index 2"),
     "a label by name": ({"id2label": {"a": 0}}, runtime.BAD_FILE, "names by integer indices"),
+    "a label with a NUL": ({"id2label": {"0": "a", "1": "b\0c"}}, runtime.BAD_FILE, "a label without a NUL"),
+    "a decoder": ({"is_decoder": True}, runtime.UNSUPPORTED, "is_decoder is true, expected false"),
     "an unknown problem": ({"problem_type": "guess"}, runtime.BAD_FILE, "problem_type"),
 }
 
@@ -162,6 +164,14 @@ def test_a_file_that_lacks_is_named(name: str, shipped: Path) -> None:
     status, message = refused(shipped)
     assert status == runtime.NOT_FOUND
     assert name in message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin"])
+def test_weights_in_other_files_are_said_to_be_there(name: str, shipped: Path) -> None:
+    (shipped / "model_int8.safetensors").rename(shipped / name)
+    status, message = refused(shipped)
+    assert status == runtime.UNSUPPORTED
+    assert message.endswith(f"/{name} isn't read here, expected one file with all weights, model.safetensors")
 
 
 def test_what_is_no_file_is_refused_at_once(shipped: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -128,6 +129,23 @@ def test_a_text_without_a_mask_is_an_error_of_its_line(masked: Path) -> None:
     assert "more than the 64 tokens" in third["message"]
 
 
+def test_more_words_than_there_are_is_said_before_memory_is_asked_for(masked: Path) -> None:
+    done = run("fill-mask", masked, "--top", "2000000000", "it was [MASK]")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("squeezebert-run: 2000000000 words are asked for, but the vocabulary has")
+
+
+def test_a_label_with_a_newline_and_a_tab_is_one_field_of_one_line(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SENTIMENT_MODEL, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    labels = {"0": "no\tgood", "1": "very\ngood"}
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    (plain,) = run("classify", folder, "good").stdout.splitlines()
+    assert plain.split("\t")[0] == r"very\u000agood"
+    (as_json,) = run("classify", folder, "--json", "good").stdout.splitlines()
+    assert json.loads(as_json)["label"] == "very\ngood"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -137,6 +155,8 @@ def test_a_text_without_a_mask_is_an_error_of_its_line(masked: Path) -> None:
         (["classify", "m", "--threads", "0"], "--threads is '0', expected a whole number from 1 on"),
         (["classify", "m", "--threads=many"], "--threads is 'many'"),
         (["classify", "m", "--top"], "--top needs a value"),
+        (["classify", "m", "--precision="], "--precision needs a value"),
+        (["classify", "m", "--json=yes"], "--json takes no value"),
         (["classify", "m", "--tops", "2"], "there is no option --tops"),
         (["embed", "m", "--top", "2"], "--top means nothing for embed"),
         (["fill-mask", "m", "--pairs"], "--pairs means nothing for fill-mask"),
@@ -177,6 +197,8 @@ def test_answers_that_can_not_be_written_are_an_error() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 4
     assert "can't be written: No space left" in done.stderr
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([str(program()), "--help"], stdout=full, check=False).returncode == 4
 
 
 def test_help_and_version() -> None:

@@ -67,7 +67,7 @@ std::string classify(const CommandLine& line, const squeezebert_model* model, st
     count = static_cast<size_t>(std::count_if(order.begin(), order.end(), is_label));
   }
   if (!line.json) {
-    return joined(count, "\t", [&](size_t i) { return label(order[i]) + "\t" + number(scores[order[i]]); });
+    return joined(count, "\t", [&](size_t i) { return one_field(label(order[i])) + "\t" + number(scores[order[i]]); });
   }
   if (several) {
     const auto labels = joined(count, ", ", [&](size_t i) { return json_string(label(order[i])); });
@@ -91,7 +91,8 @@ std::string fill_mask(const CommandLine& line, const squeezebert_model* model, s
   check(squeezebert_fill_mask(model, text.data(), text.size(), top, words.data(), words.size(), &masks));
   const auto token = [](const squeezebert_candidate& word) { return std::string(word.token, word.token_bytes); };
   if (!line.json) {
-    return joined(words.size(), "\t", [&](size_t i) { return token(words[i]) + "\t" + number(words[i].score); });
+    return joined(words.size(), "\t",
+                  [&](size_t i) { return one_field(token(words[i])) + "\t" + number(words[i].score); });
   }
   return "[" +
          joined(masks, ", ",

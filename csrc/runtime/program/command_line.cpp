@@ -26,8 +26,8 @@ Answers each TEXT, or each line of standard input, by the model in the folder MO
 A line that can't be answered (no UTF-8, a NUL, more than 16 MiB, no [MASK]) is said on standard error, and its answer is
 an empty line, or {"error": ...} in JSON; so is a blank line's, without an error. The rest is answered.
 
-Exit status: 0; 1 if a line couldn't be answered; 2 for a wrong command line; 3 for a model that can't be opened or has
-no such head; 4 if the answers can't be written.
+Exit status: 0; 1 if a line couldn't be answered; 2 for a wrong command line; 3 for a model that can't be opened, has no
+such head or not so many words; 4 if the answers can't be written.
 )";
 
 namespace {
@@ -86,11 +86,14 @@ CommandLine parse(int count, const char* const* words) {
     }
     const size_t equals = word.find('=');
     const std::string name = word.substr(0, equals);
+    const auto is_name = [&](const Flag& each) { return name == each.name; };
+    if (std::any_of(std::begin(kFlags), std::end(kFlags), is_name)) throw UsageError(name + " takes no value");
     if (name != "--threads" && name != "--precision" && name != "--top") {
       throw UsageError("there is no option " + name + "; --help says which there are");
     }
     if (equals == std::string::npos && i + 1 == count) throw UsageError(name + " needs a value");
     const std::string value = equals == std::string::npos ? words[++i] : word.substr(equals + 1);
+    if (value.empty()) throw UsageError(name + " needs a value");
     if (name == "--threads") line.threads = positive(name, value);
     if (name == "--precision") line.precision = value;
     if (name == "--top") line.top = static_cast<size_t>(positive(name, value));

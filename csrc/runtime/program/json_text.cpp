@@ -5,21 +5,27 @@
 
 namespace squeezebert_run {
 
+std::string one_field(std::string_view text) {
+  std::string escaped;
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) < 0x20) {
+      char escape[8];
+      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
+      escaped += escape;
+    } else {
+      escaped += c;
+    }
+  }
+  return escaped;
+}
+
 std::string json_string(std::string_view text) {
   std::string quoted = "\"";
   for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      quoted += '\\';
-      quoted += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
-      quoted += escape;
-    } else {
-      quoted += c;
-    }
+    if (c == '"' || c == '\\') quoted += '\\';
+    quoted += c;
   }
-  return quoted + "\"";
+  return one_field(quoted + "\"");
 }
 
 std::string number(float value) {

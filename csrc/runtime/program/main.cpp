@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <string>
 
 #include "answers.h"
 #include "command_line.h"
@@ -67,6 +69,11 @@ class Answering {
   int status_ = kFine;
 };
 
+int not_written(const char* what) {
+  std::fprintf(stderr, "squeezebert-run: %s can't be written: %s\n", what, std::strerror(errno));
+  return kNotWritten;
+}
+
 int run(const CommandLine& line) {
   const OpenModel model = open(line);
   Answering answering(line, model.get());
@@ -79,9 +86,11 @@ int run(const CommandLine& line) {
     for (std::string text; answering.written() && lines.next(text);) answering.answer_text(text, lines.too_long());
     if (lines.failed()) throw Failure(SQUEEZEBERT_NOT_FOUND, "standard input can't be read");
   }
-  if (answering.written()) return answering.status();
-  std::fprintf(stderr, "squeezebert-run: the answers can't be written: %s\n", std::strerror(errno));
-  return kNotWritten;
+  return answering.written() ? answering.status() : not_written("the answers");
+}
+
+int say(const std::string& text) {
+  return std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? not_written("standard output") : kFine;
 }
 
 }  // namespace
@@ -90,11 +99,12 @@ int main(int count, char** words) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that has gone is an error of writing
   try {
     const CommandLine line = parse(count, words);
-    if (line.command == "--help") return std::fputs(kHelp, stdout) < 0 ? kNotWritten : kFine;
-    if (line.command == "--version") {
-      return std::printf("squeezebert-run %s\n", squeezebert_version()) < 0 ? kNotWritten : kFine;
-    }
+    if (line.command == "--help") return say(kHelp);
+    if (line.command == "--version") return say("squeezebert-run " + std::string(squeezebert_version()) + "\n");
     return run(line);
+  } catch (const std::bad_alloc&) {
+    std::fputs("squeezebert-run: there is not enough memory\n", stderr);
+    return kNoModel;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "squeezebert-run: %s\n", error.what());
     return kUsage;

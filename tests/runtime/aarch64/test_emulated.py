@@ -106,3 +106,13 @@ def test_what_ships_has_less_than_three_megabytes_stripped(name: str, tmp_path: 
     shutil.copy(built() / name, made)
     subprocess.run(["aarch64-linux-gnu-strip", "--strip-unneeded", str(made)], check=True)
     assert made.stat().st_size < MOST_BYTES
+
+
+def test_a_head_that_lacks_is_an_error_for_each_line(tmp_path: Path) -> None:
+    folder = make_folder("squeezebert", "Model", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["SqueezeBertForSequenceClassification"]
+    (folder / "config.json").write_text(json.dumps(config))
+    done = emulated("cortex-a72", "classify", str(folder), lines="good\nbad\n")
+    assert (done.returncode, done.stdout) == (1, "\n\n")
+    assert done.stderr.count("lacks the model's") == 2

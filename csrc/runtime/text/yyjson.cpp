@@ -1,3 +1,0 @@
-#include "yyjson.h"
-
-#include "../third_party/yyjson/yyjson.c"
