@@ -61,7 +61,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Masks]:
     for module in (masks, family, holders):
         monkeypatch.setattr(module, "is_readable", lambda tensor: False)
     seen = Masks()
-    for file, at in (("attention", 5), ("int8_passes", 3)):
+    for file, at in (("self_attention", 5), ("int8_passes", 3)):
         run = KERNELS[file]["self_attention"]
         monkeypatch.setitem(KERNELS[file], "self_attention", seen.wrap(run, at))
     monkeypatch.setattr(cpu_ops, "attention", seen.wrap(cpu_ops.attention, 3))
