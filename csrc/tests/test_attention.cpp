@@ -138,7 +138,9 @@ std::vector<Shape> odd_shapes() {
     for (int64_t rows : {528, 529, 600}) shapes.push_back({6, rows, mask, 0, 12, mask == Mask::none ? 3 : 0});
   }
   shapes.push_back({16, 1100, Mask::by_key, 0, 8});
-  return sampled(shapes);
+  shapes = sampled(shapes);
+  shapes.push_back({400, 19, Mask::by_query_and_key, 0, 12, 3});  // deeper than a product takes at once
+  return shapes;
 }
 
 }  // namespace
