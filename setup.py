@@ -32,10 +32,10 @@ HEADERS = [
 
 PACKAGES = [
     "squeezebert_fast",
+    "squeezebert_fast.answering",
     "squeezebert_fast.backends",
     "squeezebert_fast.benchmark",
     "squeezebert_fast.cli",
-    "squeezebert_fast.cli.answers",
     "squeezebert_fast.loading",
     "squeezebert_fast.modeling",
     "squeezebert_fast.ops",

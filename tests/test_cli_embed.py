@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from squeezebert_fast import SqueezeBertForMaskedLM, SqueezeBertModel, SqueezeBertTokenizerFast
-from squeezebert_fast.cli import running
+from squeezebert_fast.answering import running
 from tests.cli_helpers import DATA, refuses, run, save_model, succeeds
 from tests.minilm import minilm_directory
 

@@ -23,7 +23,7 @@ from squeezebert_fast import (
     SqueezeBertTokenizerFast,
     save_quantized,
 )
-from squeezebert_fast.cli import running
+from squeezebert_fast.answering import running
 from tests.cli_helpers import DATA, refuses, run, save_model, succeeds
 
 LABELS = {0: "red", 1: "green", 2: "blue"}

@@ -16,8 +16,8 @@ from squeezebert_fast import (
     SqueezeBertForTokenClassification,
     SqueezeBertTokenizerFast,
 )
-from squeezebert_fast.cli.answers.aggregation import Aggregation, Token
-from squeezebert_fast.cli.answers.options import AGGREGATIONS
+from squeezebert_fast.answering.aggregation import Aggregation, Token
+from squeezebert_fast.answering.options import AGGREGATIONS
 from squeezebert_fast.training.tasks.questions import LONGEST_ANSWER
 from tests.cli_helpers import VOCAB, refuses, run, save_model, succeeds
 from tests.transformers_folders import SIZES, save_folder, transformers_class

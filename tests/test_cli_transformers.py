@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import squeezebert_fast
-from squeezebert_fast.cli.running import load_engine
+from squeezebert_fast.answering.running import load_engine
 from squeezebert_fast.modeling import SqueezeBertModel
 from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.swapping import SETTINGS

@@ -33,6 +33,7 @@ FLOORS = (
     ("patching",),
     ("pretrained",),
     ("benchmark", "trainer", "training"),
+    ("answering",),
     ("cli",),
     ("__main__",),
     ("",),  # squeezebert_fast/__init__.py, which offers names of all floors and which none may import

@@ -65,8 +65,8 @@ def bench(
         if path is not None:
             checked_output(path)
 
+    from squeezebert_fast.answering.running import use_threads
     from squeezebert_fast.benchmark import check_plot, forwards
-    from squeezebert_fast.cli.running import use_threads
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.modeling import SqueezeBertModel
     from squeezebert_fast.pretrained import find

@@ -90,7 +90,7 @@ def distill(
         given = "--model" if model is not None else "--vocab"
         raise InputError(f"--vocab-size takes a part of the teacher's vocabulary, but {given} gives another")
 
-    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.answering.running import use_threads
     from squeezebert_fast.configuration import SqueezeBertConfig
     from squeezebert_fast.pretrained import find
     from squeezebert_fast.tokenization import SqueezeBertTokenizerFast

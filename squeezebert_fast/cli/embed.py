@@ -75,9 +75,16 @@ def embed(
         )
     output = checked_output(output, records.files)
 
-    from squeezebert_fast.cli.embedding import load_embedder
+    from squeezebert_fast.answering.embedding import load_embedder
 
-    embedder = load_embedder(model, embedding, prompt_name, normalize=normalize, pairs=bool(pair_column))
+    embedder = load_embedder(
+        model,
+        prompt_name,
+        pooling=embedding.pooling,
+        engine=embedding.engine,
+        normalize=normalize,
+        pairs=bool(pair_column),
+    )
     blanks = Blanks()
     with vector_writer(output, embedder.channels) as append:
         for record, vector in tracked(embedder.run(records, embedding.batch_size), records):

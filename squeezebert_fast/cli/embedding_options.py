@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.answering.options import POOLINGS, EngineOptions
 from squeezebert_fast.cli import options
 from squeezebert_fast.errors import InputError, check_among
 
-POOLINGS = ("mean", "cls")
 Pooling = Annotated[
     str | None,
     typer.Option(
@@ -34,3 +34,13 @@ class EmbeddingOptions:
     def __post_init__(self) -> None:
         if self.pooling is not None:
             check_among("--pooling", self.pooling, POOLINGS, InputError)
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What of it says how the model is computed."""
+        return EngineOptions(
+            backend=self.backend,
+            threads=self.threads,
+            max_length=self.max_length,
+            precision=self.precision,
+        )

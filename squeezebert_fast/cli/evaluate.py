@@ -90,8 +90,8 @@ def evaluate(
     if confusion is not None:
         confusion = checked_output(confusion)
 
+    from squeezebert_fast.answering.running import check_length, use_threads
     from squeezebert_fast.benchmark import check_plot
-    from squeezebert_fast.cli.running import check_length, use_threads
     from squeezebert_fast.loading.cross_encoder import prompts
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8

@@ -28,7 +28,7 @@ def fill_mask(
     """
     import torch
 
-    from squeezebert_fast.cli.running import load_engine
+    from squeezebert_fast.answering.running import load_engine
     from squeezebert_fast.modeling import SqueezeBertForMaskedLM
     from squeezebert_fast.patching.families import word_logits
 

@@ -62,7 +62,7 @@ def finetune(
     name = task_name(task, kept)
     data.check(name)
 
-    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.answering.running import use_threads
     from squeezebert_fast.training import devices, models, runs
     from squeezebert_fast.training.labels import refuse_numbers
 

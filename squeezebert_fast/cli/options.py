@@ -22,10 +22,6 @@ PAIR_COLUMN_HELP = (
     "The column that holds the second text of a pair, or '' for none; by default the one the model was trained with, "
     "if any."
 )
-CHOICE_COLUMNS_HELP = (
-    "The columns that hold a multiple choice's choices, separated by commas; by default those the model was trained "
-    "with."
-)
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Backend = Annotated[
     str,

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.answering.options import AnswerOptions, EngineOptions
 from squeezebert_fast.cli import options
-from squeezebert_fast.cli.answers.options import AnswerOptions
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
@@ -58,49 +58,38 @@ def predict(
     written_format = row_format(output, format)
     files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
-    from squeezebert_fast.cli.answers.kinds import kind_of
+    from squeezebert_fast.answering.predictor import Predictor
     from squeezebert_fast.cli.kept import kept_columns_named
-    from squeezebert_fast.cli.running import load_engine, run_in_order
-    from squeezebert_fast.pretrained import find
 
-    stored = find(model)
-    kind = kind_of(stored)
-    answers = kind(chosen, stored)
+    predictor = Predictor(model, chosen)
+    answers = predictor.answers
     if answers.as_lists and written_format == "csv":
         raise InputError(f"the answers of {model} are lists, which CSV has no place for; give --format jsonl")
-    if pair_column and not kind.takes_pairs:
-        raise InputError(f"--pair-column means nothing for {kind.name}")
-    kept = stored.trained_with
-    default, default_pair = kind.default_columns
+    if pair_column and not answers.takes_pairs:
+        raise InputError(f"--pair-column means nothing for {answers.name}")
+    usual, usual_pair = predictor.columns
     given = {"column": column, "pair_column": pair_column, "choice_columns": chosen.choice_columns}
-    with kept_columns_named(model, kept, given):
+    with kept_columns_named(model, predictor.stored.trained_with, given):
         records = Input(
             source,
             input_format,
             column,
-            (kept.pair_column or default_pair) if pair_column is None else pair_column or None,
-            default_column=kept.column or default,
+            usual_pair if pair_column is None else pair_column or None,
+            default_column=usual,
             choice_columns=answers.choice_columns,
             keep=options.kept_columns(id_column, keep),
             delimiter=delimiter,
         )
     output = None if output is None else checked_output(output, records.files)
-    engine = load_engine(
-        kind.head,
-        stored,
-        backend=backend,
-        threads=threads,
-        max_length=max_length,
-        precision=precision,
-        usual_length=kept.max_length,
+    predictor.load(
+        EngineOptions(backend=backend, threads=threads, max_length=max_length, precision=precision)
     )
-    results = run_in_order(records, answers.steps(engine), batch_size, lambda record: record.is_blank)
     blanks = Blanks()
     with row_writer(output, written_format) as write:
-        for record, rows in tracked(results, records, to_stdout=output is None):
-            if not rows:
+        results = predictor.run(records, batch_size)
+        for record, answer in tracked(results, records, to_stdout=output is None):
+            if record.is_blank:
                 blanks.note(record.place)
-            answer = answers.answer(record, rows) if rows else answers.nothing()
             write(beside(record.kept if records.kept else answers.asked(record), answer))
     with held_warnings():
         blanks.warn("their answer is null")

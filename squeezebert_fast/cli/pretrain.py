@@ -39,7 +39,7 @@ def pretrain(
     """
     sizes.check_start(model)
 
-    from squeezebert_fast.cli.running import use_threads
+    from squeezebert_fast.answering.running import use_threads
     from squeezebert_fast.training import devices, models, runs
     from squeezebert_fast.training.tasks.masked import MaskedLanguageModel
 

@@ -24,7 +24,7 @@ from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input, Record
 from squeezebert_fast.trained_with import TrainedWith
 
 if TYPE_CHECKING:
-    from squeezebert_fast.cli.embedding import Embedder
+    from squeezebert_fast.answering.embedding import Embedder
     from squeezebert_fast.cli.nearest import Neighbour
 
 
@@ -163,11 +163,13 @@ class _Shelves:
         return _Texts(rows, read_vectors(path), usable)
 
     def _embedder(self, prompt_name: str | None) -> Embedder:
-        from squeezebert_fast.cli.embedding import load_embedder
+        from squeezebert_fast.answering.embedding import load_embedder
 
         assert self.model is not None  # as similar has checked
         if prompt_name not in self.embedders:
-            self.embedders[prompt_name] = load_embedder(self.model, self.embedding, prompt_name)
+            self.embedders[prompt_name] = load_embedder(
+                self.model, prompt_name, pooling=self.embedding.pooling, engine=self.embedding.engine
+            )
         return self.embedders[prompt_name]
 
 

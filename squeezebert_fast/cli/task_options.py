@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from squeezebert_fast.cli.options import CHOICE_COLUMNS_HELP, COLUMN_HELP, DELIMITER_HELP, PAIR_COLUMN_HELP
+from squeezebert_fast.answering.options import CHOICE_COLUMNS_HELP
+from squeezebert_fast.cli.options import COLUMN_HELP, DELIMITER_HELP, PAIR_COLUMN_HELP
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 from squeezebert_fast.trained_with import DEFAULT_STRIDE

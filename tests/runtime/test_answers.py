@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import squeezebert_fast
-from squeezebert_fast.cli.running import Engine, load_engine
+from squeezebert_fast.answering.running import Engine, load_engine
 from squeezebert_fast.modeling import (
     SqueezeBertForMaskedLM,
     SqueezeBertForSequenceClassification,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from squeezebert_fast.cli.answers.base import Answers, Row, ranked
-from squeezebert_fast.cli.answers.options import AnswerOptions
-from squeezebert_fast.cli.running import OF, Engine, Steps, Tokens
+from squeezebert_fast.answering.base import Answers, Row, ranked
+from squeezebert_fast.answering.options import AnswerOptions
+from squeezebert_fast.answering.running import OF, Engine, Steps, Tokens
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import SqueezeBertForMultipleChoice
 from squeezebert_fast.pretrained import Pretrained

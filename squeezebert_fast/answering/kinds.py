@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from squeezebert_fast.cli.answers.base import Answers
-from squeezebert_fast.cli.answers.choices import Choices
-from squeezebert_fast.cli.answers.entities import Entities
-from squeezebert_fast.cli.answers.labels import Labels
-from squeezebert_fast.cli.answers.spans import Spans
+from squeezebert_fast.answering.base import Answers
+from squeezebert_fast.answering.choices import Choices
+from squeezebert_fast.answering.entities import Entities
+from squeezebert_fast.answering.labels import Labels
+from squeezebert_fast.answering.spans import Spans
 from squeezebert_fast.errors import ConfigError
 from squeezebert_fast.pretrained import Pretrained
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from squeezebert_fast.cli.answers.aggregation import Aggregation, Token
-from squeezebert_fast.cli.answers.base import Answers, Row
-from squeezebert_fast.cli.answers.options import AnswerOptions
-from squeezebert_fast.cli.running import OF, Engine, Steps, Tokens
+from squeezebert_fast.answering.aggregation import Aggregation, Token
+from squeezebert_fast.answering.base import Answers, Row
+from squeezebert_fast.answering.options import AnswerOptions
+from squeezebert_fast.answering.running import OF, Engine, Steps, Tokens
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.modeling import SqueezeBertForTokenClassification
 from squeezebert_fast.pretrained import Pretrained

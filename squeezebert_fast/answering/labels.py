@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from squeezebert_fast.cli.answers.base import Answers, Row, ranked
-from squeezebert_fast.cli.answers.options import AnswerOptions
-from squeezebert_fast.cli.running import Engine, Steps, Tokens, of_whole_texts
+from squeezebert_fast.answering.base import Answers, Row, ranked
+from squeezebert_fast.answering.options import AnswerOptions
+from squeezebert_fast.answering.running import Engine, Steps, Tokens, of_whole_texts
 from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.loading import cross_encoder
 from squeezebert_fast.modeling import SqueezeBertForSequenceClassification

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from squeezebert_fast.cli.embedding_options import EmbeddingOptions
-from squeezebert_fast.cli.running import (
+from squeezebert_fast.answering.options import AS_STORED, EngineOptions
+from squeezebert_fast.answering.running import (
     Engine,
     check_finite,
     check_length,
@@ -47,31 +48,27 @@ class Embedder:
 
 def load_embedder(
     name: str,
-    said: EmbeddingOptions,
-    prompt_name: str | None,
+    prompt_name: str | None = None,
     *,
+    pooling: str | None = None,
+    engine: EngineOptions = AS_STORED,
     normalize: bool = False,
     pairs: bool = False,
 ) -> Embedder:
     """What makes vectors of texts by the model of this name.
 
-    prompt_name: of a sentence-transformers folder, which may have a default. pairs: whether records have a second text.
+    prompt_name: of a sentence-transformers folder, which may have a default. pooling: of another model, one of
+    POOLINGS, by default mean. pairs: whether records have a second text.
     Raises what `load_engine` raises, and InputError for an option that means nothing for this model.
     """
-    pooling = said.pooling
-    options: dict[str, Any] = {
-        "backend": said.backend,
-        "threads": said.threads,
-        "max_length": said.max_length,
-        "precision": said.precision,
-    }
+    options: dict[str, Any] = dataclasses.asdict(engine)
     folder = find_sentence_folder(name)
     if folder is None:
         if prompt_name is not None:
             raise InputError(f"--prompt-name is for a sentence-transformers folder, which {name} isn't")
         stored = find(name)
-        engine = load_engine(SqueezeBertModel, stored, usual_length=stored.trained_with.max_length, **options)
-        return _pooled(engine, pooling or "mean", normalize)
+        loaded = load_engine(SqueezeBertModel, stored, usual_length=stored.trained_with.max_length, **options)
+        return _pooled(loaded, pooling or "mean", normalize)
     if pooling is not None:
         raise InputError(f"--pooling means nothing for {name}, a sentence-transformers folder with its own")
     if pairs:
@@ -79,10 +76,10 @@ def load_embedder(
     if folder.beyond is not None:
         return _by_library(folder, prompt_name, normalize, **options)
     prompt = folder.prompts.chosen(prompt_name, name)
-    engine = load_engine(
+    loaded = load_engine(
         SqueezeBertModel, of_files(folder.transformer), usual_length=folder.max_length, **options
     )
-    return _pooled(engine, folder.pooling, normalize or folder.normalize, prompt)
+    return _pooled(loaded, folder.pooling, normalize or folder.normalize, prompt)
 
 
 def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> Embedder:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from squeezebert_fast.cli.answers.options import AnswerOptions
-from squeezebert_fast.cli.running import Engine, Steps, Tokens
+from squeezebert_fast.answering.options import AnswerOptions
+from squeezebert_fast.answering.running import Engine, Steps, Tokens
 from squeezebert_fast.modeling import SqueezeBertPreTrainedModel
 from squeezebert_fast.pretrained import Pretrained
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Record

@@ -1,15 +1,32 @@
-"""The options of `predict` that say what is answered."""
+"""What can be chosen about a model that answers: what is answered, and how it is computed."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
 
-from squeezebert_fast.cli.options import CHOICE_COLUMNS_HELP
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
+POOLINGS = ("mean", "cls")
+CHOICE_COLUMNS_HELP = (
+    "The columns that hold a multiple choice's choices, separated by commas; by default those the model was trained "
+    "with."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a model is computed, as `running.load_engine` takes it."""
+
+    backend: str = "auto"
+    threads: int | None = None
+    max_length: int | None = None
+    precision: str | None = None
+
+
+AS_STORED = EngineOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +90,6 @@ class AnswerOptions:
         for each in dataclasses.fields(self):
             if each.name not in takes and getattr(self, each.name) != each.default:
                 raise InputError(f"--{each.name.replace('_', '-')} means nothing for {kind}")
+
+
+USUAL = AnswerOptions()

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from squeezebert_fast.cli.answers.base import Answers, Row, ranked
-from squeezebert_fast.cli.answers.options import AnswerOptions
-from squeezebert_fast.cli.running import OF, Engine, Steps, Tokens
+from squeezebert_fast.answering.base import Answers, Row, ranked
+from squeezebert_fast.answering.options import AnswerOptions
+from squeezebert_fast.answering.running import OF, Engine, Steps, Tokens
 from squeezebert_fast.modeling import SqueezeBertForQuestionAnswering
 from squeezebert_fast.pretrained import Pretrained
 from squeezebert_fast.tables.rows import Record
