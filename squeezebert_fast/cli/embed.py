@@ -17,6 +17,7 @@ from squeezebert_fast.errors import InputError
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input
+from squeezebert_fast.tables.unreadable import RECORD
 from squeezebert_fast.trained_with import TrainedWith
 
 
@@ -43,6 +44,7 @@ def embed(
     ] = None,
     input_format: options.InputFormat = None,
     delimiter: options.Delimiter = None,
+    on_error: options.OnError = "stop",
     keep: options.Keep = None,
     id_column: options.Id = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale each vector to length 1.")] = False,
@@ -61,6 +63,8 @@ def embed(
     kept = options.kept_columns(id_column, keep)
     if vector_format(output) == NUMPY and kept:
         raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for columns")
+    if vector_format(output) == NUMPY and on_error == RECORD:
+        raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for errors")
     output = checked_output(output)
     trained_with = TrainedWith.of_model(model)
     with kept_columns_named(model, trained_with, {"column": column}):
@@ -72,6 +76,7 @@ def embed(
             default_column=trained_with.column or DEFAULT_COLUMN,
             keep=kept,
             delimiter=delimiter,
+            on_error=on_error,
         )
     output = checked_output(output, records.files)
 
@@ -86,10 +91,11 @@ def embed(
         pairs=bool(pair_column),
     )
     blanks = Blanks()
-    with vector_writer(output, embedder.channels) as append:
+    with vector_writer(output, embedder.channels, on_error) as append:
         for record, vector in tracked(embedder.run(records, embedding.batch_size), records):
-            if record.is_blank:
+            if record.is_blank and not record.problem:
                 blanks.note(record.place)
-            append(record.kept if kept else record.asked, vector)
+            append(record, record.kept if kept else record.asked, vector)
     with held_warnings():
+        records.unreadable.warn()
         blanks.warn("their vectors are of no text")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from squeezebert_fast.cli.writing import beside, row_format, row_writer
+from squeezebert_fast.answering.rows import beside
+from squeezebert_fast.cli.writing import row_format, row_writer
 from squeezebert_fast.errors import counted
 
 if TYPE_CHECKING:

@@ -80,6 +80,13 @@ Id = Annotated[
         "place of the text.",
     ),
 ]
+OnError = Annotated[
+    str,
+    typer.Option(
+        help="What becomes of a row that can't be read: stop (an error), skip (it is left out, and counted) or record "
+        "(its row has null for an answer, and the reason with its place under 'error')."
+    ),
+]
 Column = Annotated[
     str | None,
     typer.Option(help=COLUMN_HELP),

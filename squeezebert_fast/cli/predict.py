@@ -9,7 +9,7 @@ import typer
 from squeezebert_fast.answering.options import AnswerOptions, EngineOptions
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.spreading import spread
-from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.writing import STDOUT, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.shipped import SENTIMENT_MODEL
 from squeezebert_fast.streams import held_warnings
@@ -35,6 +35,7 @@ def predict(
     pair_column: options.PairColumn = None,
     input_format: options.InputFormat = None,
     delimiter: options.Delimiter = None,
+    on_error: options.OnError = "stop",
     keep: options.Keep = None,
     id_column: options.Id = None,
     output: options.Output = None,
@@ -59,6 +60,7 @@ def predict(
     files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
     from squeezebert_fast.answering.predictor import Predictor
+    from squeezebert_fast.answering.rows import answered
     from squeezebert_fast.cli.kept import kept_columns_named
 
     predictor = Predictor(model, chosen)
@@ -79,6 +81,7 @@ def predict(
             choice_columns=answers.choice_columns,
             keep=options.kept_columns(id_column, keep),
             delimiter=delimiter,
+            on_error=on_error,
         )
     output = None if output is None else checked_output(output, records.files)
     predictor.load(
@@ -88,8 +91,9 @@ def predict(
     with row_writer(output, written_format) as write:
         results = predictor.run(records, batch_size)
         for record, answer in tracked(results, records, to_stdout=output is None):
-            if record.is_blank:
+            if record.is_blank and not record.problem:
                 blanks.note(record.place)
-            write(beside(record.kept if records.kept else answers.asked(record), answer))
+            write(answered(record, record.kept if records.kept else answers.asked(record), answer, on_error))
     with held_warnings():
+        records.unreadable.warn()
         blanks.warn("their answer is null")

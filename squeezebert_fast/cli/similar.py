@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from squeezebert_fast.answering.rows import beside
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.kept import kept_columns_named
 from squeezebert_fast.cli.shelf import Shelf
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NpyRows, read_vectors
-from squeezebert_fast.cli.writing import STDOUT, beside, checked_output, row_format, row_writer, tracked
+from squeezebert_fast.cli.writing import STDOUT, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.blanks import Blanks

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from squeezebert_fast.cli.writing import beside, replacing, row_writer
+from squeezebert_fast.answering.rows import answered
+from squeezebert_fast.cli.writing import replacing, row_writer
 from squeezebert_fast.errors import InputError, one_of
+from squeezebert_fast.tables.rows import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 NUMPY = "npy"
 FORMATS = (NUMPY, "csv", "jsonl")
 
-Append = Callable[[Mapping[str, object], "Tensor"], None]
-"""Writes what is to stand beside a vector, and the vector."""
+Append = Callable[[Record, Mapping[str, object], "Tensor"], None]
+"""Writes a record's vector, and what is to stand beside it."""
 
 
 def vector_format(path: Path) -> str:
@@ -31,22 +33,22 @@ def vector_format(path: Path) -> str:
 
 
 @contextmanager
-def vector_writer(path: Path, channels: int) -> Iterator[Append]:
-    """A function that writes a row to a file, which is whole or not there.
+def vector_writer(path: Path, channels: int, on_error: str) -> Iterator[Append]:
+    """A function that writes a row to a file, which is whole or not there. on_error: as `answered` has it.
 
     .npy holds the vectors alone, float32 [rows, channels]; .jsonl a list under "vector"; .csv the columns v0, v1, ...
     """
     if vector_format(path) == NUMPY:
         with replacing(path) as staged, NpyRows.open(staged, channels) as rows:
-            yield lambda row, vector: rows.append(vector)
+            yield lambda record, shown, vector: rows.append(vector)
         return
     as_list = vector_format(path) == "jsonl"
     with row_writer(path, vector_format(path)) as write:
 
-        def append(row: Mapping[str, object], vector: Tensor) -> None:
+        def append(record: Record, shown: Mapping[str, object], vector: Tensor) -> None:
             values = [float(str(value)) for value in vector.float().numpy()]  # as short as float32 is
             numbered: dict[str, object] = {f"v{at}": value for at, value in enumerate(values)}
-            write(beside(row, {"vector": values} if as_list else numbered))
+            write(answered(record, shown, {"vector": values} if as_list else numbered, on_error))
 
         yield append
 

@@ -165,17 +165,6 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def beside(kept: Mapping[str, object], answer: Mapping[str, object]) -> dict[str, object]:
-    """A row of values that were kept and an answer, whose names stay: of the same name, a kept one is `input_...`."""
-    names = {}
-    for name in kept:
-        free = name
-        while free in answer or (free != name and free in kept):
-            free = f"input_{free}"
-        names[free] = kept[name]
-    return {**names, **answer}
-
-
 class Counted(Protocol):
     """Something that is gone through: how much there is, None if unknown, and how much is done."""
 

@@ -49,6 +49,13 @@ class Wanted:
                 names |= dict.fromkeys(part.strip() for part in entry.split(",") if part.strip())
         return list(names)
 
+    def values_of(self, row: Mapping[str, Any], place: str) -> list[Any]:
+        """A row's values of `columns`. Raises ColumnError, naming `place`."""
+        for name in self.columns:
+            if name not in row:
+                check(name, list(row), place)
+        return [row[name] for name in self.columns]
+
     def kept_of(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         """A row's values that are passed on. Raises ColumnError, naming `place`."""
         if not self.kept:

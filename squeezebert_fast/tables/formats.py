@@ -12,7 +12,7 @@ from typing import Any
 
 from squeezebert_fast.errors import InputError, counted
 from squeezebert_fast.tables import json_lists, squad_rows
-from squeezebert_fast.tables.columns import Wanted, check
+from squeezebert_fast.tables.columns import Wanted
 from squeezebert_fast.tables.dataset_directory import read_rows
 from squeezebert_fast.tables.delimiters import SAMPLED, delimiter_of, headers
 from squeezebert_fast.tables.sources import STDIN, Source
@@ -29,8 +29,12 @@ OPEN_QUOTE = "unexpected end of data"
 LONE_RETURN = "new-line character seen in unquoted field"
 """How it begins to speak of a carriage return without a line feed."""
 
-Found = Iterator[tuple[dict[str, Any], str]]
-"""Rows and their places."""
+Found = Iterator[tuple[dict[str, Any] | InputError, str]]
+"""Rows and their places. One that can't be read is an InputError, which names its place too, and others follow it; the
+iterator raises one where nothing more can be read."""
+
+Fields = Iterator[tuple[list[str] | InputError, int]]
+"""The fields of each row of a table, and the line that it ends in."""
 
 
 def text(source: Source, wanted: Wanted) -> Found:
@@ -99,20 +103,27 @@ def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | 
         delimiter = delimiter_of(start, wanted, source.name)
     rows = csv.reader(itertools.chain(start, lines), strict=True, delimiter=delimiter)
 
-    def numbered() -> Iterator[tuple[list[str], int]]:
+    def numbered() -> Fields:
         ended = before
-        try:
-            for row in rows:
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:  # after which the reader goes on with the next line
+                place, said = before + rows.line_num, str(error)
+                if said == OPEN_QUOTE:  # which shows at the file's end alone
+                    place, said = ended + 1, "a quoted field of this row is never closed"
+                elif said.startswith(LONE_RETURN):
+                    said = (
+                        "a carriage return without a line feed, outside of quotes; lines end at \\n or \\r\\n"
+                    )
+                yield InputError(f"{source.name}, line {place}: {said}"), place
                 ended = before + rows.line_num
-                if row:
-                    yield row, ended
-        except csv.Error as error:
-            place, said = before + rows.line_num, str(error)
-            if said == OPEN_QUOTE:  # which shows at the file's end alone
-                place, said = ended + 1, "a quoted field of this row is never closed"
-            elif said.startswith(LONE_RETURN):
-                said = "a carriage return without a line feed, outside of quotes; lines end at \\n or \\r\\n"
-            raise InputError(f"{source.name}, line {place}: {said}") from error
+                continue
+            if row is None:
+                return
+            ended = before + rows.line_num
+            if row:
+                yield row, ended
 
     yield from _with_header(
         numbered(), source, wanted, f"; a field that holds {delimiter!r} stands in quotes"
@@ -121,25 +132,30 @@ def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | 
 
 def _tsv(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
     stripped = ((_without_end(line), number) for number, line in enumerate(lines, 1))
-    yield from _with_header(((line.split("\t"), number) for line, number in stripped if line), source, wanted)
+    fields: Fields = ((line.split("\t"), number) for line, number in stripped if line)
+    yield from _with_header(fields, source, wanted)
 
 
-def _with_header(
-    rows: Iterator[tuple[list[str], int]], source: Source, wanted: Wanted, too_many: str = ""
-) -> Found:
-    """Rows of the fields of each, the first of which are the columns' names, and of the line that each ends in.
+def _with_header(rows: Fields, source: Source, wanted: Wanted, too_many: str = "") -> Found:
+    """Rows of the fields of each, the first of which are the columns' names.
 
     too_many: a hint for a row of more fields than the header.
     """
     header, _ = next(rows, ([], 0))
+    if isinstance(header, InputError):
+        raise header
     names = wanted.names(header, source.name) if header else []
     places = [(name, header.index(name)) for name in names]
     for row, number in rows:
-        if len(row) != len(header):
+        place = f"{source.name}, line {number}"
+        if isinstance(row, InputError):
+            yield row, place
+        elif len(row) != len(header):
             fields = f"{counted(len(row), 'field')}, expected {len(header)} as in the header"
             hint = too_many if len(row) > len(header) else ""
-            raise InputError(f"{source.name}, line {number}: {fields}{hint}")
-        yield {name: row[place] for name, place in places}, f"{source.name}, line {number}"
+            yield InputError(f"{place}: {fields}{hint}"), place
+        else:
+            yield {name: row[at] for name, at in places}, place
 
 
 def _json_lines(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
@@ -150,11 +166,12 @@ def _json_lines(lines: Iterator[str], source: Source, wanted: Wanted) -> Found:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: a JSON {type(row).__name__}, expected an object")
-        _check_names(row, wanted, place)
-        yield row, place
+            yield InputError(f"{place}: not valid JSON: {error}"), place
+            continue
+        if isinstance(row, dict):
+            yield row, place
+        else:
+            yield InputError(f"{place}: a JSON {type(row).__name__}, expected an object"), place
 
 
 def _json_list(pieces: Iterator[str], source: Source, wanted: Wanted) -> Found:
@@ -171,15 +188,7 @@ def _json_list(pieces: Iterator[str], source: Source, wanted: Wanted) -> Found:
     else:
         rows = json_lists.items(whole, source.name)
     for number, row in enumerate(rows, 1):
-        place = f"{source.name}, item {number}"
-        _check_names(row, wanted, place)
-        yield row, place
-
-
-def _check_names(row: dict[str, Any], wanted: Wanted, place: str) -> None:
-    for name in wanted.columns:
-        if name not in row:
-            check(name, list(row), place)
+        yield row, f"{source.name}, item {number}"
 
 
 def parquet(source: Source, wanted: Wanted) -> Found:

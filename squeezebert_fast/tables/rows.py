@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from squeezebert_fast.errors import InputError, check_among
+from squeezebert_fast.errors import ColumnError, InputError, check_among
 from squeezebert_fast.tables import delimiters, formats
 from squeezebert_fast.tables.blanks import any_blank
 from squeezebert_fast.tables.columns import Wanted
 from squeezebert_fast.tables.dataset_directory import is_dataset
 from squeezebert_fast.tables.formats import FORMATS
 from squeezebert_fast.tables.sources import Source, files_of, name_of, suffix_format
+from squeezebert_fast.tables.unreadable import LEFT_OUT, SKIP, STOP, Unreadable
 
 DEFAULT_COLUMN = "text"
 READERS = {
@@ -31,6 +32,15 @@ READERS = {
 }
 PARTED = (None, "csv", "tsv", "text")
 """The formats that --delimiter makes CSV of."""
+
+
+class _Read(NamedTuple):
+    """What was read of a row; problem: why it can't be, and where it stands, or nothing."""
+
+    values: tuple[str, ...]
+    place: str
+    kept: Mapping[str, Any]
+    problem: str = ""
 
 
 class Row(NamedTuple):
@@ -52,6 +62,8 @@ class Rows:
         no naming. Text is UTF-8, with or without a byte order mark.
     scalars: those columns that may hold a JSON number or boolean too, given as its text: labels.
     delimiter: what parts a CSV's fields, a character or its name (`delimiters.NAMES`); by default as the file looks.
+    on_error: what becomes of a row that can't be read, one of `unreadable.ON_ERROR`. What is wrong with a file from its
+        start, such as a missing column, is an error all the same.
 
     `size` is the number of bytes that there are, None if unknown; `done` is how many of them have been read.
 
@@ -70,7 +82,9 @@ class Rows:
         format: str | None = None,
         scalars: Collection[str] = (),
         delimiter: str | None = None,
+        on_error: str = STOP,
     ) -> None:
+        self.unreadable = Unreadable(on_error)
         self.source, self.format, self.scalars = source, format, scalars
         self.name = name_of(source)
         self.columns = list(columns)
@@ -79,13 +93,14 @@ class Rows:
         self.files = files_of(source, format)
         sizes = [Source(file).size for file in self.files]
         self.size = None if None in sizes else sum(size or 0 for size in sizes)
-        self._current, self._before = Source(self.files[0]), 0
+        self._current, self._before = self._source(self.files[0]), 0
         rows = self._all_rows()
         first = next(rows, None)  # most that can be wrong shows in it, before a model is loaded
         for file in self.files[1:]:
-            next(self._rows_of(Source(file)), None)
+            next(self._rows_of(self._source(file)), None)
         if first is None:
-            raise InputError(f"{self.name} holds no texts")
+            why = f" that can be read ({self.unreadable.first})" if self.unreadable.count else ""
+            raise InputError(f"{self.name} holds no texts{why}")
         self._rows = itertools.chain([first], rows)
 
     @property
@@ -105,20 +120,53 @@ class Rows:
             raise InputError(f"{self.source} is not a directory that the datasets library saved")
 
     def __iter__(self) -> Iterator[Any]:  # of Row, unless a subclass makes something of it
-        return (Row(values, place) for values, place, _ in self._rows)
+        return (Row(read.values, read.place) for read in self._rows)
 
-    def _all_rows(self) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
+    def _source(self, file: str) -> Source:
+        return Source(file, strict=self.unreadable.on_error == STOP)
+
+    def _all_rows(self) -> Iterator[_Read]:
         for file in self.files:
             self._before += self._current.done if self._current.path != file else 0
-            self._current = Source(file)
-            yield from self._rows_of(self._current)
+            self._current = self._source(file)
+            for read in self._rows_of(self._current):
+                if read.problem:
+                    self.unreadable.note(read.problem)
+                    if self.unreadable.on_error == SKIP:
+                        continue
+                yield read
 
-    def _rows_of(self, source: Source) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
-        """Each row's wanted values, its place, and what is kept of it."""
+    def _rows_of(self, source: Source) -> Iterator[_Read]:
+        """The file's rows, with those that can't be read unless that is an error."""
         wanted = Wanted(tuple(self.columns), tuple(self.kept), self._has_columns, self.pair)
-        for row, place in self._found(source, wanted):
-            values = tuple(self._value(row[column], column, place) for column in self.columns)
-            yield values, place, wanted.kept_of(row, place)
+        found = self._found(source, wanted)
+        nothing = tuple("" for _ in self.columns)
+        is_strict, begun = self.unreadable.on_error == STOP, False
+        known: Mapping[str, Any] = {}
+        while True:
+            try:
+                row, place = next(found, (None, ""))
+            except InputError as error:
+                if is_strict or not begun:
+                    raise
+                yield _Read(nothing, source.name, known, f"{error}{LEFT_OUT}")
+                return
+            if row is None:
+                return
+            kept = known
+            try:
+                if isinstance(row, InputError):
+                    raise row
+                kept = wanted.kept_of(row, place)
+                known = known or dict.fromkeys(kept)
+                values = zip(self.columns, wanted.values_of(row, place), strict=True)
+                read = _Read(tuple(self._value(value, name, place) for name, value in values), place, kept)
+            except InputError as error:
+                if is_strict or (isinstance(error, ColumnError) and not begun):
+                    raise
+                read = _Read(nothing, place, kept, str(error))
+            begun = True
+            yield read
 
     def _found(self, source: Source, wanted: Wanted) -> formats.Found:
         format = self.format or ("dataset" if is_dataset(Path(source.path)) else suffix_format(source.path))
@@ -142,7 +190,12 @@ class Rows:
             kind = "null" if is_null else type(value).__name__
             raise InputError(f"{place}: {column!r} is {kind}, expected a string")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InputError(f"{place}: {column!r} holds a lone surrogate, expected valid Unicode")
+            found = (
+                "a lone surrogate"
+                if self.unreadable.on_error == STOP
+                else "a byte that isn't UTF-8, or a lone surrogate"
+            )
+            raise InputError(f"{place}: {column!r} holds {found}, expected valid Unicode")
         return value
 
 
@@ -150,7 +203,8 @@ class Rows:
 class Record:
     """What a model is asked about: a text, a pair, or a text with its choices.
 
-    place: where it stands, for messages about it. kept: values of its row that go with the answer.
+    place: where it stands, for messages about it. kept: values of its row that go with the answer. problem: why its row
+    can't be read, with the place, or nothing; its texts are empty then.
     """
 
     text: str
@@ -158,6 +212,7 @@ class Record:
     choices: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    problem: str = ""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -190,21 +245,22 @@ class Input(Rows):
         choice_columns: Sequence[str] = (),
         keep: Sequence[str] = (),
         delimiter: str | None = None,
+        on_error: str = STOP,
     ) -> None:
         self.named_columns = column is not None or pair_column is not None
         self.kept = keep
         pair = [] if pair_column is None else [pair_column]
         self.pair = pair_column
         columns = [default_column if column is None else column, *pair, *choice_columns]
-        super().__init__(source, columns, format, delimiter=delimiter)
+        super().__init__(source, columns, format, delimiter=delimiter, on_error=on_error)
 
     @property
     def _has_columns(self) -> bool:
         return self.named_columns or super()._has_columns
 
     def __iter__(self) -> Iterator[Record]:
-        for (text, *others), place, kept in self._rows:
+        for (text, *others), place, kept, problem in self._rows:
             if self.pair is not None:
-                yield Record(text, others[0], place=place, kept=kept)
+                yield Record(text, others[0], place=place, kept=kept, problem=problem)
             else:
-                yield Record(text, choices=tuple(others), place=place, kept=kept)
+                yield Record(text, choices=tuple(others), place=place, kept=kept, problem=problem)

@@ -101,10 +101,15 @@ def _files_of(source: str, format: str | None) -> list[str]:
 
 
 class Source:
-    """One file, or stdin. `size` is its bytes on disk, None if unknown, and `done` how many of them were read."""
+    """One file, or stdin. `size` is its bytes on disk, None if unknown, and `done` how many of them were read.
 
-    def __init__(self, path: str) -> None:
+    strict: whether bytes that aren't UTF-8 are an error. Otherwise each becomes a lone surrogate (PEP 383), so that
+    those who read the text can tell the row that it is in.
+    """
+
+    def __init__(self, path: str, *, strict: bool = True) -> None:
         self.path = path
+        self._errors = "strict" if strict else "surrogateescape"
         self.name = name_of(path)
         self.size = os.path.getsize(path) or None if os.path.isfile(path) else None
         self.done = 0
@@ -117,14 +122,14 @@ class Source:
                 if number == 1:
                     _check_start(line, self.name)
                 try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8", self._errors)
                 except UnicodeDecodeError as error:
                     place = f"{self.name}, line {number}"
                     raise InputError(f"{place}: {_not_utf8(error)}") from error
 
     def pieces(self) -> Iterator[str]:
         """Its text in pieces of some size. Raises InputError."""
-        decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        decode = codecs.getincrementaldecoder("utf-8-sig")(self._errors).decode
         with self._open() as (stream, raw):
             while piece := stream.read(PIECE):
                 if not self.done:

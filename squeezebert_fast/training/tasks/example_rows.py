@@ -51,12 +51,12 @@ class ExampleRows(Rows):
 
     def __iter__(self) -> Iterator[ExampleRow]:
         blanks, count = Blanks(), 0
-        for values, place, whole in self._rows:
+        for values, place, whole, _ in self._rows:
             if any_blank(values[:-1]):
                 blanks.note(place)
             else:
                 count += 1
-                yield ExampleRow(values, place, whole)
+                yield ExampleRow(values, place, dict(whole))
         if not count:
             raise InputError(f"{self.name} holds no texts but empty ones")
         blanks.warn(LEFT_OUT)
