@@ -46,6 +46,11 @@ class Embedder:
     run: Callable[[Iterable[Record], int], Iterator[tuple[Record, Tensor]]]
 
 
+def as_numbers(vector: Tensor) -> list[float]:
+    """A vector's values, each of which JSON spells as short as float32 allows."""
+    return [float(str(value)) for value in vector.float().numpy()]
+
+
 def load_embedder(
     name: str,
     prompt_name: str | None = None,
