@@ -41,6 +41,7 @@ PACKAGES = [
     "squeezebert_fast.ops",
     "squeezebert_fast.patching",
     "squeezebert_fast.patching.families",
+    "squeezebert_fast.ray",
     "squeezebert_fast.storage",
     "squeezebert_fast.tables",
     "squeezebert_fast.tokenization",

@@ -21,8 +21,8 @@ Row = dict[str, Any]
 
 STRING, INT64, FLOAT32, FLOAT64 = "string", "int64", "float32", "float64"
 Types = dict[str, Any]
-"""Of each value of a row, by its name: one of the above; a list with one, of each of whose items that is the type; or a
-dict like this one. Any value may be null."""
+"""Of each value of a row, by its name: one of the above; a list with the type of each of its items; a pair of that and
+of how many there are; or a dict like this one. Any value may be null."""
 
 
 class Answers(ABC):

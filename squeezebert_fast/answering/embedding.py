@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from squeezebert_fast.answering.options import AS_STORED, EngineOptions
@@ -46,9 +47,9 @@ class Embedder:
     run: Callable[[Iterable[Record], int], Iterator[tuple[Record, Tensor]]]
 
 
-def as_numbers(vector: Tensor) -> list[float]:
-    """A vector's values, each of which JSON spells as short as float32 allows."""
-    return [float(str(value)) for value in vector.float().numpy()]
+def as_numbers(vector: np.ndarray) -> list[float]:
+    """A float32 vector's values, each of which JSON spells as short as float32 allows."""
+    return [float(str(value)) for value in vector]
 
 
 def load_embedder(

@@ -48,7 +48,7 @@ def vector_writer(path: Path, channels: int, on_error: str) -> Iterator[Append]:
     with row_writer(path, vector_format(path)) as write:
 
         def append(record: Record, shown: Mapping[str, object], vector: Tensor) -> None:
-            values = as_numbers(vector)
+            values = as_numbers(vector.float().numpy())
             numbered: dict[str, object] = {f"v{at}": value for at, value in enumerate(values)}
             write(answered(record, shown, {"vector": values} if as_list else numbered, on_error))
 

@@ -9,7 +9,9 @@ NESTED = (bool, dict, list)
 """Values that CSV has no form for, and that are written there as JSON."""
 
 # Made once: json.dumps makes one of these for each call.
-_finite_only = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)  # str: a parquet file's dates
+_finite_only = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, default=str
+)  # str: a parquet file's dates
 _lenient = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
