@@ -115,7 +115,7 @@ def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def begin(folder: Path, shard: Shard) -> int:
-    """Note that a worker begins with a shard, and how often one has since the job began or went on. Raises StorageError."""
+    """Note that a worker begins with a shard; how often one has since the job began or went on. Raises StorageError."""
     with writing(folder), (folder / REPORTS / f"{shard.name}{BEGUN}").open("ab") as stream:
         stream.write(b".")
         return stream.tell()
