@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from squeezebert_fast.errors import ClusterError
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, which is started and stopped."""
+
+REMOTE = "ray://"
+SECONDS_TO_CONNECT = 10
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,6 +73,7 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
             finally:
                 ray.shutdown()
         return
+    _check_reach(address)
     try:
         try:
             with _silence():
@@ -85,6 +90,16 @@ def _hush() -> None:
     logger = logging.getLogger("ray.data")
     for handler in [each for each in logger.handlers if isinstance(each, logging.StreamHandler)]:
         logger.removeHandler(handler)
+
+
+def _check_reach(address: str) -> None:
+    """Raise ClusterError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.removeprefix(REMOTE).rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise ClusterError(f"there is no Ray cluster at {address}: {error}") from error
 
 
 @contextmanager
