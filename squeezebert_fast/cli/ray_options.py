@@ -116,7 +116,7 @@ def run_on_ray(
     Raises what is wrong with the model, the input or the output before the cluster starts.
     """
     from squeezebert_fast.ray import folder
-    from squeezebert_fast.ray.cluster import connected, library
+    from squeezebert_fast.ray.cluster import connected, library, unheard
     from squeezebert_fast.ray.job import SHARD_ROWS, plan
     from squeezebert_fast.ray.running import run
 
@@ -131,10 +131,10 @@ def run_on_ray(
     began = time.monotonic()
     with folder.opened(place, manifest, options.resume):
         done = folder.reports(place, format) if options.resume else []
-        with connected(options.ray, options.workers, threads) as workers:
+        with unheard(), connected(options.ray, options.workers, threads) as workers:
             found = [*done, *_shown(run(job, done, workers, threads), records.size, done)]
     summary = _summary(found)
-    folder.finish(target, manifest | {"output": summary})
+    folder.finish(target, manifest, summary)
     new = sum(report.rows for report in found) - sum(report.rows for report in done)
     took = time.monotonic() - began
     print(

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
     Raises ClusterError where there is no cluster, or none of its nodes has so many CPUs.
     """
     ray = library()
-    _hush()
     if ray.is_initialized():
         yield workers or _room(ray, threads)
         return
@@ -85,11 +84,20 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
         ray.shutdown()
 
 
-def _hush() -> None:
-    """Let Ray Data write its log to its file alone."""
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let Ray say nothing while the block runs: Ray Data's log goes to its file alone, and stdout nowhere, on which Ray
+    prints that it repeats what a worker that died had begun."""
     logger = logging.getLogger("ray.data")
-    for handler in [each for each in logger.handlers if isinstance(each, logging.StreamHandler)]:
-        logger.removeHandler(handler)
+    printing = [each for each in logger.handlers if isinstance(each, logging.StreamHandler)]
+    with open(os.devnull, "w", encoding="utf-8") as null, redirect_stdout(null):
+        try:
+            for handler in printing:
+                logger.removeHandler(handler)
+            yield
+        finally:
+            for handler in printing:
+                logger.addHandler(handler)
 
 
 def _check_reach(address: str) -> None:

@@ -30,6 +30,9 @@ from squeezebert_fast.storage.lock import LOCK, alone_in, holds_files
 from squeezebert_fast.tables.unreadable import SKIP, STOP
 
 MANIFEST = "_job.json"
+OUTPUT = "output"
+"""Under which the manifest has how much there was."""
+
 REPORTS = "_reports"
 BEGUN = ".begun"
 
@@ -90,6 +93,7 @@ def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
         begun = read_json_object(folder / MANIFEST)
     except CheckpointError as error:
         raise InputError(f"{error}; remove {folder}") from error
+    begun.pop(OUTPUT, None)  # it was killed just before its end
     wanted = json.loads(json.dumps(manifest))
     if (begun.get("reading", {}).get("on_error"), wanted["reading"]["on_error"]) == (STOP, SKIP):
         begun["reading"]["on_error"] = SKIP  # of what is done no row was left out
@@ -149,11 +153,11 @@ def reports(folder: Path, suffix: str) -> list[Report]:
     return [each for each in found if each and (folder / f"{each.shard.name}.{suffix}").is_file()]
 
 
-def finish(target: Path, manifest: Mapping[str, Any]) -> None:
-    """Give the output its name. manifest: what is to stand in it. Raises StorageError."""
+def finish(target: Path, manifest: Mapping[str, Any], summary: Mapping[str, int]) -> None:
+    """Give the output its name. summary: what is to stand in its manifest too. Raises StorageError."""
     folder = unfinished(target)
-    _write(folder, manifest)
+    _write(folder, {**manifest, OUTPUT: summary})
     with writing(target):
-        shutil.rmtree(folder / REPORTS, ignore_errors=True)
         (folder / LOCK).unlink(missing_ok=True)
         os.rename(folder, target)
+    shutil.rmtree(target / REPORTS, ignore_errors=True)
