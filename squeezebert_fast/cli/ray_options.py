@@ -178,6 +178,8 @@ def _summary(found: Sequence[Report]) -> dict[str, int]:
 
 def _warn(found: Sequence[Report], on_error: str, consequence: str) -> None:
     """Warn of rows without an answer, with the place of the first in the input's order."""
+    from squeezebert_fast.ray.running import warn_of_unequal
+
     unreadable, blanks = Unreadable(on_error), Blanks()
     for report in sorted(found, key=lambda each: each.shard):
         unreadable.count += report.errors
@@ -187,3 +189,4 @@ def _warn(found: Sequence[Report], on_error: str, consequence: str) -> None:
     with held_warnings():
         unreadable.warn()
         blanks.warn(consequence)
+        warn_of_unequal(found)

@@ -21,6 +21,8 @@ LOCAL = "local"
 
 REMOTE = "ray://"
 SECONDS_TO_CONNECT = 10
+VARIABLES = "SQUEEZEBERT_FAST_"
+"""How their names begin."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -76,7 +78,7 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
     try:
         try:
             with _silence():
-                ray.init(address=address, **quietly)
+                ray.init(address=address, runtime_env=_environment(), **quietly)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"there is no Ray cluster at {address}: {_one_line(error)}") from error
         yield workers or _room(ray, threads)
@@ -98,6 +100,12 @@ def unheard() -> Iterator[None]:
         finally:
             for handler in printing:
                 logger.addHandler(handler)
+
+
+def _environment() -> dict[str, Any] | None:
+    """This package's environment variables, which hold for workers on other nodes too."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    return {"env_vars": found} if found else None
 
 
 def _check_reach(address: str) -> None:
