@@ -16,6 +16,7 @@ from squeezebert_fast.answering.running import (
     check_finite,
     check_length,
     in_windows,
+    leave_to_stay,
     load_engine,
     of_whole_texts,
     patched,
@@ -61,6 +62,19 @@ def load_embedder(
     POOLINGS, by default mean. pairs: whether records have a second text.
     Raises what `load_engine` raises, and InputError for an option that means nothing for this model.
     """
+    embedder = _embedder(name, prompt_name, pooling, engine, normalize, pairs)
+    leave_to_stay()
+    return embedder
+
+
+def _embedder(
+    name: str,
+    prompt_name: str | None,
+    pooling: str | None,
+    engine: EngineOptions,
+    normalize: bool,
+    pairs: bool,
+) -> Embedder:
     options: dict[str, Any] = dataclasses.asdict(engine)
     folder = find_sentence_folder(name)
     if folder is None:
