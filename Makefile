@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 600
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-compat lint format bench profile gpu-check runtime runtime-arm clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-compat lint format bench profile gpu-check runtime runtime-arm wheel clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -39,6 +39,7 @@ help:
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make bench        every measurement, other engines among them, into out/bench"
 	@echo "make profile      where the native encoder's time goes, into out/bench"
+	@echo "make wheel        sdist and wheel into dist/, the wheel tried in an environment without a compiler; 3 minutes"
 	@echo "make setup        only install"
 
 $(BIN)/pip:
@@ -145,6 +146,13 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 
 test-compat: $(VENV)/compat.stamp
 	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py
+
+wheel: $(VENV)/release.stamp
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/check_wheel.py
+
+$(VENV)/release.stamp: $(VENV)/setup.stamp
+	$(call install,release)
+	@touch $@
 
 $(VENV)/compat.stamp: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet --target $(VENV)/transformers-4 'transformers>=4.57,<5'
