@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shlex
 import shutil
 import sys
@@ -92,7 +93,11 @@ def haproxy_program() -> str | None:
 def _settings(folder: Path, address: str) -> dict[str, str]:
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS": "0",
+        # Whoever reaches Ray's ports can have it unpickle, which is to run what they like. So all of them are on the
+        # loopback address, as Ray does on Windows and macOS, and want a secret besides: others may use this machine.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # the replica's event loop only waits, parses and writes; the model has a thread of its own

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ray import serve
+from ray.serve._private import replica
 
 from squeezebert_fast.serving.batching import Batcher, Gate, Ticket
+from squeezebert_fast.serving.cluster import LOOPBACK
 from squeezebert_fast.serving.endpoints import Server, create_app
 from squeezebert_fast.serving.metrics import Metrics
 from squeezebert_fast.serving.models import served, warm_up
@@ -25,6 +27,8 @@ class Replica:
     """One model with its thread, its gate and its endpoints."""
 
     async def __init__(self, model: str, options: ServingOptions, metrics_folder: str | None = None) -> None:
+        if metrics_folder is not None:  # of a server that has its Ray to itself
+            _listen_at_loopback()
         self.options, self.metrics = options, Metrics(metrics_folder)
         self.gate = Gate(options.max_batch)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -68,3 +72,16 @@ class Replica:
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *arguments)
+
+
+def _listen_at_loopback() -> None:
+    """Have this replica's port for calls from other replicas, which unpickles, at the loopback address.
+
+    Serve opens it on all addresses, without an option, once the replica is initialized.
+    """
+    open_port = replica.add_port_to_grpc_server
+
+    def at_loopback(server: Any, address: str) -> int:
+        return open_port(server, address.replace("[::]", LOOPBACK))
+
+    replica.add_port_to_grpc_server = at_loopback

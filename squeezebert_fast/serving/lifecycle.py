@@ -7,9 +7,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from types import FrameType
+from typing import Any
 
 from squeezebert_fast.errors import CheckpointError, InputError
 from squeezebert_fast.serving import cluster
@@ -35,11 +35,14 @@ def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str |
     ray: the address of a cluster to run on, whose own Serve decides where it listens. Raises InputError for an address
     that can't be listened at or reached, and what is wrong with the model.
     """
+    before = _raise_signals()
     try:
-        with _raised_signals():
-            _serve(model, options, host, port, ray)
+        _serve(model, options, host, port, ray)
     except Stopped as stopped:
         return 0 if stopped.number == signal.SIGTERM else 128 + stopped.number
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -57,6 +60,7 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
             stack.enter_context(cluster.joined_cluster(ray))
         from ray import serve
 
+        _raise_signals()  # Ray has put its own in their place, which end the process
         cluster.quiet()
         if ray is None:
             inner = cluster.LOOPBACK if cluster.haproxy_program() else host
@@ -100,16 +104,10 @@ def free_address(host: str, port: int) -> str:
     return f"[{numeric}]:{port}" if family == socket.AF_INET6 else f"{numeric}:{port}"
 
 
-@contextmanager
-def _raised_signals() -> Iterator[None]:
-    """Raise Stopped in the main thread for SIGTERM and SIGINT."""
+def _raise_signals() -> dict[signal.Signals, Any]:
+    """Raise Stopped in the main thread for SIGTERM and SIGINT. Gives what was done for them before."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return {number: signal.signal(number, stop) for number in SIGNALS}
