@@ -83,7 +83,7 @@ class Gate:
         self._tell()
 
     def end(self) -> asyncio.Future[None] | None:
-        """A batch ends: if the model is free, the gate opens. Gives what is done when the next batch, if any, begins."""
+        """A batch ends: if the model is free, the gate opens. Gives what is done when the next batch begins, if any."""
         self._batches -= 1
         if self._batches:
             return None
