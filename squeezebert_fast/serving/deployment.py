@@ -48,7 +48,13 @@ class Replica:
         async def batched(tickets: list[Ticket]) -> list[Outcome]:
             return await self._compute(tickets)
 
-        ask = Batcher(self.gate, batched, self.options.max_queue)
+        ask = Batcher(
+            self.gate,
+            self._compute,
+            batched,
+            max_queue=self.options.max_queue,
+            waits=self.options.max_wait_ms > 0,
+        )
         return Application(Server(self.model.offer(), ask, self.options, self.metrics))
 
     async def _compute(self, tickets: list[Ticket]) -> list[Outcome]:
