@@ -42,6 +42,7 @@ PACKAGES = [
     "squeezebert_fast.ops",
     "squeezebert_fast.patching",
     "squeezebert_fast.patching.families",
+    "squeezebert_fast.ray",
     "squeezebert_fast.serving",
     "squeezebert_fast.storage",
     "squeezebert_fast.tables",

@@ -34,7 +34,7 @@ FLOORS = (
     ("pretrained",),
     ("benchmark", "trainer", "training"),
     ("answering",),
-    ("serving",),
+    ("ray", "serving"),
     ("cli",),
     ("__main__",),
     ("",),  # squeezebert_fast/__init__.py, which offers names of all floors and which none may import

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from squeezebert_fast.answering.options import AS_STORED, EngineOptions
@@ -52,6 +53,11 @@ class Embedder:
     channels: int
     run: Callable[[Iterable[Record], int], Vectors]
     run_counted: Callable[[Iterable[Record], int], Counted]
+
+
+def as_numbers(vector: np.ndarray) -> list[float]:
+    """A float32 vector's values, each of which JSON spells as short as float32 allows."""
+    return [float(str(value)) for value in vector]
 
 
 def load_embedder(

@@ -28,6 +28,7 @@ from squeezebert_fast.cli import (
     similar,
 )
 from squeezebert_fast.cli.group import Group
+from squeezebert_fast.cli.ray_options import Command
 from squeezebert_fast.streams import PROGRAM
 from squeezebert_fast.version import __version__
 
@@ -50,7 +51,7 @@ for command in (
 ):
     # A paragraph's lines as one, which the terminal's width wraps: typer would end lines where the source does.
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
+    app.command(cls=Command, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve._private import replica
 
+from squeezebert_fast.answering.running import leave_to_stay
 from squeezebert_fast.serving.batching import Batcher, Gate, Ticket
 from squeezebert_fast.serving.cluster import LOOPBACK
 from squeezebert_fast.serving.endpoints import Application, Server
@@ -26,7 +26,7 @@ CONCURRENT_BATCHES = 4
 class Replica:
     """One model with its thread, its gate and its endpoints."""
 
-    async def __init__(self, model: str, options: ServingOptions, metrics_folder: str | None = None) -> None:
+    async def __init__(self, model: str, options: ServingOptions, metrics_folder: str | None = None) -> None:  # type: ignore[misc]  # Serve awaits it
         if metrics_folder is not None:  # of a server that has its Ray to itself
             _listen_at_loopback()
         self.options, self.metrics = options, Metrics(metrics_folder)
@@ -35,8 +35,7 @@ class Replica:
         self.model = served(model, options)
         await self._in_thread(self.model.load)
         await self._in_thread(warm_up, self.model)
-        gc.collect()
-        gc.freeze()  # the model's objects, which no collection then goes through
+        leave_to_stay()
 
     def __serve_build_asgi_app__(self) -> Any:
         # made here, for the decorator takes numbers and these are an object's
