@@ -81,7 +81,7 @@ class Shares:
 
 
 def shares(model: Path, lines: Path, rows: int, output: Path) -> dict[str, float]:
-    """Where the time of `predict` on one thread goes, in microseconds a row of all processors: the tokenizer uses more."""
+    """Where the time of `predict` goes, in microseconds a row, of all processors: the tokenizer uses several."""
     predictor = Predictor(str(model))
     predictor.load(EngineOptions(threads=1))
     found, steps = Shares(), predictor.steps
