@@ -11,13 +11,14 @@ built; `require` makes that an error; `off` doesn't try.
 import os
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CCompilerError
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated build doesn't look beside setup.py
 
@@ -42,6 +43,7 @@ PACKAGES = [
     "squeezebert_fast.patching",
     "squeezebert_fast.patching.families",
     "squeezebert_fast.ray",
+    "squeezebert_fast.serving",
     "squeezebert_fast.storage",
     "squeezebert_fast.tables",
     "squeezebert_fast.tokenization",
@@ -58,7 +60,7 @@ def target_machine() -> str:
 
 
 class BuildNative(build_ext):
-    """build_ext with flags for each file, files compiled side by side; may fail unless required."""
+    """build_ext with flags for each file, by ninja; may fail unless required."""
 
     def run(self) -> None:
         mode = os.environ.get("SQUEEZEBERT_FAST_NATIVE", "auto")
@@ -69,7 +71,7 @@ class BuildNative(build_ext):
         inplace = self.inplace  # setuptools changes it during a build, and doesn't restore it when that fails
         try:
             super().run()
-        except (BaseError, CCompilerError, OSError) as error:
+        except (BaseError, CCompilerError, ImportError, OSError) as error:
             if mode == "require":
                 raise
             self.inplace = inplace
@@ -92,26 +94,7 @@ class BuildNative(build_ext):
             raise OSError(
                 f"compiler type {self.compiler.compiler_type!r} is not supported, GCC or Clang is needed"
             )
-        import pybind11
-
-        ext.include_dirs.append(pybind11.get_include())
-        compiler = shlex.join(self.compiler.compiler_cxx)
-        temp = Path(self.build_temp)
-
-        def compile_one(source: str) -> str:
-            # An output folder a file: setuptools would otherwise reuse an object compiled with other flags.
-            folder = temp / Path(source).parent.name / Path(source).stem
-            objects = self.compiler.compile(
-                [source],
-                output_dir=str(folder),
-                include_dirs=ext.include_dirs,
-                extra_postargs=build_flags.flags(source, target_machine(), compiler),
-                depends=ext.depends,
-            )
-            return objects[0]
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, ext.sources))
+        objects = self.compile_by_ninja(ext)
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
@@ -120,12 +103,53 @@ class BuildNative(build_ext):
             build_temp=self.build_temp,
         )
 
+    def compile_by_ninja(self, ext: Extension) -> list[str]:
+        """Compile what changed, each file with its own flags, and give the objects: ninja reads off the compiler which
+        headers a file includes, and notices flags that are others than last time."""
+        import ninja
+        import pybind11
+        from ninja.ninja_syntax import Writer, escape, escape_path
+
+        compiler = shlex.join(self.compiler.compiler_cxx)
+        build_file = Path(self.build_temp, "build.ninja")
+        build_file.parent.mkdir(parents=True, exist_ok=True)
+        objects = [str(Path(self.build_temp, f"{source}.o")) for source in ext.sources]
+        with build_file.open("w", encoding="utf-8") as file:
+            rules = Writer(file)
+            rules.variable("builddir", escape_path(self.build_temp))  # where its own notes lie
+            # Python's include folder and pybind11's, which an isolated build has elsewhere each time, for those that
+            # include them: a changed command compiles anew.
+            includes = [f"-I{folder}" for folder in (*self.include_dirs, pybind11.get_include())]
+            command = escape(shlex.join(self.compiler.compiler_so_cxx))
+            rules.rule(
+                "compile",
+                f"{command} -MMD -MF $out.d -c $in -o $out $flags",
+                depfile="$out.d",
+                deps="gcc",
+                description="$in",
+            )
+            for source, made in zip(ext.sources, objects, strict=True):
+                flags = build_flags.flags(source, target_machine(), compiler)
+                flags = [*flags, *(includes if source in build_flags.PYTHON_SOURCES else [])]
+                rules.build(
+                    escape_path(made),
+                    "compile",
+                    escape_path(source),
+                    variables={"flags": escape(shlex.join(flags))},
+                )
+        program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"
+        quiet = [] if self.distribution.verbose else ["--quiet"]
+        command = [program, *quiet, "-j", str(os.cpu_count()), "-f", str(build_file)]
+        if code := subprocess.run(command, check=False).returncode:
+            raise CompileError(f"ninja ended with {code}")
+        return objects
+
 
 setup(
     packages=PACKAGES,
     # Top-level triton_kernels/ installs inside the package: the bare name belongs to another distribution.
     package_dir={"squeezebert_fast.triton_kernels": "triton_kernels"},
-    package_data={"squeezebert_fast": ["py.typed", "_native.pyi", "models/sentiment/*"]},
+    package_data={"squeezebert_fast": ["py.typed", "_native.pyi", "models/sentiment/*", "serving/page.html"]},
     ext_modules=[Extension("squeezebert_fast._native", SOURCES, language="c++", depends=HEADERS)],
     cmdclass={"build_ext": BuildNative},
 )

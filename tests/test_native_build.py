@@ -185,6 +185,7 @@ def source_tree(tmp_path: Path) -> Path:
     """A copy of what a build reads, without anything that an earlier build left."""
     pytest.importorskip("setuptools", minversion="77")
     pytest.importorskip("pybind11")
+    pytest.importorskip("ninja")
     tree = tmp_path / "tree"
     leftovers = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
     for name in ("csrc", "squeezebert_fast", "triton_kernels"):
@@ -269,6 +270,39 @@ def test_a_cross_build_gets_the_flags_of_the_machine_it_is_for(source_tree: Path
     for name, expected in {**build_flags.AARCH64_FLAGS, "avx2": []}.items():
         (line,) = [words for words in compiled if f"csrc/isa/{name}.cpp" in words]
         assert {word for word in line if word.startswith("-m")} == set(expected), name
+
+
+def test_an_edit_compiles_what_it_touches_and_nothing_else(source_tree: Path, tmp_path: Path) -> None:
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"no C++ compiler {COMPILER!r}")
+    # Looks for includes as the compiler does, and writes them down, but makes nothing of the code.
+    compiler, log = tmp_path / "compiler", tmp_path / "log"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f'*" -c "*) echo "$*" >> {log}; exec {COMPILER} "$@" -E ;;\n'
+        '*" -shared "*) while [ $# -gt 0 ]; do [ "$1" != -o ] || : > "$2"; shift; done ;;\n'
+        f'*) exec {COMPILER} "$@" ;;\nesac\n'
+    )
+    compiler.chmod(0o755)
+
+    def compiled() -> set[str]:
+        log.write_text("")
+        result = build(source_tree, "build_ext", mode="require", compiler=str(compiler))
+        assert result.returncode == 0, result.stderr
+        return set(re.findall(r"-c (\S+)", log.read_text(encoding="utf-8")))
+
+    assert compiled() >= set(build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES)
+    assert compiled() == set()
+    with (source_tree / "csrc/python/arguments.h").open("a") as header:
+        header.write("// edited\n")
+    of_python = compiled()
+    assert of_python
+    assert of_python <= set(build_flags.PYTHON_SOURCES)
+    settings = source_tree / "csrc/build.ini"
+    settings.write_text(settings.read_text().replace("-std=c++17 ", "-std=c++17 -DEDITED "))
+    assert compiled() >= set(build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES)
+    (source_tree / "csrc/core/pooling.cpp").touch()
+    assert compiled() == {"csrc/core/pooling.cpp"}
 
 
 def test_without_a_compiler_required_kernels_are_an_error(source_tree: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from squeezebert_fast.answering.base import Row
 from squeezebert_fast.answering.kinds import kind_of
 from squeezebert_fast.answering.options import AS_STORED, USUAL, AnswerOptions, EngineOptions
-from squeezebert_fast.answering.running import load_engine, run_in_order
+from squeezebert_fast.answering.running import leave_to_stay, load_engine, run_in_order
 from squeezebert_fast.pretrained import find
 from squeezebert_fast.tables.rows import Record
 
@@ -38,9 +38,16 @@ class Predictor:
             usual_length=self.stored.trained_with.max_length,
             **dataclasses.asdict(options),
         )
-        self._steps = self.answers.steps(engine)
+        self.steps = self.answers.steps(engine)
+        leave_to_stay()
 
     def run(self, records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Row]]:
         """Each record with its answer, in order and in constant memory; a blank one's is null throughout."""
-        for record, rows in run_in_order(records, self._steps, batch_size, lambda record: record.is_blank):
-            yield record, self.answers.answer(record, rows) if rows else self.answers.nothing()
+        for record, answer, _ in self.run_counted(records, batch_size):
+            yield record, answer
+
+    def run_counted(self, records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Row, int]]:
+        """`run`, and with each the number of its tokens that were computed."""
+        for record, rows in run_in_order(records, self.steps, batch_size, lambda record: record.is_blank):
+            answer = self.answers.answer(record, rows) if rows else self.answers.nothing()
+            yield record, answer, sum(self.steps.length(tokens) for tokens, _ in rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +46,20 @@ class Engine:
     @cached_property
     def _taken(self) -> Mapping[str, object]:
         return inspect.signature(self.model.forward).parameters
+
+
+def leave_to_stay() -> None:
+    """Have the garbage collector pass over what is there by now: libraries and a model, which stay to the end.
+
+    Otherwise it goes through all of them again and again while texts become tokens, which makes many objects.
+    """
+    gc.unfreeze()  # what an earlier call left so may be gone by now
+    gc.collect()
+    gc.freeze()
+    atexit.unregister(gc.unfreeze)
+    atexit.register(
+        gc.unfreeze
+    )  # libraries that count what they made at the interpreter's end take it for leaked
 
 
 def use_threads(threads: int | None) -> None:
