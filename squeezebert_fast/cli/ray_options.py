@@ -55,8 +55,8 @@ class RayOptions:
             OPTION,
             metavar="[ADDRESS]",
             help="Compute on Ray, and write a directory of parts, whose bytes are the same whatever the number of "
-            "workers: on a cluster of this machine that is started and stopped, or on the one at ADDRESS (HOST:PORT, or "
-            "auto) that this machine is a node of.",
+            "workers: on a cluster of this machine that is started and stopped, or on the one at ADDRESS (HOST:PORT "
+            "or auto) that this machine is a node of.",
             show_default=False,
         ),
     ] = None
