@@ -34,6 +34,7 @@ FLOORS = (
     ("pretrained",),
     ("benchmark", "trainer", "training"),
     ("answering",),
+    ("serving",),
     ("cli",),
     ("__main__",),
     ("",),  # squeezebert_fast/__init__.py, which offers names of all floors and which none may import

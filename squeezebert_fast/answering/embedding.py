@@ -38,12 +38,20 @@ from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
 
 
+Vectors = Iterator[tuple[Record, Tensor]]
+Counted = Iterator[tuple[Record, Tensor, int]]
+
+
 @dataclass(frozen=True)
 class Embedder:
-    """run: from records and a batch size to each record, in order, with its vector of `channels` numbers."""
+    """run: from records and a batch size to each record, in order, with its vector of `channels` numbers.
+
+    run_counted: the same, and with each the number of its tokens that were computed.
+    """
 
     channels: int
-    run: Callable[[Iterable[Record], int], Iterator[tuple[Record, Tensor]]]
+    run: Callable[[Iterable[Record], int], Vectors]
+    run_counted: Callable[[Iterable[Record], int], Counted]
 
 
 def load_embedder(
@@ -88,12 +96,17 @@ def _pooled(engine: Engine, pooling: str, normalize: bool, prompt: str = "") -> 
         vectors = mean_pool(hidden, batch["attention_mask"]) if pooling == "mean" else hidden[:, 0]
         return to_unit_length(vectors) if normalize else vectors
 
-    def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
-        steps = of_whole_texts(engine, forward, prompt)
-        for record, ((_, vector),) in run_in_order(records, steps, batch_size):
+    steps = of_whole_texts(engine, forward, prompt)
+
+    def run_counted(records: Iterable[Record], batch_size: int) -> Counted:
+        for record, ((tokens, vector),) in run_in_order(records, steps, batch_size):
+            yield record, vector, steps.length(tokens)
+
+    def run(records: Iterable[Record], batch_size: int) -> Vectors:
+        for record, vector, _ in run_counted(records, batch_size):
             yield record, vector
 
-    return Embedder(engine.model.config.hidden_size, run)
+    return Embedder(engine.model.config.hidden_size, run, run_counted)
 
 
 @held_warnings()
@@ -135,7 +148,12 @@ def _by_library(
         check_finite(vectors, texts)
         return list(vectors)
 
-    def run(records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Tensor]]:
+    def run(records: Iterable[Record], batch_size: int) -> Vectors:
         return in_windows(records, functools.partial(encode, batch_size=batch_size), batch_size)
 
-    return Embedder(size(), run)
+    def run_counted(records: Iterable[Record], batch_size: int) -> Counted:
+        for record, vector in run(records, batch_size):
+            tokens = model.tokenizer([record.text], truncation=True, max_length=model.max_seq_length)
+            yield record, vector, len(tokens["input_ids"][0])
+
+    return Embedder(size(), run, run_counted)

@@ -24,6 +24,7 @@ from squeezebert_fast.cli import (
     predict,
     pretrain,
     quantize,
+    serve,
     similar,
 )
 from squeezebert_fast.cli.group import Group
@@ -37,6 +38,7 @@ for command in (
     fill_mask.fill_mask,
     embed.embed,
     similar.similar,
+    serve.serve,
     finetune.finetune,
     distill.distill,
     pretrain.pretrain,
@@ -63,7 +65,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """SqueezeBERT with custom kernels: classify, fill in, embed, train, measure and convert."""
+    """SqueezeBERT with custom kernels: classify, fill in, embed, serve, train, measure and convert."""
 
 
 def main() -> None:

@@ -1,0 +1,53 @@
+"""What goes from an endpoint to the model, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from squeezebert_fast.errors import SqueezeBertFastError
+from squeezebert_fast.tables.rows import Record
+
+EMBEDDINGS, PREDICT, FILL_MASK = "/v1/embeddings", "/predict", "/fill-mask"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a server has: the model's name, the endpoint that it answers, and what its texts look like.
+
+    channels: the length of its vectors, if it makes any. takes_pairs: whether texts may be pairs; needs_pairs: whether
+    they must. choices: those of each text.
+    """
+
+    name: str
+    endpoint: str
+    channels: int | None = None
+    takes_pairs: bool = False
+    needs_pairs: bool = False
+    choices: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Some texts of one request. top_k: of masks, the tokens to give for each."""
+
+    records: tuple[Record, ...]
+    top_k: int = 0
+
+    def parts(self, size: int) -> list[Work]:
+        """The same texts in parts of at most `size`."""
+        return [
+            Work(self.records[at : at + size], self.top_k) for at in range(0, len(self.records), size)
+        ]
+
+
+@dataclass(frozen=True)
+class Done:
+    """An answer to each text, and the tokens that were computed for all of them."""
+
+    answers: list[Any]
+    tokens: int
+
+
+Outcome = Done | SqueezeBertFastError
+"""Of one work in a batch: an error of one isn't the others'."""
