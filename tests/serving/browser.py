@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
@@ -72,9 +72,6 @@ class Page:
     def fill(self, name: str, text: str) -> None:
         """Put text into a field as a paste does: keys of a driver are none that every character has."""
         self.driver.execute_script("arguments[0].value = arguments[1]", self.element(name), text)
-
-    def choose(self, endpoint: str) -> None:
-        Select(self.element("endpoint")).select_by_value(endpoint)
 
     def ask(self, first: str, second: str | None = None) -> None:
         """Fill in the fields, ask, and wait for an answer or an error."""

@@ -17,9 +17,9 @@ from tests.serving.fake_server import PAGE, fake_server
 
 pytestmark = needs_browser
 
-CLASSIFIER = {"id": "sentiment", "endpoints": ["/predict"]}
-EMBEDDER = {"id": "minilm", "endpoints": ["/v1/embeddings"]}
-MASKED = {"id": "masked", "endpoints": ["/v1/embeddings", "/fill-mask"]}
+CLASSIFIER = {"id": "sentiment", "endpoint": "/predict"}
+EMBEDDER = {"id": "minilm", "endpoint": "/v1/embeddings"}
+MASKED = {"id": "masked", "endpoint": "/fill-mask"}
 MARKUP = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script><b>bold</b> & 'q'"
 )
@@ -126,6 +126,18 @@ def test_a_model_without_pairs_offers_none(driver: webdriver.Chrome) -> None:
         assert not page.shows("second")
 
 
+def test_a_text_with_choices_asks_for_the_one_that_goes_with_it(driver: webdriver.Chrome) -> None:
+    row = {"choice": 1, "answer": "out", "score": 0.75, "score[in]": 0.25, "score[out]": 0.75}
+    with fake_server({**CLASSIFIER, "choices": 2}, predict=predicting(row)) as server:
+        page = Page(driver, server.url)
+        assert page.shows("second")
+        page.ask("It was hot.\nShe opened the window.", "in\nout")
+    assert server.asked == [
+        ("/predict", {"texts": ["It was hot.\nShe opened the window."], "choices": [["in", "out"]]})
+    ]
+    assert page.all("dt") == ["out", "in"]
+
+
 def test_a_text_may_have_several_lines(driver: webdriver.Chrome) -> None:
     with fake_server(CLASSIFIER, predict=predicting(GOOD)) as server:
         page = Page(driver, server.url)
@@ -153,7 +165,6 @@ def test_each_mask_has_its_candidates(driver: webdriver.Chrome) -> None:
     masks = [[{"token": "capital", "score": 0.9}], [{"token": "France", "score": 0.8}]]
     with fake_server(MASKED, fill_mask=lambda _: (200, {"masks": masks})) as server:
         page = Page(driver, server.url)
-        page.choose("/fill-mask")
         page.fill("first", "Paris is the ")
         page.driver.execute_script("first.setSelectionRange(13, 13)")
         page.element("mask").click()
@@ -214,7 +225,7 @@ def test_a_server_that_is_not_ready_says_so_in_place_of_a_form(driver: webdriver
 
 
 def test_markup_stays_text_wherever_it_comes_from(driver: webdriver.Chrome) -> None:
-    model = {"id": MARKUP, "endpoints": ["/predict"]}
+    model = {"id": MARKUP, "endpoint": "/predict"}
     row = {"label": MARKUP, "score": MARKUP}
     spans = {"entities": [{"entity_group": MARKUP, "score": 1, "word": MARKUP, "start": 0, "end": 4}]}
     with fake_server(model, predict=predicting(row, spans)) as server:
@@ -243,17 +254,16 @@ def test_the_command_shown_is_what_was_asked(driver: webdriver.Chrome) -> None:
 def test_keys_alone_are_enough_and_every_field_has_a_name(driver: webdriver.Chrome) -> None:
     from selenium.webdriver import Keys
 
-    with fake_server(
-        MASKED, embeddings=lambda _: (200, {"data": [{"index": 0, "embedding": [1.0]}]})
-    ) as server:
+    vectors = {"data": [{"index": 0, "embedding": [1.0]}]}
+    with fake_server(EMBEDDER, embeddings=lambda _: (200, vectors)) as server:
         page = Page(driver, server.url)
         driver.switch_to.active_element.send_keys("typed", Keys.CONTROL, Keys.ENTER)
         page.wait(lambda: page.shows("result"))
         names = driver.execute_script(
-            "return [...document.querySelectorAll('textarea, input, select')].map(e => e.labels.length)"
+            "return [...document.querySelectorAll('textarea, input')].map(e => e.labels.length)"
         )
     assert server.asked[0][1]["input"] == ["typed"]
-    assert len(names) == 6
+    assert len(names) == 5
     assert all(names)
 
 
