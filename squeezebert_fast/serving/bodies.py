@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFun
 
 from squeezebert_fast.errors import counted
 from squeezebert_fast.serving.refusals import Refused
-from squeezebert_fast.serving.work import Work
+from squeezebert_fast.serving.work import Offer, Work
 from squeezebert_fast.tables.rows import Record
 
 JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
@@ -71,33 +71,34 @@ class PredictBody(TextsBody):
     )
     choices: list[list[str]] | None = Field(None, description="For multiple choice: the choices of each text.")
 
-    def work(self, takes_pairs: bool, choices: int, needs_pairs: bool) -> Work:
-        """The request's texts. choices: how many each text of a multiple choice has, else 0."""
+    def work(self, offer: Offer) -> Work:
+        """The request's texts. Raises Refused for those of another kind than the model takes."""
         if self.given("text", "texts", "pairs") == "pairs":
             assert self.pairs is not None
             _some(self.pairs, "pairs")
-            if not takes_pairs:
-                raise Refused(400, "this model takes texts, not pairs", param="pairs")
+            if offer.pairs == "no":
+                raise Refused(400, f"{offer.name} takes texts, not pairs", param="pairs")
             return Work(tuple(Record(text, pair) for text, pair in self.pairs))
         texts = self.texts if self.text is None else [self.text]
         assert texts is not None
         _some(texts, "texts")
-        if needs_pairs:
-            raise Refused(400, "this model takes pairs of a question and its context", param="pairs")
-        if bool(choices) != (self.choices is not None):
-            said = f"takes {choices} choices for each text" if choices else "takes no choices"
-            raise Refused(400, f"this model {said}", param="choices")
-        if self.choices is None:
-            return Work(tuple(map(Record, texts)))
-        if len(self.choices) != len(texts) or any(len(each) != choices for each in self.choices):
-            raise Refused(
-                400, f"choices must hold {choices} choices for each of {len(texts)} texts", param="choices"
-            )
+        if offer.pairs == "must":
+            columns = " and its ".join(offer.columns)
+            raise Refused(400, f"{offer.name} takes pairs, each a {columns}", param="pairs")
         return Work(
-            tuple(
-                Record(text, choices=tuple(each)) for text, each in zip(texts, self.choices, strict=True)
-            )
+            tuple(Record(text, choices=each) for text, each in zip(texts, self._choices(offer, len(texts)), strict=True))
         )
+
+    def _choices(self, offer: Offer, texts: int) -> list[tuple[str, ...]]:
+        if not offer.choices and self.choices is not None:
+            raise Refused(400, f"{offer.name} takes no choices", param="choices")
+        if not offer.choices:
+            return [()] * texts
+        given = self.choices or []
+        if len(given) != texts or any(len(each) != offer.choices for each in given):
+            said = f"{counted(offer.choices, 'choice')} for each text"
+            raise Refused(400, f"{offer.name} takes {said}, as many lists as texts", param="choices")
+        return [tuple(each) for each in given]
 
 
 class FillMaskBody(TextsBody):
@@ -139,8 +140,9 @@ def _some(texts: list[Any], param: str) -> None:
 
 
 def _refusal(error: ValidationError) -> Refused:
-    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in found["loc"] if part not in ("str", "list[str]"))
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    found = max(errors, key=lambda each: len(each["loc"]))  # of a union, the kind that got furthest
+    place = ".".join(str(part) for part in found["loc"] if "[" not in str(part) and part != "str")
     message = found["msg"].removeprefix("Value error, ")
     if found["type"] == "json_invalid":
         return Refused(400, f"the body is {message[0].lower()}{message[1:]}", code="json_invalid")

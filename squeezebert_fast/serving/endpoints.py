@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,12 +22,14 @@ from squeezebert_fast.serving.bodies import (
     check_count,
     parsed,
 )
+from squeezebert_fast.serving.docs_page import docs_page
 from squeezebert_fast.serving.metrics import CONTENT_TYPE, Metrics
 from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.serving.refusals import Refused
 from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK, PREDICT, Done, Offer, Work
 from squeezebert_fast.version import __version__
 
+logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
 WENT_AWAY = 499
 
@@ -46,7 +49,7 @@ class Server:
 
     async def embeddings(self, data: bytes) -> Any:
         body = parsed(EmbeddingsBody, data)
-        self._check_endpoint(EMBEDDINGS, body)
+        self._check_model(body.model)
         if body.dimensions not in (None, self.offer.channels):
             raise Refused(
                 400,
@@ -67,29 +70,32 @@ class Server:
 
     async def predict(self, data: bytes) -> Any:
         body = parsed(PredictBody, data)
-        self._check_endpoint(PREDICT, body)
-        work = body.work(self.offer.takes_pairs, self.offer.choices, self.offer.needs_pairs)
+        self._check_model(body.model)
+        work = body.work(self.offer)
         return {"predictions": (await self._done(work)).answers, "model": self.offer.name}
 
     async def fill_mask(self, data: bytes) -> Any:
         body = parsed(FillMaskBody, data)
-        self._check_endpoint(FILL_MASK, body)
+        self._check_model(body.model)
         answers = (await self._done(body.work())).answers
         return {"masks": answers if body.texts is not None else answers[0], "model": self.offer.name}
 
     def models(self) -> Any:
         model = {"id": self.offer.name, "object": "model", "created": self.created, "owned_by": "squeezebert-fast"}
-        return {"object": "list", "data": [model | {"endpoint": self.offer.endpoint}]}
+        return {"object": "list", "data": [model | self.offer.shown]}
 
-    def _check_endpoint(self, endpoint: str, body: Any) -> None:
+    def check_endpoint(self, endpoint: str) -> None:
+        """Raise Refused, 404, for an endpoint of other models."""
         if endpoint != self.offer.endpoint:
             raise Refused(
                 404, f"{self.offer.name} doesn't serve {endpoint}; it serves {self.offer.endpoint}"
             )
-        if body.model not in (None, self.offer.name):
+
+    def _check_model(self, name: str | None) -> None:
+        if name not in (None, self.offer.name):
             raise Refused(
                 404,
-                f"the model {body.model!r} isn't here; this server has {self.offer.name}",
+                f"the model {name!r} isn't here; this server has {self.offer.name}",
                 param="model",
                 code="model_not_found",
             )
@@ -126,37 +132,41 @@ def create_app(server: Server) -> FastAPI:
     """The application that answers for a server."""
     app = FastAPI(title="squeezebert-fast", version=__version__, docs_url=None, redoc_url=None)
 
-    def post(path: str, body: type[Body], answer: Callable[[bytes], Awaitable[Any]]) -> None:
+    def post(path: str, summary: str, body: type[Body], answer: Callable[[bytes], Awaitable[Any]]) -> None:
         async def endpoint(request: Request) -> Response:
             return await _answered(server, path, request, answer)
 
         schema = {"application/json": {"schema": body.model_json_schema()}}
         app.post(
             path,
-            summary=(answer.__doc__ or path).strip(),
+            summary=summary,
             openapi_extra={"requestBody": {"content": schema, "required": True}},
         )(endpoint)
 
-    post(EMBEDDINGS, EmbeddingsBody, server.embeddings)
-    post(PREDICT, PredictBody, server.predict)
-    post(FILL_MASK, FillMaskBody, server.fill_mask)
+    post(EMBEDDINGS, "Vectors of texts, as OpenAI's.", EmbeddingsBody, server.embeddings)
+    post(PREDICT, "What the model was trained for: labels, values, entities, answers.", PredictBody, server.predict)
+    post(FILL_MASK, "The likeliest tokens for the masks of texts.", FillMaskBody, server.fill_mask)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", summary="The model, and what it serves.")
     async def models() -> Response:
         return _json(server.models())
 
-    @app.get("/health")
+    @app.get("/health", summary="Whether this process answers.")
     async def health() -> Response:
         return _json({"status": "ok"})
 
-    @app.get("/ready")
+    @app.get("/ready", summary="Whether the model is loaded; 503 until then.")
     async def ready() -> Response:
         is_ready = server.ask is not None
         return _json({"status": "ready" if is_ready else "loading"}, 200 if is_ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", summary="What Prometheus reads.")
     async def metrics() -> Response:
         return Response(server.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(docs_page(app.openapi(), server.offer.endpoint), media_type="text/html; charset=utf-8")
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -175,17 +185,26 @@ async def _answered(
 ) -> Response:
     start, status = time.perf_counter(), WENT_AWAY
     try:
+        server.check_endpoint(path)
         response = _json(await answer(await read_body(request, server.options.max_body_bytes)))
-    except Refused as refused:
-        response = _refusal(refused)
-    except SqueezeBertFastError as error:  # of the model, about a text: one without a mask, say
-        is_theirs = isinstance(error, ValueError)
-        response = _refusal(Refused(400 if is_theirs else 500, str(error)))
-    finally:
-        if "response" in locals():
-            status = response.status_code
+        status = response.status_code
+        return response
+    except Exception as error:
+        refused = _refused(error)
+        status = refused.status
+        return _refusal(refused)
+    finally:  # also where the client is gone, which cancels this
         server.metrics.answered(path, status, time.perf_counter() - start)
-    return response
+
+
+def _refused(error: Exception) -> Refused:
+    """An error as a client gets it."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, SqueezeBertFastError):  # of the model, about a text: one without a mask, say
+        return Refused(400 if isinstance(error, ValueError) else 500, str(error))
+    logger.error("a request failed", exc_info=error)
+    return Refused(500, f"the server has a fault: {type(error).__name__}", code="internal_error")
 
 
 def _json(answer: Any, status: int = 200) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from squeezebert_fast.answering.embedding import Embedder, load_embedder
 from squeezebert_fast.answering.kinds import INSTEAD
@@ -99,14 +99,10 @@ class Predictions(Served):
 
     def offer(self) -> Offer:
         answers = self.predictor.answers
-        needs_pairs = answers.default_columns[1] is not None
-        return Offer(
-            self.name,
-            self.endpoint,
-            takes_pairs=answers.takes_pairs,
-            needs_pairs=needs_pairs,
-            choices=len(answers.choice_columns),
-        )
+        columns = answers.default_columns if answers.default_columns[1] is not None else ()
+        pairs: Literal["no", "may", "must"] = "must" if columns else "may" if answers.takes_pairs else "no"
+        choices = len(answers.choice_columns)
+        return Offer(self.name, self.endpoint, pairs=pairs, columns=columns, choices=choices)
 
     def _compute(self, works: Sequence[Work]) -> list[Done]:
         records = [record for work in works for record in work.records]
@@ -125,6 +121,9 @@ class Fills(Served):
 
     def _load(self) -> None:
         self.filler = MaskFiller(self.model, self.options.engine)
+
+    def offer(self) -> Offer:
+        return Offer(self.name, self.endpoint, mask_token=self.filler.engine.tokenizer.mask_token)
 
     def _compute(self, works: Sequence[Work]) -> list[Done]:
         top_k = [work.top_k for work in works for _ in work.records]
@@ -153,6 +152,6 @@ def _shared(answers: Sequence[tuple[Any, int]], works: Sequence[Work]) -> list[D
 def warm_up(model: Served) -> None:
     """Compute once, so that the first request doesn't wait for what is built at first use."""
     offer = model.offer()
-    text = model.filler.engine.tokenizer.mask_token if isinstance(model, Fills) else "warm"
-    record = Record(text, "up" if offer.takes_pairs else None, ("up",) * offer.choices)
+    pair = None if offer.pairs == "no" else "up"
+    record = Record(offer.mask_token or "warm", pair, ("up",) * offer.choices)
     model.compute([Work((record,), top_k=1)])

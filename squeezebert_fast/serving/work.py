@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from squeezebert_fast.errors import SqueezeBertFastError
 from squeezebert_fast.tables.rows import Record
@@ -15,16 +15,30 @@ EMBEDDINGS, PREDICT, FILL_MASK = "/v1/embeddings", "/predict", "/fill-mask"
 class Offer:
     """What a server has: the model's name, the endpoint that it answers, and what its texts look like.
 
-    channels: the length of its vectors, if it makes any. takes_pairs: whether texts may be pairs; needs_pairs: whether
-    they must. choices: those of each text.
+    channels: the length of its vectors, if it makes any. pairs: whether texts are pairs: no, they may, or must be.
+    columns: what the texts of a pair are. choices: how many each text has. mask_token: of a masked language model.
     """
 
     name: str
     endpoint: str
     channels: int | None = None
-    takes_pairs: bool = False
-    needs_pairs: bool = False
+    pairs: Literal["no", "may", "must"] = "no"
+    columns: tuple[str, ...] = ()
     choices: int = 0
+    mask_token: str | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What clients may want to know, without what says nothing about this model."""
+        fields = {
+            "endpoints": [self.endpoint],
+            "dimensions": self.channels,
+            "pairs": self.pairs if self.endpoint == PREDICT else None,
+            "columns": self.columns or None,
+            "choices": self.choices or None,
+            "mask_token": self.mask_token,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
