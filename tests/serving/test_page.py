@@ -17,9 +17,9 @@ from tests.serving.fake_server import PAGE, fake_server
 
 pytestmark = needs_browser
 
-CLASSIFIER = {"id": "sentiment", "endpoint": "/predict"}
-EMBEDDER = {"id": "minilm", "endpoint": "/v1/embeddings"}
-MASKED = {"id": "masked", "endpoint": "/fill-mask"}
+CLASSIFIER = {"id": "sentiment", "endpoints": ["/predict"]}
+EMBEDDER = {"id": "minilm", "endpoints": ["/v1/embeddings"]}
+MASKED = {"id": "masked", "endpoints": ["/fill-mask"]}
 MARKUP = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script><b>bold</b> & 'q'"
 )
@@ -94,12 +94,13 @@ def test_entities_are_marked_where_they_stand_behind_characters_of_two_code_unit
 
 
 def test_an_answer_to_a_question_is_marked_in_its_context(driver: webdriver.Chrome) -> None:
-    model = {**CLASSIFIER, "pairs": "must"}
+    model = {**CLASSIFIER, "pairs": "must", "columns": ["question", "context"]}
     row = {"answer": "Ada", "score": 0.75, "start": 10, "end": 13}
     with fake_server(model, predict=predicting(row)) as server:
         page = Page(driver, server.url)
         assert page.shows("second")
         assert not page.shows("pairs-part")
+        assert page.all("label")[:2] == ["question, one a line", "context, one a line"]
         page.ask("who wrote it?", "It was by Ada, they say.")
     assert server.asked[0][1] == {"pairs": [["who wrote it?", "It was by Ada, they say."]]}
     assert page.all("mark") == ["Ada"]
@@ -225,7 +226,7 @@ def test_a_server_that_is_not_ready_says_so_in_place_of_a_form(driver: webdriver
 
 
 def test_markup_stays_text_wherever_it_comes_from(driver: webdriver.Chrome) -> None:
-    model = {"id": MARKUP, "endpoint": "/predict"}
+    model = {"id": MARKUP, "endpoints": ["/predict"]}
     row = {"label": MARKUP, "score": MARKUP}
     spans = {"entities": [{"entity_group": MARKUP, "score": 1, "word": MARKUP, "start": 0, "end": 4}]}
     with fake_server(model, predict=predicting(row, spans)) as server:
