@@ -66,11 +66,15 @@ def vectors_of(started: Running, sentences: Sequence[str]) -> Vectors:
     return np.stack([np.frombuffer(base64.b64decode(each), np.float32) for each in answers])
 
 
-def figures_of(answers: Answers) -> dict[str, float]:
-    """Of one run: milliseconds that 50, 95 and 99 of 100 answers took at most, and answers a second."""
-    found = Timing("", tuple(answers.seconds))
+def figures_of(answers: Answers, cpu_seconds: float) -> dict[str, float]:
+    """Of one run: milliseconds that 50, 95 and 99 of 100 answers took at most, answers a second, CPU time of each.
+
+    cpu_seconds: of all the server's processes meanwhile.
+    """
+    found, count = Timing("", tuple(answers.seconds)), len(answers.seconds)
     times = {f"p{percent}_ms": 1e3 * found.percentile(percent) for percent in (50, 95, 99)}
-    return {**times, "requests_per_second": len(answers.seconds) / answers.elapsed}
+    rate, cpu = count / answers.elapsed, 1e3 * cpu_seconds / count
+    return {**times, "requests_per_second": rate, "cpu_ms_per_request": cpu}
 
 
 def row_of(server: str, connections: int, rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -103,12 +107,13 @@ def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     title = f"MiniLM-L6, one sentence of SST-2 a request, {torch.get_num_threads()} threads, {cpu_title()}"
     table = Table(Column("server", no_wrap=True), title=title, title_justify="left")
-    for column in ("connections", "p50", "p95", "p99", "requests/s", "over best peer"):
+    for column in ("connections", "p50", "p95", "p99", "requests/s", "over best peer", "CPU a request"):
         table.add_column(column, justify="right")
     for row in rows:
         times = [milliseconds(row[f"p{percent}_ms"] / 1e3) for percent in (50, 95, 99)]
         ratio = row["throughput_over_best_peer"]
         cells = [*times, f"{row['requests_per_second']:.0f}", "" if ratio is None else f"{ratio:.2f}"]
+        cells.append(milliseconds(row["cpu_ms_per_request"] / 1e3))
         table.add_row(row["server"], str(row["connections"]), *cells)
     return table
 
@@ -120,7 +125,8 @@ def peers(chosen: argparse.Namespace, folder: Path, shown: Console) -> list[Serv
         where = "--infinity names it" if program is None else f"there is none at {program}"
         shown.print(f"without infinity-emb: {where}. README.md says how to install it", markup=False)
         return []
-    usual = ["--batch-size", str(chosen.infinity_batch), "--no-bettertransformer", "--no-compile"]
+    # compiling again for each new length costs torch more than it brings; the rest is what helps either engine
+    usual = ["--batch-size", str(chosen.infinity_batch), "--no-compile"]
     found = [infinity(program, minilm_directory(), "torch", usual)]
     exported = folder / "onnx"
     export = [str(program.with_name("optimum-cli")), "export", "onnx", "--task", "feature-extraction"]
@@ -137,18 +143,21 @@ def peers(chosen: argparse.Namespace, folder: Path, shown: Console) -> list[Serv
 
 def measure(
     turns: Turns, server: Server, seconds: float, sentences: Sequence[str], expected: Vectors, folder: Path
-) -> dict[int, Answers]:
-    """One round of a server: its answers by connections. Raises WrongEngine, and CandidateFailed for a bad answer."""
+) -> dict[int, dict[str, float]]:
+    """One round of a server: its figures by connections. Raises WrongEngine, and CandidateFailed for a bad answer."""
     with running(server, folder) as started:
         actual = vectors_of(started, sentences[: len(expected)])
         check_embeddings(server.name, server.precision, actual, expected)
         ask = partial(turns.ask, f"client of {server.path}", Client.run, started.port)
         ask(CONNECTIONS[-1], WARM_SECONDS)
-        found = {connections: ask(connections, seconds) for connections in CONNECTIONS}
-    for answers in found.values():
-        for fault, times in answers.faults.most_common(1):
-            raise CandidateFailed(f"{server.name}: {times} times {fault}")
-    return found
+        found = {}
+        for connections in CONNECTIONS:
+            before = started.cpu_seconds()
+            answers: Answers = ask(connections, seconds)
+            for fault, times in answers.faults.most_common(1):
+                raise CandidateFailed(f"{server.name}: {times} times {fault}")
+            found[connections] = figures_of(answers, started.cpu_seconds() - before)
+        return found
 
 
 def arguments() -> argparse.Namespace:
@@ -229,8 +238,8 @@ def compared(
                 left_out[server.name] = str(failure)
                 shown.print(f"without {server.name}: {failure}", markup=False)
                 continue
-            for connections, answers in found.items():
-                rounds[server.name, connections].append(figures_of(answers))
+            for connections, figures in found.items():
+                rounds[server.name, connections].append(figures)
     measured = [server for server in servers if server.name not in left_out]
     rows = with_ratios(
         [row_of(each.name, count, rounds[each.name, count]) for each in measured for count in CONNECTIONS]

@@ -26,6 +26,7 @@ class BareModel:
 
     def __init__(self, precision: str, sentences: Sequence[str]) -> None:
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         self._sentences = list(sentences)
         self._embedder = load_embedder(
             str(minilm_directory()),

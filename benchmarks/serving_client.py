@@ -95,7 +95,7 @@ def _joined(data: bytes) -> bytes | None:
     while (end := data.find(b"\r\n", at)) >= 0:
         size = int(data[at:end].split(b";")[0], 16)
         if size == 0:
-            return b"".join(parts)
+            return b"".join(parts) if data[end:].startswith(b"\r\n\r\n") else None
         if len(data) < end + 2 + size + 2:
             return None
         parts.append(data[end + 2 : end + 2 + size])

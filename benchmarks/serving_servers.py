@@ -108,6 +108,10 @@ class Running:
         pids = marked(self.mark)
         return sum(map(_proportional_bytes, pids)), len(pids)
 
+    def cpu_seconds(self) -> float:
+        """That its processes have computed so far."""
+        return sum(map(_cpu_seconds, marked(self.mark)))
+
 
 @contextmanager
 def running(server: Server, folder: Path) -> Iterator[Running]:
@@ -182,7 +186,15 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
 def _proportional_bytes(pid: int) -> int:
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    except (OSError, ProcessLookupError):
+    except OSError:
         return 0
     found = re.search(r"(?m)^Pss:\s+(\d+) kB$", rollup)
     return 1024 * int(found[1]) if found else 0
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime

@@ -1,7 +1,6 @@
-"""A hundred thousand requests of all sizes, bad ones among them: whether every answer is right and memory stays flat.
+"""A hundred thousand requests of all sizes, bad ones among them: is every answer right, does memory stay flat?
 
-The model is a small one of random weights, unless another is named: what may leak is the server, and a large model would
-make an afternoon of it.
+The model is a small one of random weights: what may leak is the server, and a large one would take an afternoon.
 """
 
 from __future__ import annotations
