@@ -1,9 +1,9 @@
 """The Ray Serve application, for the command and for configuration files (`serve deploy`, KubeRay's serveConfigV2).
 
-    applications:
-      - name: embeddings
-        import_path: squeezebert_fast.serving.application:build
-        args: {model: sentence-transformers/all-MiniLM-L6-v2, replicas: 2, max_batch: 128}
+applications:
+  - name: embeddings
+    import_path: squeezebert_fast.serving.application:build
+    args: {model: sentence-transformers/all-MiniLM-L6-v2, replicas: 2, max_batch: 128}
 """
 
 # Without `from __future__ import annotations`: Serve reads the builder's annotation, which must be a class.
@@ -13,7 +13,6 @@ from typing import Any
 import pydantic
 from ray import serve
 
-from squeezebert_fast.errors import InputError
 from squeezebert_fast.serving.deployment import Replica
 from squeezebert_fast.serving.options import ServingOptions
 
@@ -45,13 +44,13 @@ def application(
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=2,
         ray_actor_options={"num_cpus": options.threads or 1 if cpus is None else cpus},
-        logging_config={"enable_access_log": False},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(Replica))
     return replica.bind(model, options, metrics_folder)
 
 
 def build(arguments: Arguments) -> serve.Application:
-    """The application of a configuration file. Raises pydantic.ValidationError for arguments of other names or types."""
+    """The application of a configuration file. Raises pydantic.ValidationError for arguments of other types."""
     fields: dict[str, Any] = dataclasses.asdict(arguments.root)
     model = fields.pop("model")
     return application(model, ServingOptions(**fields))

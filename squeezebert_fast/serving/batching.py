@@ -26,10 +26,10 @@ RETRY_AFTER_SECONDS = 1
 
 @dataclass(eq=False)
 class Ticket:
-    """Work on its way. has_begun: whether its batch has."""
+    """Work on its way. is_through: whether it is past the gate and its batch hasn't begun."""
 
     work: Work
-    has_begun: bool = False
+    is_through: bool = False
 
     @property
     def texts(self) -> int:
@@ -51,10 +51,15 @@ class Gate:
         self._batches = 0  # that have begun and not ended
         self._next_begins: asyncio.Future[None] | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the model is free and nobody wants it."""
+        return not (self._batches or self._queue or self._through)
+
     async def enter(self, ticket: Ticket) -> None:
         """Wait until the gate is open for it."""
         if not self._batches and not self._queue and self._has_room(ticket):
-            self._through += ticket.texts
+            self._let_in(ticket)
             return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append((ticket, turn))
@@ -62,14 +67,13 @@ class Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # let in, and its client gone before it moved
-                self.leave(ticket)
+            self.leave(ticket)  # it may have been let in, and its client gone before it moved
             raise
         finally:
             self.waiting -= ticket.texts
 
     def leave(self, ticket: Ticket) -> None:
-        """A ticket that was let in isn't wanted any more. Its batch hasn't begun, and others may take its place."""
+        """A ticket isn't wanted any more. If its batch hasn't begun, others may take its place."""
         self._pass(ticket)
         if not self._batches:
             self._open()
@@ -78,12 +82,11 @@ class Gate:
         """Their batch begins: the gate closes."""
         self._batches += 1
         for ticket in tickets:
-            ticket.has_begun = True
             self._pass(ticket)
         self._tell()
 
     def end(self) -> asyncio.Future[None] | None:
-        """A batch ends: if the model is free, the gate opens. Gives what is done when the next batch, if any, begins."""
+        """A batch ends: if the model is free, the gate opens. Gives what is done when the next batch begins, if any."""
         self._batches -= 1
         if self._batches:
             return None
@@ -92,8 +95,14 @@ class Gate:
             self._next_begins = asyncio.get_running_loop().create_future()
         return self._next_begins
 
+    def _let_in(self, ticket: Ticket) -> None:
+        ticket.is_through = True
+        self._through += ticket.texts
+
     def _pass(self, ticket: Ticket) -> None:
-        self._through -= ticket.texts
+        if ticket.is_through:
+            ticket.is_through = False
+            self._through -= ticket.texts
         if not self._through:
             self._tell()
 
@@ -110,17 +119,30 @@ class Gate:
             ticket, turn = self._queue.popleft()
             if not turn.done():  # else its client is gone
                 turn.set_result(None)
-                self._through += ticket.texts
+                self._let_in(ticket)
+
+
+Compute = Callable[[list[Ticket]], Awaitable[list[Outcome]]]
 
 
 class Batcher:
     """The texts of a request, through the gate into batches.
 
-    batched: what `serve.batch` makes of a function of some tickets. max_queue: texts that may wait.
+    compute: gives the outcomes of some tickets, between the gate's `begin` and `end`. batched: what `serve.batch` makes
+    of it. max_queue: texts that may wait. waits: whether a batch waits for more requests than are there.
     """
 
-    def __init__(self, gate: Gate, batched: Callable[[Ticket], Awaitable[Outcome]], max_queue: int) -> None:
-        self.gate, self.batched, self.max_queue = gate, batched, max_queue
+    def __init__(
+        self,
+        gate: Gate,
+        compute: Compute,
+        batched: Callable[[Ticket], Awaitable[Outcome]],
+        *,
+        max_queue: int,
+        waits: bool = False,
+    ) -> None:
+        self.gate, self.compute, self.batched = gate, compute, batched
+        self.max_queue, self.waits = max_queue, waits
 
     async def __call__(self, work: Work) -> Done:
         """The answers to a request's texts. Raises Refused, 503, where too many wait, and what the model raises."""
@@ -133,19 +155,24 @@ class Batcher:
             )
         parts = work.parts(self.gate.max_texts)
         if len(parts) == 1:
-            return await self._ask(work)
-        done = await asyncio.gather(*map(self._ask, parts))
+            return await self._ask(Ticket(work))
+        done = await asyncio.gather(*(self._ask(Ticket(part)) for part in parts))
         return Done([answer for each in done for answer in each.answers], sum(each.tokens for each in done))
 
-    async def _ask(self, work: Work) -> Done:
-        ticket = Ticket(work)
+    async def _ask(self, ticket: Ticket) -> Done:
+        is_alone = self.gate.is_idle and not self.waits
         await self.gate.enter(ticket)
-        try:
-            outcome = await self.batched(ticket)
-        except asyncio.CancelledError:
-            if not ticket.has_begun:
-                self.gate.leave(ticket)
-            raise
+        if is_alone:  # a batch of itself, without the fifth of a millisecond that `serve.batch` takes to make one
+            (outcome,) = await asyncio.shield(asyncio.ensure_future(self.compute([ticket])))
+        else:
+            outcome = await self._in_batch(ticket)
         if isinstance(outcome, Done):
             return outcome
         raise outcome
+
+    async def _in_batch(self, ticket: Ticket) -> Outcome:
+        try:
+            return await self.batched(ticket)
+        except asyncio.CancelledError:
+            self.gate.leave(ticket)
+            raise

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from squeezebert_fast.errors import counted
 from squeezebert_fast.serving.refusals import Refused
@@ -69,7 +76,9 @@ class PredictBody(TextsBody):
     pairs: list[tuple[str, str]] | None = Field(
         None, description="Pairs of texts; for question answering of a question and its context."
     )
-    choices: list[list[str]] | None = Field(None, description="For multiple choice: the choices of each text.")
+    choices: list[list[str]] | None = Field(
+        None, description="For multiple choice: the choices of each text."
+    )
 
     def work(self, offer: Offer) -> Work:
         """The request's texts. Raises Refused for those of another kind than the model takes."""
@@ -86,7 +95,10 @@ class PredictBody(TextsBody):
             columns = " and its ".join(offer.columns)
             raise Refused(400, f"{offer.name} takes pairs, each a {columns}", param="pairs")
         return Work(
-            tuple(Record(text, choices=each) for text, each in zip(texts, self._choices(offer, len(texts)), strict=True))
+            tuple(
+                Record(text, choices=each)
+                for text, each in zip(texts, self._choices(offer, len(texts)), strict=True)
+            )
         )
 
     def _choices(self, offer: Offer, texts: int) -> list[tuple[str, ...]]:

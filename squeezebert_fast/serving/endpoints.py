@@ -12,6 +12,7 @@ from typing import Any
 import pydantic_core
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from squeezebert_fast.errors import SqueezeBertFastError
 from squeezebert_fast.serving.bodies import (
@@ -32,6 +33,7 @@ from squeezebert_fast.version import __version__
 logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
 WENT_AWAY = 499
+Answer = Callable[[bytes], Awaitable[Any]]
 
 
 class Server:
@@ -57,7 +59,9 @@ class Server:
                 param="dimensions",
             )
         done = await self._done(body.work())
-        shown = (lambda vector: base64.b64encode(vector).decode()) if body.encoding_format == "base64" else _list
+        shown = (
+            (lambda vector: base64.b64encode(vector).decode()) if body.encoding_format == "base64" else _list
+        )
         return {
             "object": "list",
             "data": [
@@ -81,15 +85,18 @@ class Server:
         return {"masks": answers if body.texts is not None else answers[0], "model": self.offer.name}
 
     def models(self) -> Any:
-        model = {"id": self.offer.name, "object": "model", "created": self.created, "owned_by": "squeezebert-fast"}
+        model = {
+            "id": self.offer.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "squeezebert-fast",
+        }
         return {"object": "list", "data": [model | self.offer.shown]}
 
     def check_endpoint(self, endpoint: str) -> None:
         """Raise Refused, 404, for an endpoint of other models."""
         if endpoint != self.offer.endpoint:
-            raise Refused(
-                404, f"{self.offer.name} doesn't serve {endpoint}; it serves {self.offer.endpoint}"
-            )
+            raise Refused(404, f"{self.offer.name} doesn't serve {endpoint}; it serves {self.offer.endpoint}")
 
     def _check_model(self, name: str | None) -> None:
         if name not in (None, self.offer.name):
@@ -110,42 +117,58 @@ def _list(vector: Any) -> list[float]:
     return vector.tolist()
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The request's body. Raises Refused, 413, as soon as it is known to be longer than `most` bytes."""
-    said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > most:
-        raise _too_long(most)
-    chunks, length = [], 0
-    async for chunk in request.stream():
-        length += len(chunk)
-        if length > most:
-            raise _too_long(most)
-        chunks.append(chunk)
-    return b"".join(chunks)
+class Application:
+    """The ASGI application that answers for a server.
+
+    What the model is asked comes here directly; FastAPI's layers, which it needs none of, would cost a quarter of a
+    millisecond. They have the rest, and describe all of it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.others = server, _others(server)
+        self.posts = {
+            EMBEDDINGS: server.embeddings,
+            PREDICT: server.predict,
+            FILL_MASK: server.fill_mask,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"][len(scope.get("root_path", "")) :]
+            if answer := self.posts.get(path):
+                response = await self._answered(path, answer, Request(scope, receive))
+                return await response(scope, receive, send)
+        return await self.others(scope, receive, send)
+
+    async def _answered(self, path: str, answer: Answer, request: Request) -> Response:
+        start, status = time.perf_counter(), WENT_AWAY
+        try:
+            self.server.check_endpoint(path)
+            response = _json(await answer(await read_body(request, self.server.options.max_body_bytes)))
+            status = response.status_code
+            return response
+        except Exception as error:
+            refused = _refused(error)
+            status = refused.status
+            return _refusal(refused)
+        finally:  # also where the client is gone, which cancels this
+            self.server.metrics.answered(path, status, time.perf_counter() - start)
 
 
-def _too_long(most: int) -> Refused:
-    return Refused(413, f"the request's body is longer than {most:,} bytes", code="body_too_long")
-
-
-def create_app(server: Server) -> FastAPI:
-    """The application that answers for a server."""
+def _others(server: Server) -> FastAPI:
+    """What isn't asked of the model, and the OpenAPI document of all endpoints."""
     app = FastAPI(title="squeezebert-fast", version=__version__, docs_url=None, redoc_url=None)
 
-    def post(path: str, summary: str, body: type[Body], answer: Callable[[bytes], Awaitable[Any]]) -> None:
-        async def endpoint(request: Request) -> Response:
-            return await _answered(server, path, request, answer)
-
+    def describe(path: str, summary: str, body: type[Body]) -> None:
         schema = {"application/json": {"schema": body.model_json_schema()}}
-        app.post(
-            path,
-            summary=summary,
-            openapi_extra={"requestBody": {"content": schema, "required": True}},
-        )(endpoint)
 
-    post(EMBEDDINGS, "Vectors of texts, as OpenAI's.", EmbeddingsBody, server.embeddings)
-    post(PREDICT, "What the model was trained for: labels, values, entities, answers.", PredictBody, server.predict)
-    post(FILL_MASK, "The likeliest tokens for the masks of texts.", FillMaskBody, server.fill_mask)
+        @app.post(path, summary=summary, openapi_extra={"requestBody": {"content": schema, "required": True}})
+        async def elsewhere() -> None:
+            raise AssertionError(f"{path} is Application's")
+
+    describe(EMBEDDINGS, "Vectors of texts, as OpenAI's.", EmbeddingsBody)
+    describe(PREDICT, "What the model was trained for: labels, values, entities, answers.", PredictBody)
+    describe(FILL_MASK, "The likeliest tokens for the masks of texts.", FillMaskBody)
 
     @app.get("/v1/models", summary="The model, and what it serves.")
     async def models() -> Response:
@@ -166,7 +189,9 @@ def create_app(server: Server) -> FastAPI:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return Response(docs_page(app.openapi(), server.offer.endpoint), media_type="text/html; charset=utf-8")
+        return Response(
+            docs_page(app.openapi(), server.offer.endpoint), media_type="text/html; charset=utf-8"
+        )
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -180,21 +205,22 @@ def create_app(server: Server) -> FastAPI:
     return app
 
 
-async def _answered(
-    server: Server, path: str, request: Request, answer: Callable[[bytes], Awaitable[Any]]
-) -> Response:
-    start, status = time.perf_counter(), WENT_AWAY
-    try:
-        server.check_endpoint(path)
-        response = _json(await answer(await read_body(request, server.options.max_body_bytes)))
-        status = response.status_code
-        return response
-    except Exception as error:
-        refused = _refused(error)
-        status = refused.status
-        return _refusal(refused)
-    finally:  # also where the client is gone, which cancels this
-        server.metrics.answered(path, status, time.perf_counter() - start)
+async def read_body(request: Request, most: int) -> bytes:
+    """The request's body. Raises Refused, 413, as soon as it is known to be longer than `most` bytes."""
+    said = request.headers.get("content-length", "")
+    if said.isdigit() and int(said) > most:
+        raise _too_long(most)
+    chunks, length = [], 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > most:
+            raise _too_long(most)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_long(most: int) -> Refused:
+    return Refused(413, f"the request's body is longer than {most:,} bytes", code="body_too_long")
 
 
 def _refused(error: Exception) -> Refused:

@@ -47,7 +47,9 @@ def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str |
 
 
 def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str | None) -> None:
-    name = served(model, options).name  # what is wrong with folder or options is said before anything is started
+    name = served(
+        model, options
+    ).name  # what is wrong with folder or options is said before anything is started
     with ExitStack() as stack:
         metrics = None
         if ray is None:

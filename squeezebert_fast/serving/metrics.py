@@ -28,7 +28,9 @@ class Metrics:
         self.folder = folder
         if folder is not None:
             os.environ[FOLDER_VARIABLE] = folder
-            values.ValueClass = values.MultiProcessValue()  # decided at import by the variable, which came later
+            values.ValueClass = (
+                values.MultiProcessValue()
+            )  # decided at import by the variable, which came later
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "squeezebert_requests", "Requests answered.", ("endpoint", "status"), registry=registry

@@ -31,6 +31,7 @@ class Served(ABC):
         self.name = options.served_name or (path.resolve().name if path.is_dir() else model)
         self.check()
 
+    @abstractmethod
     def check(self) -> None:
         """Raise what is wrong with the model's configuration or the options, without its weights."""
 
@@ -69,6 +70,15 @@ class Embeddings(Served):
 
     endpoint = EMBEDDINGS
     embedder: Embedder
+
+    def check(self) -> None:
+        folder = find_sentence_folder(self.model)
+        if folder is None:
+            self._refuse("prompt_name")
+        else:
+            self._refuse("pooling")
+            if folder.beyond is None:
+                folder.prompts.chosen(self.options.prompt_name, self.model)
 
     def _load(self) -> None:
         options = self.options

@@ -34,7 +34,8 @@ class ServingOptions:
     max_texts: int = _option(2048, "Texts that a request may hold.", 1)  # type: ignore[assignment]
     max_body_mib: float = _option(8.0, "Size of a request's body at most, in MiB.", 0)  # type: ignore[assignment]
     served_name: str | None = _option(
-        None, "The name that clients call the model by; by default its directory's name, or its id on the hub."
+        None,
+        "The name that clients call the model by; by default its directory's name, or its id on the hub.",
     )  # type: ignore[assignment]
     threads: int | None = _option(
         None,
@@ -48,7 +49,9 @@ class ServingOptions:
         "auto", "auto, reference, cpu or triton; one that is named and can't serve is an error."
     )  # type: ignore[assignment]
     max_length: int | None = _option(
-        None, "Tokens at which a text is cut; by default as in the model's training, or else as many as it takes.", 1
+        None,
+        "Tokens at which a text is cut; by default as in the model's training, or else as many as it takes.",
+        1,
     )  # type: ignore[assignment]
     pooling: str | None = _option(
         None,
@@ -56,7 +59,8 @@ class ServingOptions:
         "folder says, or else mean.",
     )  # type: ignore[assignment]
     prompt_name: str | None = _option(
-        None, "Of a sentence-transformers folder or a CrossEncoder: which of its prompts each text begins with."
+        None,
+        "Of a sentence-transformers folder or a CrossEncoder: which of its prompts each text begins with.",
     )  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

@@ -50,9 +50,7 @@ class Work:
 
     def parts(self, size: int) -> list[Work]:
         """The same texts in parts of at most `size`."""
-        return [
-            Work(self.records[at : at + size], self.top_k) for at in range(0, len(self.records), size)
-        ]
+        return [Work(self.records[at : at + size], self.top_k) for at in range(0, len(self.records), size)]
 
 
 @dataclass(frozen=True)
