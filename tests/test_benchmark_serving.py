@@ -199,7 +199,7 @@ def test_a_servers_processes_are_found_by_their_mark(monkeypatch: pytest.MonkeyP
     import subprocess
     import sys
 
-    code = "import sys; print(flush=True); sys.stdin.read()"
+    code = "import sys, time\nwhile time.process_time() < 0.1: pass\nprint(flush=True)\nsys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, MARK: "this one"},
