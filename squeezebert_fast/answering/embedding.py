@@ -37,7 +37,6 @@ from squeezebert_fast.sentence import mean_pool, to_unit_length
 from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.rows import Record
 
-
 Vectors = Iterator[tuple[Record, Tensor]]
 Counted = Iterator[tuple[Record, Tensor, int]]
 

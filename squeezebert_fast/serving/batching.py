@@ -40,10 +40,11 @@ class Gate:
     """What tickets wait at. All of it runs in one event loop.
 
     max_texts: of a batch. More than that are never through and not in a batch yet, unless one ticket has more.
+    tell: told how many texts wait, whenever it changes.
     """
 
-    def __init__(self, max_texts: int) -> None:
-        self.max_texts = max_texts
+    def __init__(self, max_texts: int, tell: Callable[[int], None] = lambda waiting: None) -> None:
+        self.max_texts, self.tell = max_texts, tell
         self.waiting = 0
         """Texts before the gate."""
         self._queue: deque[tuple[Ticket, asyncio.Future[None]]] = deque()
@@ -63,14 +64,14 @@ class Gate:
             return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append((ticket, turn))
-        self.waiting += ticket.texts
+        self._wait(ticket.texts)
         try:
             await turn
         except asyncio.CancelledError:
             self.leave(ticket)  # it may have been let in, and its client gone before it moved
             raise
         finally:
-            self.waiting -= ticket.texts
+            self._wait(-ticket.texts)
 
     def leave(self, ticket: Ticket) -> None:
         """A ticket isn't wanted any more. If its batch hasn't begun, others may take its place."""
@@ -83,7 +84,7 @@ class Gate:
         self._batches += 1
         for ticket in tickets:
             self._pass(ticket)
-        self._tell()
+        self._say_begun()
 
     def end(self) -> asyncio.Future[None] | None:
         """A batch ends: if the model is free, the gate opens. Gives what is done when the next batch begins, if any."""
@@ -95,6 +96,10 @@ class Gate:
             self._next_begins = asyncio.get_running_loop().create_future()
         return self._next_begins
 
+    def _wait(self, texts: int) -> None:
+        self.waiting += texts
+        self.tell(self.waiting)
+
     def _let_in(self, ticket: Ticket) -> None:
         ticket.is_through = True
         self._through += ticket.texts
@@ -104,9 +109,9 @@ class Gate:
             ticket.is_through = False
             self._through -= ticket.texts
         if not self._through:
-            self._tell()
+            self._say_begun()
 
-    def _tell(self) -> None:
+    def _say_begun(self) -> None:
         if self._next_begins is not None:
             self._next_begins.set_result(None)
             self._next_begins = None
@@ -162,7 +167,9 @@ class Batcher:
     async def _ask(self, ticket: Ticket) -> Done:
         is_alone = self.gate.is_idle and not self.waits
         await self.gate.enter(ticket)
-        if is_alone:  # a batch of itself, without the fifth of a millisecond that `serve.batch` takes to make one
+        if (
+            is_alone
+        ):  # a batch of itself, without the fifth of a millisecond that `serve.batch` takes to make one
             (outcome,) = await asyncio.shield(asyncio.ensure_future(self.compute([ticket])))
         else:
             outcome = await self._in_batch(ticket)

@@ -30,7 +30,7 @@ class Replica:
         if metrics_folder is not None:  # of a server that has its Ray to itself
             _listen_at_loopback()
         self.options, self.metrics = options, Metrics(metrics_folder)
-        self.gate = Gate(options.max_batch)
+        self.gate = Gate(options.max_batch, self.metrics.waiting.set)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.model = served(model, options)
         await self._in_thread(self.model.load)
@@ -59,12 +59,10 @@ class Replica:
 
     async def _compute(self, tickets: list[Ticket]) -> list[Outcome]:
         self.gate.begin(tickets)
-        self.metrics.waiting.set(self.gate.waiting)
         try:
             return await self._in_thread(self._timed, [ticket.work for ticket in tickets])
         finally:
             next_batch = self.gate.end()
-            self.metrics.waiting.set(self.gate.waiting)
             if next_batch is not None and not self.options.max_wait_ms:
                 await next_batch
 

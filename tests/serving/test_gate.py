@@ -44,7 +44,9 @@ class Model:
 
     def _outcome(self, work: Work) -> Outcome:
         texts = [record.text for record in work.records]
-        return InputError("a bad text") if "bad" in texts else Done([text.upper() for text in texts], len(texts))
+        return (
+            InputError("a bad text") if "bad" in texts else Done([text.upper() for text in texts], len(texts))
+        )
 
     async def batched(self, ticket: Ticket) -> Outcome:
         """As serve.batch: all that is there when the loop comes to it is a batch, without what is cancelled."""
@@ -104,8 +106,15 @@ async def test_a_batch_holds_as_many_texts_as_it_may_and_the_rest_comes_next() -
     tasks = [asyncio.create_task(model.ask(work(*texts))) for texts in ("a", "bb", "cc", "dd", "ee", "f")]
     await settle()
     model.release.set()
-    assert [(await task).answers for task in tasks] == [[*texts.upper()] for texts in ("a", "bb", "cc", "dd", "ee", "f")]
-    assert [len(batch) for batch in model.batches] == [1, 2, 4, 3]  # the first went alone, and bb along with it
+    assert [(await task).answers for task in tasks] == [
+        [*texts.upper()] for texts in ("a", "bb", "cc", "dd", "ee", "f")
+    ]
+    assert [len(batch) for batch in model.batches] == [
+        1,
+        2,
+        4,
+        3,
+    ]  # the first went alone, and bb along with it
 
 
 @running
@@ -123,11 +132,12 @@ async def test_the_next_batch_begins_before_the_last_is_answered() -> None:
     model = Model()
     first = asyncio.create_task(model.ask(work("a")))
     await settle()
-    asyncio.create_task(model.ask(work("b")))
+    second = asyncio.create_task(model.ask(work("b")))
     await settle()
     seen: list[int] = []
     first.add_done_callback(lambda _: seen.append(len(model.batches)))
     model.release.set()
+    await asyncio.gather(first, second)
     await settle()
     assert seen == [2]
 
