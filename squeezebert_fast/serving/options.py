@@ -67,7 +67,7 @@ class ServingOptions:
         if self.pooling is not None:
             check_among("--pooling", self.pooling, POOLINGS, InputError)
         for each in dataclasses.fields(self):
-            least, value = each.metadata["at_least"], getattr(self, each.name)
+            least, value = each.metadata.get("at_least"), getattr(self, each.name)
             if least is not None and value is not None and value < least:
                 raise InputError(f"--{each.name.replace('_', '-')} is {value}, expected {least} or more")
 
