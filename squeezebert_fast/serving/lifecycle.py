@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from squeezebert_fast.streams import PROGRAM
 
 APP = "squeezebert-fast"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_OF_REPLICA = re.compile(r"(?:squeezebert_fast\.errors\.)?\w*(?:Error|Exception): (.+)")
+_OF_REPLICA = re.compile(r"^\s*[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
 
 
 class Stopped(BaseException):
@@ -84,9 +85,18 @@ def _deploy(model: str, options: ServingOptions, metrics_folder: str | None) -> 
 
     try:
         serve.run(application(model, options, metrics_folder), name=APP, route_prefix="/")
-    except RuntimeError as error:  # that the replica didn't start, with its traceback as text
-        lines = [match[1] for line in str(error).splitlines() if (match := _OF_REPLICA.search(line))]
-        raise CheckpointError(f"{model} can't be served: {lines[-1] if lines else error}") from None
+    except RuntimeError as error:
+        status = serve.status().applications[APP]
+        said = [each.message for each in status.deployments.values()] + [status.message, str(error)]
+        raise CheckpointError(f"{model} can't be served: {_reason(said)}") from None
+
+
+def _reason(messages: Sequence[str]) -> str:
+    """Of what Serve says of a replica that didn't start, the error at the end of its traceback."""
+    for message in messages:
+        if found := _OF_REPLICA.findall(message):
+            return found[-1]
+    return next(filter(None, messages))
 
 
 def free_address(host: str, port: int) -> str:
