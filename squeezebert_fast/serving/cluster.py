@@ -75,7 +75,8 @@ def joined_cluster(address: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
+        with _silent_stderr():  # where there is none, Ray's C++ part says so once a second, past Python's logging
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InputError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
     try:
@@ -135,6 +136,18 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER),
     }
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(null)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Stopped(BaseException):
 def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str | None = None) -> int:
     """Serve a model until a signal comes, and give the exit code: 0 after SIGTERM, 130 after SIGINT.
 
-    ray: the address of a cluster to run on, whose own Serve decides where it listens. Raises InputError for an address
+    ray: the address of a cluster to run on. Where its Serve runs already, it has its own host and port. Raises InputError for an address
     that can't be listened at or reached, and what is wrong with the model.
     """
     before = _raise_signals()
@@ -41,6 +41,10 @@ def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str |
         _serve(model, options, host, port, ray)
     except Stopped as stopped:
         return 0 if stopped.number == signal.SIGTERM else 128 + stopped.number
+    except SystemExit as exit:
+        if exit.code != signal.SIGTERM:
+            raise
+        return 0  # that is what Ray makes of SIGTERM while it starts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -65,12 +69,13 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
 
         _raise_signals()  # Ray has put its own in their place, which end the process
         cluster.quiet()
-        if ray is None:
-            inner = cluster.LOOPBACK if cluster.haproxy_program() else host
-            serve.start(proxy_location="HeadOnly", http_options={"host": inner, "port": port})
+        # HAProxy's configuration gets the host later, and replicas, which Serve gives the same, stay at loopback
+        inner = cluster.LOOPBACK if ray is None and cluster.haproxy_program() else host
+        where = "HeadOnly" if ray is None else "EveryNode"
+        serve.start(proxy_location=where, http_options={"host": inner, "port": port})
         _deploy(model, options, None if metrics is None else str(metrics))
-        where = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
-        print(f"{PROGRAM}: {name} is ready at {where} (end with Ctrl-C)", file=sys.stderr, flush=True)
+        place = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
+        print(f"{PROGRAM}: {name} is ready at {place} (end with Ctrl-C)", file=sys.stderr, flush=True)
         try:
             threading.Event().wait()
         finally:

@@ -32,7 +32,7 @@ def test_sigterm_lets_what_was_accepted_be_answered(tmp_path: Path) -> None:
 
         def have_come() -> bool:
             waiting = server.number("squeezebert_waiting_texts")
-            return 0 < waiting and waiting + server.number("squeezebert_batch_texts_sum") > 2 * len(texts)
+            return waiting > 0 and waiting + server.number("squeezebert_batch_texts_sum") > 2 * len(texts)
 
         until(have_come)
         assert server.stop(signal.SIGTERM) == 0
