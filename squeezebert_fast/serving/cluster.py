@@ -44,8 +44,8 @@ def server_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def own_cluster(folder: Path, address: str, replicas: int) -> Iterator[None]:
-    """Ray on this machine alone, with HAProxy listening at `address` where there is one.
+def own_cluster(folder: Path, address: str, threads: int) -> Iterator[None]:
+    """Ray on this machine alone, for so many threads, with HAProxy listening at `address` where there is one.
 
     To be entered before ray.serve is imported, which reads its settings from the environment then.
     """
@@ -55,7 +55,7 @@ def own_cluster(folder: Path, address: str, replicas: int) -> Iterator[None]:
         try:
             ray.init(
                 "local",
-                num_cpus=max(cpus(), replicas),
+                num_cpus=threads,
                 object_store_memory=STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -75,7 +75,9 @@ def joined_cluster(address: str) -> Iterator[None]:
     import ray
 
     try:
-        with _silent_stderr():  # where there is none, Ray's C++ part says so once a second, past Python's logging
+        with (
+            _silent_stderr()
+        ):  # where there is none, Ray's C++ part says so once a second, past Python's logging
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InputError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 import socket
@@ -62,7 +63,9 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
             folder = stack.enter_context(cluster.server_folder())
             metrics = folder / "metrics"
             metrics.mkdir()
-            stack.enter_context(cluster.own_cluster(folder, address, options.replicas))
+            threads = options.threads or max(1, cluster.cpus() // options.replicas)
+            options = dataclasses.replace(options, threads=threads)
+            stack.enter_context(cluster.own_cluster(folder, address, threads * options.replicas))
         else:
             stack.enter_context(cluster.joined_cluster(ray))
         from ray import serve

@@ -39,7 +39,8 @@ class ServingOptions:
     )  # type: ignore[assignment]
     threads: int | None = _option(
         None,
-        "Threads that each replica computes with; by default the machine's CPUs divided among the replicas.",
+        "Threads that each replica computes with; by default this machine's CPUs divided among the replicas, or one on "
+        "a cluster that others started.",
         1,
     )  # type: ignore[assignment]
     precision: str | None = _option(
@@ -67,7 +68,7 @@ class ServingOptions:
         if self.pooling is not None:
             check_among("--pooling", self.pooling, POOLINGS, InputError)
         for each in dataclasses.fields(self):
-            least, value = each.metadata["at_least"], getattr(self, each.name)
+            least, value = each.metadata.get("at_least"), getattr(self, each.name)
             if least is not None and value is not None and value < least:
                 raise InputError(f"--{each.name.replace('_', '-')} is {value}, expected {least} or more")
 
