@@ -109,7 +109,8 @@ class Predictions(Served):
 
     def offer(self) -> Offer:
         answers = self.predictor.answers
-        columns = answers.default_columns if answers.default_columns[1] is not None else ()
+        first, second = answers.default_columns
+        columns = () if second is None else (first, second)
         pairs: Literal["no", "may", "must"] = "must" if columns else "may" if answers.takes_pairs else "no"
         choices = len(answers.choice_columns)
         return Offer(self.name, self.endpoint, pairs=pairs, columns=columns, choices=choices)

@@ -39,7 +39,8 @@ class ServingOptions:
     )  # type: ignore[assignment]
     threads: int | None = _option(
         None,
-        "Threads that each replica computes with; by default the machine's CPUs divided among the replicas.",
+        "Threads that each replica computes with; by default this machine's CPUs divided among the replicas, or one on "
+        "a cluster that others started.",
         1,
     )  # type: ignore[assignment]
     precision: str | None = _option(
