@@ -136,7 +136,12 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         # by default half a minute, in which load balancers on other machines may hear of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER - 3),
+        # Serve's proxy in Python, which HAProxy turns to while no replica answers its checks. Its usual ports are the
+        # same for every server of a machine, and may be shared: one server would be asked what another is for.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + PORTS_OF_A_SERVER - 2),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + PORTS_OF_A_SERVER - 1),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two parts of a request's body
     }
 
 
