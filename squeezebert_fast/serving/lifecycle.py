@@ -34,8 +34,8 @@ class Stopped(BaseException):
 def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str | None = None) -> int:
     """Serve a model until a signal comes, and give the exit code: 0 after SIGTERM, 130 after SIGINT.
 
-    ray: the address of a cluster to run on. Where its Serve runs already, it has its own host and port. Raises InputError for an address
-    that can't be listened at or reached, and what is wrong with the model.
+    ray: the address of a cluster to run on. Where its Serve runs already, it has its own host and port.
+    Raises InputError for an address that can't be listened at or reached, and what is wrong with the model.
     """
     before = _raise_signals()
     try:
