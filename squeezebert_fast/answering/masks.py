@@ -65,9 +65,7 @@ class MaskFiller:
                     [
                         [
                             Fill(token=token, score=score)
-                            for token, score in zip(
-                                tokenizer.convert_ids_to_tokens(ids), scores, strict=True
-                            )
+                            for token, score in zip(tokenizer.convert_ids_to_tokens(ids), scores, strict=True)
                         ]
                         for ids, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
                     ]
