@@ -53,7 +53,7 @@ def patch(
     backward, and torch.compile and torch.export find them as operations of `torch.ops.squeezebert_fast`.
     Patching again replaces the settings and reads every weight anew. Weights that change are noticed in the next
     call; a few elements written through `weight.data`, of which PyTorch gives no sign, by the time that calls add up
-    to 16,384 tokens (see docs/architecture.md).
+    to 16,384 tokens (see docs/promises.md).
 
     Args:
         model: any module that contains such an encoder.
