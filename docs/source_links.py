@@ -104,7 +104,9 @@ def _copy(target: str, config: MkDocsConfig) -> File:
     elif path.suffix in LANGUAGES:
         text = path.read_text(encoding="utf-8")
         code = f'~~~~ {{ .{LANGUAGES[path.suffix]} linenums="1" }}\n{text}\n~~~~\n'
-        file = File.generated(config, place, content=f"---\nsearch:\n  exclude: true\n---\n# {target}\n\n{code}")
+        file = File.generated(
+            config, place, content=f"---\nsearch:\n  exclude: true\n---\n# {target}\n\n{code}"
+        )
     else:
         file = File.generated(config, place, abs_src_path=str(path))
     file.inclusion = InclusionLevel.NOT_IN_NAV

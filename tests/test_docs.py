@@ -100,7 +100,9 @@ def test_a_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
             continue
         file = (path.parent / target).resolve() if target else path
         assert file.exists(), f"{path.name}: {target}"
-        assert not anchor or anchor in anchors_of(file.read_text(encoding="utf-8")), f"{path.name}: {target}#{anchor}"
+        assert not anchor or anchor in anchors_of(file.read_text(encoding="utf-8")), (
+            f"{path.name}: {target}#{anchor}"
+        )
 
 
 @names([path for path, text in TEXTS.items() if PLACE.search(text)])

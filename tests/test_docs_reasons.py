@@ -12,9 +12,15 @@ PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "squeezebert_fast"
 
 SOURCES = (
-    *(PACKAGE / "backends" / f"{name}.py" for name in ("__init__", "request", "cpu", "cpu_encoder", "triton")),
+    *(
+        PACKAGE / "backends" / f"{name}.py"
+        for name in ("__init__", "request", "cpu", "cpu_encoder", "triton")
+    ),
     PACKAGE / "backends" / "assembler.py",
-    *(PACKAGE / "patching" / f"{name}.py" for name in ("obstacles", "engines", "plan", "linear", "embeddings")),
+    *(
+        PACKAGE / "patching" / f"{name}.py"
+        for name in ("obstacles", "engines", "plan", "linear", "embeddings")
+    ),
     PACKAGE / "patching" / "explain.py",
     *sorted((PACKAGE / "patching" / "families").glob("*.py")),
     PACKAGE / "ops" / "attention.py",
@@ -41,7 +47,9 @@ def reasons_of(source: str) -> Iterator[str]:
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             if node.targets[0].id in ("SCORES", "COMPILING", "obstacle", "plan", "reason"):
                 yield from _sentences([node.value])
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "plan":
+        elif (
+            isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "plan"
+        ):
             yield from _sentences([node.value])
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Choice"):
             yield from _sentences(list(node.args[1:]))
@@ -55,7 +63,9 @@ def _sentences(nodes: list[ast.expr | None]) -> Iterator[str]:
             yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.value
-        elif isinstance(node, (ast.IfExp, ast.BoolOp, ast.Tuple, ast.GeneratorExp, ast.Call, ast.NamedExpr, ast.Dict)):
+        elif isinstance(
+            node, (ast.IfExp, ast.BoolOp, ast.Tuple, ast.GeneratorExp, ast.Call, ast.NamedExpr, ast.Dict)
+        ):
             waiting += [child for child in ast.iter_child_nodes(node)]
 
 
@@ -79,11 +89,11 @@ def test_the_page_and_the_code_have_the_same_reasons() -> None:
 
 
 def test_reasons_are_found_in_code() -> None:
-    source = '''
+    source = """
 def refusal(x) -> str | None:
     if x:
         return f"the dtype is {x}, not float32"
     return other(x) or "autocast is active" if x else None
-'''
+"""
     assert set(reasons_of(source)) == {"the dtype is …, not float32", "autocast is active"}
     assert len(in_code()) > 60

@@ -10,7 +10,9 @@ from benchmarks.tables import ROOT, filled, pages
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page differs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 where a page differs"
+    )
     is_check = parser.parse_args().check
     differing = []
     for path in pages():

@@ -46,7 +46,10 @@ def loops() -> str:
                 cells.append(f"{row['fraction_of_peak']:.0%}")
         body.append((loop, *cells))
     return "\n".join(
-        [table(("loop", *cores.values()), body), _source(measured, "Modelled by llvm-mca, not measured; of exponentials, cycles a value")]
+        [
+            table(("loop", *cores.values()), body),
+            _source(measured, "Modelled by llvm-mca, not measured; of exponentials, cycles a value"),
+        ]
     )
 
 
@@ -117,7 +120,14 @@ def known() -> str:
         )
         for row in measured["rows"]
     ]
-    head = ("precision", "projected", "measured, 1 layer", "over projected", "measured, 12 layers", "over projected")
+    head = (
+        "precision",
+        "projected",
+        "measured, 1 layer",
+        "over projected",
+        "measured, 12 layers",
+        "over projected",
+    )
     return "\n".join([table(head, body), _source(measured, f"Million cycles a layer, {measured['cpu']}")])
 
 

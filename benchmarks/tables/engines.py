@@ -56,7 +56,13 @@ def embedding_short() -> str:
     body = [("torch", "float32", *cells("torch"))]
     for ours in OURS:
         other = rows[ours]["best_peer_of_precision"]
-        body.append((f"{other.removesuffix(' bfloat16').removesuffix(' int8')}, the best other", rows[ours]["precision"], *cells(other)))
+        body.append(
+            (
+                f"{other.removesuffix(' bfloat16').removesuffix(' int8')}, the best other",
+                rows[ours]["precision"],
+                *cells(other),
+            )
+        )
         body.append(("**patched**", rows[ours]["precision"], *(f"**{cell}**" for cell in cells(ours))))
     head = ("", "precision", "speed", "sentences a second", "mean cosine")
     return "\n".join([table(head, body, texts=2), source(measured)])

@@ -33,16 +33,16 @@ def kernel() -> str:
     measured = results("kernel")
     rows = by(measured["rows"], "case", "candidate")
     names = ["F.conv1d", "F.linear"]
-    names += [
-        name for name in dict.fromkeys(each for _, each in rows) if name.endswith(" kernel")
-    ]
+    names += [name for name in dict.fromkeys(each for _, each in rows) if name.endswith(" kernel")]
     cases = list(dict.fromkeys(case for case, _ in rows))
     body = []
     for name in names:
         cells = []
         for case in cases:
             row = rows.get((case, name))
-            share = "" if row is None or row["fraction_of_peak"] is None else f" ({row['fraction_of_peak']:.0%})"
+            share = (
+                "" if row is None or row["fraction_of_peak"] is None else f" ({row['fraction_of_peak']:.0%})"
+            )
             cells.append("" if row is None else f"{short(row['median_ms'])}{share}")
         body.append((name, *cells))
     said = "\nMilliseconds, and the share of the multiply-add peak of the candidate's own instruction set."
