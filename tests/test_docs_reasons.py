@@ -66,7 +66,7 @@ def _sentences(nodes: list[ast.expr | None]) -> Iterator[str]:
         elif isinstance(
             node, (ast.IfExp, ast.BoolOp, ast.Tuple, ast.GeneratorExp, ast.Call, ast.NamedExpr, ast.Dict)
         ):
-            waiting += [child for child in ast.iter_child_nodes(node)]
+            waiting += ast.iter_child_nodes(node)
 
 
 def in_code() -> set[str]:

@@ -17,11 +17,11 @@ def profile() -> str:
     wanted = [(shape, precision, build) for precision in ("float32", "int8") for shape in SHAPES]
     body = []
     for key in [*wanted, ("8x128", "float32", "avx2")]:
-        cells = [f"{rows[*key, TILE]['fraction_of_peak']:.2f}"]
+        cells = [f"{rows[(*key, TILE)]['fraction_of_peak']:.2f}"]
         for name in (*PASSES, "encoder"):
-            row = rows[*key, name]
+            row = rows[(*key, name)]
             cells.append(f"{short(row['median_ms'])} ({row['fraction_of_limit']:.2f})")
-        cells.append(short(rows[*key, "model"]["median_ms"]))
+        cells.append(short(rows[(*key, "model")]["median_ms"]))
         shape, precision, used = key
         body.append((f"{precision}, {shape}{'' if used == build else f', build {used}'}", *cells))
     head = ("", "a tile", *PASSES.values(), "encoder", "model")
