@@ -45,7 +45,7 @@ def reasons_of(source: str) -> Iterator[str]:
         elif isinstance(node, ast.keyword) and node.arg == "obstacle":
             yield from _sentences([node.value])
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id in ("SCORES", "COMPILING", "obstacle", "plan", "reason"):
+            if node.targets[0].id in ("CHANGED", "COMPILING", "SCORES", "obstacle", "plan", "reason"):
                 yield from _sentences([node.value])
         elif (
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "plan"
