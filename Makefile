@@ -175,8 +175,9 @@ format: $(VENV)/lint.stamp
 	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'benchmarks/*.c' 'benchmarks/*.cpp' ':!csrc/*/third_party/*' | xargs $(BIN)/clang-format -i
 
 # Whatever MkDocs warns of is an error: a link or an anchor that isn't there, a page that the navigation lacks.
+# Not --quiet: with it warnings are not counted.
 docs: $(VENV)/docs.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open build/site/index.html"
 
 bench: $(VENV)/bench.stamp

@@ -19,6 +19,7 @@ from benchmarks.defaults import RUNS, TASKS, with_tables
 from benchmarks.tables import PLACE, TABLES, filled
 from squeezebert_fast.cli import app
 from tests.minilm import minilm_directory
+from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -28,7 +29,7 @@ GROUP: Any = typer.main.get_command(app)
 def commands_of(text: str) -> list[str]:
     """The commands that stand in blocks of their own, each on one line, but those that are cut short."""
     joined = re.sub(r"\\\n\s*", "", text)
-    lines = re.findall(r"(?m)^    (?:\$ )?squeezebert-fast (.+?)(?:\s{2,}#.*)?$", joined)
+    lines = re.findall(r"(?m)^    (?:\$ )?(?:echo .+ \| )?squeezebert-fast (.+?)(?:\s{2,}#.*)?$", joined)
     return [line for line in lines if " ... " not in line]
 
 
@@ -77,9 +78,25 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
 
 
+@names([path for path, text in TEXTS.items() if "```sh\n" in text])
+def test_the_shell_of_a_page_is_shell(path: Path) -> None:
+    for block in re.findall(r"(?ms)^```sh\n(.*?)^```", TEXTS[path]):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
 def test_python_of_a_gpu_is_python() -> None:
     blocks = [block for text in TEXTS.values() for block in python_blocks(text)]
     assert len([ast.parse(block) for block in blocks if block.startswith("# needs a GPU")]) == 1
+
+
+def test_the_floors_of_the_architecture_are_those_that_are_tested() -> None:
+    page = TEXTS[ROOT / "docs" / "architecture.md"]
+    cells = re.findall(r"(?m)^\| (`.+?) \|", page.partition("## The floors")[2].partition("\n## ")[0])
+    told = [{name.removesuffix("/").removesuffix(".py") for name in re.findall("`(.+?)`", cell)} for cell in cells]
+    tested = [set(floor) - {"", "_native"} for floor in reversed(FLOORS)]
+    assert set().union(*told) == set().union(*tested)
+    for floor in tested:
+        assert not floor or any(floor <= row for row in told), f"{floor} aren't in one row"
 
 
 def test_readme_fits_on_a_few_screens() -> None:
