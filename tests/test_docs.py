@@ -17,6 +17,7 @@ import typer.main
 
 from benchmarks.defaults import RUNS, TASKS, with_tables
 from benchmarks.tables import PLACE, TABLES, filled
+from docs.pictures import PICTURES, drawn
 from squeezebert_fast.cli import app
 from tests.minilm import minilm_directory
 from tests.test_layers import FLOORS
@@ -92,11 +93,33 @@ def test_python_of_a_gpu_is_python() -> None:
 def test_the_floors_of_the_architecture_are_those_that_are_tested() -> None:
     page = TEXTS[ROOT / "docs" / "architecture.md"]
     cells = re.findall(r"(?m)^\| (`.+?) \|", page.partition("## The floors")[2].partition("\n## ")[0])
-    told = [{name.removesuffix("/").removesuffix(".py") for name in re.findall("`(.+?)`", cell)} for cell in cells]
+    told = [
+        {name.removesuffix("/").removesuffix(".py") for name in re.findall("`(.+?)`", cell)} for cell in cells
+    ]
     tested = [set(floor) - {"", "_native"} for floor in reversed(FLOORS)]
     assert set().union(*told) == set().union(*tested)
     for floor in tested:
         assert not floor or any(floor <= row for row in told), f"{floor} aren't in one row"
+
+
+def test_a_picture_of_a_command_says_the_command_and_the_processor_and_fetches_nothing() -> None:
+    picture = drawn("squeezebert-fast doctor", "CPU  avx512 [1]", "A CPU", "doctor")
+    text = re.sub("&#160;", " ", re.sub(r"<[^>]+>", "", picture))
+    for part in ("squeezebert-fast doctor", "CPU  avx512 [1]", "A CPU"):
+        assert part in text
+    assert "font-face" not in picture
+
+
+@names(sorted((ROOT / "docs" / "pictures").glob("*.svg")))
+def test_a_picture_is_on_a_page_and_fetches_nothing(path: Path) -> None:
+    picture = path.read_text(encoding="utf-8")
+    assert "font-face" not in picture
+    assert not re.search(r"(href|src|url)[=(]\W*https?:", picture)
+    assert any(f"(pictures/{path.name})" in text for text in TEXTS.values())
+
+
+def test_every_picture_of_a_command_is_there() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "pictures").glob("*.svg")} >= set(PICTURES)
 
 
 def test_readme_fits_on_a_few_screens() -> None:
