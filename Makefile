@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 600
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-compat lint format docs bench profile gpu-check runtime runtime-arm wheel clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-ray test-compat lint format docs bench profile gpu-check runtime runtime-arm wheel clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -35,6 +35,7 @@ help:
 	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make fuzz         what the runtime and the Python loaders read: 10 minutes, or FUZZ_SECONDS=60"
+	@echo "make test-ray     batches and serving on Ray clusters of this machine, and the server's page in a browser"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make docs         the documentation site, into build/site, with every link checked"
@@ -147,6 +148,14 @@ fuzz: $(VENV)/fuzz.stamp
 
 $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet --no-deps --target $(VENV)/atheris $(ATHERIS)
+	@touch $@
+
+test-ray: $(VENV)/test.stamp $(VENV)/browser.stamp
+	$(BIN)/python -m pytest tests/ray tests/serving
+
+# A browser, from the system's packages: PyPI has none.
+$(VENV)/browser.stamp: $(BIN)/pip
+	command -v chromium chromedriver > /dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium chromium-driver; }
 	@touch $@
 
 test-compat: $(VENV)/compat.stamp

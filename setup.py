@@ -42,6 +42,8 @@ PACKAGES = [
     "squeezebert_fast.ops",
     "squeezebert_fast.patching",
     "squeezebert_fast.patching.families",
+    "squeezebert_fast.ray",
+    "squeezebert_fast.serving",
     "squeezebert_fast.storage",
     "squeezebert_fast.tables",
     "squeezebert_fast.tokenization",
@@ -147,7 +149,7 @@ setup(
     packages=PACKAGES,
     # Top-level triton_kernels/ installs inside the package: the bare name belongs to another distribution.
     package_dir={"squeezebert_fast.triton_kernels": "triton_kernels"},
-    package_data={"squeezebert_fast": ["py.typed", "_native.pyi", "models/sentiment/*"]},
+    package_data={"squeezebert_fast": ["py.typed", "_native.pyi", "models/sentiment/*", "serving/page.html"]},
     ext_modules=[Extension("squeezebert_fast._native", SOURCES, language="c++", depends=HEADERS)],
     cmdclass={"build_ext": BuildNative},
 )

@@ -58,6 +58,10 @@ class TrainingInterrupted(SqueezeBertFastError):
     """A training run was asked to stop, saved its state, and can be resumed."""
 
 
+class ClusterError(SqueezeBertFastError):
+    """Ray isn't installed, no cluster can be reached, or one can't do the work. What was written before stays."""
+
+
 def one_of(possible: Iterable[str]) -> str:
     """What a message says is possible: "one of a, b, c". The one form for all of them."""
     return f"one of {', '.join(possible)}"

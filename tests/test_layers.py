@@ -34,6 +34,7 @@ FLOORS = (
     ("pretrained",),
     ("benchmark", "trainer", "training"),
     ("answering",),
+    ("ray", "serving"),
     ("cli",),
     ("__main__",),
     ("",),  # squeezebert_fast/__init__.py, which offers names of all floors and which none may import
@@ -182,7 +183,7 @@ def test_every_package_is_installed() -> None:
 
 
 def test_all_but_the_command_line_runs_without_typer() -> None:
-    needing = ("__main__", "cli", "trainer", "triton_kernels")
+    needing = ("__main__", "cli", "serving", "trainer", "triton_kernels")  # Ray Serve itself needs click
     modules = [name for name in sources(ROOT) if unit(name) not in needing]
     program = "import sys; sys.modules['typer'] = sys.modules['click'] = sys.modules['transformers'] = None\n"
     program += "".join(f"import {name}\n" for name in modules)

@@ -19,6 +19,11 @@ from squeezebert_fast.trained_with import DEFAULT_STRIDE
 Row = dict[str, Any]
 """What is written of a record: names and values, the same names for each record of a run."""
 
+STRING, INT64, FLOAT32, FLOAT64 = "string", "int64", "float32", "float64"
+Types = dict[str, Any]
+"""Of each value of a row, by its name: one of the above; a list with the type of each of its items; a pair of that and
+of how many there are; or a dict like this one. Any value may be null."""
+
 
 class Answers(ABC):
     """The answers of one kind of model.
@@ -58,6 +63,11 @@ class Answers(ABC):
         said = (self.options.stride, self.trained_with.stride, DEFAULT_STRIDE)
         return next(stride for stride in said if stride is not None)
 
+    @property
+    @abstractmethod
+    def types(self) -> Types:
+        """The names and types of an answer's values."""
+
     @abstractmethod
     def steps(self, engine: Engine) -> Steps:
         """How the model is asked."""
@@ -70,9 +80,9 @@ class Answers(ABC):
     def answer(self, record: Record, rows: Sequence[tuple[Tokens, Tensor]]) -> Row:
         """The answer that the model's output makes."""
 
-    @abstractmethod
     def nothing(self) -> Row:
         """The answer to a record that is blank: the same names, and null for each."""
+        return dict.fromkeys(self.types)
 
 
 def ranked(place: int) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from squeezebert_fast.answering.base import Answers, Row, ranked
+from squeezebert_fast.answering.base import FLOAT32, INT64, STRING, Answers, Row, Types, ranked
 from squeezebert_fast.answering.options import AnswerOptions
 from squeezebert_fast.answering.running import OF, Engine, Steps, Tokens
 from squeezebert_fast.errors import InputError
@@ -37,6 +36,14 @@ class Choices(Answers):
     @property
     def choice_columns(self) -> Sequence[str]:
         return self.names
+
+    @property
+    def types(self) -> Types:
+        types: Types = {}
+        for suffix in map(ranked, range(1, self.options.top_k + 1)):
+            types |= {f"choice{suffix}": INT64, f"answer{suffix}": STRING, f"score{suffix}": FLOAT32}
+        every = self.names if self.options.all_scores else ()
+        return types | {f"score[{name}]": FLOAT32 for name in every}
 
     def steps(self, engine: Engine) -> Steps:
         pad = engine.tokenizer.pad_token_id or 0
@@ -70,7 +77,3 @@ class Choices(Answers):
         if self.options.all_scores:
             row |= {f"score[{name}]": score for name, score in zip(self.names, scores.tolist(), strict=True)}
         return row
-
-    def nothing(self) -> Row:
-        record = Record("", choices=("",) * len(self.names))
-        return dict.fromkeys(self.answer(record, [({}, torch.zeros(len(self.names)))]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from squeezebert_fast.answering.aggregation import Aggregation, Token
-from squeezebert_fast.answering.base import Answers, Row
+from squeezebert_fast.answering.base import FLOAT64, INT64, STRING, Answers, Row, Types
 from squeezebert_fast.answering.options import AnswerOptions
 from squeezebert_fast.answering.running import OF, Engine, Steps, Tokens
 from squeezebert_fast.errors import InputError
@@ -31,6 +31,13 @@ class Entities(Answers):
     def __init__(self, options: AnswerOptions, stored: Pretrained) -> None:
         super().__init__(options, stored)
         self.aggregation: Aggregation | None = None
+
+    @property
+    def types(self) -> Types:
+        spelled = {"word": STRING, "start": INT64, "end": INT64}
+        if self.options.aggregate == "none":
+            return {"entities": [{"entity": STRING, "score": FLOAT64, "index": INT64, **spelled}]}
+        return {"entities": [{"entity_group": STRING, "score": FLOAT64, **spelled}]}
 
     def steps(self, engine: Engine) -> Steps:
         tokenizer = engine.tokenizer
@@ -74,9 +81,6 @@ class Entities(Answers):
         for row, scores in rows:
             found += self.aggregation.entities(record.text, _tokens(row, scores))
         return {"entities": found if len(rows) == 1 else _without_overlap(found)}
-
-    def nothing(self) -> Row:
-        return {"entities": None}
 
 
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")

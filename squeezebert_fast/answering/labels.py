@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from squeezebert_fast.answering.base import Answers, Row, ranked
+from squeezebert_fast.answering.base import FLOAT32, STRING, Answers, Row, Types, ranked
 from squeezebert_fast.answering.options import AnswerOptions
 from squeezebert_fast.answering.running import Engine, Steps, Tokens, of_whole_texts
 from squeezebert_fast.errors import InputError, counted
@@ -61,6 +61,18 @@ class Labels(Answers):
                 f"--top-k is {options.top_k}, but {self.model_name} has {counted(len(self.labels), 'label')}"
             )
 
+    @property
+    def types(self) -> Types:
+        if self.is_value:
+            return dict.fromkeys(self._values(), FLOAT32)
+        types: Types = {"labels": [STRING], "scores": [FLOAT32]}
+        if not self.has_several:
+            places = range(1, self.options.top_k + 1)
+            named = [{f"label{ranked(at)}": STRING, f"score{ranked(at)}": FLOAT32} for at in places]
+            types = {name: each for best in named for name, each in best.items()}
+        every = self.labels if self.options.all_scores else ()
+        return types | {f"score[{label}]": FLOAT32 for label in every}
+
     def steps(self, engine: Engine) -> Steps:
         def forward(batch: Mapping[str, Tensor]) -> Tensor:
             return self.activation(engine.model(**engine.inputs(batch)).logits.float())
@@ -88,6 +100,3 @@ class Labels(Answers):
 
     def _values(self) -> list[str]:
         return ["value"] if len(self.labels) == 1 else [f"value[{label}]" for label in self.labels]
-
-    def nothing(self) -> Row:
-        return dict.fromkeys(self.answer(Record(""), [({}, torch.zeros(len(self.labels)))]))

@@ -43,5 +43,11 @@ class Predictor:
 
     def run(self, records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Row]]:
         """Each record with its answer, in order and in constant memory; a blank one's is null throughout."""
+        for record, answer, _ in self.run_counted(records, batch_size):
+            yield record, answer
+
+    def run_counted(self, records: Iterable[Record], batch_size: int) -> Iterator[tuple[Record, Row, int]]:
+        """`run`, and with each the number of its tokens that were computed."""
         for record, rows in run_in_order(records, self.steps, batch_size, lambda record: record.is_blank):
-            yield record, self.answers.answer(record, rows) if rows else self.answers.nothing()
+            answer = self.answers.answer(record, rows) if rows else self.answers.nothing()
+            yield record, answer, sum(self.steps.length(tokens) for tokens, _ in rows)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from squeezebert_fast.answering.base import Answers, Row, ranked
+from squeezebert_fast.answering.base import FLOAT64, INT64, STRING, Answers, Row, Types, ranked
 from squeezebert_fast.answering.options import AnswerOptions
 from squeezebert_fast.answering.running import OF, Engine, Steps, Tokens
 from squeezebert_fast.modeling import SqueezeBertForQuestionAnswering
@@ -21,7 +21,7 @@ from squeezebert_fast.tables.rows import Record
 from squeezebert_fast.training.evaluation import FIXED_EPOCH
 from squeezebert_fast.training.tasks.questions import HIDDEN, LONGEST_ANSWER, Question, QuestionAnswering
 
-NAMES = ("answer", "score", "start", "end")
+TYPES = {"answer": STRING, "score": FLOAT64, "start": INT64, "end": INT64}
 
 
 class Spans(Answers):
@@ -39,6 +39,11 @@ class Spans(Answers):
     def __init__(self, options: AnswerOptions, stored: Pretrained) -> None:
         super().__init__(options, stored)
         self.task = QuestionAnswering(self.stride)
+
+    @property
+    def types(self) -> Types:
+        places = range(1, self.options.top_k + 1)
+        return {f"{name}{ranked(place)}": each for place in places for name, each in TYPES.items()}
 
     def steps(self, engine: Engine) -> Steps:
         pad = engine.tokenizer.pad_token_id or 0
@@ -79,12 +84,8 @@ class Spans(Answers):
         best.sort(key=lambda each: -each["score"])
         result = self.nothing()
         for place, each in enumerate(best[: self.options.top_k], 1):
-            result |= {f"{name}{ranked(place)}": each[name] for name in NAMES}
+            result |= {f"{name}{ranked(place)}": each[name] for name in TYPES}
         return result
-
-    def nothing(self) -> Row:
-        places = range(1, self.options.top_k + 1)
-        return {f"{name}{ranked(place)}": None for place in places for name in NAMES}
 
 
 def _spans(row: Tokens, logits: Tensor, count: int) -> tuple[float, list[tuple[float, int, int]]]:

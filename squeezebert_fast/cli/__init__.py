@@ -24,9 +24,11 @@ from squeezebert_fast.cli import (
     predict,
     pretrain,
     quantize,
+    serve,
     similar,
 )
 from squeezebert_fast.cli.group import Group
+from squeezebert_fast.cli.ray_options import Command
 from squeezebert_fast.streams import PROGRAM
 from squeezebert_fast.version import __version__
 
@@ -37,6 +39,7 @@ for command in (
     fill_mask.fill_mask,
     embed.embed,
     similar.similar,
+    serve.serve,
     finetune.finetune,
     distill.distill,
     pretrain.pretrain,
@@ -48,7 +51,7 @@ for command in (
 ):
     # A paragraph's lines as one, which the terminal's width wraps: typer would end lines where the source does.
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
+    app.command(cls=Command, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -63,7 +66,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """SqueezeBERT with custom kernels: classify, fill in, embed, train, measure and convert."""
+    """SqueezeBERT with custom kernels: classify, fill in, embed, serve, train, measure and convert."""
 
 
 def main() -> None:

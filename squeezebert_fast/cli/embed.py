@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.embedding_options import EmbeddingOptions
 from squeezebert_fast.cli.kept import kept_columns_named
+from squeezebert_fast.cli.ray_options import RayOptions, run_on_ray
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.vector_files import NUMPY, vector_format, vector_writer
 from squeezebert_fast.cli.writing import checked_output, tracked
@@ -19,6 +20,9 @@ from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Input
 from squeezebert_fast.tables.unreadable import RECORD
 from squeezebert_fast.trained_with import TrainedWith
+
+OF_NO_TEXT = "their vectors are of no text"
+"""What becomes of an empty text."""
 
 
 @spread
@@ -31,10 +35,13 @@ def embed(
             "--output",
             "-o",
             help="The file to write, a row for each text: .npy (float32, the vectors alone), or .jsonl or .csv (with "
-            "the text, or what --keep and --id say).",
+            "the text, or what --keep and --id say). With --ray a directory.",
         ),
     ],
     *,
+    format: Annotated[
+        str | None, typer.Option(help="With --ray: write parquet (the default) or jsonl.", show_default=False)
+    ] = None,
     column: options.Column = None,
     pair_column: Annotated[
         str | None,
@@ -53,6 +60,7 @@ def embed(
         typer.Option(help="Of a sentence-transformers folder: which of its prompts each text begins with."),
     ] = None,
     embedding: EmbeddingOptions,
+    on_ray: RayOptions,
 ) -> None:
     """Turn texts into vectors: a row of a NumPy file or table for each, in the order of the input.
 
@@ -61,23 +69,37 @@ def embed(
     Example: squeezebert-fast embed -m ./all-MiniLM-L6-v2 sentences.txt -o vectors.npy
     """
     kept = options.kept_columns(id_column, keep)
-    if vector_format(output) == NUMPY and kept:
-        raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for columns")
-    if vector_format(output) == NUMPY and on_error == RECORD:
-        raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for errors")
-    output = checked_output(output)
+    if on_ray.ray is not None:
+        parts_format = on_ray.format(output, format, "parquet")
+    else:
+        _check_file(output, format, bool(kept), on_error)
+        output = checked_output(output)
     trained_with = TrainedWith.of_model(model)
     with kept_columns_named(model, trained_with, {"column": column}):
-        records = Input(
-            source,
-            input_format,
-            column,
-            pair_column or None,
-            default_column=trained_with.column or DEFAULT_COLUMN,
-            keep=kept,
-            delimiter=delimiter,
-            on_error=on_error,
+        reading: dict[str, Any] = {
+            "format": input_format,
+            "column": column,
+            "pair_column": pair_column or None,
+            "default_column": trained_with.column or DEFAULT_COLUMN,
+            "keep": kept,
+            "delimiter": delimiter,
+            "on_error": on_error,
+        }
+        records = Input(source, **reading)
+    if on_ray.ray is not None:
+        from squeezebert_fast.ray.work import Embedding
+
+        work = Embedding(
+            model=model,
+            prompt_name=prompt_name,
+            pooling=embedding.pooling,
+            engine=embedding.engine,
+            normalize=normalize,
+            pairs=bool(pair_column),
+            batch_size=embedding.batch_size,
         )
+        run_on_ray(on_ray, work, records, reading, output, parts_format, OF_NO_TEXT)
+        return
     output = checked_output(output, records.files)
 
     from squeezebert_fast.answering.embedding import load_embedder
@@ -98,4 +120,14 @@ def embed(
             append(record, record.kept if kept else record.asked, vector)
     with held_warnings():
         records.unreadable.warn()
-        blanks.warn("their vectors are of no text")
+        blanks.warn(OF_NO_TEXT)
+
+
+def _check_file(output: Path, format: str | None, keeps: bool, on_error: str) -> None:
+    """Raise InputError for what the one file that is written without --ray has no place for."""
+    if format is not None:
+        raise InputError("--format means nothing without --ray; the output's suffix says it")
+    if vector_format(output) == NUMPY and keeps:
+        raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for columns")
+    if vector_format(output) == NUMPY and on_error == RECORD:
+        raise InputError(f"the output {output} holds numbers alone; .jsonl and .csv have a place for errors")

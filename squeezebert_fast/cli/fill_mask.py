@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from squeezebert_fast.answering.options import EngineOptions
 from squeezebert_fast.cli import options
-from squeezebert_fast.errors import InputError
 
 
 def fill_mask(
@@ -26,32 +26,12 @@ def fill_mask(
 
     Example: squeezebert-fast fill-mask -m ./masked-lm "Paris is the [MASK] of France."
     """
-    import torch
+    from squeezebert_fast.answering.masks import MaskFiller
 
-    from squeezebert_fast.answering.running import load_engine
-    from squeezebert_fast.modeling import SqueezeBertForMaskedLM
-    from squeezebert_fast.patching.families import word_logits
-
-    engine = load_engine(SqueezeBertForMaskedLM, model, backend=backend, threads=threads, precision=precision)
-    tokenizer = engine.tokenizer
-    batch = tokenizer(text, return_tensors="pt")
-    masked = batch["input_ids"][0] == tokenizer.mask_token_id
-    if not masked.any():
-        raise InputError(f"the text has no {tokenizer.mask_token}: {text!r}")
-    known = min(len(tokenizer), engine.model.config.vocab_size)  # a vocabulary may be padded in the model
-    if top_k > known:
-        raise InputError(f"--top-k is {top_k}, but the vocabulary has {known} tokens")
-    with torch.inference_mode():
-        encoded = engine.model.base_model(**engine.inputs(batch))
-        logits = word_logits(engine.model, encoded.last_hidden_state[0, masked])
-        best = logits.softmax(-1)[:, :known].topk(top_k)
-    fills = [
-        [
-            {"token": token, "score": score}
-            for token, score in zip(tokenizer.convert_ids_to_tokens(ids), scores, strict=True)
-        ]
-        for ids, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    filler = MaskFiller(model, EngineOptions(backend=backend, threads=threads, precision=precision))
+    tokens = filler.encode(text)
+    filler.check_top_k(top_k)
+    (fills,) = filler.fills([tokens], [top_k])
     if as_json:
         typer.echo(json.dumps(fills, ensure_ascii=False))
         return

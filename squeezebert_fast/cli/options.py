@@ -94,7 +94,9 @@ Column = Annotated[
 PairColumn = Annotated[str | None, typer.Option(help=PAIR_COLUMN_HELP)]
 RowFormat = Annotated[
     str | None,
-    typer.Option(help="Write jsonl or csv; by default as the output's suffix says, or else jsonl."),
+    typer.Option(
+        help="Write jsonl or csv, with --ray jsonl or parquet; by default as the output's suffix says, or else jsonl."
+    ),
 ]
 Output = Annotated[
     Path | None,

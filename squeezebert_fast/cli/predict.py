@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from squeezebert_fast.answering.options import AnswerOptions, EngineOptions
 from squeezebert_fast.cli import options
+from squeezebert_fast.cli.ray_options import RayOptions, run_on_ray
 from squeezebert_fast.cli.spreading import spread
 from squeezebert_fast.cli.writing import STDOUT, checked_output, row_format, row_writer, tracked
 from squeezebert_fast.errors import InputError
@@ -16,6 +17,9 @@ from squeezebert_fast.streams import held_warnings
 from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.rows import Input
 from squeezebert_fast.tables.sources import files_of
+
+NO_ANSWER = "their answer is null"
+"""What becomes of an empty text."""
 
 
 @spread
@@ -46,22 +50,26 @@ def predict(
     precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    on_ray: RayOptions,
 ) -> None:
     """Answer what the model was trained for: a result for each row of the input, in the same order.
 
     Labels with their scores, values of a regression, entities, answers to questions (columns question and context),
     the best of several choices (--choice-columns). An empty text has no answer: null. Without --model the labels are
-    positive and negative.
+    positive and negative. With --ray on all CPUs, or those of a cluster, into a directory of parts.
 
     Example: squeezebert-fast predict reviews.csv --column review --id order -o labels.csv
     """
     output = None if output == STDOUT else output
-    written_format = row_format(output, format)
+    written_format = (
+        row_format(output, format) if on_ray.ray is None else on_ray.format(output, format, "jsonl")
+    )
     files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
     from squeezebert_fast.answering.predictor import Predictor
     from squeezebert_fast.answering.rows import answered
     from squeezebert_fast.cli.kept import kept_columns_named
+    from squeezebert_fast.ray.work import Prediction
 
     predictor = Predictor(model, chosen)
     answers = predictor.answers
@@ -72,21 +80,24 @@ def predict(
     usual, usual_pair = predictor.columns
     given = {"column": column, "pair_column": pair_column, "choice_columns": chosen.choice_columns}
     with kept_columns_named(model, predictor.stored.trained_with, given):
-        records = Input(
-            source,
-            input_format,
-            column,
-            usual_pair if pair_column is None else pair_column or None,
-            default_column=usual,
-            choice_columns=answers.choice_columns,
-            keep=options.kept_columns(id_column, keep),
-            delimiter=delimiter,
-            on_error=on_error,
-        )
+        reading: dict[str, Any] = {
+            "format": input_format,
+            "column": column,
+            "pair_column": usual_pair if pair_column is None else pair_column or None,
+            "default_column": usual,
+            "choice_columns": answers.choice_columns,
+            "keep": options.kept_columns(id_column, keep),
+            "delimiter": delimiter,
+            "on_error": on_error,
+        }
+        records = Input(source, **reading)
+    engine = EngineOptions(backend=backend, threads=threads, max_length=max_length, precision=precision)
+    if on_ray.ray is not None and output is not None:  # as `format` has made sure
+        work = Prediction(model=model, chosen=chosen, engine=engine, batch_size=batch_size)
+        run_on_ray(on_ray, work, records, reading, output, written_format, NO_ANSWER)
+        return
     output = None if output is None else checked_output(output, records.files)
-    predictor.load(
-        EngineOptions(backend=backend, threads=threads, max_length=max_length, precision=precision)
-    )
+    predictor.load(engine)
     blanks = Blanks()
     with row_writer(output, written_format) as write:
         results = predictor.run(records, batch_size)
@@ -96,4 +107,4 @@ def predict(
             write(answered(record, record.kept if records.kept else answers.asked(record), answer, on_error))
     with held_warnings():
         records.unreadable.warn()
-        blanks.warn("their answer is null")
+        blanks.warn(NO_ANSWER)

@@ -42,11 +42,13 @@ def vector_writer(path: Path, channels: int, on_error: str) -> Iterator[Append]:
         with replacing(path) as staged, NpyRows.open(staged, channels) as rows:
             yield lambda record, shown, vector: rows.append(vector)
         return
+    from squeezebert_fast.answering.embedding import as_numbers  # late, since it imports torch
+
     as_list = vector_format(path) == "jsonl"
     with row_writer(path, vector_format(path)) as write:
 
         def append(record: Record, shown: Mapping[str, object], vector: Tensor) -> None:
-            values = [float(str(value)) for value in vector.float().numpy()]  # as short as float32 is
+            values = as_numbers(vector.float().numpy())
             numbered: dict[str, object] = {f"v{at}": value for at, value in enumerate(values)}
             write(answered(record, shown, {"vector": values} if as_list else numbered, on_error))
 

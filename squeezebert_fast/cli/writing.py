@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from squeezebert_fast.errors import InputError, StorageError, check_among, count
 from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing, remove_half_written
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
+from squeezebert_fast.tables.json_rows import NESTED, as_json
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
@@ -110,7 +109,7 @@ def row_writer(
     """
     with _text_stream(path) as stream:
         if format == "jsonl":
-            yield lambda row: print(_as_json(row), file=stream)
+            yield lambda row: print(as_json(row), file=stream)
             return
         table = csv.writer(stream, lineterminator="\n")
         header = list(columns)
@@ -127,7 +126,7 @@ def row_writer(
                     f"a row has other columns than the first ({min(odd)}), which is for --format jsonl"
                 )
             values = (row[name] for name in header)  # files may have their columns in different orders
-            fields = [_as_json(value) if isinstance(value, NESTED) else value for value in values]
+            fields = [as_json(value) if isinstance(value, NESTED) else value for value in values]
             try:
                 table.writerow(fields)
             except UnicodeEncodeError as error:
@@ -137,32 +136,6 @@ def row_writer(
                 ) from error
 
         yield write
-
-
-NESTED = (bool, dict, list)
-"""Values that CSV has no form for, and that are written there as JSON."""
-
-
-def _as_json(value: object) -> str:
-    try:
-        # str: a date of a parquet file
-        spelled = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    except ValueError:
-        spelled = json.dumps(_finite(value), ensure_ascii=False, default=str)
-    try:
-        spelled.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and UTF-8 can't
-        return json.dumps(json.loads(spelled))
-    return spelled
-
-
-def _finite(value: object) -> object:
-    """The same with None for NaN and infinities, which JSON doesn't have."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Counted(Protocol):

@@ -74,6 +74,7 @@ class Rows:
     empty_nulls = False  # whether a null is a text without characters, and no error
     kept: Sequence[str] = ()
     pair: str | None = None  # of the columns that of a second text
+    must_hold_some = True  # whether no row at all is an error
 
     def __init__(
         self,
@@ -98,10 +99,10 @@ class Rows:
         first = next(rows, None)  # most that can be wrong shows in it, before a model is loaded
         for file in self.files[1:]:
             next(self._rows_of(self._source(file)), None)
-        if first is None:
+        if first is None and self.must_hold_some:
             why = f" that can be read ({self.unreadable.first})" if self.unreadable.count else ""
             raise InputError(f"{self.name} holds no texts{why}")
-        self._rows = itertools.chain([first], rows)
+        self._rows = rows if first is None else itertools.chain([first], rows)
 
     @property
     def done(self) -> int:

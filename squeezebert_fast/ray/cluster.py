@@ -1,0 +1,153 @@
+"""A Ray cluster: the one at an address, or one of this machine alone that ends with its work."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from squeezebert_fast.errors import ClusterError
+
+LOCAL = "local"
+"""The address that stands for a cluster of this machine alone, which is started and stopped."""
+
+REMOTE = "ray://"
+SECONDS_TO_CONNECT = 10
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # of this process; the cluster's own go to files
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without which there is a warning
+}
+SHORT = Path("/tmp")
+"""Where the cluster's sockets are, whose names have 107 characters at most."""
+
+
+def library() -> Any:
+    """The module ray, with ray.data. Raises ClusterError where it isn't installed."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        importlib.import_module("ray.data")
+    except ImportError as error:
+        raise ClusterError(f"this needs Ray ({error}); pip install squeezebert-fast[ray]") from error
+    return importlib.import_module("ray")
+
+
+@contextmanager
+def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
+    """Connect this process to a cluster while the block runs, and give the number of workers that it is to have.
+
+    address: as `ray.init` takes it, or LOCAL. workers: None for as many as there are CPUs for, of `threads` each. A
+    process that is connected to a cluster already stays so.
+    Raises ClusterError where there is no cluster, or none of its nodes has so many CPUs.
+    """
+    ray = library()
+    if ray.is_initialized():
+        yield workers or _room(ray, threads)
+        return
+    quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address == LOCAL:
+        workers = workers or max(1, _own_cpus() // threads)
+        with _folder() as folder:
+            try:
+                with _silence():
+                    ray.init(
+                        address=LOCAL,
+                        num_cpus=workers * threads,
+                        include_dashboard=False,
+                        _node_ip_address="127.0.0.1",
+                        _temp_dir=str(folder),
+                        **quietly,
+                    )
+                yield workers
+            finally:
+                ray.shutdown()
+        return
+    _check_reach(address)
+    try:
+        try:
+            with _silence():
+                ray.init(address=address, **quietly)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"there is no Ray cluster at {address}: {_one_line(error)}") from error
+        yield workers or _room(ray, threads)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let Ray say nothing while the block runs: Ray Data's log goes to its file alone, and stdout nowhere, on which Ray
+    prints that it repeats what a worker that died had begun."""
+    logger = logging.getLogger("ray.data")
+    printing = [each for each in logger.handlers if isinstance(each, logging.StreamHandler)]
+    with open(os.devnull, "w", encoding="utf-8") as null, redirect_stdout(null):
+        try:
+            for handler in printing:
+                logger.removeHandler(handler)
+            yield
+        finally:
+            for handler in printing:
+                logger.addHandler(handler)
+
+
+def _check_reach(address: str) -> None:
+    """Raise ClusterError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.removeprefix(REMOTE).rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise ClusterError(f"there is no Ray cluster at {address}: {error}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let nobody write to stderr while the block runs: Ray's native code says there how much it is to say."""
+    with open(os.devnull, "wb") as null:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(null.fileno(), 2)
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _room(ray: Any, threads: int) -> int:
+    """How many workers of so many threads the nodes that there are have CPUs for."""
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    room = sum(int(cpus // threads) for cpus in nodes)
+    if not room:
+        raise ClusterError(
+            f"--threads is {threads}, but no node of the cluster has so many CPUs (the most: {max(nodes, default=0):g})"
+        )
+    return room
+
+
+def _own_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=SHORT if SHORT.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

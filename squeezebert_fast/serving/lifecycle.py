@@ -1,0 +1,115 @@
+"""A server from its start to its end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from types import FrameType
+from typing import Any
+
+from squeezebert_fast.errors import CheckpointError, InputError
+from squeezebert_fast.serving import cluster
+from squeezebert_fast.serving.models import served
+from squeezebert_fast.serving.options import ServingOptions
+from squeezebert_fast.streams import PROGRAM
+
+APP = "squeezebert-fast"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_OF_REPLICA = re.compile(r"(?:squeezebert_fast\.errors\.)?\w*(?:Error|Exception): (.+)")
+
+
+class Stopped(BaseException):
+    """A signal came that asks the server to end. BaseException: nothing on the way may take it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str | None = None) -> int:
+    """Serve a model until a signal comes, and give the exit code: 0 after SIGTERM, 130 after SIGINT.
+
+    ray: the address of a cluster to run on, whose own Serve decides where it listens. Raises InputError for an address
+    that can't be listened at or reached, and what is wrong with the model.
+    """
+    before = _raise_signals()
+    try:
+        _serve(model, options, host, port, ray)
+    except Stopped as stopped:
+        return 0 if stopped.number == signal.SIGTERM else 128 + stopped.number
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str | None) -> None:
+    name = served(
+        model, options
+    ).name  # what is wrong with folder or options is said before anything is started
+    with ExitStack() as stack:
+        metrics = None
+        if ray is None:
+            address = free_address(host, port)
+            folder = stack.enter_context(cluster.server_folder())
+            metrics = folder / "metrics"
+            metrics.mkdir()
+            stack.enter_context(cluster.own_cluster(folder, address, options.replicas))
+        else:
+            stack.enter_context(cluster.joined_cluster(ray))
+        from ray import serve
+
+        _raise_signals()  # Ray has put its own in their place, which end the process
+        cluster.quiet()
+        if ray is None:
+            inner = cluster.LOOPBACK if cluster.haproxy_program() else host
+            serve.start(proxy_location="HeadOnly", http_options={"host": inner, "port": port})
+        _deploy(model, options, None if metrics is None else str(metrics))
+        where = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
+        print(f"{PROGRAM}: {name} is ready at {where} (end with Ctrl-C)", file=sys.stderr, flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            with suppress(Stopped):  # a second signal: don't wait for what is under way
+                serve.delete(APP)
+
+
+def _deploy(model: str, options: ServingOptions, metrics_folder: str | None) -> None:
+    from ray import serve
+
+    from squeezebert_fast.serving.application import application
+
+    try:
+        serve.run(application(model, options, metrics_folder), name=APP, route_prefix="/")
+    except RuntimeError as error:  # that the replica didn't start, with its traceback as text
+        lines = [match[1] for line in str(error).splitlines() if (match := _OF_REPLICA.search(line))]
+        raise CheckpointError(f"{model} can't be served: {lines[-1] if lines else error}") from None
+
+
+def free_address(host: str, port: int) -> str:
+    """The address as HOST:PORT, in brackets where it is an IPv6. Raises InputError if nothing can listen there."""
+    try:
+        family, kind, protocol, _, found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(found)
+    except socket.gaierror as error:
+        raise InputError(f"--host is {host!r}: {error.strerror}") from None
+    except OSError as error:
+        raise InputError(f"can't listen at {host}, port {port}: {error.strerror}") from None
+    numeric = str(found[0])
+    return f"[{numeric}]:{port}" if family == socket.AF_INET6 else f"{numeric}:{port}"
+
+
+def _raise_signals() -> dict[signal.Signals, Any]:
+    """Raise Stopped in the main thread for SIGTERM and SIGINT. Gives what was done for them before."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    return {number: signal.signal(number, stop) for number in SIGNALS}
