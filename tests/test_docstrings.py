@@ -26,6 +26,7 @@ DOCUMENTED: dict[str, Any] = {
         if callable(thing) and not (inspect.isclass(thing) and issubclass(thing, BaseException))
     },
     **OPERATIONS,
+    "squeezebert_fast": squeezebert_fast,
     "load_pretrained": checkpoint.load_pretrained,
     "save_pretrained": checkpoint.save_pretrained,
     "Tokenizer.__call__": EncodingTokenizer.__call__,
