@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,8 +55,8 @@ class RayOptions:
             OPTION,
             metavar="[ADDRESS]",
             help="Compute on Ray, and write a directory of parts, whose bytes are the same whatever the number of "
-            "workers: on a cluster of this machine that is started and stopped, or on the one at ADDRESS (auto, "
-            "HOST:PORT or ray://HOST:PORT).",
+            "workers: on a cluster of this machine that is started and stopped, or on the one at ADDRESS (HOST:PORT "
+            "or auto) that this machine is a node of.",
             show_default=False,
         ),
     ] = None
@@ -84,6 +84,11 @@ class RayOptions:
             for name, value in vars(self).items():
                 if value:
                     raise InputError(f"--{name.replace('_', '-')} means nothing without --ray")
+        elif ADDRESS.fullmatch(self.ray) is None or self.ray.startswith("ray://"):
+            raise InputError(
+                f"--ray is {self.ray!r}, expected HOST:PORT or auto; from a machine that is no node of the cluster, "
+                "submit the command by `ray job submit`"
+            )
 
     def format(self, output: Path | None, said: str | None, default: str) -> str:
         """The format of the parts: as it is said, or as the directory's suffix says. Raises InputError for another."""
@@ -121,13 +126,14 @@ def run_on_ray(
     from squeezebert_fast.ray.running import run
 
     assert options.ray is not None
+    threads = work.engine.threads or 1
+    work = replace(work, engine=replace(work.engine, threads=threads))  # type: ignore[type-var]
     target = folder.checked_target(output, options.resume)
     library()
     place = folder.unfinished(target)
     rows = options.shard_rows or SHARD_ROWS
     job = plan(work, work.load(), records, reading, place, format=format, shard_rows=rows)
     manifest = job.manifest()
-    threads = work.engine.threads or 1
     began = time.monotonic()
     with folder.opened(place, manifest, options.resume):
         done = folder.reports(place, format) if options.resume else []
@@ -178,6 +184,8 @@ def _summary(found: Sequence[Report]) -> dict[str, int]:
 
 def _warn(found: Sequence[Report], on_error: str, consequence: str) -> None:
     """Warn of rows without an answer, with the place of the first in the input's order."""
+    from squeezebert_fast.ray.running import warn_of_unequal
+
     unreadable, blanks = Unreadable(on_error), Blanks()
     for report in sorted(found, key=lambda each: each.shard):
         unreadable.count += report.errors
@@ -187,3 +195,4 @@ def _warn(found: Sequence[Report], on_error: str, consequence: str) -> None:
     with held_warnings():
         unreadable.warn()
         blanks.warn(consequence)
+        warn_of_unequal(found)

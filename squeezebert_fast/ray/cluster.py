@@ -19,8 +19,9 @@ from squeezebert_fast.errors import ClusterError
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, which is started and stopped."""
 
-REMOTE = "ray://"
 SECONDS_TO_CONNECT = 10
+VARIABLES = "SQUEEZEBERT_FAST_"
+"""How their names begin."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -76,9 +77,11 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
     try:
         try:
             with _silence():
-                ray.init(address=address, **quietly)
+                ray.init(address=address, runtime_env=_environment(), **quietly)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"there is no Ray cluster at {address}: {_one_line(error)}") from error
+            raise ClusterError(
+                f"there is no Ray cluster at {address}, or its RAY_AUTH_TOKEN is another: {_one_line(error)}"
+            ) from error
         yield workers or _room(ray, threads)
     finally:
         ray.shutdown()
@@ -100,9 +103,15 @@ def unheard() -> Iterator[None]:
                 logger.addHandler(handler)
 
 
+def _environment() -> dict[str, Any] | None:
+    """This package's environment variables, which hold for workers on other nodes too."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    return {"env_vars": found} if found else None
+
+
 def _check_reach(address: str) -> None:
     """Raise ClusterError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
-    host, _, port = address.removeprefix(REMOTE).rpartition(":")
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from squeezebert_fast.backends.cpu import ISA_VARIABLE
 from squeezebert_fast.errors import ClusterError, StorageError, counted
 from squeezebert_fast.ray.cluster import library
 from squeezebert_fast.ray.job import Job
@@ -16,6 +18,8 @@ from squeezebert_fast.ray.worker import Worker
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+logger = logging.getLogger("squeezebert_fast.ray")
 
 IN_FLIGHT = 2
 """Shards that a worker has at once: the next is there when one is done."""
@@ -43,6 +47,17 @@ def run(job: Job, done: Sequence[Report], workers: int, threads: int) -> Iterato
             numbers.setdefault(report.file, set()).add(report.number)
         yield report
     _check_whole(job, ends, numbers)
+
+
+def warn_of_unequal(reports: Iterable[Report]) -> None:
+    """Warn where parts were computed by different kernels, which don't give the same bits."""
+    builds = sorted({report.build for report in reports if report.build})
+    if len(builds) > 1:
+        logger.warning(
+            "workers computed with %s, whose bits differ; set %s to one that all nodes have",
+            " and ".join(builds),
+            ISA_VARIABLE,
+        )
 
 
 def _dataset(job: Job, done: dict[int, frozenset[int]], workers: int, threads: int) -> Dataset:

@@ -5,9 +5,10 @@ A shard is known by its file's number and its own within the file, and so doesn'
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from squeezebert_fast import errors
@@ -76,24 +77,27 @@ UNLESS: dict[str, Any] = {"pair": None, "choices": (), "problem": "", "kept": {}
 """The fields of a record that most inputs don't have, and what they are then."""
 
 
+FIELDS = tuple(field.name for field in fields(Record))
+
+
 def packed(records: Sequence[Record], but: str = "") -> bytes:
     """Records as JSON, a list for each field that one of them has. but: a field that is left out."""
-    fields: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "text": [record.text for record in records],
         "place": [record.place for record in records],
     }
     for name, default in UNLESS.items():
         values = [getattr(record, name) for record in records]
         if name != but and any(value != default for value in values):
-            fields[name] = values
+            columns[name] = values
     # a lone surrogate, of what is kept or of a file's name, passes as it is
-    return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    return json.dumps(columns, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
 
 
 def unpacked(content: bytes, **more: Sequence[Any]) -> list[Record]:
     """The records that `packed` got. more: the values of a field that it left out."""
-    fields = json.loads(content) | more
-    if "choices" in fields:
-        fields["choices"] = map(tuple, fields["choices"])
-    names = list(fields)
-    return [Record(**dict(zip(names, values, strict=True))) for values in zip(*fields.values(), strict=True)]
+    found = json.loads(content) | more
+    if "choices" in found:
+        found["choices"] = map(tuple, found["choices"])
+    columns = [found.get(name) or itertools.repeat(UNLESS[name]) for name in FIELDS]
+    return [Record(*values) for values in zip(*columns, strict=False)]

@@ -54,7 +54,7 @@ class Worker:
 
     @cached_property
     def _loaded(self) -> Loaded:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(self.job.work.engine.threads or 1))  # of tokenizers
+        os.environ.setdefault("RAYON_NUM_THREADS", str(self.job.work.engine.threads))  # of tokenizers
         return self.job.work.load()
 
     def _done(self, row: dict[str, Any]) -> Report:

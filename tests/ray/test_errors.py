@@ -148,6 +148,8 @@ def test_a_node_that_doesnt_see_the_output_says_so(model: Path, tmp_path: Path) 
         ),
         (["--ray", "-o", "x", "--column", "texts"], "has no column 'texts'"),
         (["--ray", "-o", "x", "--precision", "int4"], "int4"),
+        (["--ray=somewhere", "-o", "x"], "--ray is 'somewhere', expected HOST:PORT or auto; "),
+        (["--ray", "ray://here:1", "-o", "x"], "submit the command by `ray job submit`"),
         (["--ray", "127.0.0.1:1", "-o", "x"], "there is no Ray cluster at 127.0.0.1:1: "),
         (["--ray=127.0.0.1:1", "-o", "x"], "there is no Ray cluster at 127.0.0.1:1: "),
     ],

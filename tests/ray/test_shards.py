@@ -20,7 +20,8 @@ from squeezebert_fast import (
 )
 from squeezebert_fast.answering.options import AnswerOptions
 from squeezebert_fast.errors import ColumnError, InputError
-from squeezebert_fast.ray.shards import Shard, failure_of, packed, raised_again, unpacked
+from squeezebert_fast.ray.running import warn_of_unequal
+from squeezebert_fast.ray.shards import Report, Shard, failure_of, packed, raised_again, unpacked
 from squeezebert_fast.ray.work import Embedding, Prediction
 from squeezebert_fast.tables.rows import Record
 from tests.cli_helpers import run, save_model
@@ -54,6 +55,15 @@ def test_an_error_arrives_as_it_was_and_says_where_it_happened() -> None:
     assert isinstance(error, InputError)
     assert str(error) == "x has no column 'y' (on the node there)"
     assert str(raised_again(failure_of(error, "here"), "here")) == str(error)
+
+
+def test_unequal_kernels_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_unequal([Report(0, 0, build="avx2"), Report(0, 1, build="avx2"), Report(0, 2, is_end=True)])
+    assert not caplog.messages
+    warn_of_unequal([Report(0, 0, build="avx512"), Report(0, 1, build="avx2")])
+    assert caplog.messages[0].startswith(
+        "workers computed with avx2 and avx512, whose bits differ; set SQUEEZEBERT_FAST_ISA"
+    )
 
 
 def parquet(work: Prediction | Embedding, source: Path, folder: Path, **reading: Any) -> pyarrow.Table:
