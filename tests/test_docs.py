@@ -122,6 +122,14 @@ def test_every_picture_of_a_command_is_there() -> None:
     assert {path.stem for path in (ROOT / "docs" / "pictures").glob("*.svg")} >= set(PICTURES)
 
 
+def test_the_page_of_precisions_has_every_kernel_build() -> None:
+    page = TEXTS[ROOT / "docs" / "precision.md"].partition("## What your CPU has")[2].partition("\n## ")[0]
+    builds = re.findall(
+        r"(?m)^BUILD\((\w+)", (ROOT / "csrc" / "isa" / "builds.inc").read_text(encoding="utf-8")
+    )
+    assert re.findall(r"(?m)^\| `(\w+)` \|", page) == sorted(set(builds), key=builds.index) != []
+
+
 def test_readme_fits_on_a_few_screens() -> None:
     assert len(TEXTS[README].splitlines()) <= 120
 

@@ -11,7 +11,7 @@ def accuracy() -> str:
     """Cosines of sentence vectors with float32's, by precision and by other ways to scale int8."""
     measured = results("accuracy")
     body = [
-        (row["model"], row["variant"], f"{row['mean_cosine']:.5f}", f"{row['least_cosine']:.4f}")
+        (row["model"], row["variant"], f"{row['mean_cosine']:.5f}", f"{row['least_cosine']:.5f}")
         for row in measured["rows"]
     ]
     return "\n".join([table(("model", "", "mean cosine", "least cosine"), body, texts=2), source(measured)])
