@@ -45,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while waiting:
         page = waiting.pop()
         for target in _targets(page, (ROOT / page).read_text(encoding="utf-8")):
-            if target in known or target.startswith(DOCS):
+            if target in known or _is_page(target):
                 continue
             known.add(target)
             files.append(_copy(target, config))
@@ -70,7 +70,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _target(origin, match[2])
         if target is None:
             return match[0]
-        on_site = target.removeprefix(DOCS) if target.startswith(DOCS) else _place(target)
+        on_site = target.removeprefix(DOCS) if _is_page(target) else _place(target)
         return f"{match[1]}{os.path.relpath(on_site, os.path.dirname(here) or '.')}{match[3]}"
 
     return LINK.sub(moved, markdown)
@@ -87,6 +87,11 @@ def _target(page: str, link: str) -> str | None:
         return None
     path = os.path.normpath(os.path.join(os.path.dirname(page), link))
     return path if not path.startswith("..") and (ROOT / path).exists() else None
+
+
+def _is_page(target: str) -> bool:
+    """Whether MkDocs itself brings a file to the site: all of docs/ but what is excluded."""
+    return target.startswith(DOCS) and not target.endswith(".py")
 
 
 def _place(target: str) -> str:
