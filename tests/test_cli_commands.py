@@ -30,6 +30,7 @@ COMMANDS = [
     "predict",
     "fill-mask",
     "embed",
+    "serve",
     "finetune",
     "distill",
     "pretrain",
@@ -176,7 +177,11 @@ def test_what_cannot_be_filled_is_refused(masked_lm: Path, encoder: Path) -> Non
     refuses("fill-mask", "-m", masked_lm, "Paris is the capital.", said="the text has no [MASK]: 'Paris")
     refuses("fill-mask", "-m", masked_lm, "", said="the text has no [MASK]: ''")
     refuses(
-        "fill-mask", "-m", masked_lm, "word " * 70 + "[MASK]", said="at most max_position_embeddings (64)"
+        "fill-mask",
+        "-m",
+        masked_lm,
+        "word " * 70 + "[MASK]",
+        said="has 73 tokens, but the model takes 64 at most",
     )
     refuses("fill-mask", "-m", masked_lm, "[MASK] \udcff", said="lone surrogate")
     refuses(

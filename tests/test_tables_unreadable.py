@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from squeezebert_fast import InputError, SqueezeBertForSequenceClassification
 from squeezebert_fast.errors import ColumnError
@@ -176,6 +178,32 @@ def test_embed_has_no_vector_for_a_bad_row(model: Path, tmp_path: Path) -> None:
     assert one["error"] is None
     assert two["vector"] is None
     assert "line 2" in two["error"]
+
+
+def test_a_row_on_which_the_model_fails_is_a_bad_row_too(tmp_path: Path) -> None:
+    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "m")
+    weights = load_file(model / "model.safetensors")
+    weights["transformer.embeddings.word_embeddings.weight"][1012] = float("nan")  # the full stop's
+    save_file(weights, model / "model.safetensors")
+    path, output = tmp_path / "a.jsonl", tmp_path / "v.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a", "b.", "c", "d.")))
+    skipped = run("predict", path, "-m", model, "--on-error", "skip")
+    assert [row["text"] for row in rows_of(skipped.stdout)] == ["a", "c"]
+    assert (
+        f"2 rows can't be read (the first: {path}, line 2: the model's answer is not finite" in skipped.stderr
+    )
+    recorded = rows_of(run("predict", path, "-m", model, "--on-error", "record").stdout)
+    assert [(row["text"], row["label"] is None, row["error"] is None) for row in recorded] == [
+        ("a", False, True),
+        (None, True, False),
+        ("c", False, True),
+        (None, True, False),
+    ]
+    assert [row | {"error": None} for row in rows_of(skipped.stdout)] == [recorded[0], recorded[2]]
+    run("embed", path, "-m", model, "-o", output, "--on-error", "record")
+    assert [row["vector"] is None for row in rows_of(output.read_text())] == [False, True, False, True]
+    run("embed", path, "-m", model, "-o", output.with_suffix(".npy"), "--on-error", "skip")
+    assert np.load(output.with_suffix(".npy")).shape == (2, 16)
 
 
 def test_records_compare_without_their_problems_place() -> None:

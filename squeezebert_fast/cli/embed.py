@@ -102,7 +102,10 @@ def embed(
         return
     output = checked_output(output, records.files)
 
+    import torch
+
     from squeezebert_fast.answering.embedding import load_embedder
+    from squeezebert_fast.answering.failing import each_answered
 
     embedder = load_embedder(
         model,
@@ -114,7 +117,14 @@ def embed(
     )
     blanks = Blanks()
     with vector_writer(output, embedder.channels, on_error) as append:
-        for record, vector in tracked(embedder.run(records, embedding.batch_size), records):
+        results = each_answered(
+            records,
+            lambda some: embedder.run(some, embedding.batch_size),
+            torch.zeros(embedder.channels),
+            records.unreadable,
+            embedding.batch_size,
+        )
+        for record, vector in tracked(results, records):
             if record.is_blank and not record.problem:
                 blanks.note(record.place)
             append(record, record.kept if kept else record.asked, vector)

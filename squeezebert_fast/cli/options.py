@@ -83,8 +83,8 @@ Id = Annotated[
 OnError = Annotated[
     str,
     typer.Option(
-        help="What becomes of a row that can't be read: stop (an error), skip (it is left out, and counted) or record "
-        "(its row has null for an answer, and the reason with its place under 'error')."
+        help="What becomes of a row that can't be read, or on which the model fails: stop (an error), skip (it is left "
+        "out, and counted) or record (its row has null for an answer, and the reason with its place under 'error')."
     ),
 ]
 Column = Annotated[

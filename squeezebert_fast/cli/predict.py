@@ -66,6 +66,7 @@ def predict(
     )
     files_of(source, input_format)  # a file that isn't there is said before anything heavy is imported
 
+    from squeezebert_fast.answering.failing import each_answered
     from squeezebert_fast.answering.predictor import Predictor
     from squeezebert_fast.answering.rows import answered
     from squeezebert_fast.cli.kept import kept_columns_named
@@ -100,7 +101,13 @@ def predict(
     predictor.load(engine)
     blanks = Blanks()
     with row_writer(output, written_format) as write:
-        results = predictor.run(records, batch_size)
+        results = each_answered(
+            records,
+            lambda some: predictor.run(some, batch_size),
+            answers.nothing(),
+            records.unreadable,
+            batch_size,
+        )
         for record, answer in tracked(results, records, to_stdout=output is None):
             if record.is_blank and not record.problem:
                 blanks.note(record.place)

@@ -27,8 +27,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Run on the Ray cluster at this address, or auto; its own Serve decides where it listens. By default "
-            "on a cluster of this server's own, which only this machine reaches.",
+            help="Run on the Ray cluster at this address, or auto; where Serve runs there already, it listens as that "
+            "does. By default on a cluster of this server's own, which only this machine reaches.",
         ),
     ] = None,
     serving: ServingOptions,

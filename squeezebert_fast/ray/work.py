@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from squeezebert_fast.answering.options import AS_STORED, USUAL, AnswerOptions, EngineOptions
-from squeezebert_fast.errors import SqueezeBertFastError
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN, Record
-from squeezebert_fast.tables.unreadable import STOP
 from squeezebert_fast.trained_with import TrainedWith
 
 Row = dict[str, Any]
@@ -48,6 +46,9 @@ class Work(Protocol):
 
     @property
     def engine(self) -> EngineOptions: ...
+
+    @property
+    def batch_size(self) -> int: ...
 
     def load(self) -> Loaded:
         """Load and patch the model. Raises what `load_engine` raises."""
@@ -116,20 +117,3 @@ def place_of(model: str) -> str:
     """The model's name, by which processes in other directories find it too: of a folder, its absolute path."""
     path = Path(os.path.expanduser(model))
     return os.path.realpath(path) if path.is_dir() else model
-
-
-def answers(loaded: Loaded, records: Sequence[Record], on_error: str) -> list[tuple[Record, Row]]:
-    """Each record with its answer. Unless `on_error` is STOP, one on which the model fails has a problem and nulls.
-
-    Raises the model's SqueezeBertFastError with STOP.
-    """
-    try:
-        return list(loaded.run(records))
-    except SqueezeBertFastError as error:
-        if on_error == STOP:
-            raise
-        if len(records) == 1:
-            failed = replace(records[0], problem=f"{records[0].place}: {error}")
-            return [(failed, dict.fromkeys(loaded.types))]
-    half = len(records) // 2
-    return answers(loaded, records[:half], on_error) + answers(loaded, records[half:], on_error)

@@ -6,17 +6,18 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from squeezebert_fast.answering.failing import each_answered
 from squeezebert_fast.answering.rows import answered
 from squeezebert_fast.errors import ClusterError, InputError, SqueezeBertFastError
 from squeezebert_fast.ray import folder
 from squeezebert_fast.ray.job import PARQUET, Job
 from squeezebert_fast.ray.shards import Report, failure_of, unpacked
-from squeezebert_fast.ray.work import VECTOR, Loaded, answers
+from squeezebert_fast.ray.work import VECTOR, Loaded
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.tables.blanks import Blanks
 from squeezebert_fast.tables.json_rows import as_json
@@ -78,20 +79,14 @@ class Worker:
 
     def _written(self, records: Sequence[Record], report: Report) -> Report:
         job, blanks, unreadable = self.job, Blanks(), Unreadable(self.job.on_error)
-        counted = [bool(record.problem) for record in records]  # by who read them
         if job.format == PARQUET and job.keeps and job.kept_type is None:
-            records = [self._fitting(record) for record in records]
-        rows = []
-        for is_counted, (record, answer) in zip(
-            counted, answers(self._loaded, records, job.on_error), strict=True
-        ):
-            if record.problem and not is_counted:
-                unreadable.note(record.problem)
-            elif record.is_blank and not record.problem:
+            records = list(self._fitting(records, unreadable))
+        loaded, rows = self._loaded, []
+        nothing = dict.fromkeys(loaded.types)
+        for record, answer in each_answered(records, loaded.run, nothing, unreadable, job.work.batch_size):
+            if record.is_blank and not record.problem:
                 blanks.note(record.place)
-            if record.problem and job.on_error == SKIP:
-                continue
-            shown = record.kept if job.keeps else self._loaded.asked(record)
+            shown = record.kept if job.keeps else loaded.asked(record)
             rows.append(answered(record, shown, answer, job.on_error))
         with all_or_nothing(job.folder) as stage:
             _write(rows, stage(f"{report.shard.name}.{job.format}"), job)
@@ -105,16 +100,20 @@ class Worker:
             build=_build(),
         )
 
-    def _fitting(self, record: Record) -> Record:
-        """The record, with a problem where what is kept of it has no place in a table."""
+    def _fitting(self, records: Sequence[Record], unreadable: Unreadable) -> Iterator[Record]:
+        """The records. Where what is kept of one has no place in a table, that is an error, or a problem of it."""
         from squeezebert_fast.ray.parquet_rows import misfit
 
-        problem = "" if record.problem else misfit(record.kept, self.job.kept_names)
-        if not problem:
-            return record
-        if self.job.on_error == STOP:
-            raise InputError(f"{record.place}: {problem}")
-        return dataclasses.replace(record, problem=f"{record.place}: {problem}", kept={})
+        for record in records:
+            if record.problem or not (reason := misfit(record.kept, self.job.kept_names)):
+                yield record
+                continue
+            problem = f"{record.place}: {reason}"
+            if unreadable.on_error == STOP:
+                raise InputError(problem)
+            unreadable.note(problem)
+            if unreadable.on_error != SKIP:
+                yield dataclasses.replace(record, problem=problem, kept={})
 
 
 def _with_kept(records: Sequence[Record], stream: bytes) -> list[Record]:

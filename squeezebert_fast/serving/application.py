@@ -31,10 +31,12 @@ class Arguments(pydantic.RootModel[_Arguments]):
     """The model's name and the options of a server, each checked."""
 
 
-def application(
-    model: str, options: ServingOptions, metrics_folder: str | None = None, cpus: float | None = None
-) -> serve.Application:
-    """A model as an application. cpus: that each replica takes of the cluster's; by default as many as threads."""
+def application(model: str, options: ServingOptions, metrics_folder: str | None = None) -> serve.Application:
+    """A model as an application, whose replicas each take as many of the cluster's CPUs as they have threads.
+
+    metrics_folder: of a server that has its Ray to itself: where its replicas write their numbers.
+    """
+    threads = options.threads or 1  # what Ray would let it have
     replica = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=options.replicas,
@@ -43,10 +45,10 @@ def application(
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=2,
-        ray_actor_options={"num_cpus": options.threads or 1 if cpus is None else cpus},
+        ray_actor_options={"num_cpus": threads},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(Replica))
-    return replica.bind(model, options, metrics_folder)
+    return replica.bind(model, dataclasses.replace(options, threads=threads), metrics_folder)
 
 
 def build(arguments: Arguments) -> serve.Application:

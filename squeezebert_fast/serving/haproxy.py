@@ -23,6 +23,8 @@ def confined(config: str, folder: str, address: str) -> str:
     config = re.sub(r"(?m)^( *)bind \*?:\d+$", rf"\1bind {folder}/unused.sock", config, count=1)
     config = re.sub(r"(?m)^(listen stats\n *)bind .*$", rf"\1bind {folder}/stats.sock", config)
     config = re.sub(r"(?m)^(frontend http_frontend\n *)bind .*$", rf"\1bind {address}", config)
+    # Serve gives a client an hour for a request's headers, so 4,096 that send none would keep everybody else out
+    config = re.sub(r"(?m)^defaults$", "defaults\n    timeout http-request 10s", config)
     config = re.sub(r"(?m)^ *log (?!global).* local\d .*\n", "", config)
     # before a replica is there, and after the last: not an address that doesn't exist, but one to be asked again
     return config.replace(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Any
@@ -19,7 +21,7 @@ from squeezebert_fast.streams import PROGRAM
 
 APP = "squeezebert-fast"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_OF_REPLICA = re.compile(r"(?:squeezebert_fast\.errors\.)?\w*(?:Error|Exception): (.+)")
+_OF_REPLICA = re.compile(r"^\s*[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
 
 
 class Stopped(BaseException):
@@ -32,14 +34,18 @@ class Stopped(BaseException):
 def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str | None = None) -> int:
     """Serve a model until a signal comes, and give the exit code: 0 after SIGTERM, 130 after SIGINT.
 
-    ray: the address of a cluster to run on, whose own Serve decides where it listens. Raises InputError for an address
-    that can't be listened at or reached, and what is wrong with the model.
+    ray: the address of a cluster to run on. Where its Serve runs already, it has its own host and port.
+    Raises InputError for an address that can't be listened at or reached, and what is wrong with the model.
     """
     before = _raise_signals()
     try:
         _serve(model, options, host, port, ray)
     except Stopped as stopped:
         return 0 if stopped.number == signal.SIGTERM else 128 + stopped.number
+    except SystemExit as exit:
+        if exit.code != signal.SIGTERM:
+            raise
+        return 0  # that is what Ray makes of SIGTERM while it starts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -57,19 +63,22 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
             folder = stack.enter_context(cluster.server_folder())
             metrics = folder / "metrics"
             metrics.mkdir()
-            stack.enter_context(cluster.own_cluster(folder, address, options.replicas))
+            threads = options.threads or max(1, cluster.cpus() // options.replicas)
+            options = dataclasses.replace(options, threads=threads)
+            stack.enter_context(cluster.own_cluster(folder, address, threads * options.replicas))
         else:
             stack.enter_context(cluster.joined_cluster(ray))
         from ray import serve
 
         _raise_signals()  # Ray has put its own in their place, which end the process
         cluster.quiet()
-        if ray is None:
-            inner = cluster.LOOPBACK if cluster.haproxy_program() else host
-            serve.start(proxy_location="HeadOnly", http_options={"host": inner, "port": port})
+        # HAProxy's configuration gets the host later, and replicas, which Serve gives the same, stay at loopback
+        inner = cluster.LOOPBACK if ray is None and cluster.haproxy_program() else host
+        where = "HeadOnly" if ray is None else "EveryNode"
+        serve.start(proxy_location=where, http_options={"host": inner, "port": port})
         _deploy(model, options, None if metrics is None else str(metrics))
-        where = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
-        print(f"{PROGRAM}: {name} is ready at {where} (end with Ctrl-C)", file=sys.stderr, flush=True)
+        place = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
+        print(f"{PROGRAM}: {name} is ready at {place} (end with Ctrl-C)", file=sys.stderr, flush=True)
         try:
             threading.Event().wait()
         finally:
@@ -84,9 +93,18 @@ def _deploy(model: str, options: ServingOptions, metrics_folder: str | None) -> 
 
     try:
         serve.run(application(model, options, metrics_folder), name=APP, route_prefix="/")
-    except RuntimeError as error:  # that the replica didn't start, with its traceback as text
-        lines = [match[1] for line in str(error).splitlines() if (match := _OF_REPLICA.search(line))]
-        raise CheckpointError(f"{model} can't be served: {lines[-1] if lines else error}") from None
+    except RuntimeError as error:
+        status = serve.status().applications[APP]
+        said = [each.message for each in status.deployments.values()] + [status.message, str(error)]
+        raise CheckpointError(f"{model} can't be served: {_reason(said)}") from None
+
+
+def _reason(messages: Sequence[str]) -> str:
+    """Of what Serve says of a replica that didn't start, the error at the end of its traceback."""
+    for message in messages:
+        if found := _OF_REPLICA.findall(message):
+            return found[-1]
+    return next(filter(None, messages))
 
 
 def free_address(host: str, port: int) -> str:

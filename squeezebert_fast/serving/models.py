@@ -109,8 +109,8 @@ class Predictions(Served):
 
     def offer(self) -> Offer:
         answers = self.predictor.answers
-        text, pair = answers.default_columns
-        columns = () if pair is None else (text, pair)
+        first, second = answers.default_columns
+        columns = () if second is None else (first, second)
         pairs: Literal["no", "may", "must"] = "must" if columns else "may" if answers.takes_pairs else "no"
         choices = len(answers.choice_columns)
         return Offer(self.name, self.endpoint, pairs=pairs, columns=columns, choices=choices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from squeezebert_fast.answering.options import POOLINGS, EngineOptions
 from squeezebert_fast.errors import InputError, check_among
@@ -11,7 +12,7 @@ from squeezebert_fast.errors import InputError, check_among
 MEBIBYTE = 2**20
 
 
-def _option(default: object, help: str, at_least: int | None = None) -> object:
+def _option(default: Any, help: str, at_least: int | None = None) -> Any:
     """A field of ServingOptions, which the command line makes an option of."""
     return field(default=default, metadata={"help": help, "at_least": at_least})
 
@@ -20,54 +21,58 @@ def _option(default: object, help: str, at_least: int | None = None) -> object:
 class ServingOptions:
     """How a model is served. `model` is its directory or its id on the hub."""
 
-    replicas: int = _option(1, "Copies of the model, each in a process of its own.", 1)  # type: ignore[assignment]
-    max_batch: int = _option(64, "Texts that run through the model at once, of all requests together.", 1)  # type: ignore[assignment]
+    replicas: int = _option(
+        1,
+        "Copies of the model, each in a process of its own; without --threads they share this machine's CPUs.",
+        1,
+    )
+    max_batch: int = _option(64, "Texts that run through the model at once, of all requests together.", 1)
     max_wait_ms: float = _option(
         0.0,
         "Milliseconds that a batch waits for further requests. By default none: a batch is what came while the one "
         "before it ran.",
         0,
-    )  # type: ignore[assignment]
+    )
     max_queue: int = _option(
         1024, "Texts that may wait in a replica. Beyond it requests are answered 503 with Retry-After.", 1
-    )  # type: ignore[assignment]
-    max_texts: int = _option(2048, "Texts that a request may hold.", 1)  # type: ignore[assignment]
-    max_body_mib: float = _option(8.0, "Size of a request's body at most, in MiB.", 0)  # type: ignore[assignment]
+    )
+    max_texts: int = _option(2048, "Texts that a request may hold.", 1)
+    max_body_mib: float = _option(8.0, "Size of a request's body at most, in MiB.", 0)
     served_name: str | None = _option(
         None,
         "The name that clients call the model by; by default its directory's name, or its id on the hub.",
-    )  # type: ignore[assignment]
+    )
     threads: int | None = _option(
         None,
-        "Threads that each replica computes with; by default the machine's CPUs divided among the replicas.",
+        "Threads to compute with; by default as many as torch takes.",
         1,
-    )  # type: ignore[assignment]
+    )
     precision: str | None = _option(
         None, "Compute in float32, bfloat16 or, on a CPU, int8; by default as the model is stored."
-    )  # type: ignore[assignment]
+    )
     backend: str = _option(
         "auto", "auto, reference, cpu or triton; one that is named and can't serve is an error."
-    )  # type: ignore[assignment]
+    )
     max_length: int | None = _option(
         None,
         "Tokens at which a text is cut; by default as in the model's training, or else as many as it takes.",
         1,
-    )  # type: ignore[assignment]
+    )
     pooling: str | None = _option(
         None,
         "For vectors: mean of the token vectors, or cls for the first one's; by default what a sentence-transformers "
         "folder says, or else mean.",
-    )  # type: ignore[assignment]
+    )
     prompt_name: str | None = _option(
         None,
         "Of a sentence-transformers folder or a CrossEncoder: which of its prompts each text begins with.",
-    )  # type: ignore[assignment]
+    )
 
     def __post_init__(self) -> None:
         if self.pooling is not None:
             check_among("--pooling", self.pooling, POOLINGS, InputError)
         for each in dataclasses.fields(self):
-            least, value = each.metadata["at_least"], getattr(self, each.name)
+            least, value = each.metadata.get("at_least"), getattr(self, each.name)
             if least is not None and value is not None and value < least:
                 raise InputError(f"--{each.name.replace('_', '-')} is {value}, expected {least} or more")
 

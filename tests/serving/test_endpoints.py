@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -122,6 +123,28 @@ def test_a_long_body_is_refused_whether_its_length_is_told_or_not() -> None:
     chunks = (body[at : at + 100] for at in range(0, len(body), 100))
     assert "longer than" in error_of(fake.client.post(EMBEDDINGS, content=chunks), 413)
     assert not fake.asked
+
+
+def test_a_client_that_is_gone_before_its_body_is_whole_is_nobodys_fault() -> None:
+    fake = embedder()
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": EMBEDDINGS, "headers": []}
+    asyncio.run(Application(fake.server)(scope, receive, send))
+    assert sent[0]["status"] == 499
+    assert not fake.asked
+
+
+def test_a_server_below_a_prefix_answers_there() -> None:
+    fake = embedder()
+    client = TestClient(fake.client.app, root_path="/minilm")
+    assert client.post("/minilm/v1/embeddings", content=b'{"input": "a"}').status_code == 200
 
 
 def test_predictions_of_texts_and_pairs() -> None:

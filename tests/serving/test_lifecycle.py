@@ -14,22 +14,27 @@ import pytest
 
 from squeezebert_fast import SqueezeBertForSequenceClassification
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
-from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK, PREDICT
+from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK
 from tests.cli_helpers import refuses, save_model
 from tests.serving.running import ROOT, command, environment, free_port, serving, until
 
-SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
+SLOW = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
 
 
 def test_sigterm_lets_what_was_accepted_be_answered(tmp_path: Path) -> None:
-    model = save_model(SqueezeBertModel, tmp_path / "model", **SIZES)
-    texts = [f"text number {number} " + "and so on " * 9 for number in range(2000)]
+    model = save_model(SqueezeBertModel, tmp_path / "model", **SLOW)
+    texts = [f"text number {number} " + "and so on " * 20 for number in range(2000)]
     with (
-        serving(tmp_path, model, "--threads", 1, "--max-batch", 8) as server,
+        serving(tmp_path, model, "--threads", 1, "--max-batch", 8, "--max-queue", 9999) as server,
         ThreadPoolExecutor(3) as pool,
     ):
         accepted = [pool.submit(server.post, EMBEDDINGS, {"input": texts}) for _ in range(3)]
-        until(lambda: server.number("squeezebert_waiting_texts") > 3000)
+
+        def have_come() -> bool:
+            waiting = server.number("squeezebert_waiting_texts")
+            return waiting > 0 and waiting + server.number("squeezebert_batch_texts_sum") > 2 * len(texts)
+
+        until(have_come)
         assert server.stop(signal.SIGTERM) == 0
         for answer in accepted:
             assert len(answer.result()[1]["data"]) == len(texts)
@@ -63,7 +68,7 @@ def test_a_killed_replica_comes_back_while_the_other_answers_and_ctrl_c_ends_all
         until(lambda: len(statuses) > before + 50)
         over.set()
         asking.join()
-        assert [status for status in statuses if status != 200][1:] == []  # at most the one that was in it
+        assert set(statuses) == {200}  # what was in it is asked again of the other
         assert 'status="200"' in server.get("/metrics")  # counters of the dead are still in the sums
         assert server.stop(signal.SIGINT) == 130
 
@@ -119,10 +124,3 @@ def test_without_ray_the_command_says_what_to_install(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "squeezebert-fast: serve needs ray: pip install squeezebert-fast[ray]\n"
-
-
-def test_signals_end_a_server_that_is_still_starting(tmp_path: Path) -> None:
-    model = save_model(SqueezeBertForSequenceClassification, tmp_path / "model")
-    with serving(tmp_path, model, "--threads", 1) as server:
-        assert server.post(PREDICT, {"text": "a"})[0] == 200
-        assert server.stop(signal.SIGTERM) == 0
