@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 600
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-ray test-compat lint format bench profile gpu-check runtime runtime-arm wheel clean
+.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-ray test-compat lint format docs bench profile gpu-check runtime runtime-arm wheel clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
@@ -38,6 +38,7 @@ help:
 	@echo "make test-ray     batches and serving on Ray clusters of this machine, and the server's page in a browser"
 	@echo "make test-compat  the parity tests against the newest transformers 4.x"
 	@echo "make lint         ruff, mypy, clang-format"
+	@echo "make docs         the documentation site, into build/site, with every link checked"
 	@echo "make bench        every measurement, other engines among them, into out/bench"
 	@echo "make profile      where the native encoder's time goes, into out/bench"
 	@echo "make wheel        sdist and wheel into dist/, the wheel tried in an environment without a compiler; 3 minutes"
@@ -64,6 +65,10 @@ $(VENV)/test.stamp: $(VENV)/setup.stamp
 
 $(VENV)/lint.stamp: $(VENV)/setup.stamp
 	$(call install,lint)
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/setup.stamp
+	$(call install,docs)
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/setup.stamp
@@ -177,6 +182,12 @@ format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'benchmarks/*.c' 'benchmarks/*.cpp' ':!csrc/*/third_party/*' | xargs $(BIN)/clang-format -i
+
+# Whatever MkDocs warns of is an error: a link or an anchor that isn't there, a page that the navigation lacks.
+# Not --quiet: with it warnings are not counted.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.compare --out out/bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,10 @@ def console() -> Console:
 def command_line(module: str) -> str:
     """The command that runs now, without what only says where to go on."""
     return " ".join(
-        [f"python -m benchmarks.{module}", *(word for word in sys.argv[1:] if word != "--resume")]
+        [
+            f"python -m benchmarks.{module}",
+            *(shlex.quote(word) for word in sys.argv[1:] if word != "--resume"),
+        ]
     )
 
 

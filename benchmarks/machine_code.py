@@ -4,7 +4,7 @@ core at work.
 On compute capability 9 a `wgmma` (HGMMA in machine code, IGMMA for integers) is asynchronous: it reads its operand A,
 where that is in registers, and updates its sums long after the next instructions run. Only a wait, WARPGROUP.DEPBAR,
 gives those registers back. To keep everyone else away from them until then is the assembler's task, and some
-releases of ptxas fail at it (docs/architecture.md, "Which assembler"): the product is silently wrong, now and then.
+releases of ptxas fail at it (docs/gpu_kernels.md, "Which assembler"): the product is silently wrong, now and then.
 No GPU is needed to see it, because it stands in the code:
 
     HGMMA R56, R152, gdesc[UR8], R56, gsb0     reads R152 to R155, from now on

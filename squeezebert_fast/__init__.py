@@ -1,10 +1,10 @@
 """SqueezeBERT (arXiv 2006.11316) with custom kernels, and everything around it.
 
->>> import squeezebert_fast
->>> model = squeezebert_fast.SqueezeBertModel.from_pretrained("squeezebert/squeezebert-uncased")
->>> tokenizer = squeezebert_fast.SqueezeBertTokenizerFast.from_pretrained("squeezebert/squeezebert-uncased")
->>> model = squeezebert_fast.patch(model)
->>> model(**tokenizer(["A sentence.", "Another one."], padding=True, return_tensors="pt"))
+>>> from squeezebert_fast import SENTIMENT_MODEL, SqueezeBertForSequenceClassification, SqueezeBertTokenizerFast, patch
+>>> tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+>>> model = patch(SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL, dequantize=True))
+>>> model(**tokenizer(["A lovely film.", "Too long."], padding=True, return_tensors="pt")).logits.argmax(-1)
+tensor([1, 0])
 """
 
 from importlib import import_module

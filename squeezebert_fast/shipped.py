@@ -6,6 +6,7 @@ SENTIMENT_MODEL = Path(__file__).parent / "models" / "sentiment"
 """A directory for `from_pretrained`: a SqueezeBertForSequenceClassification in int8, and its tokenizer, that tells
 positive from negative sentences in English. The README.md in it is its model card.
 
->>> model = SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL)
->>> tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+>>> model = squeezebert_fast.load_quantized(SENTIMENT_MODEL)
+>>> model.config.id2label
+{0: 'negative', 1: 'positive'}
 """

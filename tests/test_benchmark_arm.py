@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -216,48 +215,3 @@ def test_a_tool_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
     failing.chmod(0o755)
     with pytest.raises(tools.ToolFailed, match="failing failed with 3: no such core"):
         tools.output_of([failing])
-
-
-def tables_of(page: str) -> list[list[list[str]]]:
-    """The page's tables, each as rows of cells without marks of bold and code."""
-    tables = re.findall(r"(?m)(?:^\|.*\|\n)+", page)
-    return [
-        [[cell.strip(" *`") for cell in line[1:-1].split("|")] for line in table.splitlines()]
-        for table in tables
-    ]
-
-
-def test_the_page_s_tables_are_the_results() -> None:
-    page = (RESULTS.parents[2] / "docs" / "arm.md").read_text(encoding="utf-8")
-    _, _, shares, instructions, projections, known = tables_of(page)
-    stored = {name: json.loads((RESULTS / f"{name}.json").read_text())["rows"] for name in FILES}
-
-    cores = [name.split(",")[0] for name in shares[0][1:]]  # "Cortex-A75, as A57"
-    shown = {(row[0], core): cell for row in shares[2:] for core, cell in zip(cores, row[1:], strict=True)}
-    for row in stored["loops"]:
-        share = row.get("fraction_of_peak")
-        expected = f"{row['cycles_a_value']:.1f} cycles" if share is None else f"{round(100 * share)} %"
-        assert shown[row["loop"], row["core"]] == expected
-
-    long = [row for row in stored["instructions"] if row["tokens"] == TOKENS]
-    assert [row[:3] for row in instructions[2:]] == [
-        [row["build"], row["precision"], f"{row['instructions_a_token'] / 1e3:.1f}"] for row in long
-    ]
-    assert projections[2:] == [
-        [row["phone"], row["precision"], *(str(row[name]) for name in projection.COLUMNS)]
-        for row in stored["projection"]
-    ]
-    assert [row[1:] for row in known[2:]] == [
-        [
-            f"{row['projected_cycles'] / 1e6:.1f}",
-            *(
-                cell
-                for layers in (1, projection.LAYERS)
-                for cell in (
-                    f"{row[f'measured_cycles_{layers}'] / 1e6:.1f}",
-                    str(row[f"measured_over_projected_{layers}"]),
-                )
-            ),
-        ]
-        for row in stored["known"]
-    ]

@@ -84,7 +84,8 @@ def load_pretrained(
     Raises CheckpointError (a file missing or damaged, a tensor missing or of another shape), ConfigError (another
     model type, an invalid value or override) and ArgumentError, one line naming file and key.
 
-    >>> SqueezeBertModel.from_pretrained("squeezebert/squeezebert-uncased")  # doctest: +SKIP
+    >>> SqueezeBertModel.from_pretrained(SENTIMENT_MODEL, dequantize=True).config.num_hidden_layers
+    5
     """
     overrides, token = without_idle(config_overrides, token)
     dtype = dtype_of(dtype, torch_dtype)
@@ -184,7 +185,7 @@ def save_pretrained(
     Tied weights are stored once; those that accelerate has offloaded are fetched. Raises CheckpointError if
     `directory` is a file or can't be written, and ArgumentError for a bad argument.
 
-    >>> model.save_pretrained("my-model")  # doctest: +SKIP
+    >>> SqueezeBertModel(SqueezeBertConfig(num_hidden_layers=1)).save_pretrained("my-model")
     """
     options = for_upload(options)
     limit = parse_size(max_shard_size)

@@ -25,7 +25,15 @@ Model = TypeVar("Model", bound="SqueezeBertPreTrainedModel")
 
 
 class SqueezeBertPreTrainedModel(TransformersInterface):
-    """Base class of the models. Subclasses build their modules from `config` and then call `init_weights`."""
+    """Base class of the models. Subclasses build their modules from `config` and then call `init_weights`.
+
+    Source: transformers' `PreTrainedModel`, whose methods and state_dict names it has.
+
+    >>> model = SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL, dequantize=True)
+    >>> model.save_pretrained("my-model")
+    >>> SqueezeBertForSequenceClassification.from_pretrained("my-model").config.id2label
+    {0: 'negative', 1: 'positive'}
+    """
 
     config_class = SqueezeBertConfig
 

@@ -89,7 +89,8 @@ def convert_bert(
     Raises ConfigError for what SqueezeBERT can't express (another model type, relative positions, a decoder,
     pruned heads) or a class without counterpart, and CheckpointError as `load_pretrained` does.
 
-    >>> convert_bert("sentence-transformers/all-MiniLM-L6-v2")  # doctest: +SKIP
+    >>> convert_bert("all-MiniLM-L6-v2").config.q_groups
+    1
     """
     files = ModelFiles(source, revision, cache_dir, local_files_only, token, subfolder)
     return _convert(files, model_class, dtype, device)
@@ -111,11 +112,14 @@ def convert_directory(
     """Convert as `convert_bert` does, and save the model with its tokenizer's files as a complete directory.
 
     `target` then loads with `from_pretrained` here and in transformers; tokenizer files of an older model in
-    it are removed. Returns the model. The arguments are those of `convert_bert` and `save_pretrained`, and so
-    are the errors; a source without tokenizer is a CheckpointError too, and a target that is the source an
-    ArgumentError.
+    it are removed. Returns the model. The arguments are those of `convert_bert` and `save_pretrained`.
 
-    >>> convert_directory("sentence-transformers/all-MiniLM-L6-v2", "minilm-squeezebert")  # doctest: +SKIP
+    Raises what those two raise, CheckpointError for a source without tokenizer too, and ArgumentError for a target
+    that is the source.
+
+    >>> model = convert_directory("all-MiniLM-L6-v2", "minilm-squeezebert")
+    >>> SqueezeBertModel.from_pretrained("minilm-squeezebert").config.hidden_size
+    384
     """
     files = ModelFiles(source, revision, cache_dir, local_files_only, token, subfolder)
     target = directory_named(target)

@@ -134,7 +134,13 @@ class SqueezeBertOnlyMLMHead(nn.Module):
 class SqueezeBertForMaskedLM(_WithLabels):
     """Predicts masked words. The decoder has the word embeddings' weight if `config.tie_word_embeddings`.
 
-    labels: [batch, tokens] word indices, -100 where a token doesn't count.
+    logits: [batch, tokens, words], in the model's dtype. labels: [batch, tokens] word indices, -100 where a token
+    doesn't count.
+    Source: transformers' `SqueezeBertForMaskedLM`.
+
+    >>> config = SqueezeBertConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=1, vocab_size=200)
+    >>> SqueezeBertForMaskedLM(config)(torch.tensor([[101, 103, 102]])).logits.shape
+    torch.Size([1, 3, 200])
     """
 
     output_class = MaskedLMOutput
@@ -162,7 +168,16 @@ class SqueezeBertForMaskedLM(_WithLabels):
 
 
 class SqueezeBertForSequenceClassification(_WithLabels):
-    """Classifies sequences, or predicts numbers, from the pooled token. labels: see `losses.sequence_loss`."""
+    """Classifies sequences, or predicts numbers, from the pooled token.
+
+    logits: [batch, num_labels], in the model's dtype. labels: see `losses.sequence_loss`.
+    Source: transformers' `SqueezeBertForSequenceClassification`.
+
+    >>> model = SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL)
+    >>> tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+    >>> model(**tokenizer("What a lovely film.", return_tensors="pt")).logits.argmax(-1)
+    tensor([1])
+    """
 
     output_class = SequenceClassifierOutput
 
@@ -186,8 +201,13 @@ AXES = {"input_ids": 3, "attention_mask": 3, "token_type_ids": 3, "position_ids"
 class SqueezeBertForMultipleChoice(_WithLabels):
     """Scores the choices of each question; every choice is a sequence of its own.
 
-    Every input has an axis of choices after the batch's: [batch, choices, tokens]. labels: [batch] indices of the
-    right choices.
+    Every input has an axis of choices after the batch's: [batch, choices, tokens]. logits: [batch, choices], in the
+    model's dtype. labels: [batch] indices of the right choices. Raises ArgumentError for inputs without that axis.
+    Source: transformers' `SqueezeBertForMultipleChoice`.
+
+    >>> config = SqueezeBertConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=1)
+    >>> SqueezeBertForMultipleChoice(config)(torch.tensor([[[101, 7592, 102], [101, 2088, 102]]])).logits.shape
+    torch.Size([1, 2])
     """
 
     output_class = MultipleChoiceModelOutput
@@ -230,7 +250,16 @@ def _join_choices(name: str, value: Tensor | None, given: Tensor, dims: int) -> 
 
 
 class SqueezeBertForTokenClassification(_WithLabels):
-    """Classifies every token. labels: [batch, tokens] class indices, -100 where a token doesn't count."""
+    """Classifies every token.
+
+    logits: [batch, tokens, num_labels], in the model's dtype. labels: [batch, tokens] class indices, -100 where a
+    token doesn't count.
+    Source: transformers' `SqueezeBertForTokenClassification`.
+
+    >>> config = SqueezeBertConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=1, num_labels=5)
+    >>> SqueezeBertForTokenClassification(config)(torch.tensor([[101, 7592, 102]])).logits.shape
+    torch.Size([1, 3, 5])
+    """
 
     output_class = TokenClassifierOutput
 
@@ -245,7 +274,15 @@ class SqueezeBertForTokenClassification(_WithLabels):
 
 
 class SqueezeBertForQuestionAnswering(_WithHead):
-    """Finds the first and the last token of an answer. Raises ConfigError unless num_labels is 2."""
+    """Finds the first and the last token of an answer.
+
+    start_logits, end_logits: [batch, tokens], in the model's dtype. Raises ConfigError unless num_labels is 2.
+    Source: transformers' `SqueezeBertForQuestionAnswering`.
+
+    >>> config = SqueezeBertConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=1)
+    >>> SqueezeBertForQuestionAnswering(config)(torch.tensor([[101, 7592, 102]])).start_logits.shape
+    torch.Size([1, 3])
+    """
 
     def __init__(self, config: SqueezeBertConfig) -> None:
         super().__init__(config)

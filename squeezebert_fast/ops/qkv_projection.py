@@ -36,7 +36,8 @@ def qkv_projection(
     Args:
         x: [..., in_channels].
         weight_q, weight_k, weight_v: [out_channels, in_channels / groups, 1], or without the last axis, of one
-            shape; biases: [out_channels] or None.
+            shape.
+        bias_q, bias_k, bias_v: [out_channels] or None.
         groups, backend, strict: as in `grouped_pointwise_conv`.
 
     Returns:

@@ -273,9 +273,11 @@ def cuda_graphs(model: nn.Module, *, max_graphs: int = 16) -> CudaGraphs:
     Raises:
         ArgumentError: `model` is no module, or `max_graphs` below 1.
 
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> model = SqueezeBertModel(SqueezeBertConfig(num_hidden_layers=1)).eval().to(device)
     >>> infer = squeezebert_fast.cuda_graphs(squeezebert_fast.patch(model))
     >>> with torch.inference_mode():
-    ...     infer(input_ids=torch.tensor([[101, 7592, 102]], device="cuda")).last_hidden_state.shape
+    ...     infer(input_ids=torch.tensor([[101, 7592, 102]], device=device)).last_hidden_state.shape
     torch.Size([1, 3, 768])
     """
     if not isinstance(model, nn.Module):

@@ -49,7 +49,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Rows in the order of execution. `str()` draws them as a table: equal layers once, and a layer's equal parts."""
+    """Rows in the order of execution. `str()` draws them as a table: equal layers once, and a layer's equal parts.
+
+    >>> explanation = squeezebert_fast.explain(squeezebert_fast.load_quantized(SENTIMENT_MODEL))
+    >>> {row.backend for row in explanation.rows}
+    {'cpu'}
+    """
 
     rows: tuple[Row, ...]
 
@@ -98,6 +103,12 @@ def explain(model: nn.Module, backend: str | None = None) -> Explanation:
     What only a call can tell is left out: `output_attentions`, dispatch modes and function transforms fall back when
     they happen. What is told of one call for all layers is inference; with gradients or dropout, under autocast and
     under torch.compile each operation has a kernel of its own. Raises ArgumentError if there is no encoder in `model`.
+
+    >>> model = SqueezeBertModel(SqueezeBertConfig(num_hidden_layers=1))
+    >>> squeezebert_fast.explain(model).rows[0].reason
+    'the model is not patched'
+    >>> squeezebert_fast.explain(squeezebert_fast.patch(model)).rows[0].backend
+    'cpu'
     """
     if backend is not None:
         backends.check_name(backend)

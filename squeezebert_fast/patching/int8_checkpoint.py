@@ -46,7 +46,10 @@ def save_quantized(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     (`patch(..., keep_original=False)`), a layer was replaced, or `directory` can't be written or holds weights that
     would be read in place of these.
 
-    >>> squeezebert_fast.save_quantized(model, "my-model-int8")  # doctest: +SKIP
+    >>> model = SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL, dequantize=True)
+    >>> squeezebert_fast.save_quantized(model, "my-model-int8")
+    >>> squeezebert_fast.load_quantized("my-model-int8").config.id2label
+    {0: 'negative', 1: 'positive'}
     """
     directory = directory_named(directory)
     if sentence_folder.is_sentence_transformer(model):
@@ -97,7 +100,9 @@ def load_quantized(name_or_path: str | os.PathLike[str]) -> Any:
     Raises CheckpointError, naming file and key, for a damaged file or one of another model, ConfigError for a
     configuration of none, UnsupportedError where the native module or the model's library is missing.
 
-    >>> model = squeezebert_fast.load_quantized("my-model-int8")  # doctest: +SKIP
+    >>> model = squeezebert_fast.load_quantized(SENTIMENT_MODEL)
+    >>> squeezebert_fast.explain(model).rows[0].precision
+    'int8'
     """
     files = ModelFiles(name_or_path)
     if (folder := sentence_folder.read(files)) is not None:

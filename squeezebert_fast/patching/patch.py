@@ -53,7 +53,7 @@ def patch(
     backward, and torch.compile and torch.export find them as operations of `torch.ops.squeezebert_fast`.
     Patching again replaces the settings and reads every weight anew. Weights that change are noticed in the next
     call; a few elements written through `weight.data`, of which PyTorch gives no sign, by the time that calls add up
-    to 16,384 tokens (see docs/architecture.md).
+    to 16,384 tokens (see docs/promises.md).
 
     Args:
         model: any module that contains such an encoder.
@@ -77,8 +77,11 @@ def patch(
         UnsupportedError: `strict` or `keep_original=False`, and the backend can't serve; or the model was
             patched with `keep_original=False` before.
 
-    >>> model = SqueezeBertModel(SqueezeBertConfig())
-    >>> model = squeezebert_fast.patch(model.eval())
+    >>> model = SqueezeBertForSequenceClassification.from_pretrained(SENTIMENT_MODEL, dequantize=True)
+    >>> model = squeezebert_fast.patch(model, precision="int8", unpad=True)
+    >>> with torch.inference_mode():
+    ...     model(torch.tensor([[101, 102]])).logits.shape
+    torch.Size([1, 2])
     """
     backends.check_name(backend)
     if precision is not None:
@@ -123,6 +126,10 @@ def unpatch(model: Model) -> Model:
 
     Raises UnsupportedError, before any change, if a module's class was changed again after `patch`, or if the
     original weights were given up by `keep_original=False`.
+
+    >>> model = squeezebert_fast.patch(SqueezeBertModel(SqueezeBertConfig(num_hidden_layers=1)))
+    >>> type(squeezebert_fast.unpatch(model).encoder).__name__
+    'SqueezeBertEncoder'
     """
     _refuse_without_originals(model, "undo that")
     patched = [module for module in model.modules() if isinstance(module, Accelerated)]

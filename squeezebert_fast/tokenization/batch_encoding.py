@@ -38,6 +38,13 @@ class BatchEncoding(UserDict):
     data: lists, or with `return_tensors` tensors or arrays of int64 [batch, length].
     encoding: the rows that it was made of; tensor_type, prepend_batch_axis: see `convert_to_tensors`.
     is_fast: whether the rows know their characters and words.
+    Source: transformers' `BatchEncoding`.
+
+    >>> encoding = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)("A lovely film!")
+    >>> encoding.tokens()
+    ['[CLS]', 'a', 'lovely', 'film', '!', '[SEP]']
+    >>> encoding.char_to_token(2)
+    2
     """
 
     def __init__(

@@ -95,7 +95,9 @@ class EncodingTokenizer(PretrainedTokenizer):
 
         Raises `TokenizerError` for every bad argument.
 
-        >>> tokenizer("Hello", "world", padding="max_length", max_length=8)  # doctest: +SKIP
+        >>> tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+        >>> tokenizer("Lovely", "film", padding="max_length", max_length=8)["attention_mask"]
+        [1, 1, 1, 1, 1, 0, 0, 0]
         """
         check_tensor_type(return_tensors)
         if return_offsets_mapping and not self.is_fast:

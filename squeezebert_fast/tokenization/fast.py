@@ -71,9 +71,11 @@ class SqueezeBertTokenizerFast(TokenizerBase):
 
     Safe to use from several threads at once. See `TokenizerBase` for the arguments and methods.
 
-    >>> tokenizer = SqueezeBertTokenizerFast("vocab.txt")  # doctest: +SKIP
-    >>> tokenizer("Hello", return_offsets_mapping=True)["offset_mapping"]  # doctest: +SKIP
-    [(0, 0), (0, 5), (0, 0)]
+    Source: transformers' `SqueezeBertTokenizer`.
+
+    >>> tokenizer = SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL)
+    >>> tokenizer("Lovely", return_offsets_mapping=True)["offset_mapping"]
+    [(0, 0), (0, 6), (0, 0)]
     """
 
     is_fast = True

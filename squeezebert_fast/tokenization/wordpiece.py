@@ -80,9 +80,11 @@ class SqueezeBertTokenizer(TokenizerBase):
 
     See `TokenizerBase` for the arguments and methods.
 
-    >>> tokenizer = SqueezeBertTokenizer("vocab.txt")  # doctest: +SKIP
-    >>> tokenizer.tokenize("Grouped convolutions!")  # doctest: +SKIP
-    ['grouped', 'con', '##vo', '##lution', '##s', '!']
+    Source: transformers' `SqueezeBertTokenizer`.
+
+    >>> tokenizer = SqueezeBertTokenizer.from_pretrained(SENTIMENT_MODEL)
+    >>> tokenizer.tokenize("A lovely film!")
+    ['a', 'lovely', 'film', '!']
     """
 
     is_fast = False
