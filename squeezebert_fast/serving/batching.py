@@ -161,7 +161,8 @@ class Batcher:
         parts = work.parts(self.gate.max_texts)
         if len(parts) == 1:
             return await self._ask(Ticket(work))
-        done = await asyncio.gather(*(self._ask(Ticket(part)) for part in parts))
+        # one after the other, so that between the parts of a large request others have their turn
+        done = [await self._ask(Ticket(part)) for part in parts]
         return Done([answer for each in done for answer in each.answers], sum(each.tokens for each in done))
 
     async def _ask(self, ticket: Ticket) -> Done:

@@ -81,7 +81,10 @@ def joined_cluster(address: str) -> Iterator[None]:
         ):  # where there is none, Ray's C++ part says so once a second, past Python's logging
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
+        said = f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}"
+        if os.environ.get("RAY_AUTH_MODE") != "token":  # what refuses for want of one looks as if nothing were there
+            said += "; one that wants a token is reached with RAY_AUTH_MODE=token"
+        raise InputError(said) from None
     try:
         yield
     finally:
@@ -144,6 +147,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + PORTS_OF_A_SERVER - 2),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + PORTS_OF_A_SERVER - 1),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two parts of a request's body
+        # after three checks HAProxy is started again: by default 30 s, in which nothing listens
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     }
 
 

@@ -128,6 +128,21 @@ async def test_a_request_of_more_texts_than_a_batch_comes_in_parts() -> None:
 
 
 @running
+async def test_between_the_parts_of_a_large_request_others_have_their_turn() -> None:
+    model = Model(max_queue=MAX_TEXTS)
+    large = asyncio.create_task(model.ask(work(*"abcdefghijkl")))
+    await settle()
+    small = asyncio.create_task(model.ask(work("x")))  # not refused, though many texts are to come
+    await settle()
+    model.release.set()
+    assert (await small).answers == ["X"]
+    assert (await large).answers == [*"ABCDEFGHIJKL"]
+    assert model.batches[0] == [*"abcd"]
+    assert "x" in model.batches[1]
+    assert model.gate.is_idle
+
+
+@running
 async def test_the_next_batch_begins_before_the_last_is_answered() -> None:
     model = Model()
     first = asyncio.create_task(model.ask(work("a")))

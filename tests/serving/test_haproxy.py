@@ -15,9 +15,23 @@ from squeezebert_fast.serving.haproxy import confined
 
 
 def test_a_client_has_seconds_for_its_headers_and_not_serves_hour() -> None:
-    assert "defaults\n    timeout http-request 10s\n" in confined(
-        HAPROXY_CONFIG_TEMPLATE, "/f", "127.0.0.1:8000"
+    config = confined(HAPROXY_CONFIG_TEMPLATE, "/f", "127.0.0.1:8000")
+    assert re.search(r"(?s)\ndefaults\n(?:    [^\n]*\n)*    timeout http-request 10s\n", config)
+
+
+def rendered() -> str:
+    """Serve's configuration for one application with a replica, as its template has it."""
+    from ray.serve._private import haproxy
+
+    backend = haproxy.BackendConfig(
+        name="app",
+        path_prefix="/",
+        app_name="app",
+        servers=[haproxy.ServerConfig("replica", "127.0.0.1", 1)],
+        fallback_server=haproxy.ServerConfig("fallback", "127.0.0.1", 2),
     )
+    made = haproxy.HAProxyApi.__new__(haproxy.HAProxyApi)
+    return str(backend) + str(made)
 
 
 def ports(address: str, folder: Path) -> dict[str, int]:
