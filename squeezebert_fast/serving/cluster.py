@@ -82,7 +82,8 @@ def joined_cluster(address: str) -> Iterator[None]:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         said = f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}"
-        if os.environ.get("RAY_AUTH_MODE") != "token":  # what refuses for want of one looks as if nothing were there
+        # what refuses for want of a token looks as if nothing were there
+        if os.environ.get("RAY_AUTH_MODE") != "token":
             said += "; one that wants a token is reached with RAY_AUTH_MODE=token"
         raise InputError(said) from None
     try:
@@ -108,6 +109,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # one that hangs would keep its CPUs for the minute in which it may end, and no other could take its place
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # the replica's event loop only waits, parses and writes; the model has a thread of its own
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     }

@@ -18,8 +18,6 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 SAID = {
-    400: "this is no HTTP request, or its headers are too long",
-    408: "the request did not come in time",
     502: "the replica died before it had answered",
     503: "no replica of the model is ready, try again",
     504: "the replica did not answer in time",
@@ -28,7 +26,7 @@ NOBODY = """
 frontend nobody
     bind {folder}/nobody.sock
     monitor-uri /-/healthz
-    http-request return {answer}
+    {unready}
 """
 
 
@@ -40,28 +38,28 @@ def confined(config: str, folder: str, address: str) -> str:
     # Serve gives a client an hour for a request's headers, so 4,096 that send none would keep everybody else out
     config = re.sub(r"(?m)^defaults$", "defaults\n    timeout http-request 10s", config)
     config = re.sub(r"(?m)^ *log (?!global).* local\d .*\n", "", config)
-    # Where no replica answers, Serve turns to its proxy in Python, which holds requests while one starts and answers 404
-    # while the last one ends. Serve waits for that server to be there, so another one stands in its place.
-    config = re.sub(r"(?m)^( *server \S+) \S+ check backup$", rf"\1 unix@{folder}/nobody.sock check backup", config)
-    config = re.sub(r"(?m)^ *errorfile 50\d .*\n", "", config)
-    config = re.sub(r"(?m)^defaults$", "defaults\n" + "\n".join(_own_errors()), config)
-    # before there is a replica, and after the last: not an address that doesn't exist, but one to be asked again
+    # Where no replica answers, Serve turns to its proxy in Python, which keeps requests while one starts and answers
+    # 404 while the last one ends. Serve waits for that server to be there, so another one stands in its place.
     config = re.sub(
-        r"(?m)^( *)http-request return status 404 .*$", rf"\1http-request return {_answer(503)}", config
+        r"(?m)^( *server \S+) \S+ check backup$", rf"\1 unix@{folder}/nobody.sock check backup", config
     )
-    return config + NOBODY.format(folder=folder, answer=_answer(503))
+    config = re.sub(r"(?m)^ *errorfile 50\d .*\n", "", config)
+    config = re.sub(r"(?m)^defaults$", "\n".join(["defaults", *map(_own_answer, SAID)]), config)
+    # before there is a replica, and after the last: not an address that doesn't exist, but one to be asked again
+    unready = "http-request return status 503 default-errorfiles"
+    config = re.sub(r"(?m)^( *)http-request return status 404 .*$", rf"\1{unready}", config)
+    return config + NOBODY.format(folder=folder, unready=unready)
 
 
-def _own_errors() -> list[str]:
-    return [f"    http-error {_answer(status)}" for status in SAID]
+def _own_answer(status: int) -> str:
+    """A line that says what HAProxy itself answers with this status, in the form of the server's other errors.
 
-
-def _answer(status: int) -> str:
-    """A status with its line in the form of the server's errors, in the words of HAProxy's configuration."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": SAID[status], "type": kind, "param": None, "code": None}
-    again = " hdr Retry-After 1" if status in (502, 503) else ""
-    return f"status {status} content-type application/json string '{json.dumps({'error': error})}'{again}"
+    What it can't take for HTTP at all it answers 400 in words of its own, which no setting changes.
+    """
+    said = json.dumps(
+        {"error": {"message": SAID[status], "type": "server_error", "param": None, "code": None}}
+    )
+    return f"    http-error status {status} content-type application/json string '{said}' hdr Retry-After 1"
 
 
 def main(program: str, folder: str, address: str, *arguments: str) -> None:

@@ -96,6 +96,24 @@ def test_the_server_of_a_model_says_what_is_wrong_before_it_starts(tmp_path: Pat
         )
 
 
+def test_where_no_cluster_answers_it_says_what_one_may_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_model(SqueezeBertModel, tmp_path / "model")
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    said = f"there is no Ray cluster at {address}"
+    refuses("serve", "-m", model, "--ray", address, said=said)
+    refuses(
+        "serve",
+        "-m",
+        model,
+        "--ray",
+        address,
+        said="one that wants a token is reached with RAY_AUTH_MODE=token",
+    )
+
+
 def test_a_model_that_doesnt_load_ends_the_server_with_its_reason(tmp_path: Path) -> None:
     model = save_model(SqueezeBertForSequenceClassification, tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"no such thing")
