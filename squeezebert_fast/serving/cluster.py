@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ PORTS = range(20_000, 32_700)
 """Where replicas listen, at the loopback address: below the ports that Linux gives to outgoing connections."""
 PORTS_OF_A_SERVER = 100
 NAMESPACE = "squeezebert-fast"
+SECONDS_TO_CONNECT = 10
 logger = logging.getLogger(__name__)
 
 
@@ -76,9 +78,8 @@ def joined_cluster(address: str) -> Iterator[None]:
     import ray
 
     try:
-        with (
-            _silent_stderr()
-        ):  # where there is none, Ray's C++ part says so once a second, past Python's logging
+        _check_reach(address)
+        with _silent_stderr():  # Ray's C++ part tells its troubles there, past Python's logging
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         said = f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}"
@@ -90,6 +91,13 @@ def joined_cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reach(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit() and int(port) < 2**16:  # not ray://HOST:PORT
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
 def haproxy_program() -> str | None:
