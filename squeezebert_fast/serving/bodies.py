@@ -16,7 +16,7 @@ from pydantic import (
 from squeezebert_fast.errors import counted
 from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.serving.refusals import Refused
-from squeezebert_fast.serving.work import Offer, Work
+from squeezebert_fast.serving.work import Offer, Work, texts_of
 from squeezebert_fast.tables.rows import Record
 
 JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
@@ -144,7 +144,7 @@ def check_size(work: Work, options: ServingOptions) -> Work:
     if count > most:
         raise Refused(400, f"the request holds {counted(count, 'text')}, expected at most {most:,}")
     for number, record in enumerate(work.records, 1):
-        longest = max(map(len, (record.text, record.pair or "", *record.choices)))
+        longest = max(map(len, texts_of(record)))
         if longest > options.max_characters:
             raise Refused(
                 400,
