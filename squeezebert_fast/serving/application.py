@@ -45,6 +45,7 @@ def application(model: str, options: ServingOptions, metrics_folder: str | None 
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=2,
+        health_check_timeout_s=10,  # of which three in a row end a replica
         ray_actor_options={"num_cpus": threads},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(Replica))

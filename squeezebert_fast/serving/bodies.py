@@ -14,8 +14,9 @@ from pydantic import (
 )
 
 from squeezebert_fast.errors import counted
+from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.serving.refusals import Refused
-from squeezebert_fast.serving.work import Offer, Work
+from squeezebert_fast.serving.work import Offer, Work, texts_of
 from squeezebert_fast.tables.rows import Record
 
 JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
@@ -137,12 +138,19 @@ def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
         raise _refusal(error) from None
 
 
-def check_count(work: Work, most: int) -> Work:
-    """The work. Raises Refused, 400, for more texts than a request may hold."""
-    if len(work.records) > most:
-        raise Refused(
-            400, f"the request holds {counted(len(work.records), 'text')}, expected at most {most:,}"
-        )
+def check_size(work: Work, options: ServingOptions) -> Work:
+    """The work. Raises Refused, 400, for more texts than a request may hold, and for one that is too long."""
+    count, most = len(work.records), options.max_texts
+    if count > most:
+        raise Refused(400, f"the request holds {counted(count, 'text')}, expected at most {most:,}")
+    for number, record in enumerate(work.records, 1):
+        longest = max(map(len, texts_of(record)))
+        if longest > options.max_characters:
+            raise Refused(
+                400,
+                f"text {number} has {longest:,} characters, expected at most {options.max_characters:,}",
+                code="text_too_long",
+            )
     return work
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ PORTS = range(20_000, 32_700)
 """Where replicas listen, at the loopback address: below the ports that Linux gives to outgoing connections."""
 PORTS_OF_A_SERVER = 100
 NAMESPACE = "squeezebert-fast"
+SECONDS_TO_CONNECT = 10
 logger = logging.getLogger(__name__)
 
 
@@ -76,16 +78,26 @@ def joined_cluster(address: str) -> Iterator[None]:
     import ray
 
     try:
-        with (
-            _silent_stderr()
-        ):  # where there is none, Ray's C++ part says so once a second, past Python's logging
+        _check_reach(address)
+        with _silent_stderr():  # Ray's C++ part tells its troubles there, past Python's logging
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
+        said = f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}"
+        # what refuses for want of a token looks as if nothing were there
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            said += "; one that wants a token is reached with RAY_AUTH_MODE=token"
+        raise InputError(said) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reach(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit() and int(port) < 2**16:  # not ray://HOST:PORT
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
 def haproxy_program() -> str | None:
@@ -105,6 +117,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # one that hangs would keep its CPUs for the minute in which it may end, and no other could take its place
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # the replica's event loop only waits, parses and writes; the model has a thread of its own
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     }
@@ -144,6 +158,8 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + PORTS_OF_A_SERVER - 2),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + PORTS_OF_A_SERVER - 1),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # between two parts of a request's body
+        # after three checks HAProxy is started again: by default 30 s, in which nothing listens
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     }
 
 

@@ -13,7 +13,7 @@ import pydantic_core
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from squeezebert_fast.errors import SqueezeBertFastError
 from squeezebert_fast.serving.bodies import (
@@ -21,7 +21,7 @@ from squeezebert_fast.serving.bodies import (
     EmbeddingsBody,
     FillMaskBody,
     PredictBody,
-    check_count,
+    check_size,
     parsed,
 )
 from squeezebert_fast.serving.docs_page import docs_page
@@ -111,7 +111,7 @@ class Server:
     async def _done(self, work: Work) -> Done:
         if self.ask is None:
             raise Refused(503, "the model isn't loaded yet", code="loading", retry_after=1)
-        return await self.ask(check_count(work, self.options.max_texts))
+        return await self.ask(check_size(work, self.options))
 
 
 def _list(vector: Any) -> list[float]:
@@ -139,6 +139,8 @@ class Application:
             if answer := self.posts.get(path):
                 response = await self._answered(path, answer, Request(scope, receive))
                 return await response(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "HEAD":  # which FastAPI takes for another method
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         return await self.others(scope, receive, send)
 
     async def _answered(self, path: str, answer: Answer, request: Request) -> Response:
@@ -206,8 +208,20 @@ def _others(server: Server) -> FastAPI:
     return app
 
 
+def _without_body(send: Send) -> Send:
+    async def sends(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sends
+
+
 async def read_body(request: Request, most: int) -> bytes:
-    """The request's body. Raises Refused, 413, as soon as it is known to be longer than `most` bytes."""
+    """The request's body. Raises Refused: 413 as soon as it is known to be longer than `most` bytes, 415 if packed."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise Refused(415, f"the body's Content-Encoding is {encoding}, expected none")
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said) > most:
         raise _too_long(most)

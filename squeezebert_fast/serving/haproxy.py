@@ -10,12 +10,24 @@ Usage: haproxy.py PROGRAM FOLDER ADDRESS arguments of HAProxy
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+SAID = {
+    502: "the replica died before it had answered",
+    503: "no replica of the model is ready, try again",
+    504: "the replica did not answer in time",
+}
+NOBODY = """
+frontend nobody
+    bind {folder}/nobody.sock
+    monitor-uri /-/healthz
+    {unready}
+"""
 
 
 def confined(config: str, folder: str, address: str) -> str:
@@ -26,11 +38,28 @@ def confined(config: str, folder: str, address: str) -> str:
     # Serve gives a client an hour for a request's headers, so 4,096 that send none would keep everybody else out
     config = re.sub(r"(?m)^defaults$", "defaults\n    timeout http-request 10s", config)
     config = re.sub(r"(?m)^ *log (?!global).* local\d .*\n", "", config)
-    # before a replica is there, and after the last: not an address that doesn't exist, but one to be asked again
-    return config.replace(
-        "http-request return status 404 content-type text/plain",
-        "http-request return status 503 hdr Retry-After 1 content-type text/plain",
+    # Where no replica answers, Serve turns to its proxy in Python, which keeps requests while one starts and answers
+    # 404 while the last one ends. Serve waits for that server to be there, so another one stands in its place.
+    config = re.sub(
+        r"(?m)^( *server \S+) \S+ check backup$", rf"\1 unix@{folder}/nobody.sock check backup", config
     )
+    config = re.sub(r"(?m)^ *errorfile 50\d .*\n", "", config)
+    config = re.sub(r"(?m)^defaults$", "\n".join(["defaults", *map(_own_answer, SAID)]), config)
+    # before there is a replica, and after the last: not an address that doesn't exist, but one to be asked again
+    unready = "http-request return status 503 default-errorfiles"
+    config = re.sub(r"(?m)^( *)http-request return status 404 .*$", rf"\1{unready}", config)
+    return config + NOBODY.format(folder=folder, unready=unready)
+
+
+def _own_answer(status: int) -> str:
+    """A line that says what HAProxy itself answers with this status, in the form of the server's other errors.
+
+    What it can't take for HTTP at all it answers 400 in words of its own, which no setting changes.
+    """
+    said = json.dumps(
+        {"error": {"message": SAID[status], "type": "server_error", "param": None, "code": None}}
+    )
+    return f"    http-error status {status} content-type application/json string '{said}' hdr Retry-After 1"
 
 
 def main(program: str, folder: str, address: str, *arguments: str) -> None:

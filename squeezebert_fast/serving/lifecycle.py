@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import re
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPException
 from types import FrameType
 from typing import Any
 
@@ -78,6 +81,8 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
         serve.start(proxy_location=where, http_options={"host": inner, "port": port})
         _deploy(model, options, None if metrics is None else str(metrics))
         place = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
+        if ray is None:
+            _wait_until_ready(address)
         print(f"{PROGRAM}: {name} is ready at {place} (end with Ctrl-C)", file=sys.stderr, flush=True)
         try:
             threading.Event().wait()
@@ -97,6 +102,19 @@ def _deploy(model: str, options: ServingOptions, metrics_folder: str | None) -> 
         status = serve.status().applications[APP]
         said = [each.message for each in status.deployments.values()] + [status.message, str(error)]
         raise CheckpointError(f"{model} can't be served: {_reason(said)}") from None
+
+
+def _wait_until_ready(address: str) -> None:
+    """Wait until a request gets through: HAProxy hears of a replica a moment after Serve has it."""
+    while True:
+        with (
+            closing(http.client.HTTPConnection(address, timeout=10)) as connection,
+            suppress(OSError, HTTPException),
+        ):
+            connection.request("GET", "/ready")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.02)
 
 
 def _reason(messages: Sequence[str]) -> str:

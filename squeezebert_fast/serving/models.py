@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ class Served(ABC):
     def __init__(self, model: str, options: ServingOptions) -> None:
         self.model, self.options = model, options
         path = Path(model).expanduser()
-        self.name = options.served_name or (path.resolve().name if path.is_dir() else model)
+        self.name = options.served_name or (Path(os.path.abspath(path)).name if path.is_dir() else model)
         self.check()
 
     @abstractmethod

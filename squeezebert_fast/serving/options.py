@@ -37,6 +37,9 @@ class ServingOptions:
         1024, "Texts that may wait in a replica. Beyond it requests are answered 503 with Retry-After.", 1
     )
     max_texts: int = _option(2048, "Texts that a request may hold.", 1)
+    max_characters: int = _option(
+        100_000, "Characters that a text may have: all of it is tokenized before it is cut.", 1
+    )
     max_body_mib: float = _option(8.0, "Size of a request's body at most, in MiB.", 0)
     served_name: str | None = _option(
         None,

@@ -41,6 +41,11 @@ class Offer:
         return {name: value for name, value in fields.items() if value is not None}
 
 
+def texts_of(record: Record) -> tuple[str, ...]:
+    """All that is tokenized of it."""
+    return (record.text, *(() if record.pair is None else (record.pair,)), *record.choices)
+
+
 @dataclass(frozen=True)
 class Work:
     """Some texts of one request. top_k: of masks, the tokens to give for each."""
@@ -48,9 +53,18 @@ class Work:
     records: tuple[Record, ...]
     top_k: int = 0
 
-    def parts(self, size: int) -> list[Work]:
-        """The same texts in parts of at most `size`."""
-        return [Work(self.records[at : at + size], self.top_k) for at in range(0, len(self.records), size)]
+    def parts(self, size: int, characters: int) -> list[Work]:
+        """The same texts in parts of at most `size`, and of at most so many characters unless one text has more."""
+        parts: list[list[Record]] = []
+        left = 0
+        for record in self.records:
+            length = sum(map(len, texts_of(record)))
+            if not parts or len(parts[-1]) == size or length > left:
+                parts.append([])
+                left = characters
+            parts[-1].append(record)
+            left -= length
+        return [Work(tuple(part), self.top_k) for part in parts]
 
 
 @dataclass(frozen=True)

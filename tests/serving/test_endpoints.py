@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from squeezebert_fast.serving.metrics import Metrics
 from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK, PREDICT, Done, Offer, Work
 
-OPTIONS = ServingOptions(max_texts=3, max_body_mib=0.001)
+OPTIONS = ServingOptions(max_texts=3, max_characters=50, max_body_mib=0.001)
 EMBEDDER = Offer("minilm", EMBEDDINGS, channels=2)
 CLASSIFIER = Offer("sentiment", PREDICT, pairs="may")
 ENTITIES = Offer("entities", PREDICT)
@@ -98,6 +99,7 @@ def test_base64_holds_the_float32_bytes() -> None:
         ({"input": [[1, 2]]}, "token ids"),
         ({"input": ["a", 1]}, "input.1: "),
         ({"input": ["a"] * 4}, "4 texts, expected at most 3"),
+        ({"input": ["a", "a" * 51]}, "text 2 has 51 characters, expected at most 50"),
         ({"input": "a", "dimensions": 3}, "dimensions is 3, but the vectors of minilm have 2"),
         ({"input": "a", "dimensions": "2"}, "dimensions: "),
         ({"input": "a", "encoding_format": "int8"}, "'float' or 'base64'"),
@@ -177,6 +179,8 @@ def test_predictions_of_texts_and_pairs() -> None:
         (CLASSIFIER, {"text": "a", "choices": [["b"]]}, "takes no choices"),
         (ENTITIES, {"pairs": [["a", "b"]]}, "entities takes texts, not pairs"),
         (QUESTIONS, {"text": "a"}, "squad takes pairs, each a question and its context"),
+        (CLASSIFIER, {"pairs": [["a", "b" * 51]]}, "text 1 has 51 characters"),
+        (CHOICES, {"texts": ["a"], "choices": [["b", "c" * 51]]}, "text 1 has 51 characters"),
         (CHOICES, {"text": "a"}, "choices takes 2 choices for each text"),
         (CHOICES, {"texts": ["a", "b"], "choices": [["c", "d"]]}, "as many lists as texts"),
     ],
@@ -248,6 +252,24 @@ def test_other_paths_and_methods_are_refused_as_openai_does() -> None:
     response = client.get(EMBEDDINGS)
     assert "Method Not Allowed" in error_of(response, 405)
     assert response.headers["Allow"] == "POST"
+
+
+def test_head_is_answered_as_get_without_a_body() -> None:
+    client = embedder().client
+    for path in ("/health", "/ready", "/v1/models", "/metrics", "/docs", "/", "/openapi.json"):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b""), path
+        assert response.headers["content-type"] == client.get(path).headers["content-type"]
+    assert client.head("/v1/nothing").status_code == 404
+
+
+def test_a_packed_body_is_refused_as_one() -> None:
+    fake = embedder()
+    body = gzip.compress(b'{"input": "a"}')
+    response = fake.client.post(EMBEDDINGS, content=body, headers={"Content-Encoding": "gzip"})
+    assert error_of(response, 415) == "the body's Content-Encoding is gzip, expected none"
+    plain = fake.client.post(EMBEDDINGS, content=b'{"input": "a"}', headers={"Content-Encoding": "identity"})
+    assert plain.status_code == 200
 
 
 def test_requests_are_counted_by_endpoint_and_status() -> None:

@@ -127,6 +127,32 @@ async def test_a_request_of_more_texts_than_a_batch_comes_in_parts() -> None:
     assert max(map(len, model.batches)) <= MAX_TEXTS
 
 
+def test_a_part_has_at_most_so_many_texts_and_characters() -> None:
+    def parts(*texts: str) -> list[str]:
+        return ["+".join(record.text for record in part.records) for part in work(*texts).parts(3, 6)]
+
+    assert parts("a") == ["a"]
+    assert parts(*"abcdefg") == ["a+b+c", "d+e+f", "g"]
+    assert parts("aaa", "bbb", "c", "dddddddd", "e") == ["aaa+bbb", "c", "dddddddd", "e"]
+    pair = Work((Record("aaa", "bbb"), Record("a", choices=("bb", "cc")), Record("a"), Record("b")))
+    assert [len(part.records) for part in pair.parts(3, 6)] == [1, 2, 1]
+
+
+@running
+async def test_between_the_parts_of_a_large_request_others_have_their_turn() -> None:
+    model = Model(max_queue=MAX_TEXTS)
+    large = asyncio.create_task(model.ask(work(*"abcdefghijkl")))
+    await settle()
+    small = asyncio.create_task(model.ask(work("x")))  # not refused, though many texts are to come
+    await settle()
+    model.release.set()
+    assert (await small).answers == ["X"]
+    assert (await large).answers == [*"ABCDEFGHIJKL"]
+    assert model.batches[0] == [*"abcd"]
+    assert "x" in model.batches[1]
+    assert model.gate.is_idle
+
+
 @running
 async def test_the_next_batch_begins_before_the_last_is_answered() -> None:
     model = Model()

@@ -16,7 +16,7 @@ from squeezebert_fast import SqueezeBertForSequenceClassification
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
 from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK
 from tests.cli_helpers import refuses, save_model
-from tests.serving.running import ROOT, command, environment, free_port, serving, until
+from tests.serving.running import ROOT, STOP_SECONDS, command, environment, free_port, serving, until
 
 SLOW = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
 
@@ -29,13 +29,13 @@ def test_sigterm_lets_what_was_accepted_be_answered(tmp_path: Path) -> None:
         ThreadPoolExecutor(3) as pool,
     ):
         accepted = [pool.submit(server.post, EMBEDDINGS, {"input": texts}) for _ in range(3)]
-
-        def have_come() -> bool:
-            waiting = server.number("squeezebert_waiting_texts")
-            return waiting > 0 and waiting + server.number("squeezebert_batch_texts_sum") > 2 * len(texts)
-
-        until(have_come)
-        assert server.stop(signal.SIGTERM) == 0
+        until(lambda: server.number("squeezebert_waiting_texts") == 16)  # of two, while one is computed
+        server.process.send_signal(signal.SIGTERM)
+        late = (server.post(EMBEDDINGS, {"input": "a"}) for _ in range(1000))
+        status, answer, headers = next(each for each in late if each[0] != 200)
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert "no replica" in answer["error"]["message"]
+        assert server.process.wait(STOP_SECONDS) == 0
         for answer in accepted:
             assert len(answer.result()[1]["data"]) == len(texts)
         with pytest.raises(OSError, match="refused"):
@@ -94,6 +94,24 @@ def test_the_server_of_a_model_says_what_is_wrong_before_it_starts(tmp_path: Pat
             port,
             said=f"can't listen at 127.0.0.1, port {port}: Address already",
         )
+
+
+def test_where_no_cluster_answers_it_says_what_one_may_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_model(SqueezeBertModel, tmp_path / "model")
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    said = f"there is no Ray cluster at {address}"
+    refuses("serve", "-m", model, "--ray", address, said=said)
+    refuses(
+        "serve",
+        "-m",
+        model,
+        "--ray",
+        address,
+        said="one that wants a token is reached with RAY_AUTH_MODE=token",
+    )
 
 
 def test_a_model_that_doesnt_load_ends_the_server_with_its_reason(tmp_path: Path) -> None:

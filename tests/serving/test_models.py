@@ -121,3 +121,11 @@ def test_a_prompt_or_pooling_that_means_nothing_is_refused_before_the_weights_ar
     with pytest.raises(InputError, match="--pooling means nothing"):
         served(str(tmp_path / "model"), ServingOptions(pooling="cls"))
     assert served(str(tmp_path / "model"), ServingOptions(served_name="mine")).name == "mine"
+
+
+def test_a_linked_folder_has_the_links_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(SqueezeBertModel, tmp_path / "model" / "snapshot-1")
+    (tmp_path / "latest").symlink_to(tmp_path / "model" / "snapshot-1")
+    assert served(str(tmp_path / "latest"), ServingOptions()).name == "latest"
+    monkeypatch.chdir(tmp_path / "model" / "snapshot-1")
+    assert served(".", ServingOptions()).name == "snapshot-1"
