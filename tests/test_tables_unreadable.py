@@ -80,6 +80,55 @@ def test_the_bad_row_stands_where_it_stood_and_keeps_what_it_has(tmp_path: Path)
     ]
 
 
+FIRST_IS_BAD = {
+    "a.csv": 'id,x,text\n"1"1,x,one\n2,x,two\n',
+    "a.tsv": "id\tx\ttext\n1\n2\tx\ttwo\n",
+    "a.jsonl": '{"id": 1\n{"id": "2", "x": "x", "text": "two"}\n',
+}
+
+
+@pytest.mark.parametrize("name", FIRST_IS_BAD)
+def test_a_bad_row_before_all_good_ones_has_their_columns(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(FIRST_IS_BAD[name])
+    records = list(Input(str(path), keep=["x,id"], on_error="record"))
+    assert [list(record.kept.items()) for record in records] == [
+        [("x", None), ("id", None)],
+        [("x", "x"), ("id", "2")],
+    ]
+
+
+def test_a_first_row_that_is_bad_has_a_row_in_csv(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(FIRST_IS_BAD["a.csv"])
+    result = run("predict", path, "-m", model, "--id", "id", "--on-error", "record", "--format", "csv")
+    assert result.exit_code == 0, result.stderr
+    assert [row["id"] for row in csv.DictReader(io.StringIO(result.stdout))] == ["", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "a.csv": b"text,id,x\none,1,\xff\ntwo,\xff,\nthree,3,\n",
+        "a.tsv": b"text\tid\tx\none\t1\t\xff\ntwo\t\xff\t\nthree\t3\t\n",
+        "a.jsonl": b'{"text": "one", "x": "\xff", "id": "1"}\n{"text": "two", "id": ["\xff"]}\n'
+        b'{"text": "three", "id": "3"}\n',
+        "a.json": b'[{"text": "one", "x": "\xff", "id": "1"}, {"text": "two", "id": {"\xff": 1}}, '
+        b'{"text": "three", "id": "3"}]',
+    }.items(),
+)
+def test_bytes_that_arent_utf8_are_bad_in_what_is_kept_and_nothing_elsewhere(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    records = list(Input(str(path), keep=["id"], on_error="record"))
+    assert [record.kept["id"] for record in records] == ["1", None, "3"]
+    assert [bool(record.problem) for record in records] == [False, True, False]
+    assert "'id' holds a byte that isn't UTF-8" in records[1].problem
+    assert [record.text for record in Input(str(path), on_error="skip")] == ["one", "two", "three"]
+
+
 def test_what_is_wrong_with_all_rows_is_an_error_whatever_is_asked(tmp_path: Path) -> None:
     for name, content in {"a.csv": "txt,n\none,1\n", "a.jsonl": '{"txt": "one"}\n{"txt": "two"}\n'}.items():
         path = tmp_path / name
