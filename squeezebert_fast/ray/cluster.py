@@ -73,7 +73,7 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
             finally:
                 ray.shutdown()
         return
-    _check_reach(address)
+    _check_reach(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
     try:
         try:
             with _silence():
@@ -112,7 +112,7 @@ def _environment() -> dict[str, Any] | None:
 def _check_reach(address: str) -> None:
     """Raise ClusterError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():
+    if host and port.isdigit() and "://" not in host:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
         except (OSError, OverflowError) as error:

@@ -48,7 +48,8 @@ def checked_target(path: Path, resume: bool) -> Path:
     Raises InputError, before anything is computed, where it can't become the output.
     """
     target = Path(os.path.realpath(path.expanduser()))
-    begun = unfinished(target)
+    if target == target.parent:
+        raise InputError(f"the output is {target}, the root of all directories; give one that isn't there")
     if target.exists() and not target.is_dir():
         raise InputError(f"the output {target} is a file; with --ray it is a directory of files")
     if holds_files(target):
@@ -57,9 +58,13 @@ def checked_target(path: Path, resume: bool) -> Path:
         raise InputError(f"the output {target} can't be written: there is no directory {target.parent}")
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"the output {target} can't be written: no permission to write {target.parent}")
-    if resume and not (begun / MANIFEST).is_file():
+    begun = unfinished(target)
+    is_job = (begun / MANIFEST).is_file()
+    if not is_job and holds_files(begun):
+        raise InputError(f"{begun} holds files that are of no job; remove it, or give another output")
+    if resume and not is_job:
         raise InputError(f"there is no {begun} to go on with; leave --resume out")
-    if not resume and holds_files(begun):
+    if is_job and not resume:
         raise InputError(f"{begun} is a job that didn't end; go on with it by --resume, or remove it")
     return target
 
@@ -84,7 +89,11 @@ def opened(folder: Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[
         except BaseException:
             if not list((folder / REPORTS).glob("*.json")):  # nothing to go on with: the folder is to be gone
                 shutil.rmtree(folder / REPORTS, ignore_errors=True)
-                (folder / MANIFEST).unlink(missing_ok=True)
+                for path in (
+                    *folder.glob("part-*"),
+                    folder / MANIFEST,
+                ):  # a part whose report had no room too
+                    path.unlink(missing_ok=True)
             raise
 
 

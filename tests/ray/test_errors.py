@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from squeezebert_fast.errors import CheckpointError, ClusterError, InputError
+from squeezebert_fast.errors import CheckpointError, ClusterError, InputError, StorageError
+from squeezebert_fast.ray import folder
 from squeezebert_fast.ray.folder import begin
 from squeezebert_fast.ray.shards import Shard
 from squeezebert_fast.ray.work import Prediction
@@ -146,6 +147,9 @@ def test_a_node_that_doesnt_see_the_output_says_so(model: Path, tmp_path: Path) 
             ["--ray", "-o", "begun"],
             "begun.unfinished is a job that didn't end; go on with it by --resume, or remove it",
         ),
+        (["--ray", "-o", "odd"], "odd.unfinished holds files that are of no job; remove it"),
+        (["--ray", "-o", "odd", "--resume"], "odd.unfinished holds files that are of no job; remove it"),
+        (["--ray", "-o", "/"], "the output is /, the root of all directories"),
         (["--ray", "-o", "x", "--column", "texts"], "has no column 'texts'"),
         (["--ray", "-o", "x", "--precision", "int4"], "int4"),
         (["--ray=somewhere", "-o", "x"], "--ray is 'somewhere', expected HOST:PORT or auto; "),
@@ -164,12 +168,36 @@ def test_what_can_be_wrong_is_said_before_a_cluster_starts(
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a cluster starts"))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     write_rows(tmp_path / "rows.jsonl", 5)
-    for name in ("full", "begun.unfinished"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
+    for name in ("full/file", "begun.unfinished/_job.json", "odd.unfinished/file"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
     before = set(tmp_path.rglob("*"))
     refuses("predict", *options, "rows.jsonl", "-m", model, said=said)
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_cluster_of_the_environment_that_isnt_there_is_not_waited_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray is asked"))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x")
+    refuses(*asked, "--ray", "auto", said="there is no Ray cluster at 127.0.0.1:1: ")
+
+
+def test_a_part_whose_report_cant_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    def computes() -> None:
+        with folder.opened(tmp_path / "x.unfinished", {}, resume=False):
+            (tmp_path / "x.unfinished" / "part-00000-000000.jsonl").touch()
+            raise StorageError("no room")
+
+    with pytest.raises(StorageError, match="no room"):
+        computes()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
