@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezebert_fast.errors import ClusterError
+from squeezebert_fast.ray.signals import ending_in_order, put_off
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, which is started and stopped."""
@@ -58,9 +59,9 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
     quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
         workers = workers or max(1, _own_cpus() // threads)
-        with _folder() as folder:
+        with ending_in_order(), _folder() as folder:
             try:
-                with _silence():
+                with put_off(), _silence():
                     ray.init(
                         address=LOCAL,
                         num_cpus=workers * threads,
@@ -71,20 +72,23 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
                     )
                 yield workers
             finally:
-                ray.shutdown()
+                with put_off():
+                    ray.shutdown()
         return
     _check_reach(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
-    try:
+    with ending_in_order():
         try:
-            with _silence():
-                ray.init(address=address, runtime_env=_environment(), **quietly)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"there is no Ray cluster at {address}, or its RAY_AUTH_TOKEN is another: {_one_line(error)}"
-            ) from error
-        yield workers or _room(ray, threads)
-    finally:
-        ray.shutdown()
+            try:
+                with put_off(), _silence():
+                    ray.init(address=address, runtime_env=_environment(), **quietly)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ClusterError(
+                    f"there is no Ray cluster at {address}, or its RAY_AUTH_TOKEN is another: {_one_line(error)}"
+                ) from error
+            yield workers or _room(ray, threads)
+        finally:
+            with put_off():
+                ray.shutdown()
 
 
 @contextmanager
@@ -155,7 +159,8 @@ def _folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with put_off():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from squeezebert_fast.errors import CheckpointError, ClusterError, InputError, StorageError
-from squeezebert_fast.ray import folder
+from squeezebert_fast.ray import cluster, folder
+from squeezebert_fast.ray.cluster import LOCAL
 from squeezebert_fast.ray.folder import begin
 from squeezebert_fast.ray.shards import Shard
 from squeezebert_fast.ray.work import Prediction
@@ -187,6 +189,50 @@ def test_a_cluster_of_the_environment_that_isnt_there_is_not_waited_for(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x")
     refuses(*asked, "--ray", "auto", said="there is no Ray cluster at 127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize("address", [LOCAL, "auto"])
+@pytest.mark.parametrize(
+    ("sent", "raised"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
+@pytest.mark.parametrize("phase", ["init", "work", "shutdown"])
+def test_a_signal_waits_until_ray_has_started_and_ended(
+    phase: str,
+    sent: signal.Signals,
+    raised: type[BaseException],
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    import ray
+
+    done = []
+
+    def does(name: str) -> None:
+        if phase == name:
+            signal.raise_signal(sent)
+        if name == "init":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray has a handler of its own
+        done.append(name)
+
+    monkeypatch.setattr(cluster, "SHORT", tmp_path)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: does("init"))
+    monkeypatch.setattr(ray, "shutdown", lambda: does("shutdown"))
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def works() -> None:
+        with cluster.connected(address, 1, 1):
+            does("work")
+
+    with pytest.raises(raised) as caught:
+        works()
+    if isinstance(caught.value, SystemExit):
+        assert caught.value.code == 128 + sent
+    assert done == {"shutdown": ["init", "work", "shutdown"]}.get(phase, ["init", "shutdown"])
+    assert not list(tmp_path.iterdir())
+    assert {each: signal.getsignal(each) for each in before} == before
 
 
 def test_a_part_whose_report_cant_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
