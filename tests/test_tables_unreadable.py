@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from squeezebert_fast import InputError, SqueezeBertForSequenceClassification
-from squeezebert_fast.errors import ColumnError
+from squeezebert_fast.answering.failing import each_answered
+from squeezebert_fast.errors import CheckpointError, ColumnError
 from squeezebert_fast.tables.rows import Input, Record
+from squeezebert_fast.tables.unreadable import Unreadable
 from tests.cli_helpers import refuses, run, save_model, succeeds
 
 CASES: dict[str, tuple[str, bytes, list[str], str]] = {
@@ -253,6 +256,18 @@ def test_a_row_on_which_the_model_fails_is_a_bad_row_too(tmp_path: Path) -> None
     assert [row["vector"] is None for row in rows_of(output.read_text())] == [False, True, False, True]
     run("embed", path, "-m", model, "-o", output.with_suffix(".npy"), "--on-error", "skip")
     assert np.load(output.with_suffix(".npy")).shape == (2, 16)
+
+
+def test_a_row_that_cant_be_read_keeps_its_reason_where_the_model_fails_on_it() -> None:
+    def fails(records: Iterable[Record]) -> Iterator[tuple[Record, None]]:
+        raise CheckpointError("no answer")
+        yield
+
+    bad, good = Record("", place="a, line 1", problem="a, line 1: no JSON"), Record("b", place="a, line 2")
+    unreadable = Unreadable("record")
+    found = [record.problem for record, _ in each_answered([bad, good], fails, None, unreadable, 1)]
+    assert found == ["a, line 1: no JSON", "a, line 2: no answer"]
+    assert unreadable.count == 1
 
 
 def test_records_compare_without_their_problems_place() -> None:

@@ -48,8 +48,12 @@ def checked_target(path: Path, resume: bool) -> Path:
     Raises InputError, before anything is computed, where it can't become the output.
     """
     target = Path(os.path.realpath(path.expanduser()))
-    if target == target.parent:
-        raise InputError(f"the output is {target}, the root of all directories; give one that isn't there")
+    if target.is_dir() and os.path.ismount(target):  # at its end the job would be renamed onto it
+        raise InputError(f"the output {target} is where a file system is mounted; give a directory in it")
+    if target.is_dir() and target.samefile(os.curdir):
+        raise InputError(
+            f"the output {target} is the current directory, which it would replace; give one in it"
+        )
     if target.exists() and not target.is_dir():
         raise InputError(f"the output {target} is a file; with --ray it is a directory of files")
     if holds_files(target):
