@@ -61,15 +61,18 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
         workers = workers or max(1, _own_cpus() // threads)
         with ending_in_order(), _folder() as folder:
             try:
-                with put_off(), _silence():
-                    ray.init(
-                        address=LOCAL,
-                        num_cpus=workers * threads,
-                        include_dashboard=False,
-                        _node_ip_address="127.0.0.1",
-                        _temp_dir=str(folder),
-                        **quietly,
-                    )
+                try:
+                    with put_off(), _silence():
+                        ray.init(
+                            address=LOCAL,
+                            num_cpus=workers * threads,
+                            include_dashboard=False,
+                            _node_ip_address="127.0.0.1",
+                            _temp_dir=str(folder),
+                            **quietly,
+                        )
+                except Exception as error:  # no memory, no room, no ports: Ray raises whatever it meets
+                    raise ClusterError(f"a Ray cluster can't be started here: {_one_line(error)}") from error
                 yield workers
             finally:
                 with put_off():
@@ -155,7 +158,10 @@ def _own_cpus() -> int:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=SHORT if SHORT.is_dir() else None))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=SHORT if SHORT.is_dir() else None))
+    except OSError as error:
+        raise ClusterError(f"a Ray cluster can't be started here: {error}") from error
     try:
         yield folder
     finally:

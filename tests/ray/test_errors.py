@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -234,6 +235,28 @@ def test_a_signal_waits_until_ray_has_started_and_ended(
     assert done == {"shutdown": ["init", "work", "shutdown"]}.get(phase, ["init", "shutdown"])
     assert not list(tmp_path.iterdir())
     assert {each: signal.getsignal(each) for each in before} == before
+
+
+@pytest.mark.parametrize("fails", ["ray.init", "tempfile.mkdtemp"])
+def test_a_cluster_that_cant_start_is_an_error_in_one_line(
+    fails: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def no_room(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(fails, no_room)
+    asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x")
+    result = run(*asked, "--ray")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        "squeezebert-fast: a Ray cluster can't be started here: [Errno 28] No space left"
+    )
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_part_whose_report_cant_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
