@@ -56,6 +56,8 @@ def checked_target(path: Path, resume: bool) -> Path:
         )
     if target.exists() and not target.is_dir():
         raise InputError(f"the output {target} is a file; with --ray it is a directory of files")
+    if resume and (target / MANIFEST).is_file():
+        raise InputError(f"the output {target} is whole already; there is nothing to go on with")
     if holds_files(target):
         raise InputError(f"the output {target} holds files already; give another, or remove it")
     if not target.parent.is_dir():

@@ -143,6 +143,7 @@ def test_a_node_that_doesnt_see_the_output_says_so(model: Path, tmp_path: Path) 
         (["--ray", "-o", "x.csv"], "x.csv looks like a file; with --ray it is a directory"),
         (["--ray", "-o", "nowhere/x"], "there is no directory "),
         (["--ray", "-o", "x", "--resume"], "x.unfinished to go on with; leave --resume out"),
+        (["--ray", "-o", "done", "--resume"], "done is whole already; there is nothing to go on with"),
         (["--ray", "-o", "x", "--workers", 0], "Invalid value for '--workers'"),
         (["--ray", "-o", "rows.jsonl"], "rows.jsonl is a file; with --ray it is a directory of files"),
         (["--ray", "-o", "full"], "full holds files already; give another, or remove it"),
@@ -172,7 +173,7 @@ def test_what_can_be_wrong_is_said_before_a_cluster_starts(
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a cluster starts"))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     write_rows(tmp_path / "rows.jsonl", 5)
-    for name in ("full/file", "begun.unfinished/_job.json", "odd.unfinished/file"):
+    for name in ("full/file", "done/_job.json", "begun.unfinished/_job.json", "odd.unfinished/file"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     before = set(tmp_path.rglob("*"))
