@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ CASES: dict[str, tuple[str, bytes, list[str], str]] = {
     "quote": ("a.csv", b'text,n\none,1\n"two"2,2\nthree,3\n', ["one", "three"], "line 3"),
     "return": ("a.csv", b"text,n\none,1\ntw\ro,2\nthree,3\n", ["one", "three"], "carriage return"),
     "open quote": ("a.csv", b'text,n\none,1\n"two,2\nthree,3\n', ["one"], "line 3: a quoted field"),
+    "quote before": (
+        "a.csv",
+        b'text,n\none,1\n"two,2\nalso,2\n"so",2\nthree,3\n',
+        ["one", "three"],
+        "line 5: .*; the row begins in line 3",
+    ),
     "tsv": ("a.tsv", b"text\tn\none\t1\ntwo\nthree\t3\n", ["one", "three"], "line 3: 1 field"),
     "the first": ("a.jsonl", b'{"text": \n{"text": "two"}\n', ["two"], "line 1"),
 }
@@ -62,11 +69,11 @@ def test_a_bad_row_stops_is_left_out_or_says_why(case: str, tmp_path: Path) -> N
     skipping = Input(str(path), on_error="skip")
     assert [record.text for record in skipping] == good
     assert skipping.unreadable.count == 1
-    assert said in skipping.unreadable.first
+    assert re.search(said, skipping.unreadable.first)
     recorded = list(Input(str(path), on_error="record"))
     assert [record.text for record in recorded if not record.problem] == good
     (bad,) = [record for record in recorded if record.problem]
-    assert said in bad.problem
+    assert re.search(said, bad.problem)
     assert str(path) in bad.problem
     assert bad.is_blank
 
