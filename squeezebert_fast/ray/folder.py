@@ -71,7 +71,8 @@ def checked_target(path: Path, resume: bool) -> Path:
     if resume and not is_job:
         raise InputError(f"there is no {begun} to go on with; leave --resume out")
     if is_job and not resume:
-        raise InputError(f"{begun} is a job that didn't end; go on with it by --resume, or remove it")
+        with alone_in(begun):  # else it is in use, and nothing to remove
+            raise InputError(f"{begun} is a job that didn't end; go on with it by --resume, or remove it")
     return target
 
 

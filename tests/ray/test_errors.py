@@ -260,6 +260,13 @@ def test_a_cluster_that_cant_start_is_an_error_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_a_job_that_runs_is_not_called_one_to_remove(model: Path, tmp_path: Path) -> None:
+    asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x", "--ray")
+    with folder.opened(tmp_path / "x.unfinished", {}, resume=False):
+        refuses(*asked, said="x.unfinished is in use by process ")
+        refuses(*asked, "--resume", said="x.unfinished is in use by process ")
+
+
 def test_a_part_whose_report_cant_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
     def computes() -> None:
         with folder.opened(tmp_path / "x.unfinished", {}, resume=False):
