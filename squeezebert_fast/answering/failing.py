@@ -45,6 +45,9 @@ def _by_halves(
         return [(record, answer, False) for record, answer in run(records)]
     except SqueezeBertFastError as error:
         if len(records) == 1:
-            return [(replace(records[0], problem=f"{records[0].place}: {error}"), nothing, True)]
+            (record,) = records
+            if record.problem:  # it has its reason, and is counted
+                return [(record, nothing, False)]
+            return [(replace(record, problem=f"{record.place}: {error}"), nothing, True)]
     half = len(records) // 2
     return _by_halves(records[:half], run, nothing) + _by_halves(records[half:], run, nothing)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezebert_fast.errors import ClusterError
+from squeezebert_fast.ray.signals import ending_in_order, put_off
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, which is started and stopped."""
@@ -58,33 +59,39 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[int]:
     quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
         workers = workers or max(1, _own_cpus() // threads)
-        with _folder() as folder:
+        with ending_in_order(), _folder() as folder:
             try:
-                with _silence():
-                    ray.init(
-                        address=LOCAL,
-                        num_cpus=workers * threads,
-                        include_dashboard=False,
-                        _node_ip_address="127.0.0.1",
-                        _temp_dir=str(folder),
-                        **quietly,
-                    )
+                try:
+                    with put_off(), _silence():
+                        ray.init(
+                            address=LOCAL,
+                            num_cpus=workers * threads,
+                            include_dashboard=False,
+                            _node_ip_address="127.0.0.1",
+                            _temp_dir=str(folder),
+                            **quietly,
+                        )
+                except Exception as error:  # no memory, no room, no ports: Ray raises whatever it meets
+                    raise ClusterError(f"a Ray cluster can't be started here: {_one_line(error)}") from error
                 yield workers
             finally:
-                ray.shutdown()
+                with put_off():
+                    ray.shutdown()
         return
-    _check_reach(address)
-    try:
+    _check_reach(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+    with ending_in_order():
         try:
-            with _silence():
-                ray.init(address=address, runtime_env=_environment(), **quietly)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"there is no Ray cluster at {address}, or its RAY_AUTH_TOKEN is another: {_one_line(error)}"
-            ) from error
-        yield workers or _room(ray, threads)
-    finally:
-        ray.shutdown()
+            try:
+                with put_off(), _silence():
+                    ray.init(address=address, runtime_env=_environment(), **quietly)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ClusterError(
+                    f"there is no Ray cluster at {address}, or its RAY_AUTH_TOKEN is another: {_one_line(error)}"
+                ) from error
+            yield workers or _room(ray, threads)
+        finally:
+            with put_off():
+                ray.shutdown()
 
 
 @contextmanager
@@ -112,7 +119,7 @@ def _environment() -> dict[str, Any] | None:
 def _check_reach(address: str) -> None:
     """Raise ClusterError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():
+    if host and port.isdigit() and "://" not in host:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
         except (OSError, OverflowError) as error:
@@ -151,11 +158,15 @@ def _own_cpus() -> int:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=SHORT if SHORT.is_dir() else None))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=SHORT if SHORT.is_dir() else None))
+    except OSError as error:
+        raise ClusterError(f"a Ray cluster can't be started here: {error}") from error
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with put_off():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_line(error: Exception) -> str:

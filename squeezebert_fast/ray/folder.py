@@ -48,19 +48,31 @@ def checked_target(path: Path, resume: bool) -> Path:
     Raises InputError, before anything is computed, where it can't become the output.
     """
     target = Path(os.path.realpath(path.expanduser()))
-    begun = unfinished(target)
+    if target.is_dir() and os.path.ismount(target):  # at its end the job would be renamed onto it
+        raise InputError(f"the output {target} is where a file system is mounted; give a directory in it")
+    if target.is_dir() and target.samefile(os.curdir):
+        raise InputError(
+            f"the output {target} is the current directory, which it would replace; give one in it"
+        )
     if target.exists() and not target.is_dir():
         raise InputError(f"the output {target} is a file; with --ray it is a directory of files")
+    if resume and (target / MANIFEST).is_file():
+        raise InputError(f"the output {target} is whole already; there is nothing to go on with")
     if holds_files(target):
         raise InputError(f"the output {target} holds files already; give another, or remove it")
     if not target.parent.is_dir():
         raise InputError(f"the output {target} can't be written: there is no directory {target.parent}")
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"the output {target} can't be written: no permission to write {target.parent}")
-    if resume and not (begun / MANIFEST).is_file():
+    begun = unfinished(target)
+    is_job = (begun / MANIFEST).is_file()
+    if not is_job and holds_files(begun):
+        raise InputError(f"{begun} holds files that are of no job; remove it, or give another output")
+    if resume and not is_job:
         raise InputError(f"there is no {begun} to go on with; leave --resume out")
-    if not resume and holds_files(begun):
-        raise InputError(f"{begun} is a job that didn't end; go on with it by --resume, or remove it")
+    if is_job and not resume:
+        with alone_in(begun):  # else it is in use, and nothing to remove
+            raise InputError(f"{begun} is a job that didn't end; go on with it by --resume, or remove it")
     return target
 
 
@@ -84,7 +96,11 @@ def opened(folder: Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[
         except BaseException:
             if not list((folder / REPORTS).glob("*.json")):  # nothing to go on with: the folder is to be gone
                 shutil.rmtree(folder / REPORTS, ignore_errors=True)
-                (folder / MANIFEST).unlink(missing_ok=True)
+                for path in (
+                    *folder.glob("part-*"),
+                    folder / MANIFEST,
+                ):  # a part whose report had no room too
+                    path.unlink(missing_ok=True)
             raise
 
 

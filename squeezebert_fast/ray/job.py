@@ -29,7 +29,7 @@ class Job:
 
     files: each input file's absolute path, and what messages call it. reading: the other arguments of `Input`. folder:
     where the parts are written. keeps: whether columns are kept. kept_type: of what is kept, a struct, where the
-    input's types matter; else it is JSON. kept_names: what a table has columns for. schema: of a table.
+    table has the input's types; else it is JSON. kept_names: what a table has columns for. schema: of a table.
     """
 
     work: Work
@@ -95,9 +95,8 @@ def plan(
 
 
 def _with_types(job: Job, records: Input, shown: Mapping[str, Any], loaded: Loaded) -> Job:
-    """The job with the types of what stands beside the answers, by the row that is first."""
-    kinds = {records.format or suffix_format(file) for file in records.files}
-    if not (job.format == PARQUET or (job.keeps and kinds == {PARQUET})):
+    """The job with the types of what stands beside the answers, by the row that is first; JSON needs none."""
+    if job.format != PARQUET:
         return job
     import pyarrow
 
@@ -105,10 +104,10 @@ def _with_types(job: Job, records: Input, shown: Mapping[str, Any], loaded: Load
 
     types = dict.fromkeys(shown, pyarrow.string())
     kept_type = None
-    if job.keeps and kinds == {PARQUET}:
-        types = kept_types(records.files, list(shown))
+    if job.keeps and {records.format or suffix_format(file) for file in records.files} == {PARQUET}:
+        types = kept_types(records.files, records.kept)
         kept_type = pyarrow.struct(list(types.items()))
-    schema = schema_of(types, loaded.types, job.on_error) if job.format == PARQUET else None
+    schema = schema_of(types, loaded.types, job.on_error)
     return dataclasses.replace(job, kept_type=kept_type, kept_names=tuple(shown), schema=schema)
 
 

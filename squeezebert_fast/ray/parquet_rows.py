@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from squeezebert_fast.answering.rows import ERROR, beside
 from squeezebert_fast.errors import InputError
+from squeezebert_fast.tables.columns import Wanted, check
 from squeezebert_fast.tables.json_rows import as_json
 from squeezebert_fast.tables.unreadable import RECORD
 
@@ -39,19 +40,29 @@ def schema_of(
     return pyarrow.schema(list(beside(shown, answer).items()))
 
 
-def kept_types(files: Sequence[str], names: Sequence[str]) -> dict[str, pyarrow.DataType]:
-    """The types that columns have in Parquet files. Raises InputError where two files differ."""
+def kept_types(files: Sequence[str], kept: Sequence[str]) -> dict[str, pyarrow.DataType]:
+    """The types that the kept columns have in Parquet files. Raises InputError where two files differ.
+
+    kept: as `Wanted` has it.
+    """
     import pyarrow.parquet
 
     found: dict[str, pyarrow.DataType] = {}
     for file in files:
         schema = pyarrow.parquet.read_schema(file)
+        names = Wanted((), tuple(kept)).kept_names(schema.names)
+        if found and (odd := found.keys() ^ set(names)):
+            has, hasnt = (file, files[0]) if min(odd) in names else (files[0], file)
+            raise InputError(
+                f"{has} has the column {min(odd)!r}, which {hasnt} hasn't; that is for --format jsonl"
+            )
         for name in names:
+            check(name, schema.names, file)
             type = schema.field(name).type
             type = type.value_type if pyarrow.types.is_dictionary(type) else type
             if found.setdefault(name, type) != type:
                 raise InputError(
-                    f"{file}: {name!r} is {type}, but {found[name]} in {files[0]}; give one of them at a time"
+                    f"{file}: {name!r} is {type}, but {found[name]} in {files[0]}; that is for --format jsonl"
                 )
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from squeezebert_fast.errors import ColumnError, InputError
@@ -17,15 +17,18 @@ LISTED = 20  # columns that an error names
 class Wanted:
     """columns: that each row must have. kept: that are passed on as they are, each a column's name or several with
     commas between; "all" is every column. named: whether somebody named a column, so that lines of text, which have
-    none, are an error. pair: the one of `columns` that holds a second text, without which lines of text may do."""
+    none, are an error. pair: the one of `columns` that holds a second text, without which lines of text may do. header:
+    of a table whose rows have one in common, as soon as it is known."""
 
     columns: tuple[str, ...]
     kept: tuple[str, ...] = ()
     named: bool = False
     pair: str | None = None
+    header: list[str] = field(default_factory=list)
 
     def names(self, header: Sequence[str], place: str) -> list[str]:
         """What is to be read of a table with this header, in its order. Raises ColumnError, naming `place`."""
+        self.header[:] = header
         names = list(dict.fromkeys([*self.columns, *self.kept_names(header)]))
         for name in names:
             check(name, header, place)
@@ -48,6 +51,10 @@ class Wanted:
             else:
                 names |= dict.fromkeys(part.strip() for part in entry.split(",") if part.strip())
         return list(names)
+
+    def kept_of_none(self) -> dict[str, None]:
+        """What is passed on of a row that can't be read, by what is known of the others: nulls."""
+        return dict.fromkeys(self.kept_names(self.header))
 
     def values_of(self, row: Mapping[str, Any], place: str) -> list[Any]:
         """A row's values of `columns`. Raises ColumnError, naming `place`."""

@@ -116,6 +116,8 @@ def _csv(lines: Iterator[str], source: Source, wanted: Wanted, delimiter: str | 
                     said = (
                         "a carriage return without a line feed, outside of quotes; lines end at \\n or \\r\\n"
                     )
+                if place > ended + 1:  # all of it is lost, perhaps for a quote that stood there by mistake
+                    said += f"; the row begins in line {ended + 1}"
                 yield InputError(f"{source.name}, line {place}: {said}"), place
                 ended = before + rows.line_num
                 continue

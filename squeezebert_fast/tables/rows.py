@@ -17,7 +17,7 @@ from squeezebert_fast.tables.blanks import any_blank
 from squeezebert_fast.tables.columns import Wanted
 from squeezebert_fast.tables.dataset_directory import is_dataset
 from squeezebert_fast.tables.formats import FORMATS
-from squeezebert_fast.tables.sources import Source, files_of, name_of, suffix_format
+from squeezebert_fast.tables.sources import Source, files_of, holds_undecoded, name_of, suffix_format
 from squeezebert_fast.tables.unreadable import LEFT_OUT, SKIP, STOP, Unreadable
 
 DEFAULT_COLUMN = "text"
@@ -32,6 +32,8 @@ READERS = {
 }
 PARTED = (None, "csv", "tsv", "text")
 """The formats that --delimiter makes CSV of."""
+NOT_UNICODE = "holds a byte that isn't UTF-8, or a lone surrogate"
+"""What is said of a value where such bytes pass on as lone surrogates (`Source`)."""
 
 
 class _Read(NamedTuple):
@@ -150,22 +152,25 @@ class Rows:
             except InputError as error:
                 if is_strict or not begun:
                     raise
-                yield _Read(nothing, source.name, known, f"{error}{LEFT_OUT}")
+                yield _Read(nothing, source.name, known or wanted.kept_of_none(), f"{error}{LEFT_OUT}")
                 return
             if row is None:
                 return
-            kept = known
+            kept: Mapping[str, Any] = {}
             try:
                 if isinstance(row, InputError):
                     raise row
                 kept = wanted.kept_of(row, place)
                 known = known or dict.fromkeys(kept)
+                if not is_strict and (odd := next(filter(holds_undecoded, kept.items()), None)):
+                    kept = {**kept, odd[0]: None}
+                    raise InputError(f"{place}: {odd[0]!r} {NOT_UNICODE}, expected valid Unicode")
                 values = zip(self.columns, wanted.values_of(row, place), strict=True)
                 read = _Read(tuple(self._value(value, name, place) for name, value in values), place, kept)
             except InputError as error:
                 if is_strict or (isinstance(error, ColumnError) and not begun):
                     raise
-                read = _Read(nothing, place, kept, str(error))
+                read = _Read(nothing, place, kept or known or wanted.kept_of_none(), str(error))
             begun = True
             yield read
 
@@ -191,12 +196,8 @@ class Rows:
             kind = "null" if is_null else type(value).__name__
             raise InputError(f"{place}: {column!r} is {kind}, expected a string")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            found = (
-                "a lone surrogate"
-                if self.unreadable.on_error == STOP
-                else "a byte that isn't UTF-8, or a lone surrogate"
-            )
-            raise InputError(f"{place}: {column!r} holds {found}, expected valid Unicode")
+            found = "holds a lone surrogate" if self.unreadable.on_error == STOP else NOT_UNICODE
+            raise InputError(f"{place}: {column!r} {found}, expected valid Unicode")
         return value
 
 

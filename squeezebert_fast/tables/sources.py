@@ -6,6 +6,7 @@ import codecs
 import glob
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ BEGINNINGS = {
     b"PK\x03\x04": "begins as an Excel workbook does, or another .zip file; save it as CSV",
 }
 """The first bytes of files that are no text, and what would help."""
+
+UNDECODED = re.compile("[\udc80-\udcff]")
+"""What stands for a byte that isn't UTF-8, see `Source`."""
 
 STDIN_NAME = "standard input"
 
@@ -156,6 +160,15 @@ class Source:
                     yield stream, raw
         except OSError as error:
             raise InputError(f"{self.name} can't be read: {error.strerror}") from error
+
+
+def holds_undecoded(value: object) -> bool:
+    """Whether a text, or one of those within a JSON value, has what stands for a byte that isn't UTF-8."""
+    if isinstance(value, str):
+        return not value.isascii() and UNDECODED.search(value) is not None
+    if isinstance(value, dict):
+        return any(map(holds_undecoded, value.items()))
+    return isinstance(value, list | tuple) and any(map(holds_undecoded, value))
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:

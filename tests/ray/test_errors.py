@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from squeezebert_fast.errors import CheckpointError, ClusterError, InputError
+from squeezebert_fast.errors import CheckpointError, ClusterError, InputError, StorageError
+from squeezebert_fast.ray import cluster, folder
+from squeezebert_fast.ray.cluster import LOCAL
 from squeezebert_fast.ray.folder import begin
 from squeezebert_fast.ray.shards import Shard
 from squeezebert_fast.ray.work import Prediction
@@ -139,6 +143,7 @@ def test_a_node_that_doesnt_see_the_output_says_so(model: Path, tmp_path: Path) 
         (["--ray", "-o", "x.csv"], "x.csv looks like a file; with --ray it is a directory"),
         (["--ray", "-o", "nowhere/x"], "there is no directory "),
         (["--ray", "-o", "x", "--resume"], "x.unfinished to go on with; leave --resume out"),
+        (["--ray", "-o", "done", "--resume"], "done is whole already; there is nothing to go on with"),
         (["--ray", "-o", "x", "--workers", 0], "Invalid value for '--workers'"),
         (["--ray", "-o", "rows.jsonl"], "rows.jsonl is a file; with --ray it is a directory of files"),
         (["--ray", "-o", "full"], "full holds files already; give another, or remove it"),
@@ -146,6 +151,10 @@ def test_a_node_that_doesnt_see_the_output_says_so(model: Path, tmp_path: Path) 
             ["--ray", "-o", "begun"],
             "begun.unfinished is a job that didn't end; go on with it by --resume, or remove it",
         ),
+        (["--ray", "-o", "odd"], "odd.unfinished holds files that are of no job; remove it"),
+        (["--ray", "-o", "odd", "--resume"], "odd.unfinished holds files that are of no job; remove it"),
+        (["--ray", "-o", "/"], "the output / is where a file system is mounted; give a directory in it"),
+        (["--ray", "-o", "."], "is the current directory, which it would replace; give one in it"),
         (["--ray", "-o", "x", "--column", "texts"], "has no column 'texts'"),
         (["--ray", "-o", "x", "--precision", "int4"], "int4"),
         (["--ray=somewhere", "-o", "x"], "--ray is 'somewhere', expected HOST:PORT or auto; "),
@@ -164,12 +173,109 @@ def test_what_can_be_wrong_is_said_before_a_cluster_starts(
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a cluster starts"))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     write_rows(tmp_path / "rows.jsonl", 5)
-    for name in ("full", "begun.unfinished"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
+    for name in ("full/file", "done/_job.json", "begun.unfinished/_job.json", "odd.unfinished/file"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
     before = set(tmp_path.rglob("*"))
     refuses("predict", *options, "rows.jsonl", "-m", model, said=said)
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_cluster_of_the_environment_that_isnt_there_is_not_waited_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray is asked"))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x")
+    refuses(*asked, "--ray", "auto", said="there is no Ray cluster at 127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize("address", [LOCAL, "auto"])
+@pytest.mark.parametrize(
+    ("sent", "raised"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
+@pytest.mark.parametrize("phase", ["init", "work", "shutdown"])
+def test_a_signal_waits_until_ray_has_started_and_ended(
+    phase: str,
+    sent: signal.Signals,
+    raised: type[BaseException],
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    import ray
+
+    done = []
+
+    def does(name: str) -> None:
+        if phase == name:
+            signal.raise_signal(sent)
+        if name == "init":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray has a handler of its own
+        done.append(name)
+
+    monkeypatch.setattr(cluster, "SHORT", tmp_path)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: does("init"))
+    monkeypatch.setattr(ray, "shutdown", lambda: does("shutdown"))
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def works() -> None:
+        with cluster.connected(address, 1, 1):
+            does("work")
+
+    with pytest.raises(raised) as caught:
+        works()
+    if isinstance(caught.value, SystemExit):
+        assert caught.value.code == 128 + sent
+    assert done == {"shutdown": ["init", "work", "shutdown"]}.get(phase, ["init", "shutdown"])
+    assert not list(tmp_path.iterdir())
+    assert {each: signal.getsignal(each) for each in before} == before
+
+
+@pytest.mark.parametrize("fails", ["ray.init", "tempfile.mkdtemp"])
+def test_a_cluster_that_cant_start_is_an_error_in_one_line(
+    fails: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def no_room(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(fails, no_room)
+    asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x")
+    result = run(*asked, "--ray")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        "squeezebert-fast: a Ray cluster can't be started here: [Errno 28] No space left"
+    )
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_job_that_runs_is_not_called_one_to_remove(model: Path, tmp_path: Path) -> None:
+    asked = ("predict", write_rows(tmp_path / "rows.jsonl", 5), "-m", model, "-o", tmp_path / "x", "--ray")
+    with folder.opened(tmp_path / "x.unfinished", {}, resume=False):
+        refuses(*asked, said="x.unfinished is in use by process ")
+        refuses(*asked, "--resume", said="x.unfinished is in use by process ")
+
+
+def test_a_part_whose_report_cant_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    def computes() -> None:
+        with folder.opened(tmp_path / "x.unfinished", {}, resume=False):
+            (tmp_path / "x.unfinished" / "part-00000-000000.jsonl").touch()
+            raise StorageError("no room")
+
+    with pytest.raises(StorageError, match="no room"):
+        computes()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_job_that_is_stopped_goes_on_where_it_was(
     sent: signal.Signals, model: Path, tmp_path: Path
 ) -> None:
@@ -54,14 +54,15 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, out, err) == (130 if sent == signal.SIGINT else -signal.SIGKILL, "", "")
+    code = -sent if sent == signal.SIGKILL else 128 + sent
+    assert (process.returncode, out, err) == (code, "", "")
     assert not output.exists()
     for _ in range(300):  # SIGKILL leaves it to Ray to end its cluster, whose workers write until then
         left = of_session(process.pid)
         if not any("MapWorker" in each for each in left):
             break
         time.sleep(0.1)
-    assert not (left if sent == signal.SIGINT else [each for each in left if "MapWorker" in each])
+    assert not (left if sent != signal.SIGKILL else [each for each in left if "MapWorker" in each])
     before = {path.name: path.stat().st_ino for path in parts(output)}
     assert 10 <= len(before) < PARTS
     said = ends_well("predict", *asked, "--resume", "--workers", 2, "--shard-rows", SHARD_ROWS)

@@ -161,6 +161,28 @@ def test_files_of_parquet_with_different_types_are_an_error(model: Path, tmp_pat
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "id": ["1"]}), folder / "b.parquet")
     with pytest.raises(InputError, match=r"b\.parquet: 'id' is string, but int64 in .*a\.parquet"):
         parquet(Prediction(model=str(model)), folder, tmp_path / "parts", keep=["id"])
+    in_this_process(job_of(Prediction(model=str(model)), folder, tmp_path / "jsonl", keep=["id"]))
+    assert joined(tmp_path / "jsonl") == run("predict", folder, "-m", model, "--keep", "id").stdout
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_files_of_parquet_with_different_columns_are_an_error_for_a_table(
+    names: tuple[str, str], model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    tables = {"a": {"text": ["a"], "id": [1]}, "b": {"text": ["b"], "id": [2], "more": [3]}}
+    for file, name in zip(("one", "two"), names, strict=True):
+        pyarrow.parquet.write_table(pyarrow.table(tables[name]), folder / f"{file}.parquet")
+    has = "two" if names == ("a", "b") else "one"
+    work = Prediction(model=str(model))
+    with pytest.raises(
+        InputError, match=rf"{has}\.parquet has the column 'more', which .* hasn't; that is for"
+    ):
+        parquet(work, folder, tmp_path / "parts", keep=["all"])
+    assert parquet(work, folder, tmp_path / "some", keep=["id"]).num_rows == 2
+    in_this_process(job_of(work, folder, tmp_path / "jsonl", keep=["all"]))
+    assert joined(tmp_path / "jsonl") == run("predict", folder, "-m", model, "--keep", "all").stdout
 
 
 def test_json_values_are_strings_in_parquet(model: Path, tmp_path: Path) -> None:
