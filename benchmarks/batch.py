@@ -37,9 +37,8 @@ from squeezebert_fast.shipped import SENTIMENT_MODEL
 from squeezebert_fast.tables.rows import Input
 
 BATCH = 256
-SHARD = 8192
-SHORTER, LONGER = 2 * SHARD, 6 * SHARD
-"""Rows of the two files: whole shards for each of two workers, whose last one nobody waits for."""
+SHARDS = (2, 6)
+"""In the two files: as many for either of two workers, so that none waits for the other at the end."""
 
 WAYS = {
     "one process, 2 threads": ("--threads", "2"),
@@ -48,13 +47,16 @@ WAYS = {
 SAMPLE_SECONDS = 2.0
 
 
-def models(folder: Path) -> dict[str, Path]:
-    """The model that ships, and the base model with random weights, by what the table calls them."""
+def models(folder: Path) -> dict[str, tuple[Path, int]]:
+    """The model that ships, and the base model with random weights, by what the table calls them; rows of a shard."""
     torch.manual_seed(0)
     base = folder / "base"
     SqueezeBertForSequenceClassification(SqueezeBertConfig(num_labels=2)).save_pretrained(base)
     SqueezeBertTokenizerFast.from_pretrained(SENTIMENT_MODEL).save_pretrained(base)
-    return {"sentiment, int8, 5 layers of 384": SENTIMENT_MODEL, "base, float32, 12 layers of 768": base}
+    return {
+        "sentiment, int8, 5 layers of 384": (SENTIMENT_MODEL, 8192),
+        "base, float32, 12 layers of 768": (base, 1024),
+    }
 
 
 def write_lines(path: Path, rows: int) -> None:
@@ -100,26 +102,31 @@ def shares(model: Path, lines: Path, rows: int, output: Path) -> dict[str, float
     return {name: 1e6 * seconds / rows for name, seconds in found.seconds.items()}
 
 
-def seconds_of(model: Path, lines: Path, way: tuple[str, ...], output: Path) -> float:
+def seconds_of(model: Path, lines: Path, shard: int, way: tuple[str, ...], output: Path) -> float:
     """How long the command takes, from the start of its process to its end."""
-    output = output if "--ray" in way else output.with_suffix(".jsonl")
+    output, parts = (
+        (output, ["--shard-rows", str(shard)]) if "--ray" in way else (output.with_suffix(".jsonl"), [])
+    )
     command = [sys.executable, "-m", "squeezebert_fast", "predict", str(lines), "-m", str(model)]
     begin = time.perf_counter()
     subprocess.run(
-        [*command, "-o", str(output), "--batch-size", str(BATCH), *way], check=True, capture_output=True
+        [*command, "-o", str(output), "--batch-size", str(BATCH), *parts, *way],
+        check=True,
+        capture_output=True,
     )
     taken = time.perf_counter() - begin
     shutil.rmtree(output) if output.is_dir() else output.unlink()
     return taken
 
 
-def rates(model: Path, files: dict[int, Path], repeats: int, folder: Path) -> dict[str, float]:
+def rates(model: Path, files: dict[int, Path], shard: int, repeats: int, folder: Path) -> dict[str, float]:
     """Rows a second of both ways, the median of rounds in which they take turns."""
     found: dict[str, list[float]] = {name: [] for name in WAYS}
+    shorter, longer = files
     for _ in range(repeats):
         for name, way in WAYS.items():
-            short, long = (seconds_of(model, files[rows], way, folder / "out") for rows in (SHORTER, LONGER))
-            found[name].append((LONGER - SHORTER) / (long - short))
+            short, long = (seconds_of(model, files[rows], shard, way, folder / "out") for rows in files)
+            found[name].append((longer - shorter) / (long - short))
     return {name: statistics.median(each) for name, each in found.items()}
 
 
@@ -177,20 +184,26 @@ def main() -> None:
 
 
 def costs(chosen: Any, folder: Path) -> None:
-    files = {rows: folder / f"{rows}.txt" for rows in (SHORTER, LONGER)}
-    for rows, path in files.items():
-        write_lines(path, rows)
-    results: dict[str, Any] = about("batch", chosen.repeats) | {"batch": BATCH, "shard_rows": SHARD}
+    results: dict[str, Any] = about("batch", chosen.repeats) | {"batch": BATCH}
     torch.set_num_threads(1)
-    for name, model in models(folder).items():
-        found = shares(model, files[SHORTER], SHORTER, folder / "out.jsonl")
+    for name, (model, shard) in models(folder).items():
+        files = {count * shard: folder / f"{count * shard}.txt" for count in SHARDS}
+        for rows, path in files.items():
+            write_lines(path, rows)
+        rows, lines = next(iter(files.items()))
+        found = shares(model, lines, rows, folder / "out.jsonl")
         console().print(report_shares(name, found))
-        speeds = rates(model, files, chosen.repeats, folder)
+        speeds = rates(model, files, shard, chosen.repeats, folder)
         threads, workers = speeds.values()
         for way, speed in speeds.items():
             console().print(f"{way}: {speed:,.0f} rows a second")
         console().print(f"workers over threads: {workers / threads:.3f}")
-        results[name] = {"microseconds_a_row": found, "rows_a_second": speeds, "ratio": workers / threads}
+        results[name] = {
+            "shard_rows": shard,
+            "microseconds_a_row": found,
+            "rows_a_second": speeds,
+            "ratio": workers / threads,
+        }
     write_json(chosen.out / "batch.json", results)
 
 
