@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.tables import arm, costs, engines, passes, trained
+from benchmarks.tables import arm, costs, engines, passes, scale, trained
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **costs.TABLES,
     **passes.TABLES,
     **trained.TABLES,
+    **scale.TABLES,
     **arm.TABLES,
 }
 
