@@ -151,7 +151,8 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 	@touch $@
 
 test-ray: $(VENV)/test.stamp $(VENV)/browser.stamp
-	$(BIN)/python -m pytest tests/ray tests/serving
+	$(BIN)/python -m pytest tests/ray
+	$(BIN)/python -m pytest tests/serving
 
 # A browser, from the system's packages: PyPI has none.
 $(VENV)/browser.stamp: $(BIN)/pip

@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,21 @@ def test_a_cluster_of_the_environment_that_isnt_there_is_not_waited_for(
     refuses(*asked, "--ray", "auto", said="there is no Ray cluster at 127.0.0.1:1: ")
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """What ends a process does so, also where this one was started by nohup or in the background."""
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("address", [LOCAL, "auto"])
 @pytest.mark.parametrize(
     ("sent", "raised"),

@@ -121,4 +121,5 @@ def command(model: object, *options: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**usual, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
