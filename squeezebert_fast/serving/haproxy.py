@@ -37,6 +37,8 @@ def confined(config: str, folder: str, address: str) -> str:
     config = re.sub(r"(?m)^(frontend http_frontend\n *)bind .*$", rf"\1bind {address}", config)
     # Serve gives a client an hour for a request's headers, so 4,096 that send none would keep everybody else out
     config = re.sub(r"(?m)^defaults$", "defaults\n    timeout http-request 10s", config)
+    # A request that has come as a whole can be asked of another replica, where one dies with it
+    config = re.sub(r"(?m)^defaults$", "defaults\n    option http-buffer-request", config)
     config = re.sub(r"(?m)^ *log (?!global).* local\d .*\n", "", config)
     # Where no replica answers, Serve turns to its proxy in Python, which keeps requests while one starts and answers
     # 404 while the last one ends. Serve waits for that server to be there, so another one stands in its place.
