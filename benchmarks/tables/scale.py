@@ -82,9 +82,20 @@ def serving() -> str:
     return "\n".join([table(head, body), said, source(measured)])
 
 
+def serving_soak() -> str:
+    """Requests of all sizes for minutes: the server's memory, and what was answered that shouldn't have been."""
+    measured = results("serving_soak")
+    memory = [f"{measured[name]:.0f}" for name in ("first_mib", "half_mib", "last_mib")]
+    wrong = sum(measured["faults"].values())
+    body = [(f"{measured['requests']:,}", f"{measured['seconds']:.0f}", str(wrong), *memory)]
+    head = ("requests", "seconds", "wrong answers", "MiB at first", "MiB at half time", "MiB at last")
+    return "\n".join([table(head, body, texts=0), source(measured)])
+
+
 TABLES = {
     "batch-costs": batch_costs,
     "batch-workers": batch_workers,
     "batch-memory": batch_memory,
     "serving": serving,
+    "serving-soak": serving_soak,
 }
