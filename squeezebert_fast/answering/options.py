@@ -25,6 +25,11 @@ class EngineOptions:
     max_length: int | None = None
     precision: str | None = None
 
+    @classmethod
+    def of(cls, said: object) -> EngineOptions:
+        """Those that are among the attributes of `said`, which has all of them."""
+        return cls(**{field.name: getattr(said, field.name) for field in dataclasses.fields(cls)})
+
 
 AS_STORED = EngineOptions()
 

@@ -38,9 +38,4 @@ class EmbeddingOptions:
     @property
     def engine(self) -> EngineOptions:
         """What of it says how the model is computed."""
-        return EngineOptions(
-            backend=self.backend,
-            threads=self.threads,
-            max_length=self.max_length,
-            precision=self.precision,
-        )
+        return EngineOptions.of(self)
