@@ -172,6 +172,7 @@ def reports(folder: Path, suffix: str) -> list[Report]:
 def finish(target: Path, manifest: Mapping[str, Any], summary: Mapping[str, int]) -> None:
     """Give the output its name. summary: what is to stand in its manifest too. Raises StorageError."""
     folder = unfinished(target)
+    remove_half_written(folder)  # by workers that died; others have written their parts again
     _write(folder, {**manifest, OUTPUT: summary})
     with writing(target):
         (folder / LOCK).unlink(missing_ok=True)

@@ -131,14 +131,16 @@ class Uneven(Disturbed):
 
 @dataclass(frozen=True, kw_only=True)
 class Dies(Disturbed):
-    """Its process is killed in the middle of the shard that has this text, while `marker` isn't there."""
+    """Its process is killed as it writes the part that has this text to `folder`, while `marker` isn't there."""
 
     text: str
     marker: str
+    folder: str
 
     def disturb(self, records: Sequence[Record]) -> None:
         if any(record.text == self.text for record in records) and not os.path.exists(self.marker):
             Path(self.marker).touch()
+            (Path(self.folder) / ".part-00000-000003.jsonl.0123abcd.tmp").write_text('{"text": "')
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -60,7 +60,8 @@ def test_the_bytes_dont_depend_on_a_worker_that_is_killed(
 ) -> None:
     source = write_rows(tmp_path / "rows.jsonl", 300)
     text = json.loads(source.read_text().splitlines()[170])["text"]
-    dying = Dies(model=str(model), text=text, marker=str(tmp_path / "killed"))
+    folder = tmp_path / "output.unfinished"
+    dying = Dies(model=str(model), text=text, marker=str(tmp_path / "killed"), folder=str(folder))
     output = on_cluster(dying, source, tmp_path / "output")
     assert (tmp_path / "killed").exists()
     assert capsys.readouterr().out == ""  # Ray says that it repeats the shard
