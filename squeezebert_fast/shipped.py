@@ -1,6 +1,16 @@
-"""The model that comes with the package."""
+"""The model that comes with the package, and the name by which commands know it."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
+
+from squeezebert_fast.errors import CheckpointError, check_among
+
+PREFIX = "shipped:"
+"""What no hub id has: the name of a shipped model is never taken for another's."""
+SENTIMENT = f"{PREFIX}sentiment"
+"""What --model, and whatever else takes a model's directory or hub id, takes for `SENTIMENT_MODEL`."""
 
 SENTIMENT_MODEL = Path(__file__).parent / "models" / "sentiment"
 """A directory for `from_pretrained`: a SqueezeBertForSequenceClassification in int8, and its tokenizer, that tells
@@ -10,3 +20,15 @@ positive from negative sentences in English. The README.md in it is its model ca
 >>> model.config.id2label
 {0: 'negative', 1: 'positive'}
 """
+
+
+def directory_of(name_or_path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The directory of a shipped model that is given by its name; anything else as it is.
+
+    Raises CheckpointError for a name that begins as those do, and is of no shipped model.
+    """
+    name = os.fspath(name_or_path)
+    if not name.startswith(PREFIX):
+        return name_or_path
+    check_among("the shipped model", name, (SENTIMENT,), CheckpointError)
+    return SENTIMENT_MODEL

@@ -54,7 +54,7 @@ def succeeds(*arguments: object, stdin: str | bytes | None = None) -> str:
 
 def benched(report: Path, *arguments: object) -> Any:
     """What `bench` writes to `report`; it must end well, but may warn that others use this machine too."""
-    result = run("bench", *arguments, "--json", report)
+    result = run("bench", *arguments, "--output", report)
     assert result.exit_code == 0, result.stderr or result.exception
     assert all("don't rely on these times" in line for line in result.stderr.splitlines()), result.stderr
     return json.loads(report.read_text(encoding="utf-8"))

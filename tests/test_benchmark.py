@@ -38,7 +38,6 @@ from squeezebert_fast.benchmark import (
     forward_candidates,
     measure,
     milliseconds,
-    precision_of,
 )
 from tests.loading_helpers import make
 
@@ -202,7 +201,6 @@ def test_candidates_share_weights_agree_and_leave_the_model_alone() -> None:
 def test_each_precision_is_a_candidate_of_every_backend_that_has_it() -> None:
     runs = forward_candidates(make(), ["reference", "cpu"], 2, 7, precisions=["float32", "int8"])
     assert list(runs) == ["reference", "cpu", "cpu int8"]
-    assert [precision_of(name) for name in runs] == ["float32", "float32", "int8"]
     exact, same, rounded = (run().last_hidden_state for run in runs.values())  # type: ignore[attr-defined]
     torch.testing.assert_close(same, exact)
     assert 0 < (rounded - exact).abs().max() < 0.2
@@ -269,7 +267,8 @@ def test_a_report_is_written_with_every_run(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_row_for_each_candidate() -> None:
-    assert report().table().row_count == 4
+    made = report()
+    assert made.table().row_count == sum(1 + len(case.timings) for case in made.cases)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".SVG", b"<?xml")])

@@ -16,7 +16,9 @@ import pytest
 
 from squeezebert_fast import SqueezeBertModel
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.benchmark import Report
+from squeezebert_fast.benchmark import Case, Report, Timing, encoder_flops
+from squeezebert_fast.benchmark.advice import advice, best, ways
+from squeezebert_fast.benchmark.forwards import candidates_of
 from tests.cli_helpers import refuses, run, save_model, succeeds
 
 needs_native = pytest.mark.skipif(
@@ -36,9 +38,9 @@ def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_backend_is_timed_on_every_shape(encoder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    chosen = ["--shapes", "1x8, 3x5", "--backends", "transformers,reference,auto", "--repeats", 2]
-    outputs = ["--json", tmp_path / "r.json", "--plot", tmp_path / "r.svg"]
-    said = succeeds("bench", "-m", encoder, *chosen, *outputs)
+    chosen = ["--shapes", "1x8, 3x5", "--backends", "transformers,reference,auto", "--precision", "float32"]
+    outputs = ["-o", tmp_path / "r.json", "--plot", tmp_path / "r.svg"]
+    said = succeeds("bench", "-m", encoder, *chosen, "--repeats", 2, *outputs)
     data = json.loads((tmp_path / "r.json").read_text())
     assert [case["name"] for case in data["cases"]] == ["1x8", "3x5"]
     for case in data["cases"]:
@@ -57,12 +59,69 @@ def test_every_backend_is_timed_on_every_shape(encoder: Path, tmp_path: Path) ->
 
 @needs_native
 def test_every_precision_is_timed(encoder: Path, tmp_path: Path) -> None:
-    chosen = ["--backends", "reference,cpu", "--precision", "float32, int8", "--json", tmp_path / "r.json"]
+    chosen = ["--backends", "reference,cpu", "--precision", "float32, int8", "-o", tmp_path / "r.json"]
     assert "cpu int8" in succeeds("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *chosen)
     (case,) = json.loads((tmp_path / "r.json").read_text())["cases"]
     assert [each["name"] for each in case["candidates"]] == ["reference", "cpu", "cpu int8"]
     peaks = [each["peak_flops_per_second"] for each in case["candidates"]]
     assert peaks[0] == peaks[1] != peaks[2]
+
+
+@needs_native
+def test_padding_is_timed_with_and_without_unpad(encoder: Path, tmp_path: Path) -> None:
+    chosen = ["--shapes", "1x8,3x4-8", "--backends", "reference,cpu", "--precision", "float32,int8"]
+    data = json.loads(succeeds("bench", "-m", encoder, *chosen, "--repeats", 1, "--json"))
+    plain, padded = ([each["name"] for each in case["candidates"]] for case in data["cases"])
+    assert plain == ["reference", "cpu", "cpu int8"]
+    assert padded == ["reference", "cpu", "cpu unpad", "cpu int8", "cpu int8 unpad"]
+    config = SqueezeBertModel.from_pretrained(encoder).config
+    needed = sum(encoder_flops(config, 1, length) for length in (8, 6, 4))
+    assert [case["flops"] for case in data["cases"]] == [encoder_flops(config, 1, 8), needed]
+    assert [way["precision"] for way in data["ways"]] == ["float32", "int8"]
+    assert data["best"] is None or data["best"] in data["ways"]
+
+
+def timed(name: str, **seconds: float) -> Case:
+    """A case in which these candidates took so long, by their names with _ for spaces."""
+    return Case(name, tuple(Timing(each.replace("_", " "), (value,)) for each, value in seconds.items()))
+
+
+ALL = candidates_of(("reference", "cpu"), cpu.PRECISIONS, unpad=True)
+
+
+def test_the_advice_is_the_fastest_way_over_all_shapes() -> None:
+    cases = [
+        timed("1x8", reference=10, cpu=5, cpu_bfloat16=4, cpu_int8=2),
+        timed("8x4-8", reference=10, cpu=5, cpu_unpad=4, cpu_bfloat16=4, cpu_bfloat16_unpad=3.99, cpu_int8=3),
+    ]
+    found = ways(cases, ALL)
+    assert [way.candidate.call for way in found] == [
+        "patch(model, unpad=True)",
+        'patch(model, precision="bfloat16")',  # unpad wins too little to be worth it
+        'patch(model, precision="int8")',
+    ]
+    assert found[0].speed_ups == (2, 2.5)
+    assert advice(found, "reference") == (
+        'best on this machine: patch(model, precision="int8"), 3.3 to 5.0 times as fast as reference '
+        "(`evaluate --precision float32,int8` tells what int8 costs in accuracy); "
+        "in float32: patch(model, unpad=True), 2.0 to 2.5 times"
+    )
+
+
+def test_a_less_exact_way_must_be_clearly_faster_to_be_advised() -> None:
+    close = ways([timed("1x8", reference=10, cpu=5, cpu_bfloat16=4.9, cpu_int8=4.8)], ALL)
+    assert advice(close, "reference") == (
+        "best on this machine: patch(model), 2.0 times as fast as reference"
+    )
+    slow = ways([timed("1x8", reference=10, cpu=10, cpu_int8=9.9)], ALL)
+    assert best(slow) is None
+    assert advice(slow, "reference") == "nothing here is faster than reference"
+
+
+def test_what_failed_in_one_shape_is_not_advised() -> None:
+    cases = [timed("1x8", reference=10, cpu=5, cpu_int8=2), timed("8x8", reference=10, cpu=5)]
+    assert [way.candidate.label for way in ways(cases, ALL)] == ["cpu"]
+    assert "no kernel served every shape" in advice(ways([timed("1x8", reference=10)], ALL), "reference")
 
 
 def test_what_cannot_be_measured_is_left_out_with_its_reason(
@@ -71,7 +130,16 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason(
     (tmp_path / "transformers.py").write_text("raise ImportError('not here')")
     monkeypatch.syspath_prepend(tmp_path)  # as the candidates' processes see it too
     report = tmp_path / "r.json"
-    chosen = ["--backends", "transformers,triton,reference", "--repeats", 1, "--json", report]
+    chosen = [
+        "--backends",
+        "transformers,triton,reference",
+        "--precision",
+        "float32",
+        "--repeats",
+        1,
+        "-o",
+        report,
+    ]
     result = run("bench", "-m", encoder, "--shapes", "1x8", *chosen)
     assert result.exit_code == 0
     first, second = result.stderr.splitlines()
@@ -88,6 +156,9 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason(
     [
         (["--shapes", "1x8,8"], "the shape is '8', expected batch x tokens"),
         (["--shapes", "0x8"], "the shape is '0x8'"),
+        (["--shapes", "2x9-8"], "the shape is '2x9-8', whose shortest text is longer than its longest"),
+        (["--shapes", "2x0-8"], "the shape is '2x0-8'"),
+        (["--shapes", "2x8-65"], "2x65; expected at least 1x1 and up to 64 tokens"),
         (["--shapes", ""], "the shape is ''"),
         (["--shapes", "1x65"], "1x65; expected at least 1x1 and up to 64 tokens"),
         (
@@ -103,7 +174,7 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason(
         (["--repeats", 0], "'--repeats'"),
         (["--plot", "p.gif"], "the suffix of the plot p.gif is '.gif', expected one of .png, .svg"),
         (["--plot", "no/p.png"], "there is no directory"),
-        (["--json", "."], "is a directory"),
+        (["-o", "."], "is a directory"),
     ],
 )
 def test_a_bench_that_makes_no_sense_is_refused(
@@ -172,8 +243,17 @@ def hears_ctrl_c(pid: int) -> bool:
 @pytest.mark.parametrize("when", ["a candidate imports its modules", "all but one are stopped"])
 def test_ctrl_c_ends_every_process_with_one_line(when: str, encoder: Path, tmp_path: Path) -> None:
     program = "from squeezebert_fast.cli import main; main()"
-    chosen = ["--shapes", "1x8", "--backends", "reference,auto", "--repeats", "1000000"]
-    outputs = ["--json", str(tmp_path / "r.json")]
+    chosen = [
+        "--shapes",
+        "1x8",
+        "--backends",
+        "reference,auto",
+        "--precision",
+        "float32",
+        "--repeats",
+        "1000000",
+    ]
+    outputs = ["-o", str(tmp_path / "r.json")]
     command: Any
     with subprocess.Popen(
         [sys.executable, "-c", program, "bench", "-m", str(encoder), *chosen, *outputs],

@@ -64,7 +64,8 @@ def test_bad_input_ends_the_process_with_one_line() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
-def test_ctrl_c_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_behind(sent: signal.Signals, model: Path, tmp_path: Path) -> None:
     pipe, output = tmp_path / "texts", tmp_path / "out"
     os.mkfifo(pipe)
     output.mkdir()
@@ -76,9 +77,9 @@ def test_ctrl_c_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
         while not list(output.iterdir()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert [path.suffix for path in output.iterdir()] == [".tmp"]  # it waits for more texts
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         stdout, stderr = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, stdout, stderr) == (130, "", "")
+    assert (process.returncode, stdout, stderr) == (128 + sent, "", "")
     assert list(output.iterdir()) == []
 
 
@@ -213,3 +214,26 @@ def test_a_terminal_sees_progress(model: Path, tmp_path: Path) -> None:
     assert process.wait(timeout=PATIENCE) == 0
     assert b" texts" in shown
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("pre", ["predict", "pretrain"]),
+        ("predict --prec", ["--precision"]),
+        ("predict --precision ", ["float32", "bfloat16", "int8"]),
+        ("finetune train.csv --precision b", ["bfloat16"]),
+        ("finetune train.csv --task q", ["question-answering"]),
+        ("serve --pooling ", ["mean", "cls"]),
+        ("predict --aggregate f", ["first"]),
+        ("predict ", []),  # the shell's own: files
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(typed: str, offered: list[str]) -> None:
+    words = f"squeezebert-fast {typed}"
+    at = len(words.split()) - (not words.endswith(" "))
+    asked = {"_SQUEEZEBERT_FAST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+    said = subprocess.run(
+        PROGRAM, env={**os.environ, **asked}, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    assert (said.stdout.split(), said.stderr) == (offered, "")

@@ -30,7 +30,7 @@ GROUP: Any = typer.main.get_command(app)
 def commands_of(text: str) -> list[str]:
     """The commands that stand in blocks of their own, each on one line, but those that are cut short."""
     joined = re.sub(r"\\\n\s*", "", text)
-    lines = re.findall(r"(?m)^    (?:\$ )?(?:echo .+ \| )?squeezebert-fast (.+?)(?:\s{2,}#.*)?$", joined)
+    lines = re.findall(r"(?m)^    (?:\$ )?(?:echo .+ \| )?squeezebert-fast ([a-z].+?)(?:\s{2,}#.*)?$", joined)
     return [line for line in lines if " ... " not in line]
 
 
@@ -63,6 +63,12 @@ def test_commands_are_found_on_the_pages() -> None:
     for page in ("README.md", "predict.md", "training.md", "which_data.md"):
         assert len(PAGES[page]) >= 3
     assert commands_of("text\n\n    squeezebert-fast finetune a \\\n        -o b\n") == ["finetune a -o b"]
+
+
+def test_the_page_of_the_command_line_has_every_command() -> None:
+    page = TEXTS[ROOT / "docs" / "command_line.md"]
+    table = page.partition("| command |")[2].partition("\n\n")[0]
+    assert re.findall(r"(?m)^\| `([\w-]+)` \|", table) == list(GROUP.commands)
 
 
 def python_blocks(text: str) -> list[str]:

@@ -54,6 +54,31 @@ def data(tmp_path: Path) -> tuple[Path, Path]:
     )
 
 
+def test_a_program_gets_how_a_run_ended_and_nothing_else(
+    base: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train, dev = data
+    result = run(
+        "finetune",
+        train,
+        "--dev",
+        dev,
+        "-m",
+        base,
+        "-o",
+        tmp_path / "out",
+        "--max-steps",
+        2,
+        "--json",
+        *QUICK,
+    )
+    assert result.exit_code == 0
+    ended = json.loads(result.stdout)
+    assert ended.pop("path") == str(tmp_path / "out")
+    assert ended == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "step 2 of 2" in result.stderr
+
+
 def test_a_model_learns_and_the_folder_is_a_model(
     base: Path, data: tuple[Path, Path], tmp_path: Path
 ) -> None:

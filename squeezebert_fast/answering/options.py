@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.trained_with import DEFAULT_STRIDE
 
+# As the backends and `patch` have them, whose modules import torch.
+BACKENDS = ("auto", "reference", "cpu", "triton")
+PRECISIONS = ("float32", "bfloat16", "int8")
+
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 POOLINGS = ("mean", "cls")
 CHOICE_COLUMNS_HELP = (
@@ -56,7 +60,8 @@ class AnswerOptions:
     aggregate: str = field(
         default="first",
         metadata={
-            "help": "How tokens make entities: none, simple, first, average or max, as in transformers' pipeline."
+            "help": "How tokens make entities: none, simple, first, average or max, as in transformers' pipeline.",
+            "values": AGGREGATIONS,
         },
     )
     stride: int | None = field(

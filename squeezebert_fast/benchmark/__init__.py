@@ -9,7 +9,7 @@ everything under benchmarks/ that compares engines need it.
 
 from __future__ import annotations
 
-from squeezebert_fast.benchmark.forwards import TRANSFORMERS, encoder_flops, forward_candidates, precision_of
+from squeezebert_fast.benchmark.forwards import TRANSFORMERS, encoder_flops, forward_candidates
 from squeezebert_fast.benchmark.load import Load
 from squeezebert_fast.benchmark.peaks import MultiplyAddPeak, MultiplyAddPeaks, Peaks
 from squeezebert_fast.benchmark.report import Case, Report, check_plot
@@ -34,5 +34,4 @@ __all__ = [
     "forward_candidates",
     "measure",
     "milliseconds",
-    "precision_of",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +21,68 @@ from squeezebert_fast.pretrained import Config, Model
 TRANSFORMERS = "transformers"
 """The candidate that is transformers' own model with the same weights: of a SqueezeBERT in eager mode."""
 
+UNPATCHED = ("reference", TRANSFORMERS)
+"""Those that compute in float32 alone, with PyTorch's operations."""
+
 GROUPED = ("q", "k", "v", "post_attention", "intermediate", "output")
 """A layer's products, by the fields of the configuration with their groups; the last two are the wide ones."""
+
+
+class Candidate(NamedTuple):
+    """Who runs a model's forward, and as what: of `patch`, or transformers."""
+
+    backend: str
+    precision: str
+    unpad: bool = False
+
+    @property
+    def label(self) -> str:
+        """Such as `cpu`, `cpu int8`, `cpu int8 unpad`: what is usual isn't said."""
+        precision = () if self.precision == "float32" else (self.precision,)
+        return " ".join((self.backend, *precision, *(("unpad",) if self.unpad else ())))
+
+    @property
+    def call(self) -> str:
+        """How a user gets it."""
+        given = [] if self.backend in ("auto", "cpu") else [f'backend="{self.backend}"']
+        given += [] if self.precision == "float32" else [f'precision="{self.precision}"']
+        given += ["unpad=True"] if self.unpad else []
+        return f"patch({', '.join(('model', *given))})"
+
+
+class Shape(NamedTuple):
+    """A batch of texts with as many tokens as it says; where they differ, with a mask for the padding."""
+
+    batch: int
+    shortest: int
+    longest: int
+
+    def __str__(self) -> str:
+        tokens = f"{self.longest}" if self.shortest == self.longest else f"{self.shortest}-{self.longest}"
+        return f"{self.batch}x{tokens}"
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text, from the shortest to the longest in even steps; of one text the longest."""
+        most = max(self.batch - 1, 1)
+        return [self.longest - round(at * (self.longest - self.shortest) / most) for at in range(self.batch)]
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether there is padding."""
+        return min(self.lengths) < self.longest
+
+    def flops(self, config: Config) -> int:
+        """What the texts need, whether or not the padding is computed too."""
+        return sum(encoder_flops(config, 1, length) for length in self.lengths)
+
+    def inputs(self, config: Config) -> dict[str, Tensor]:
+        """Random ids [batch, longest], and a mask if there is padding."""
+        ids = random_ids(config, self.batch, self.longest)
+        if not self.is_padded:
+            return {"input_ids": ids}
+        mask = torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]
+        return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 def encoder_flops(config: Config, batch: int, tokens: int) -> int:
@@ -71,31 +132,30 @@ def forward_candidates(
 
         return forward
 
-    combinations = candidate_names(names, precisions)
-    return {label: forward_of(variant(model, *chosen)) for label, chosen in combinations.items()}
+    found = candidates_of(names, precisions)
+    return {label: forward_of(variant(model, *chosen)) for label, chosen in found.items()}
 
 
 class ForwardRunner:
     """One candidate's forward in a process of its own (see `Turns`).
 
-    build: makes the model. name, precision: as `candidate_names` gives them. A call's arguments are batch and tokens.
+    build: makes the model. candidate: of `candidates_of`. A call's argument is the `Shape`.
     """
 
-    def __init__(self, build: Callable[[], Model], name: str, precision: str) -> None:
+    def __init__(self, build: Callable[[], Model], candidate: Candidate) -> None:
         model = build()
-        self._config, self._module = model.config, variant(model, name, precision)
-        self._ids: dict[tuple[int, int], Tensor] = {}
+        self._config, self._module = model.config, variant(model, *candidate)
+        self._inputs: dict[Shape, dict[str, Tensor]] = {}
 
     def prepare(self) -> None:
         """Nothing."""
 
-    def call(self, batch: int, tokens: int) -> object:
+    def call(self, shape: Shape) -> object:
         """The forward. The first calls of a turn don't count, so making the ids doesn't either."""
-        shape = batch, tokens
-        if shape not in self._ids:
-            self._ids[shape] = random_ids(self._config, batch, tokens)
+        if shape not in self._inputs:
+            self._inputs[shape] = shape.inputs(self._config)
         with torch.inference_mode():
-            return self._module(self._ids[shape])
+            return self._module(**self._inputs[shape])
 
 
 def base_model() -> SqueezeBertModel:
@@ -111,8 +171,13 @@ def check_shape(config: Config, batch: int, tokens: int) -> None:
         raise ArgumentError(f"the shape is {batch}x{tokens}; expected at least 1x1 and up to {limit} tokens")
 
 
-def candidate_names(names: Sequence[str], precisions: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The backend and precision of each candidate, by its name. Arguments and errors as of `forward_candidates`."""
+def candidates_of(
+    names: Sequence[str], precisions: Sequence[str], *, unpad: bool = False
+) -> dict[str, Candidate]:
+    """The candidates, by their names. Arguments and errors as of `forward_candidates`.
+
+    unpad: of whatever has kernels, give a candidate that leaves padding out too.
+    """
     for what, given in (("backends", names), ("precisions", precisions)):
         if len(set(given)) < len(given):
             raise ArgumentError(f"the {what} {', '.join(given)} are not all different")
@@ -120,11 +185,13 @@ def candidate_names(names: Sequence[str], precisions: Sequence[str]) -> dict[str
         check_among("backend", name, (*backends.NAMES, TRANSFORMERS))
     for precision in precisions:
         check_among("precision", precision, cpu.PRECISIONS)
-    candidates = {}
+    found = []
     for name in names:
-        for precision in ("float32",) if name in (TRANSFORMERS, "reference") else precisions:
-            candidates[name if precision == "float32" else f"{name} {precision}"] = (name, precision)
-    return candidates
+        for precision in ("float32",) if name in UNPATCHED else precisions:
+            found.append(Candidate(name, precision))
+            if unpad and name not in UNPATCHED:
+                found.append(Candidate(name, precision, unpad=True))
+    return {each.label: each for each in found}
 
 
 def random_ids(config: Config, batch: int, tokens: int, seed: int = 0) -> Tensor:
@@ -133,18 +200,14 @@ def random_ids(config: Config, batch: int, tokens: int, seed: int = 0) -> Tensor
     return torch.randint(0, config.vocab_size, (batch, tokens), generator=generator)
 
 
-def precision_of(candidate: str) -> str:
-    """The precision of a candidate of `forward_candidates`, by its name."""
-    return candidate.partition(" ")[2] or "float32"
-
-
-def variant(model: Model, name: str, precision: str) -> torch.nn.Module:
+def variant(model: Model, name: str, precision: str, unpad: bool = False) -> torch.nn.Module:
     """The model as a candidate has it, sharing the parameters. Raises UnsupportedError for one that can't serve."""
     if name == TRANSFORMERS:
         return _in_transformers(model) if isinstance(model, SqueezeBertModel) else model
     sharing = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     strict = name != "auto" or precision != "float32"
-    return patch(copy.deepcopy(model, sharing), precision=precision, backend=name, strict=strict)
+    copied = copy.deepcopy(model, sharing)
+    return patch(copied, precision=precision, backend=name, unpad=unpad, strict=strict)
 
 
 def _in_transformers(model: SqueezeBertModel) -> torch.nn.Module:

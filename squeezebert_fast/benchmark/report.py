@@ -130,7 +130,7 @@ class Report:
             stage(path.name).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def table(self) -> Table:
-        """A rich table, a row for each candidate of each case."""
+        """A rich table, a row for each candidate, those of a case below its name."""
         from rich.box import SIMPLE
         from rich.table import Table
 
@@ -144,16 +144,15 @@ class Report:
             collapse_padding=True,
             pad_edge=False,
         )
-        table.add_column("case")
         table.add_column("candidate", no_wrap=True)
         for column in ("median", "p20 .. p80", "speed-up", "GFLOP/s", "of peak"):
             table.add_column(column, justify="right", no_wrap=True)
         for case in self.cases:
+            table.add_row(case.name, style="bold")
             for number, timing in enumerate(case.timings):
                 rate, fraction = case.rate(timing), case.fraction_of_peak(timing)
                 table.add_row(
-                    "" if number else case.name,
-                    timing.name,
+                    f"  {timing.name}",
                     milliseconds(timing.median),
                     milliseconds(timing.percentile(20), timing.percentile(80)),
                     f"{case.speed_up(timing):.2f}",

@@ -7,6 +7,7 @@ that `--help` answers at once.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -32,7 +33,28 @@ from squeezebert_fast.cli.ray_options import Command
 from squeezebert_fast.streams import PROGRAM
 from squeezebert_fast.version import __version__
 
-app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False)
+FIRST_STEPS = """\
+squeezebert-fast makes BERT-shaped models fast. The first three things to do:
+
+    squeezebert-fast doctor                                   # what this machine can do, and why not more
+    echo "What a lovely film." | squeezebert-fast predict -   # an answer, by the model that ships
+    squeezebert-fast bench -m MODEL                           # which precision is best for your model here
+
+MODEL is a model's directory or its id on the hub. All commands: squeezebert-fast --help
+"""
+EXIT_CODES = (
+    "Exit codes: 0 when all is done, 1 for output that can't be written (a full disk), 2 for bad input, 130 when "
+    "stopped by Ctrl-C, 143 by SIGTERM. An error is one line on stderr."
+)
+
+
+def _help(command: Callable[..., None]) -> str:
+    """A command's docstring: a paragraph is one line, which the terminal's width wraps, and what is indented stays."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(f"\b{each}" if each.startswith(" ") else " ".join(each.split()) for each in paragraphs)
+
+
+app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
 for command in (
     doctor.doctor,
     predict.predict,
@@ -49,9 +71,7 @@ for command in (
     bench.bench,
     convert.convert,
 ):
-    # A paragraph's lines as one, which the terminal's width wraps: typer would end lines where the source does.
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(cls=Command, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
+    app.command(cls=Command, help=_help(command))(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,13 +80,16 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """SqueezeBERT with custom kernels: classify, fill in, embed, serve, train, measure and convert."""
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST_STEPS, nl=False)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.writing import target_directory
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.writing import target_directory, tell_model
 from squeezebert_fast.errors import InputError
 
 
@@ -20,13 +21,23 @@ def average(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a directory that holds files already.")
     ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Average the parameters of several fine-tunings of one model into one that is often better than each.
 
     Source: model soups, arXiv 2203.05482. It takes runs from the same checkpoint on the same data, with different
     seeds, rates or teachers; models from different checkpoints have an average too, but that is noise.
 
-    Example: squeezebert-fast average ./run-1 ./run-2 ./run-3 -o ./sentiment
+    Example:
+
+        MODEL=sentence-transformers/all-MiniLM-L6-v2
+        echo 'text,label' > train.csv
+        echo 'A lovely film.,positive' >> train.csv
+        echo 'A waste of time.,negative' >> train.csv
+        for SEED in 1 2; do
+          squeezebert-fast finetune train.csv -m $MODEL --seed $SEED -o run-$SEED
+        done
+        squeezebert-fast average run-1 run-2 -o averaged
     """
     if len(sources) < 2:
         raise InputError(f"{len(sources)} model is given, expected two or more")
@@ -47,4 +58,4 @@ def average(
         model = average_parameters(models, sources)
         save(model, output)
         save_tokenizer(tokenizers[0], output)
-    typer.echo(f"{output}: the average of {len(models)} {classes[0].__name__}")
+    tell_model(output, model, as_json, f"the average of {len(models)}", sources=sources)

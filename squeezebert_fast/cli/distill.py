@@ -75,7 +75,13 @@ def distill(
     unless --vocab says otherwise. Task, columns, maximum length and metric are by default what the teacher was trained
     with. The rest is as in finetune.
 
-    Example: squeezebert-fast distill train.tsv --dev dev.tsv --teacher ./big --layers 4 --hidden-size 256 -o ./small
+    Example:
+
+        echo 'text,label' > train.csv
+        echo 'A lovely film.,positive' >> train.csv
+        echo 'A waste of time.,negative' >> train.csv
+        TEACHER=shipped:sentiment
+        squeezebert-fast distill train.csv --teacher $TEACHER --layers 2 -o small
     """
     kept = TrainedWith.of_model(teacher)
     name = task_name(task, kept)

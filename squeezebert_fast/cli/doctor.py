@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
+from squeezebert_fast.cli import options
+
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Tell what this installation can do on this machine, and why not more.
 
-    Example: squeezebert-fast doctor
+    Example:
+
+        squeezebert-fast doctor
     """
     from squeezebert_fast.diagnostics import doctor as examine
 

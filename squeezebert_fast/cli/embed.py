@@ -66,7 +66,12 @@ def embed(
 
     Of a sentence-transformers folder they are what its SentenceTransformer.encode gives, also of an empty text.
 
-    Example: squeezebert-fast embed -m ./all-MiniLM-L6-v2 sentences.txt -o vectors.npy
+    Example:
+
+        MODEL=sentence-transformers/all-MiniLM-L6-v2
+        echo 'Where is my card?' > texts.txt
+        echo 'I want a refund.' >> texts.txt
+        squeezebert-fast embed texts.txt -m $MODEL -o vectors.npy
     """
     kept = options.kept_columns(id_column, keep)
     if on_ray.ray is not None:

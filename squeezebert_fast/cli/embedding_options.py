@@ -15,7 +15,8 @@ Pooling = Annotated[
     str | None,
     typer.Option(
         help="mean of the token vectors, or cls for the first one's; by default what a sentence-transformers "
-        "folder says, or else mean."
+        "folder says, or else mean.",
+        autocompletion=options.completing(POOLINGS),
     ),
 ]
 

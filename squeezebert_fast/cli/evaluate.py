@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from squeezebert_fast.answering.options import PRECISIONS
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.evaluation_report import print_report, write_predictions
 from squeezebert_fast.cli.kept import kept_columns_named
@@ -21,8 +22,6 @@ from squeezebert_fast.tables.sources import name_of
 
 if TYPE_CHECKING:
     from squeezebert_fast.pretrained import Model
-
-PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @spread
@@ -39,14 +38,13 @@ def evaluate(
         str | None,
         typer.Option(
             help="Measure in float32, bfloat16 or int8, or in several, separated by commas; by default as the model is "
-            "stored."
+            "stored.",
+            autocompletion=options.completing(PRECISIONS),
         ),
     ] = None,
     max_length: options.MaxLength = None,
     batch_size: options.BatchSize = 32,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything, of each precision, as JSON instead of tables.")
-    ] = False,
+    as_json: options.AsJson = False,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +72,12 @@ def evaluate(
     Beside the metrics there are a table by class (of tags by type of entity), what was taken for what, and how far
     scores can be relied upon.
 
-    Example: squeezebert-fast evaluate -m ./sentiment dev.tsv --worst 10 --predictions dev.jsonl
+    Example:
+
+        echo 'text,label' > dev.csv
+        echo 'A lovely film.,positive' >> dev.csv
+        echo 'A waste of time.,negative' >> dev.csv
+        squeezebert-fast evaluate dev.csv -m shipped:sentiment --worst 1
     """
     wanted = [] if precision is None else [name.strip() for name in precision.split(",")]
     for name in wanted:

@@ -17,14 +17,17 @@ def fill_mask(
     ],
     model: options.Model,
     top_k: Annotated[int, typer.Option(min=1, help="Tokens to give for each mask, the best first.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: options.AsJson = False,
     precision: options.Precision = None,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
 ) -> None:
     """Fill in the masked words of a text: the likeliest tokens for each mask, with their probabilities.
 
-    Example: squeezebert-fast fill-mask -m ./masked-lm "Paris is the [MASK] of France."
+    Example:
+
+        MODEL=distilbert/distilbert-base-uncased
+        squeezebert-fast fill-mask -m $MODEL "Paris is the [MASK] of France."
     """
     from squeezebert_fast.answering.masks import MaskFiller
 

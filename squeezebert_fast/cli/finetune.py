@@ -55,7 +55,13 @@ def finetune(
     Ctrl-C leaves a checkpoint; the same command with --resume goes on, to the same result. torchrun starts it on
     several processes, each with a GPU of its own if there are GPUs.
 
-    Example: squeezebert-fast finetune train.tsv --dev dev.tsv -m ./squeezebert -o ./sentiment
+    Example:
+
+        MODEL=sentence-transformers/all-MiniLM-L6-v2
+        echo 'text,label' > train.csv
+        echo 'A lovely film.,positive' >> train.csv
+        echo 'A waste of time.,negative' >> train.csv
+        squeezebert-fast finetune train.csv -m $MODEL -o films
     """
     sizes.check_start(model)
     kept = TrainedWith() if model is None else TrainedWith.of_model(model)

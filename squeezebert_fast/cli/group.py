@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from squeezebert_fast import streams
 from squeezebert_fast.errors import SqueezeBertFastError, StorageError, TrainingInterrupted
+from squeezebert_fast.signals import ending_in_order
 from squeezebert_fast.storage.files import NO_ROOM
 from squeezebert_fast.streams import PROGRAM
 
@@ -37,11 +38,12 @@ class Group(TyperGroup):
         return result
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run the command line and leave by SystemExit: 0, 1 for a full disk, 2 for bad input, 130 for Ctrl-C."""
+        """Run the command line and leave by SystemExit with an exit code: of docs/command_line.md."""
         streams.open_missing_streams()
         debug = os.environ.get(DEBUG_VARIABLE) == "1"
         try:
-            code = super().main(*args, **{**options, "standalone_mode": False})
+            with ending_in_order():
+                code = super().main(*args, **{**options, "standalone_mode": False})
         except UsageError as error:
             if debug:
                 raise

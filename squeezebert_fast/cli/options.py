@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from squeezebert_fast.answering.options import BACKENDS, PRECISIONS
 from squeezebert_fast.errors import InputError
+from squeezebert_fast.shipped import SENTIMENT
+from squeezebert_fast.tables.unreadable import ON_ERROR
+
+
+def completing(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell offers for an option with these values, of those that begin as what is typed already."""
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
+
 
 MODEL_HELP = (
     "A model's directory, or its id on the hub: a SqueezeBERT, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT "
-    "or ELECTRA of transformers or sentence-transformers."
+    f"or ELECTRA of transformers or sentence-transformers; {SENTIMENT} is the one that comes with the package."
 )
 DELIMITER_HELP = (
     "The character between a CSV's fields, or its name: tab, comma, semicolon, space; by default found out from the "
@@ -25,14 +35,22 @@ PAIR_COLUMN_HELP = (
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Backend = Annotated[
     str,
-    typer.Option(help="auto, reference, cpu or triton; one that is named and can't serve is an error."),
+    typer.Option(
+        help="auto, reference, cpu or triton; one that is named and can't serve is an error.",
+        autocompletion=completing(BACKENDS),
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads to compute with; by default as many as torch takes.")
 ]
 Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:N, or auto, which is cuda where torch finds a GPU, else cpu.")
+    str,
+    typer.Option(
+        help="cpu, cuda, cuda:N, or auto, which is cuda where torch finds a GPU, else cpu.",
+        autocompletion=completing(("auto", "cpu", "cuda")),
+    ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts that run through the model at once.")]
 MaxLength = Annotated[
     int | None,
@@ -43,7 +61,10 @@ MaxLength = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="Compute in float32, bfloat16 or, on a CPU, int8; by default as the model is stored."),
+    typer.Option(
+        help="Compute in float32, bfloat16 or, on a CPU, int8; by default as the model is stored.",
+        autocompletion=completing(PRECISIONS),
+    ),
 ]
 InputFile = Annotated[
     str,
@@ -57,7 +78,8 @@ InputFormat = Annotated[
     str | None,
     typer.Option(
         help="Read the input as text (a line each), csv, tsv, jsonl, json or parquet, whatever its suffix says; by "
-        "default as that says, or else as the first line looks."
+        "default as that says, or else as the first line looks.",
+        autocompletion=completing(("text", "csv", "tsv", "jsonl", "json", "parquet")),
     ),
 ]
 Delimiter = Annotated[
@@ -84,7 +106,8 @@ OnError = Annotated[
     str,
     typer.Option(
         help="What becomes of a row that can't be read, or on which the model fails: stop (an error), skip (it is left "
-        "out, and counted) or record (its row has null for an answer, and the reason with its place under 'error')."
+        "out, and counted) or record (its row has null for an answer, and the reason with its place under 'error').",
+        autocompletion=completing(ON_ERROR),
     ),
 ]
 Column = Annotated[
@@ -95,7 +118,8 @@ PairColumn = Annotated[str | None, typer.Option(help=PAIR_COLUMN_HELP)]
 RowFormat = Annotated[
     str | None,
     typer.Option(
-        help="Write jsonl or csv, with --ray jsonl or parquet; by default as the output's suffix says, or else jsonl."
+        help="Write jsonl or csv, with --ray jsonl or parquet; by default as the output's suffix says, or else jsonl.",
+        autocompletion=completing(("jsonl", "csv", "parquet")),
     ),
 ]
 Output = Annotated[

@@ -58,7 +58,11 @@ def predict(
     the best of several choices (--choice-columns). An empty text has no answer: null. Without --model the labels are
     positive and negative. With --ray on all CPUs, or those of a cluster, into a directory of parts.
 
-    Example: squeezebert-fast predict reviews.csv --column review --id order -o labels.csv
+    Example:
+
+        echo "What a lovely film." | squeezebert-fast predict -
+        printf 'order,review\\n7,A waste of time.\\n' > reviews.csv
+        squeezebert-fast predict reviews.csv --column review --id order
     """
     output = None if output == STDOUT else output
     written_format = (

@@ -35,7 +35,12 @@ def pretrain(
 ) -> None:
     """Train a model to fill in masked words of plain text, to be fine-tuned from; each epoch masks anew.
 
-    Example: squeezebert-fast pretrain corpus.txt --layers 4 --hidden-size 256 --vocab vocab.txt -o ./base
+    Example:
+
+        echo 'The first sentence.' > corpus.txt
+        echo 'The second one.' >> corpus.txt
+        VOCAB=shipped:sentiment
+        squeezebert-fast pretrain corpus.txt --layers 2 --vocab $VOCAB -o base
     """
     sizes.check_start(model)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from squeezebert_fast.cli.writing import target_directory
+from squeezebert_fast.cli import options
+from squeezebert_fast.cli.writing import target_directory, tell_model
 from squeezebert_fast.errors import InputError
 
 
@@ -19,10 +20,14 @@ def quantize(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a directory that holds files already.")
     ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Save a model in int8, with its tokenizer: a quarter of the size, ready to run.
 
-    Example: squeezebert-fast quantize ./sentiment ./sentiment-int8
+    Example:
+
+        MODEL=sentence-transformers/all-MiniLM-L6-v2
+        squeezebert-fast quantize $MODEL minilm-int8
     """
     with target_directory(target, force):
         from squeezebert_fast.loading.int8_file import INT8_NAME
@@ -41,7 +46,5 @@ def quantize(
         save_tokenizer(tokenizer, inside)
         if folder is not None:
             copy_around(folder, target)
-    megabytes = (inside / INT8_NAME).stat().st_size / 1e6
-    typer.echo(
-        f"{target}: {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters, {megabytes:.1f} MB"
-    )
+    size = (inside / INT8_NAME).stat().st_size
+    tell_model(target, model, as_json, f"{size / 1e6:.1f} MB", bytes=size)

@@ -38,7 +38,9 @@ def serve(
     Requests that come together run through the model together, without padding. GET / is a page to try it, /docs tells
     how to ask, /metrics is for Prometheus. SIGTERM ends it once what was asked is answered.
 
-    Example: squeezebert-fast serve -m ./all-MiniLM-L6-v2 --port 8000
+    Example:
+
+        squeezebert-fast serve -m shipped:sentiment --port 8000
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise InputError(f"serve needs {missing[0]}: pip install squeezebert-fast[ray]")

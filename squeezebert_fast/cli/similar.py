@@ -79,7 +79,12 @@ def similar(
     Near is by the cosine of their vectors. A row for each neighbour: the query, the neighbour's rank, text, row (from
     0, as in the vectors' file) and score. Without --query and --queries each text is a query for all others.
 
-    Example: squeezebert-fast similar faq.csv --column question -m ./all-MiniLM-L6-v2 --query "Where is my card?"
+    Example:
+
+        MODEL=sentence-transformers/all-MiniLM-L6-v2
+        echo 'Where is my card?' > texts.txt
+        echo 'I want a refund.' >> texts.txt
+        squeezebert-fast similar texts.txt -m $MODEL --query "My card is lost."
     """
     output = None if output == STDOUT else output
     written_format = row_format(output, format)

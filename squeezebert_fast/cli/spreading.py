@@ -11,12 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
+from squeezebert_fast.cli.options import completing
+
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command with each parameter that is a dataclass replaced by that class's fields, as options.
 
     A field is annotated with its option, as a parameter of a command is, or its metadata have `help`, and perhaps
-    `at_least` and `names` (those of the option). What the class raises on construction is raised by the command.
+    `at_least`, `names` (those of the option) and `values` (for shells to complete). What the class raises on
+    construction is raised by the command.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
@@ -47,7 +50,13 @@ def _options(group: Any) -> list[inspect.Parameter]:
         hint = hints[field.name]
         if typing.get_origin(hint) is not Annotated:
             names = field.metadata.get("names", ())
-            option = typer.Option(*names, help=field.metadata["help"], min=field.metadata.get("at_least"))
+            values = field.metadata.get("values")
+            option = typer.Option(
+                *names,
+                help=field.metadata["help"],
+                min=field.metadata.get("at_least"),
+                autocompletion=None if values is None else completing(values),
+            )
             hint = Annotated[hint, option]
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
         options.append(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from squeezebert_fast.answering.options import CHOICE_COLUMNS_HELP
-from squeezebert_fast.cli.options import COLUMN_HELP, DELIMITER_HELP, PAIR_COLUMN_HELP
+from squeezebert_fast.cli.options import COLUMN_HELP, DELIMITER_HELP, PAIR_COLUMN_HELP, completing
 from squeezebert_fast.errors import InputError, check_among
 from squeezebert_fast.tables.rows import DEFAULT_COLUMN
 from squeezebert_fast.trained_with import DEFAULT_STRIDE
@@ -83,7 +83,8 @@ class TaskOptions:
         default=None,
         metadata={
             "help": "Read the data as csv, tsv, jsonl, json or parquet, whatever its suffix says; by default as that "
-            "says."
+            "says.",
+            "values": ("csv", "tsv", "jsonl", "json", "parquet"),
         },
     )
     delimiter: str | None = field(
@@ -125,6 +126,7 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         help=f"One of {', '.join(TASKS)}; by default that which the model was trained for, or else classification.",
+        autocompletion=completing(TASKS),
     ),
 ]
 StartModel = Annotated[
@@ -153,13 +155,20 @@ class RunFlags:
         default=False,
         metadata={"help": "Start anew in a folder that holds files already.", "names": ("--overwrite",)},
     )
+    as_json: bool = field(
+        default=False,
+        metadata={
+            "help": "Print how it ended as JSON, as in metrics.json; what happens until then goes to stderr.",
+            "names": ("--json",),
+        },
+    )
 
     def to_output(self) -> Output:
         """As the library takes it. Raises CheckpointError for an empty name."""
         from squeezebert_fast.storage.files import directory_named
         from squeezebert_fast.training.runs import Output
 
-        return Output(directory_named(self.output), self.resume, self.overwrite)
+        return Output(directory_named(self.output), self.resume, self.overwrite, self.as_json)
 
 
 def task_name(given: str | None, kept: TrainedWith) -> str:

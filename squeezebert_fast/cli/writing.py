@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 from squeezebert_fast.errors import InputError, StorageError, check_among, counted, one_of
 from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing, remove_half_written
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
 from squeezebert_fast.tables.json_rows import NESTED, as_json
+
+if TYPE_CHECKING:
+    from squeezebert_fast.pretrained import Model
 
 Item = TypeVar("Item")
 ROW_FORMATS = ("jsonl", "csv")
@@ -56,6 +60,15 @@ def target_directory(target: Path, force: bool) -> Iterator[None]:
     with held_warnings(), alone_in(target):
         remove_half_written(target)
         yield
+
+
+def tell_model(target: Path, model: Model, as_json: bool, shown: str, **facts: object) -> None:
+    """Say on stdout what model a directory holds now. shown: what else, in words; facts: the same, by name."""
+    kind, parameters = type(model).__name__, model.num_parameters()
+    if as_json:
+        print(json.dumps({"path": str(target), "class": kind, "parameters": parameters, **facts}))
+    else:
+        print(f"{target}: {kind}, {parameters / 1e6:.1f} M parameters, {shown}")
 
 
 @contextmanager

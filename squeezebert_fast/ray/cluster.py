@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezebert_fast.errors import ClusterError
-from squeezebert_fast.ray.signals import ending_in_order, put_off
+from squeezebert_fast.signals import ending_in_order, put_off
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, which is started and stopped."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from squeezebert_fast.answering.options import POOLINGS, EngineOptions
+from squeezebert_fast.answering.options import BACKENDS, POOLINGS, PRECISIONS, EngineOptions
 from squeezebert_fast.errors import InputError, check_among
 
 MEBIBYTE = 2**20
 
 
-def _option(default: Any, help: str, at_least: int | None = None) -> Any:
+def _option(
+    default: Any, help: str, at_least: int | None = None, *, values: Sequence[str] | None = None
+) -> Any:
     """A field of ServingOptions, which the command line makes an option of."""
-    return field(default=default, metadata={"help": help, "at_least": at_least})
+    return field(default=default, metadata={"help": help, "at_least": at_least, "values": values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +54,14 @@ class ServingOptions:
         1,
     )
     precision: str | None = _option(
-        None, "Compute in float32, bfloat16 or, on a CPU, int8; by default as the model is stored."
+        None,
+        "Compute in float32, bfloat16 or, on a CPU, int8; by default as the model is stored.",
+        values=PRECISIONS,
     )
     backend: str = _option(
-        "auto", "auto, reference, cpu or triton; one that is named and can't serve is an error."
+        "auto",
+        "auto, reference, cpu or triton; one that is named and can't serve is an error.",
+        values=BACKENDS,
     )
     max_length: int | None = _option(
         None,
@@ -65,6 +72,7 @@ class ServingOptions:
         None,
         "For vectors: mean of the token vectors, or cls for the first one's; by default what a sentence-transformers "
         "folder says, or else mean.",
+        values=POOLINGS,
     )
     prompt_name: str | None = _option(
         None,

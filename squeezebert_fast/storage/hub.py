@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from squeezebert_fast.errors import CheckpointError
+from squeezebert_fast.shipped import directory_of
 from squeezebert_fast.storage.reach import one_line, why_out_of_reach
 
 # The hub's cache keeps a file at .../snapshots/<commit>/<file name in the repository>.
@@ -43,7 +44,8 @@ def resolve_file(
     """The path of a model's file on this machine, downloaded first if the model is on the hub.
 
     name_or_path: a directory, or a hub id such as `squeezebert/squeezebert-uncased`. An existing directory is
-        never taken for a hub id, nor is a `Path` or what looks like one (`./model`, `~/model`, `a/b/c`).
+        never taken for a hub id, nor is a `Path` or what looks like one (`./model`, `~/model`, `a/b/c`);
+        `shipped:sentiment` is the model that comes with the package.
     revision: branch, tag or commit of a hub repository; a directory has none, so there it is ignored.
     cache_dir, token, local_files_only, force_download: as in `huggingface_hub.hf_hub_download`; its environment
         variables (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`, ...) hold too.
@@ -54,6 +56,7 @@ def resolve_file(
 
     >>> resolve_file("squeezebert/squeezebert-uncased", "config.json")  # doctest: +SKIP
     """
+    name_or_path = directory_of(name_or_path)
     if not os.fspath(name_or_path):  # Path("") would be the current directory
         raise CheckpointError("the model's name is empty; expected a directory or a hub id")
     local = Path(os.path.expanduser(name_or_path))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from squeezebert_fast.storage.files import all_or_nothing
 from squeezebert_fast.streams import give_up, is_terminal, progress_console
 
 
 class Reporter:
-    """Says what happens: lines on stdout, and a bar on stderr while that is a terminal. `quiet` says nothing."""
+    """Says what happens: lines on stdout, and a bar on stderr while that is a terminal. `quiet` says nothing.
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    as_json: stdout is for a program, which gets how it ended and nothing else; lines go to stderr.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
         self._progress: Any = None
         self._task: Any = None
 
@@ -65,13 +69,20 @@ class Reporter:
             self._progress.update(self._task, completed=step, shown=shown)
 
     def say(self, line: str) -> None:
-        """Print a line to stdout, if it still has a reader: a run outlives whoever watches it."""
+        """Print a line, if it still has a reader: a run outlives whoever watches it."""
+        self._print(line, sys.stderr if self.as_json else sys.stdout)
+
+    def end(self, summary: Mapping[str, Any], line: str) -> None:
+        """Say how it ended: the summary as JSON, or else the line."""
+        self._print(json.dumps(summary) if self.as_json else line, sys.stdout)
+
+    def _print(self, line: str, stream: TextIO) -> None:
         if self.quiet:
             return
         try:
-            print(line, flush=True)
+            print(line, file=stream, flush=True)
         except OSError:
-            give_up(sys.stdout)
+            give_up(stream)
 
 
 def in_words(metrics: Mapping[str, float]) -> str:

@@ -45,11 +45,12 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """Where a run goes, and what may be there already."""
+    """Where a run goes, what may be there already, and whether stdout gets the summary, and that alone."""
 
     path: Path
     resume: bool = False
     overwrite: bool = False
+    as_json: bool = False
 
 
 def train(
@@ -112,7 +113,7 @@ def train(
             pad = model.config.pad_token_id or 0
             fits = head_first and new_head and not (output.resume and folder.has_state)
             fitted = fits and fit_head(model, task, data, pad, settings.seed, processes, device=device)
-            reporter = Reporter(quiet=not processes.first)
+            reporter = Reporter(quiet=not processes.first, as_json=output.as_json)
             steps_per_epoch = -(-len(data.rows) // settings.batch_size)
             trainer = Trainer(
                 model,
@@ -151,7 +152,7 @@ def _announce(summary: Mapping[str, Any], path: Path, reporter: Reporter) -> Non
     )
     peak = summary.get("peak_memory_bytes")
     memory = "" if peak is None else f"; at most {peak / 1e9:.2f} GB of {summary['device']}"
-    reporter.say(f"{path}: {result}{memory}")
+    reporter.end({"path": str(path), **summary}, f"{path}: {result}{memory}")
 
 
 def _digest(task: Task, file: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +31,22 @@ def usual_epochs(steps_per_epoch: int, new_model: bool) -> int:
     return max(1, min(wanted, MOST_STEPS // steps_per_epoch))
 
 
-def setting(default: Any, help: str, at_least: float | None = None, *, free: bool = False) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    at_least: float | None = None,
+    *,
+    values: Sequence[str] | None = None,
+    free: bool = False,
+) -> Any:
     """A field of a settings class, with what the command line says of it.
 
-    at_least: the smallest number that it may be. free: it doesn't change a run's result, so that a resumed run
-    may have another.
+    at_least: the smallest number that it may be. values: the words that it may be. free: it doesn't change a run's
+    result, so that a resumed run may have another.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least, "free": free})
+    return dataclasses.field(
+        default=default, metadata={"help": help, "at_least": at_least, "values": values, "free": free}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,7 @@ class Settings:
     precision: str = setting(
         "float32",
         "float32, or mixed precision by autocast: bfloat16, or float16, which is for CUDA GPUs alone.",
+        values=PRECISIONS,
     )
     max_length: int | None = setting(
         None,

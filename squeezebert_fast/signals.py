@@ -1,4 +1,4 @@
-"""Signals that end a command, in an order that leaves nothing behind: no processes of Ray, no folder of theirs."""
+"""Signals that end a command, in an order that leaves nothing behind: no half-written file, no process of its own."""
 
 from __future__ import annotations
 
