@@ -48,6 +48,21 @@ def test_embeddings_keep_the_rule(build: str, hidden_size: int) -> None:
                 assert_within_rule(embeddings_of(model)(**call), expected, exact)
 
 
+@pytest.mark.parametrize("idle", [0, None])
+def test_an_idle_argument_of_the_embeddings_changes_nothing(idle: int | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    config = transformers.BertConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128, vocab_size=99
+    )
+    model = squeezebert_fast.patch(transformers.BertModel(config).eval(), precision="int8", strict=True)
+    ids = torch.arange(12).reshape(2, 6)
+    with torch.inference_mode():
+        served = model.embeddings(input_ids=ids)
+        assert torch.equal(model.embeddings(input_ids=ids, past_key_values_length=idle), served)
+    assert isinstance(model.embeddings, AcceleratedEmbeddings)
+
+
 def test_int8_embeddings_are_the_quantized_rows() -> None:
     model, _ = pair("SqueezeBertModel", CONFIG)
     ids = torch.arange(19)[None]

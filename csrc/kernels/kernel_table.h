@@ -243,7 +243,7 @@ struct PrecisionKernels {
   int64_t products;                   // by parts: of bfloat16, for one of float32; else 0
   Precision scores;                   // of attention: what scores and values are multiplied in
   bool rounds_context;                // attention can write its context as operands
-  bool coarse_gelu;                   // gelu is off by up to 2e-4 of x, since its results are rounded right after
+  bool coarse_gelu;                   // gelu is off by up to 2e-4, since its results are rounded right after
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place
 

@@ -63,7 +63,9 @@ class RayOptions:
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="With --ray: workers, a model each; by default as many as there are CPUs for."
+            min=1,
+            help="With --ray: workers, each with a model and, unless --threads says more, one thread; by default as "
+            "many as there are CPUs for.",
         ),
     ] = None
     shard_rows: Annotated[

@@ -95,6 +95,9 @@ class Differentiable:
 
         self.name = name
         self.backends = [b for b in BACKENDS.values() if b.kernels is not None and name in b.operations]
+        devices = [b.device_type for b in self.backends]
+        assert devices, f"no backend of backends/__init__.py lists {name} among its operations"
+        assert len(set(devices)) == len(devices), f"two backends have a kernel of {name} for one device"
         self.functions = {backend.name: eager(backend.name) for backend in self.backends}
         self.op = self._define(name, fake, lambda kernel: kernel)
         backward_op = self._define(name + "_backward", backward_fake, _leaving_out)

@@ -47,8 +47,8 @@ class AcceleratedEmbeddings(Accelerated):
         kind = self._kind
         given = {**NOTHING, **dict(zip(kind.arguments, args, strict=False)), **kwargs}
         for name in kind.idle:
-            if given.get(name) == 0:
-                del given[name]
+            if given.get(name) is None or given[name] == 0:
+                given.pop(name, None)
         if tracing() and settings.keep_original:
             if torch.compiler.is_compiling() and self._dropped_in_graph(settings, **given):
                 words = given["input_ids"]

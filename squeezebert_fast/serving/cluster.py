@@ -69,7 +69,42 @@ def own_cluster(folder: Path, address: str, threads: int) -> Iterator[None]:
             )
             yield
         finally:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    import ray
+
+    if not has_ended():
+        ray.shutdown()
+
+
+def leave_if_ended(code: int) -> None:
+    """End this process where Ray `has_ended`: its library, asked to end, waits and then ends it in its own way."""
+    if has_ended():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def has_ended() -> bool:
+    """Whether the Ray that this process is connected to is gone.
+
+    As where SIGTERM reached each of its processes, not this one alone: by `timeout`, by systemd, which ends all of a
+    service's. Whatever is asked of that Ray then waits for it in vain, and its library ends this process in the end.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return False
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # the network's trouble, and no answer to this
+        return False
+    return False
 
 
 @contextmanager
@@ -90,7 +125,7 @@ def joined_cluster(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
 
 
 def _check_reach(address: str) -> None:

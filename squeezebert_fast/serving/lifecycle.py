@@ -23,6 +23,8 @@ from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.streams import PROGRAM
 
 APP = "squeezebert-fast"
+SECONDS_TO_END = 0.5
+"""How long Ray's processes are given to end by themselves, in case the signal reached them too."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OF_REPLICA = re.compile(r"^\s*[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
 
@@ -44,7 +46,9 @@ def run(model: str, options: ServingOptions, *, host: str, port: int, ray: str |
     try:
         _serve(model, options, host, port, ray)
     except Stopped as stopped:
-        return 0 if stopped.number == signal.SIGTERM else 128 + stopped.number
+        code = 0 if stopped.number == signal.SIGTERM else 128 + stopped.number
+        cluster.leave_if_ended(code)
+        return code
     except SystemExit as exit:
         if exit.code != signal.SIGTERM:
             raise
@@ -88,7 +92,9 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
             threading.Event().wait()
         finally:
             with suppress(Stopped):  # a second signal: don't wait for what is under way
-                serve.delete(APP)
+                time.sleep(SECONDS_TO_END)
+                if not cluster.has_ended():
+                    serve.delete(APP)
 
 
 def _deploy(model: str, options: ServingOptions, metrics_folder: str | None) -> None:

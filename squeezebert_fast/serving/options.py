@@ -50,7 +50,7 @@ class ServingOptions:
     )
     threads: int | None = _option(
         None,
-        "Threads to compute with; by default as many as torch takes.",
+        "Threads that a replica computes with; by default all replicas share this machine's CPUs.",
         1,
     )
     precision: str | None = _option(

@@ -130,6 +130,8 @@ def train(
             )
             if task.reading:
                 reporter.say(task.reading)
+            if fitted:
+                reporter.say("the new head was fitted to the encoder as it is, before the first step")
             task.before_training(data, model.config, processes)
 
         def begin() -> None:

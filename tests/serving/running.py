@@ -92,8 +92,13 @@ def until(condition: Any, seconds: float = 30) -> None:
 
 
 @contextmanager
-def serving(folder: Path, model: Path, *options: object, port: int | None = None) -> Iterator[Running]:
-    """A server of this model that is ready; nothing of it is left afterwards. folder: for what it says."""
+def serving(
+    folder: Path, model: Path, *options: object, port: int | None = None, own_group: bool = False
+) -> Iterator[Running]:
+    """A server of this model that is ready; nothing of it is left afterwards. folder: for what it says.
+
+    own_group: whether its processes are a group, for signals to all of them.
+    """
     port = port or free_port()
     stderr = folder / f"stderr-{port}.txt"
     mark = f"{os.getpid()}-{port}"
@@ -104,6 +109,7 @@ def serving(folder: Path, model: Path, *options: object, port: int | None = None
             stderr=file,
             env=environment() | {MARK: mark},
             cwd=ROOT,
+            start_new_session=own_group,
         )
     server = Running(process, f"http://127.0.0.1:{port}", stderr, mark)
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +47,19 @@ def test_sigterm_lets_what_was_accepted_be_answered(tmp_path: Path) -> None:
             server.stderr.read_text()
             == f"squeezebert-fast: model is ready at {server.url} (end with Ctrl-C)\n"
         )
+
+
+def test_sigterm_to_all_processes_ends_them_as_well(tmp_path: Path) -> None:
+    """As of systemd and of `timeout`. Ray's library, which finds its cluster gone, must not be waited for."""
+    model = save_model(SqueezeBertForMaskedLM, tmp_path / "model")
+    with serving(tmp_path, model, "--threads", 1, own_group=True) as server:
+        folders = set(Path(tempfile.gettempdir()).glob("sbf-*"))
+        os.killpg(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(STOP_SECONDS) == 0
+        until(lambda: server.family() == [])
+        said = server.stderr.read_text()
+    assert said == f"squeezebert-fast: model is ready at {server.url} (end with Ctrl-C)\n"
+    assert len(folders - set(Path(tempfile.gettempdir()).glob("sbf-*"))) == 1
 
 
 def test_a_killed_replica_comes_back_while_the_other_answers_and_ctrl_c_ends_all(tmp_path: Path) -> None:
