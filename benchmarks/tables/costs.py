@@ -89,7 +89,22 @@ def pretraining() -> str:
     return "\n".join([table(head, body), source(measured)])
 
 
+def rebuild() -> str:
+    """How much of the native module an edit compiles."""
+    measured = results("rebuild")
+    body = [
+        (
+            row["edit"] if " " in row["edit"] or row["edit"] == "nothing" else f"`{row['edit']}`",
+            str(row["compiled"]),
+            f"{row['seconds']:.0f} s",
+        )
+        for row in measured["builds"]
+    ]
+    return "\n".join([table(("edited", "files compiled", "takes"), body), source(measured)])
+
+
 TABLES = {
+    "rebuild": rebuild,
     "accuracy": accuracy,
     "memory": memory,
     "training": training,

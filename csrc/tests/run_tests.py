@@ -157,27 +157,33 @@ class Variant:
         return self.folder / Path(source).with_suffix(".o")
 
 
+SAYS_HOW = [ROOT / "build_flags.py", ROOT / "csrc/build.ini", Path(__file__)]
+"""What every object depends on."""
+
+
+def is_current(target: Path) -> bool:
+    """Whether an object is newer than all that it was made of, which the compiler listed beside it (-MMD)."""
+    listed = target.with_suffix(".d")
+    if not (target.exists() and listed.exists()):
+        return False
+    _, _, files = listed.read_text(encoding="utf-8").replace("\\\n", " ").partition(": ")
+    made_of = [*SAYS_HOW, *(ROOT / file for file in files.split())]
+    return all(path.exists() and path.stat().st_mtime < target.stat().st_mtime for path in made_of)
+
+
 def build(variant: Variant) -> Path:
     """Compile what changed, link, and return the program."""
-    shared = [
-        *(ROOT / "csrc").rglob("*.h"),
-        ROOT / "csrc/isa/builds.inc",
-        ROOT / "build_flags.py",
-        ROOT / "csrc/build.ini",
-        Path(__file__),
-    ]
-    newest_shared = max(path.stat().st_mtime for path in shared)
 
     def compile_one(source: str) -> Path:
         target = variant.object_of(source)
-        if target.exists() and target.stat().st_mtime > max(newest_shared, (ROOT / source).stat().st_mtime):
+        if is_current(target):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         flags = build_flags.flags(BUILT_LIKE.get(source, source), variant.machine, variant.compiler)
         if source in TEST_SOURCES and source not in BUILT_LIKE:
             # plain loops stay fast enough, and doctest's macros compile sooner
             flags = [*flags, "-O1", *build_flags.known(tuple(TEST_FLAGS.get(source, ())), variant.compiler)]
-        run([variant.compiler, *flags, *variant.extra_flags, "-c", source, "-o", str(target)])
+        run([variant.compiler, *flags, *variant.extra_flags, "-MMD", "-c", source, "-o", str(target)])
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

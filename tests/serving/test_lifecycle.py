@@ -87,8 +87,10 @@ def test_a_killed_replica_comes_back_while_the_other_answers_and_ctrl_c_ends_all
         until(lambda: len(statuses) > before + 50)
         over.set()
         asking.join()
-        # the one that was in it is asked again of the other, if it had come as a whole
-        assert sum(status != 200 for status in statuses) <= 1, statuses
+        # The one that was in it is asked again of the other, if it had come as a whole. Until HAProxy has counted three
+        # errors of the dead one it may send it others, each of which it asks again, and on a busy machine not always.
+        lost = [(at, status) for at, status in enumerate(statuses) if status != 200]
+        assert len(lost) <= 3, lost
         assert 'status="200"' in server.get("/metrics")  # counters of the dead are still in the sums
         assert server.stop(signal.SIGINT) == 130
 
