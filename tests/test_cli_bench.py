@@ -16,9 +16,11 @@ import pytest
 
 from squeezebert_fast import SqueezeBertModel
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.benchmark import Case, Report, Timing, encoder_flops
+from squeezebert_fast.benchmark import Case, Report, Timing, Turns, encoder_flops
 from squeezebert_fast.benchmark.advice import advice, best, ways
 from squeezebert_fast.benchmark.forwards import candidates_of
+from squeezebert_fast.signals import ending_in_order
+from squeezebert_fast.streams import progress_console
 from tests.cli_helpers import refuses, run, save_model, succeeds
 
 needs_native = pytest.mark.skipif(
@@ -116,6 +118,8 @@ def test_a_less_exact_way_must_be_clearly_faster_to_be_advised() -> None:
     slow = ways([timed("1x8", reference=10, cpu=10, cpu_int8=9.9)], ALL)
     assert best(slow) is None
     assert advice(slow, "reference") == "nothing here is faster than reference"
+    none_chosen_yet = ways([timed("1x8", reference=10.8, cpu=10.4, cpu_int8=10.2)], ALL)
+    assert best(none_chosen_yet) is None  # int8 is worth it over the reference, not over cpu
 
 
 def test_what_failed_in_one_shape_is_not_advised() -> None:
@@ -237,6 +241,30 @@ def hears_ctrl_c(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     ignored = int(re.findall(r"^SigIgn:\s*(\w+)$", status, re.MULTILINE)[0], 16)
     return not ignored & 1 << (signal.SIGINT - 1)
+
+
+class Made:
+    """A worker that is asked to end, in whose midst a second SIGTERM comes."""
+
+    ended = 0
+
+    def end(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        self.ended += 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to wait for")
+def test_a_second_sigterm_leaves_no_candidate_stopped() -> None:
+    """As `timeout` sends it: a candidate that is left stopped would have Python's own end wait for it for ever."""
+    workers = [Made(), Made()]
+    before = signal.getsignal(signal.SIGTERM)
+    turns = Turns(1, progress_console())
+    turns._workers = {"first": workers[0], "second": workers[1]}  # type: ignore[dict-item]
+    with pytest.raises(SystemExit) as ended, ending_in_order(), turns:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert [worker.ended for worker in workers] == [1, 1]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of processes")

@@ -226,6 +226,7 @@ def test_a_terminal_sees_progress(model: Path, tmp_path: Path) -> None:
         ("finetune train.csv --task q", ["question-answering"]),
         ("serve --pooling ", ["mean", "cls"]),
         ("predict --aggregate f", ["first"]),
+        ("bench --backends t", ["triton", "transformers"]),
         ("predict ", []),  # the shell's own: files
     ],
 )

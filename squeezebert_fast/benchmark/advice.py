@@ -70,9 +70,12 @@ def ways(cases: Sequence[Case], candidates: Mapping[str, Candidate]) -> list[Way
 def best(found: Sequence[Way]) -> Way | None:
     """The fastest, of `ways`; a more exact one where that is as fast. None where none is faster than the first."""
     chosen: Way | None = None
+    beaten = 1.0  # what a less exact way is held against, whether or not that was enough to be chosen
     for way in found:
-        if way.mean > (WORTHWHILE if chosen is None else WORTHWHILE * chosen.mean):
+        if way.mean > WORTHWHILE * beaten:
             chosen = way
+        if way is chosen or way is found[0]:
+            beaten = max(beaten, way.mean)
     return chosen
 
 

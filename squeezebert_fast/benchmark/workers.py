@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from squeezebert_fast.errors import SqueezeBertFastError
+from squeezebert_fast.signals import put_off
 
 CAN_STOP = hasattr(signal, "SIGSTOP")
 CAN_HOLD = hasattr(signal, "pthread_sigmask")
@@ -163,7 +164,10 @@ def _one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def ctrl_c_held() -> Iterator[None]:
-    """A Ctrl-C meanwhile counts at the block's end; a process that is started meanwhile gets it once it unblocks it."""
+    """A Ctrl-C meanwhile counts at the block's end; a process that is started meanwhile gets it once it unblocks it.
+
+    So does another signal that ends the command in order: `timeout` sends SIGTERM twice, a moment apart.
+    """
     if (
         threading.current_thread() is not threading.main_thread()
     ):  # only that one may say how signals are handled
@@ -174,7 +178,8 @@ def ctrl_c_held() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if CAN_HOLD else set()
     try:
-        yield
+        with put_off():
+            yield
     finally:
         if CAN_HOLD:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -34,17 +34,25 @@ from squeezebert_fast.streams import PROGRAM
 from squeezebert_fast.version import __version__
 
 FIRST_STEPS = """\
-squeezebert-fast makes BERT-shaped models fast. The first three things to do:
+squeezebert-fast makes BERT-shaped models fast. The first three things to do.
 
-    squeezebert-fast doctor                                   # what this machine can do, and why not more
-    echo "What a lovely film." | squeezebert-fast predict -   # an answer, by the model that ships
-    squeezebert-fast bench -m MODEL                           # which precision is best for your model here
+What this machine can do, and why not more:
+
+    squeezebert-fast doctor
+
+An answer, by the model that ships:
+
+    echo "What a lovely film." | squeezebert-fast predict -
+
+Which precision is best for your model here:
+
+    squeezebert-fast bench -m MODEL
 
 MODEL is a model's directory or its id on the hub. All commands: squeezebert-fast --help
 """
 EXIT_CODES = (
-    "Exit codes: 0 when all is done, 1 for output that can't be written (a full disk), 2 for bad input, 130 when "
-    "stopped by Ctrl-C, 143 by SIGTERM. An error is one line on stderr."
+    "Exit codes: 0 when all is done, 1 for output that can't be written (a full disk, a closed pipe), 2 for bad "
+    "input, 130 when stopped by Ctrl-C, 143 by SIGTERM. An error is one line on stderr."
 )
 
 

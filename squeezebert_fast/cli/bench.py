@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from squeezebert_fast.answering.options import PRECISIONS
+from squeezebert_fast.answering.options import BACKENDS, PRECISIONS
 from squeezebert_fast.cli import options
 from squeezebert_fast.cli.group import INTERRUPTED
 from squeezebert_fast.cli.writing import checked_output, replacing
@@ -47,7 +47,8 @@ def bench(
         str,
         typer.Option(
             help="Separated by commas; transformers is its own model with the same weights. The others are held "
-            "against the first."
+            "against the first.",
+            autocompletion=options.completing((*BACKENDS, "transformers")),
         ),
     ] = "reference,cpu",
     precision: Annotated[
