@@ -22,8 +22,6 @@ WIDTH = 110
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 """rich's own, without fonts that would be fetched from a CDN."""
 
-MODEL = "squeezebert_fast/models/sentiment"
-
 EXPLAIN = """
 import squeezebert_fast
 from squeezebert_fast import SENTIMENT_MODEL, SqueezeBertForSequenceClassification
@@ -57,7 +55,7 @@ def explain() -> tuple[str, str]:
 
 
 def bench() -> tuple[str, str]:
-    options = ("-m", MODEL, "--shapes", "1x32", "--precision", "float32,int8")
+    options = ("-m", "shipped:sentiment", "--shapes", "1x32,8x16-128")
     return f"squeezebert-fast bench {' '.join(options)}", _said("-m", "squeezebert_fast", "bench", *options)
 
 

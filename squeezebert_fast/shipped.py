@@ -22,6 +22,14 @@ positive from negative sentences in English. The README.md in it is its model ca
 """
 
 
+def refuse_as_output(name_or_path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError for a directory to write that could not be named as a model afterwards."""
+    if os.fspath(name_or_path).startswith(PREFIX):
+        raise CheckpointError(
+            f"{name_or_path} begins as the names of shipped models do; expected a directory to write to"
+        )
+
+
 def directory_of(name_or_path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The directory of a shipped model that is given by its name; anything else as it is.
 

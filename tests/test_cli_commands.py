@@ -210,6 +210,18 @@ def test_a_converted_model_runs(bert: Path, tmp_path: Path) -> None:
     assert len(json.loads(succeeds("fill-mask", "-m", tmp_path / "new", "[MASK]", "--json"))[0]) == 5
 
 
+def test_a_shipped_models_name_is_no_output(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "shipped:mine begins as the names of shipped models do; expected a directory to write to"
+    refuses("quantize", encoder, "shipped:mine", said=said)
+    refuses("average", encoder, encoder, "-o", "shipped:mine", said=said)
+    refuses("finetune", "none.csv", "-m", encoder, "-o", "shipped:mine", said=said)
+    assert list(tmp_path.iterdir()) == []
+    refuses("embed", "none.txt", "-m", "shipped:other", "-o", "v.npy", said="expected shipped:sentiment")
+
+
 def test_what_was_made_is_told_to_programs_too(bert: Path, encoder: Path, tmp_path: Path) -> None:
     made = json.loads(run("convert", bert, tmp_path / "new", "--json").stdout)
     assert made == {

@@ -82,7 +82,7 @@ def best(found: Sequence[Way]) -> Way | None:
 def advice(found: Sequence[Way], base: str) -> str:
     """What to do, in one line. base: the candidate that the others were held against."""
     if not found:
-        return "no kernel served every shape, so there is nothing to choose"
+        return "nothing to choose from: no backend with kernels was timed at every shape"
     chosen = best(found)
     if chosen is None:
         return f"nothing here is faster than {base}"

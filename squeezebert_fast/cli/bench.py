@@ -79,6 +79,8 @@ def bench(
         squeezebert-fast bench -m shipped:sentiment --shapes 1x32
     """
     wanted = [_shape(shape) for shape in shapes.split(",")]
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"the shapes {shapes} are not all different")
     names = [name.strip() for name in backends.split(",")]
     precisions = [name.strip() for name in precision.split(",")]
     for path in (output, plot_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 from squeezebert_fast.errors import InputError, StorageError, check_among, counted, one_of
+from squeezebert_fast.shipped import refuse_as_output
 from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing, remove_half_written
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
@@ -55,6 +56,7 @@ def target_directory(target: Path, force: bool) -> Iterator[None]:
     Raises InputError for a directory that holds files, unless `force`, and for one that another process is writing,
     such as a training run's.
     """
+    refuse_as_output(target)
     if not force and holds_files(target):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
     with held_warnings(), alone_in(target):

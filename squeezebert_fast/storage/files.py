@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from squeezebert_fast.errors import CheckpointError, SqueezeBertFastError, StorageError
+from squeezebert_fast.shipped import refuse_as_output
 
 CONFIG_NAME = "config.json"
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -54,9 +55,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def directory_named(name: str | os.PathLike[str]) -> Path:
-    """The directory that a caller asks to write to, `~` being home. Raises CheckpointError for the empty name."""
+    """The directory that a caller asks to write to, `~` being home.
+
+    Raises CheckpointError for the empty name, and one that begins as a shipped model's.
+    """
     if not os.fspath(name):  # Path("") would be the current directory
         raise CheckpointError("the directory's name is empty; expected one to write to")
+    refuse_as_output(name)
     return Path(os.path.expanduser(name))
 
 
