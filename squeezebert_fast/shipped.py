@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from squeezebert_fast.errors import CheckpointError, check_among
+from squeezebert_fast.errors import CheckpointError
 
 PREFIX = "shipped:"
 """What no hub id has: the name of a shipped model is never taken for another's."""
@@ -38,5 +38,6 @@ def directory_of(name_or_path: str | os.PathLike[str]) -> str | os.PathLike[str]
     name = os.fspath(name_or_path)
     if not name.startswith(PREFIX):
         return name_or_path
-    check_among("the shipped model", name, (SENTIMENT,), CheckpointError)
+    if name != SENTIMENT:
+        raise CheckpointError(f"no model of the name {name} comes with the package; {SENTIMENT} does")
     return SENTIMENT_MODEL
