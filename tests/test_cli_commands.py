@@ -219,7 +219,9 @@ def test_a_shipped_models_name_is_no_output(
     refuses("average", encoder, encoder, "-o", "shipped:mine", said=said)
     refuses("finetune", "none.csv", "-m", encoder, "-o", "shipped:mine", said=said)
     assert list(tmp_path.iterdir()) == []
-    refuses("embed", "none.txt", "-m", "shipped:other", "-o", "v.npy", said="no model of the name shipped:other comes with the package")
+    refuses(
+        "embed", "none.txt", "-m", "shipped:other", "-o", "v.npy", said="no model of the name shipped:other"
+    )
 
 
 def test_what_was_made_is_told_to_programs_too(bert: Path, encoder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,17 @@ import pytest
 import torch
 
 import squeezebert_fast
-from squeezebert_fast import SENTIMENT_MODEL, SqueezeBertForSequenceClassification, SqueezeBertTokenizerFast
+from squeezebert_fast import (
+    SENTIMENT_MODEL,
+    SqueezeBertConfig,
+    SqueezeBertForSequenceClassification,
+    SqueezeBertTokenizerFast,
+    load_quantized,
+)
 from squeezebert_fast.backends import cpu
+from squeezebert_fast.errors import CheckpointError
 from squeezebert_fast.loading.int8_file import INT8_NAME
+from squeezebert_fast.shipped import SENTIMENT, directory_of
 from tests.cli_helpers import succeeds
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +135,12 @@ def test_the_sentences_it_is_tested_on_are_balanced_and_differ(name: str) -> Non
     labels = [row["label"] for row in rows]
     assert labels.count("positive") == labels.count("negative") == len(rows) / 2 >= 25
     assert len({row["text"] for row in rows}) == len(rows)
+
+
+def test_a_name_stands_for_its_directory_wherever_a_model_is_named() -> None:
+    assert directory_of(SENTIMENT) == SENTIMENT_MODEL
+    assert directory_of("bert-base-uncased") == "bert-base-uncased"
+    config = SqueezeBertConfig.from_pretrained(SENTIMENT)
+    assert config.to_dict() == SqueezeBertConfig.from_pretrained(SENTIMENT_MODEL).to_dict()
+    with pytest.raises(CheckpointError, match="no model of the name shipped:other"):
+        load_quantized("shipped:other")
