@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -183,18 +184,24 @@ def test_loss_and_gradients_are_those_of_the_head_on_all_tokens(
 ) -> None:
     monkeypatch.setattr(linear, "MANY_ROWS", 1)
     monkeypatch.setattr(linear, "FEW_CHANNELS", 1)
-    model, batch = model_and_batch(name)
-    exact = of_all_tokens(copy.deepcopy(model).double(), batch)
-    same = of_all_tokens(model, batch)
-    actual = of_masked_tokens(squeezebert_fast.patch(model) if patched else model, batch)
-    assert_within_rule(actual[0], same[0], exact[0], "loss")
-    assert actual[1].keys() == same[1].keys()
-    # Gradients of keys are what is left of sums that cancel: on AVX2 4e-6 of the largest gradient is rounding alone.
-    floor = 5e-6 * max(gradient.abs().max() for gradient in exact[1].values())
-    for parameter, gradient in actual[1].items():
-        ours, theirs = (
-            (g.double() - exact[1][parameter]).abs().max() for g in (gradient, same[1][parameter])
-        )
+    errors: dict[str, list[tuple[float, float, float]]] = {}
+    for seed in range(5):
+        model, batch = model_and_batch(name, seed)
+        exact = of_all_tokens(copy.deepcopy(model).double(), batch)
+        same = of_all_tokens(model, batch)
+        actual = of_masked_tokens(squeezebert_fast.patch(model) if patched else model, batch)
+        assert_within_rule(actual[0], same[0], exact[0], "loss")
+        assert actual[1].keys() == same[1].keys()
+        floor = 1e-6 * float(max(gradient.abs().max() for gradient in exact[1].values()))
+        for parameter, gradient in actual[1].items():
+            ours, theirs = (
+                float((g.double() - exact[1][parameter]).abs().max()) for g in (gradient, same[1][parameter])
+            )
+            errors.setdefault(parameter, []).append((ours, theirs, floor))
+    # What is left of sums that cancel, as of a key's weight, has a rounding error that is four times another order's
+    # for one seed and a quarter of it for the next.
+    for parameter, found in errors.items():
+        ours, theirs, floor = (statistics.median(values) for values in zip(*found, strict=True))
         assert ours <= 2 * theirs + floor, parameter
 
 
