@@ -19,7 +19,9 @@ from squeezebert_fast import (
     SqueezeBertModel,
     SqueezeBertTokenizerFast,
     __version__,
+    backends,
 )
+from squeezebert_fast.answering import options
 from squeezebert_fast.cli import app
 from squeezebert_fast.errors import SqueezeBertFastError
 from tests.cli_helpers import VOCAB, refuses, run, save_model, succeeds
@@ -76,6 +78,12 @@ def test_commands_say_the_same_of_an_option_that_they_share(option: str) -> None
     assert len(said) == 1
     shared = sum(each.name == option for command in commands for each in command.params)
     assert shared > 1
+
+
+def test_what_shells_complete_is_what_the_library_takes() -> None:
+    """Stated twice, since the library's own imports torch."""
+    assert options.BACKENDS == backends.NAMES
+    assert options.PRECISIONS == backends.cpu.PRECISIONS
 
 
 def test_the_program_names_its_commands_and_version() -> None:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from squeezebert_fast.backends.cpu import PRECISIONS
 from squeezebert_fast.benchmark.forwards import UNPATCHED, Candidate
 from squeezebert_fast.benchmark.report import Case
 
 WORTHWHILE = 1.05
 """How many times as fast as a more exact way a less exact one must be to be advised: below it is noise."""
-
-EXACTNESS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def ways(cases: Sequence[Case], candidates: Mapping[str, Candidate]) -> list[Way
         known = found.get(candidate.precision)
         if known is None or way.mean > known.mean * (WORTHWHILE if candidate.unpad else 1):
             found[candidate.precision] = way
-    return sorted(found.values(), key=lambda way: EXACTNESS.index(way.candidate.precision))
+    return sorted(found.values(), key=lambda way: PRECISIONS.index(way.candidate.precision))
 
 
 def best(found: Sequence[Way]) -> Way | None:
