@@ -19,11 +19,12 @@ FUZZ_SECONDS ?= 600
 # Where `make gpu-check` writes: a new folder each time.
 GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-ray test-compat lint format docs bench profile gpu-check runtime runtime-arm wheel clean
+.PHONY: help setup demo test test-slow test-native test-triton test-triton-oldest test-arm test-arm-python test-amx sanitize fuzz test-ray test-compat lint format docs bench profile gpu-check runtime runtime-arm wheel clean
 
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
-	@echo "make test         install, then the C++ and Python tests"
+	@echo "make test         install, then the C++ and Python tests, but for slow ones that seldom fail"
+	@echo "make test-slow    those, and sanitize, fuzz, test-triton-oldest, test-arm-python, wheel: an hour and a half"
 	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
 	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
@@ -100,7 +101,17 @@ demo: $(VENV)/setup.stamp
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/test.stamp test-native runtime
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# What `.ci/run` leaves out.
+test-slow: $(VENV)/test.stamp runtime
+	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -m slow tests/ray
+	$(MAKE) sanitize
+	$(MAKE) fuzz
+	$(MAKE) test-triton-oldest
+	$(MAKE) test-arm-python
+	$(MAKE) wheel
 
 test-native: $(VENV)/test.stamp
 	$(BIN)/python csrc/tests/run_tests.py
@@ -151,7 +162,7 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 	@touch $@
 
 test-ray: $(VENV)/test.stamp $(VENV)/browser.stamp
-	$(BIN)/python -m pytest tests/ray
+	$(BIN)/python -m pytest -m "not slow" tests/ray
 	$(BIN)/python -m pytest tests/serving
 
 # A browser, from the system's packages: PyPI has none.

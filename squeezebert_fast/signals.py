@@ -16,13 +16,23 @@ ENDING = [
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM and the end of the terminal raise SystemExit in the block, as Ctrl-C raises KeyboardInterrupt."""
+    """Let SIGTERM and the end of the terminal raise SystemExit in the block, as Ctrl-C raises KeyboardInterrupt.
+
+    The block ends with it whatever fails while it clears up, such as a pipe to a process that got the signal too.
+    """
+    came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         raise SystemExit(128 + number)
 
     with _handling(end, [each for each in ENDING if signal.getsignal(each) == signal.SIG_DFL]):
-        yield
+        try:
+            yield
+        except BaseException as error:
+            if came:
+                raise SystemExit(128 + came[0]) from error
+            raise
 
 
 @contextmanager

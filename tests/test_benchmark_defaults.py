@@ -88,6 +88,7 @@ def test_a_data_set_that_is_missing_is_named(source: Path, tmp_path: Path) -> No
         default_data.prepare_data(source, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_runs_figures_are_those_of_evaluate_and_it_is_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_candidates_take_turns_alone_and_the_first_two_calls_of_each_are_dropped
     assert [state(pid) for pid in pids] == [None, None]
 
 
+@pytest.mark.slow
 def test_one_that_crashes_is_told_of_and_the_others_keep_their_figures(tmp_path: Path) -> None:
     shown = quiet_console()
     with Turns(1, shown) as turns:
@@ -158,6 +159,7 @@ def test_turns_make_as_many_calls_that_count_as_are_wanted(repeats: int, countin
     assert {call for turn in turns for call in turn} == {(2, 3)}
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_stopped_they_take_turns_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_every_precision_is_timed(encoder: Path, tmp_path: Path) -> None:
 
 
 @needs_native
+@pytest.mark.slow
 def test_padding_is_timed_with_and_without_unpad(encoder: Path, tmp_path: Path) -> None:
     chosen = ["--shapes", "1x8,3x4-8", "--backends", "reference,cpu", "--precision", "float32,int8"]
     data = json.loads(succeeds("bench", "-m", encoder, *chosen, "--repeats", 1, "--json"))

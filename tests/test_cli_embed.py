@@ -147,7 +147,6 @@ def test_a_bad_line_leaves_no_file(model: Path, tmp_path: Path, monkeypatch: pyt
     refuses("embed", "-m", model, "-", said="Missing option '--output'", stdin="a\n")
 
 
-@pytest.mark.slow
 def test_converted_minilm_embeds_as_bert_does_and_finds_the_same_intent(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     bert = minilm_directory()

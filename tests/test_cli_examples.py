@@ -15,11 +15,13 @@ import typer.main
 
 from squeezebert_fast.cli import FIRST_STEPS, app
 from tests.cli_helpers import succeeds
+from tests.slow import slow
 from tests.transformers_folders import make_sentence_folder, save_folder
 
 GROUP: Any = typer.main.get_command(app)
 ROOT = Path(__file__).parents[1]
 COMMIT = "0" * 40
+QUICK = set(GROUP.commands) - {"average", "bench", "distill", "pretrain"}
 SERVES = "serve"  # until it is stopped: tests/serving runs its example
 
 
@@ -83,7 +85,7 @@ def test_the_help_shows_the_example_as_it_is_to_be_pasted(
     assert lines[-1].startswith(f"squeezebert-fast {command}")
 
 
-@pytest.mark.parametrize("command", [name for name in GROUP.commands if name != SERVES])
+@pytest.mark.parametrize("command", slow((name for name in GROUP.commands if name != SERVES), but=QUICK))
 def test_an_example_runs_when_it_is_pasted(command: str, tmp_path: Path, hub: Path) -> None:
     assert pasted(example(command), tmp_path, hub) or (tmp_path / "vectors.npy").is_file()
 

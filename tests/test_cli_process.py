@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,17 @@ def test_bad_input_ends_the_process_with_one_line() -> None:
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (2, "")
     assert stderr == "squeezebert-fast: no-such-file.txt doesn't exist\n"
+
+
+@pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="message sockets are Linux's")
+def test_an_error_is_written_at_once() -> None:
+    """So that the lines of processes that share stderr stay lines. torchrun's write without a buffer: -u."""
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [PROGRAM[0], "-u", *PROGRAM[1:], "predict", "--model", "m", "no-such-file.txt"]
+    with reader, writer:
+        assert subprocess.run(command, stderr=writer, timeout=PATIENCE).returncode == 2
+        writes = (reader.recv(1000) for _ in range(100))  # an empty one is nothing that anybody sees
+        assert next(filter(None, writes)) == b"squeezebert-fast: no-such-file.txt doesn't exist\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")

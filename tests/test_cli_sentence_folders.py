@@ -87,6 +87,7 @@ def test_a_maximum_length_overrides_the_folders(tmp_path: Path) -> None:
     close(embedded(folder, tmp_path), pooled(folder, "", TEXTS))
 
 
+@pytest.mark.slow
 def test_other_commands_take_its_transformer(tmp_path: Path) -> None:
     folder = make_sentence_folder(tmp_path / "m", inside="0_Transformer")
     benched(tmp_path / "b.json", "-m", folder, "--shapes", "1x4", "--backends", "cpu", "--repeats", 1)

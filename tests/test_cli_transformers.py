@@ -23,6 +23,7 @@ from squeezebert_fast.patching.encoder import AcceleratedEncoder
 from squeezebert_fast.patching.swapping import SETTINGS
 from tests.cli_helpers import benched, refuses, run, succeeds
 from tests.fake_hub import FakeHub
+from tests.slow import slow
 from tests.training_helpers import write_tsv
 from tests.transformers_folders import (
     MODEL_TYPES,
@@ -114,7 +115,7 @@ def test_quantize_writes_what_every_command_takes(folders: Folders, model_type: 
     succeeds("predict", "-m", tmp_path / "int8", "-", "--backend", "reference", stdin=LINES)
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", slow(MODEL_TYPES, but=["bert"]))
 def test_bench_times_it_beside_transformers(folders: Folders, model_type: str, tmp_path: Path) -> None:
     options = ["--shapes", "1x8", "--repeats", 1, "--precision", "float32,int8"]
     model = folders(model_type, "Model")
@@ -225,7 +226,7 @@ def test_without_transformers_the_extra_is_named(
     assert [path.name for path in tmp_path.iterdir()] == ["t.tsv"]
 
 
-@pytest.mark.parametrize("sentences", [False, True])
+@pytest.mark.parametrize("sentences", slow([False, True], but=[False]))
 def test_a_model_on_the_hub_is_taken_by_its_name(folders: Folders, sentences: bool, tmp_path: Path) -> None:
     folder = folders("roberta", "ForSequenceClassification")
     if sentences:

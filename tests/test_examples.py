@@ -61,6 +61,7 @@ def test_classify_names_a_label_for_each_text(tmp_path: Path) -> None:
     assert re.fullmatch(r"(bad|good)  \d+\.\d%  Rain", second)
 
 
+@pytest.mark.slow
 def test_patching_transformers_prints_the_difference_and_both_times() -> None:
     pytest.importorskip("transformers")
     printed = run(str(EXAMPLES / "patch_transformers.py"), "--layers", "1")

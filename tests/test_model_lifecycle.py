@@ -262,7 +262,6 @@ def test_copies_pickles_and_saved_states_give_the_same_model(name: str) -> None:
 # Compilers
 
 
-@pytest.mark.slow
 def test_a_model_compiles_in_one_graph() -> None:
     model = masked_lm()
     inputs = inputs_for("SqueezeBertForMaskedLM", model.config)
@@ -277,7 +276,6 @@ def test_a_model_compiles_in_one_graph() -> None:
     torch.testing.assert_close(actual.to_tuple(), expected.to_tuple())
 
 
-@pytest.mark.slow
 def test_a_model_exports_with_a_dynamic_shape() -> None:
     model = masked_lm()
     inputs = inputs_for("SqueezeBertForMaskedLM", model.config, batch=3, tokens=7)

@@ -13,12 +13,12 @@ import sysconfig
 import tarfile
 import zipfile
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import build_flags
+from benchmarks.arm.tools import run_tests
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINE = platform.machine()
@@ -98,21 +98,12 @@ def classes_by_source(module: Path) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Instruction set -> object file, compiled as setup.py does."""
+def objects() -> dict[str, Path]:
+    """Instruction set -> object file, of the C++ tests, which are compiled as what is shipped."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no C++ compiler {COMPILER!r}")
-    folder = tmp_path_factory.mktemp("objects")
-
-    def compile_one(source: str) -> Path:
-        target = folder / f"{Path(source).stem}.o"
-        flags = build_flags.flags(source, MACHINE, COMPILER)
-        output_of(COMPILER, *flags, "-fPIC", "-c", ROOT / source, "-o", target)
-        return target
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = pool.map(compile_one, build_flags.INSTRUCTION_SET_SOURCES)
-        return dict(zip(INSTRUCTION_SETS, compiled, strict=True))
+    compiled = run_tests.objects_of(run_tests.this_machine(), build_flags.INSTRUCTION_SET_SOURCES)
+    return dict(zip(INSTRUCTION_SETS, compiled, strict=True))
 
 
 @x86_only
@@ -218,6 +209,7 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(source_tree: 
 
 
 @x86_only
+@pytest.mark.slow
 def test_a_compiler_without_amx_builds_everything_else(tmp_path: Path) -> None:
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no C++ compiler {COMPILER!r}")

@@ -26,6 +26,7 @@ from tests.family_pairs import (
     model_of,
     query_of,
 )
+from tests.slow import slow
 
 KINDS = [case for case in CASES if case[0] in ("BertModel", "RobertaModel", "DistilBertModel")]
 """Families whose code differs in more than names, by kind of attention."""
@@ -396,7 +397,7 @@ def test_attention_switched_after_patch(name: str) -> None:
 @BY_FUNCTION
 @pytest.mark.parametrize("name", ["BertModel", "RobertaModel", "DistilBertModel"])
 @pytest.mark.parametrize(
-    "as_what", ["a name of its own", "sdpa", "eager", "flex_attention", "flash_attention_2"]
+    "as_what", ["a name of its own", "sdpa", "eager", *slow(["flex_attention"]), "flash_attention_2"]
 )
 def test_attention_by_another_function_is_called(
     as_what: str, name: str, monkeypatch: pytest.MonkeyPatch

@@ -31,9 +31,12 @@ from tests.family_pairs import (
     model_of,
     query_of,
 )
+from tests.slow import slow
 
 KINDS = [case for case in CASES if case[0] in ("BertModel", "RobertaModel", "DistilBertModel")]
 """Families whose code differs in more than names, by kind of attention."""
+GRAPHS = slow(KINDS, but=[("BertModel", "sdpa"), ("DistilBertModel", "eager")])
+"""The same for what compiles them, which takes seconds each."""
 MODELS = [case for case in CASES if case[0].endswith("Model")]
 
 
@@ -195,7 +198,7 @@ def test_the_wrong_inputs_raise_the_same_errors(name: str) -> None:
 # Graphs
 
 
-@pytest.mark.parametrize(("name", "attention"), KINDS)
+@pytest.mark.parametrize(("name", "attention"), GRAPHS)
 def test_compilation_before_and_after_patching(name: str, attention: str) -> None:
     torch.compiler.reset()
     model, inputs = model_of(name, attention, num_hidden_layers=1), inputs_for(name)
@@ -227,7 +230,7 @@ def test_the_first_call_of_a_process_may_be_a_compiled_one() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("name", "attention"), KINDS)
+@pytest.mark.parametrize(("name", "attention"), GRAPHS)
 def test_a_graph_has_our_operations_and_the_gradients(name: str, attention: str) -> None:
     torch.compiler.reset()
     model, inputs = model_of(name, attention, num_hidden_layers=1), inputs_for(name)
@@ -256,7 +259,7 @@ def test_a_graph_has_our_operations_and_the_gradients(name: str, attention: str)
         )
 
 
-@pytest.mark.parametrize(("name", "attention"), KINDS)
+@pytest.mark.parametrize(("name", "attention"), GRAPHS)
 @pytest.mark.parametrize("mask", ["padding", "empty", "4-D"])
 def test_masks_in_a_graph(mask: str, name: str, attention: str) -> None:
     torch.compiler.reset()

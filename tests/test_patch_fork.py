@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from squeezebert_fast.backends import cpu
+from tests.slow import slow
 
 pytestmark = [
     pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built"),
@@ -115,7 +116,7 @@ in_child(step)
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow(CASES, but=CASES.keys() - {"every head"}))
 def test_a_forked_worker_answers(case: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SERVER + CASES[case], str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

@@ -131,6 +131,7 @@ def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
             assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_two_processes_resume_a_run_to_the_same_bits(tmp_path: Path) -> None:
     """Stopped by SIGTERM, which torchrun passes on, after the first checkpoint; a teacher speaks in each step."""

@@ -46,6 +46,20 @@ def test_a_terminal_sees_loss_metric_and_speed(
     assert capsys.readouterr().out == "a line\n"
 
 
+def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the lines of torchrun's processes, which share stdout and buffer nothing, stay lines."""
+    writes: list[str] = []
+
+    class Unbuffered(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Unbuffered())
+    Reporter().say("a line")
+    assert writes == ["a line\n"]
+
+
 def test_a_file_sees_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
     shown(Reporter())
     assert capsys.readouterr() == ("a line\n", "")

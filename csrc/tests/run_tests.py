@@ -171,8 +171,8 @@ def is_current(target: Path) -> bool:
     return all(path.exists() and path.stat().st_mtime < target.stat().st_mtime for path in made_of)
 
 
-def build(variant: Variant) -> Path:
-    """Compile what changed, link, and return the program."""
+def objects_of(variant: Variant, sources: list[str]) -> list[Path]:
+    """Compile what changed of these."""
 
     def compile_one(source: str) -> Path:
         target = variant.object_of(source)
@@ -183,11 +183,19 @@ def build(variant: Variant) -> Path:
         if source in TEST_SOURCES and source not in BUILT_LIKE:
             # plain loops stay fast enough, and doctest's macros compile sooner
             flags = [*flags, "-O1", *build_flags.known(tuple(TEST_FLAGS.get(source, ())), variant.compiler)]
-        run([variant.compiler, *flags, *variant.extra_flags, "-MMD", "-c", source, "-o", str(target)])
+        listed = ["-MMD", "-MF", str(target.with_suffix(".d")), "-MT", str(target)]
+        unfinished = target.with_suffix(f".{os.getpid()}.o")  # another process may compile it too
+        run([variant.compiler, *flags, *variant.extra_flags, *listed, "-c", source, "-o", str(unfinished)])
+        unfinished.replace(target)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = [str(path) for path in pool.map(compile_one, SOURCES)]
+        return list(pool.map(compile_one, sources))
+
+
+def build(variant: Variant) -> Path:
+    """Compile what changed, link, and return the program."""
+    objects = map(str, objects_of(variant, SOURCES))
     program = variant.folder / "kernel_tests"
     libraries = [f"-l{name}" for name in build_flags.LINUX_LIBRARIES]
     run([variant.compiler, *variant.extra_flags, *objects, "-o", str(program), *libraries])
@@ -267,14 +275,13 @@ def test_amx(test_arguments: list[str]) -> None:
     if missing := AMX_NEEDS - present:
         print(f"--amx: this CPU lacks {' and '.join(sorted(missing))}, which isn't emulated; nothing was run")
         return
-    run([str(here()), *test_arguments], **AMX_ENVIRONMENT)
-    run([str(here("-sanitized", SANITIZERS)), *test_arguments], **AMX_SANITIZERS_ENVIRONMENT)
+    run([str(build(this_machine())), *test_arguments], **AMX_ENVIRONMENT)
+    run([str(build(this_machine("-sanitized", SANITIZERS))), *test_arguments], **AMX_SANITIZERS_ENVIRONMENT)
 
 
-def here(suffix: str = "", extra_flags: list[str] | None = None) -> Path:
-    """The program for this machine."""
+def this_machine(suffix: str = "", extra_flags: list[str] | None = None) -> Variant:
     compiler, machine = os.environ.get("CXX", "g++"), platform.machine()
-    return build(Variant(f"{machine}-{Path(compiler).name}{suffix}", compiler, machine, extra_flags or []))
+    return Variant(f"{machine}-{Path(compiler).name}{suffix}", compiler, machine, extra_flags or [])
 
 
 def main() -> None:
@@ -291,17 +298,17 @@ def main() -> None:
     elif arguments.amx:
         test_amx(test_arguments)
     elif arguments.sanitize:
-        run([str(here("-sanitized", SANITIZERS)), *test_arguments], **SANITIZERS_ENVIRONMENT)
+        run([str(build(this_machine("-sanitized", SANITIZERS))), *test_arguments], **SANITIZERS_ENVIRONMENT)
     elif arguments.thread_sanitizer:
-        program = str(here("-thread-sanitized", THREAD_SANITIZER))
+        program = str(build(this_machine("-thread-sanitized", THREAD_SANITIZER)))
         for selection in THREAD_SANITIZER_RUNS:
             run([program, *selection, *test_arguments], **THREAD_SANITIZER_ENVIRONMENT)
     elif arguments.valgrind:
         require("--valgrind", VALGRIND[:1], ["valgrind"])
         for selection in VALGRIND_RUNS:
-            run([*VALGRIND, str(here()), *selection, *test_arguments], **VALGRIND_ENVIRONMENT)
+            run([*VALGRIND, str(build(this_machine())), *selection, *test_arguments], **VALGRIND_ENVIRONMENT)
     else:
-        run([str(here()), *test_arguments])
+        run([str(build(this_machine())), *test_arguments])
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ class Group(TyperGroup):
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
     try:
-        print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+        typer.echo(
+            f"{PROGRAM}: {' '.join(message.split())}", err=True
+        )  # one write: torchrun's processes share stderr
     except OSError:  # nobody reads it: the exit code must still tell
         streams.give_up(sys.stderr)
     sys.exit(code)

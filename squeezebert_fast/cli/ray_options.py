@@ -145,10 +145,10 @@ def run_on_ray(
     folder.finish(target, manifest, summary)
     new = sum(report.rows for report in found) - sum(report.rows for report in done)
     took = time.monotonic() - began
-    print(
+    typer.echo(
         f"{PROGRAM}: {counted(summary['rows'], 'row')} in {counted(summary['parts'], 'part')} in {target}; "
         f"{new:,} of them now, {new / took:,.0f} a second",
-        file=sys.stderr,
+        err=True,
     )
     _warn(found, job.on_error, consequence)
 

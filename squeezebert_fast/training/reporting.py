@@ -80,7 +80,10 @@ class Reporter:
         if self.quiet:
             return
         try:
-            print(line, file=stream, flush=True)
+            stream.write(
+                f"{line}\n"
+            )  # one write: torchrun's processes share their streams, and buffer nothing
+            stream.flush()
         except OSError:
             give_up(stream)
 

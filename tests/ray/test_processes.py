@@ -13,6 +13,7 @@ import pytest
 
 from tests.cli_helpers import run
 from tests.ray.helpers import contents, ends_well, joined, write_rows
+from tests.slow import slow
 
 COMMAND = (sys.executable, "-m", "squeezebert_fast", "predict")
 ROWS, SHARD_ROWS = 3000, 20
@@ -41,7 +42,7 @@ def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, *slow([signal.SIGINT]), signal.SIGTERM])
 def test_a_job_that_is_stopped_goes_on_where_it_was(
     sent: signal.Signals, model: Path, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(
     assert joined(output) == run("predict", source, "-m", model).stdout
 
 
+@pytest.mark.slow
 def test_a_job_outlives_a_node(model: Path, tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 

@@ -13,6 +13,8 @@ import pytest
 import build_flags
 from tests.runtime.text_library import ROOT, SOURCES
 
+pytestmark = pytest.mark.slow
+
 CORPUS = ROOT / "csrc" / "fuzz" / "corpus"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
 TEXT = [

@@ -18,7 +18,6 @@ from tests.serving.running import serving
 pytestmark = needs_browser
 
 
-@pytest.mark.slow
 def test_the_page_shows_what_each_kind_of_model_answers(tmp_path: Path) -> None:
     encoder, masked = (
         save_model(kind, tmp_path / name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tests.slow import slow
 from tests.works_with.helpers import LIBRARIES, logits, model_of, patched
 
 START_METHODS = [each for each in ("fork", "spawn") if each in multiprocessing.get_all_start_methods()]
@@ -30,7 +31,7 @@ class Answers(Dataset[Tensor]):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("start", START_METHODS)
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", slow(["float32", "int8"], but=["int8"]))
 def test_a_patched_model_gives_its_own_bits_in_workers(precision: str, start: str, library: str) -> None:
     model = patched(model_of(library), precision=precision, backend="cpu")
     ids = torch.randint(0, 61, (6, 9), generator=torch.Generator().manual_seed(0))
