@@ -107,6 +107,7 @@ test: $(VENV)/test.stamp test-native runtime
 test-slow: $(VENV)/test.stamp runtime
 	$(BIN)/python -m pytest -n 2 -m slow
 	$(BIN)/python -m pytest -m slow tests/ray
+	$(BIN)/python -m pytest -n 2 -m slow tests/triton
 	$(MAKE) sanitize
 	$(MAKE) fuzz
 	$(MAKE) test-triton-oldest
@@ -118,7 +119,7 @@ test-native: $(VENV)/test.stamp
 
 # Two processes: TRITON_INTERPRET holds for a whole one.
 test-triton: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 tests/triton
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests/triton
 	$(BIN)/python -m pytest -n 2 tests/triton_resources
 
 # What the two tritons differ in is machine code, so most of it is compiled again, and little is interpreted again.

@@ -25,6 +25,7 @@ def test_integers_come_out_exact_and_the_same_every_time(case: Case, device: str
     assert wrong(case, SIZES, device, repeats=5 if GPU else 1) is None
 
 
+@pytest.mark.slow  # a test of the test before
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_wrong_row_of_any_operand_would_show(case: Case, device: str) -> None:
     run = run_of(case, SIZES, device)
