@@ -413,6 +413,26 @@ def test_what_was_trained_here_since_answers_as_it_learnt(tmp_path: Path) -> Non
     torch.testing.assert_close(logits[0], logits[1].sigmoid())
 
 
+@pytest.mark.parametrize("trained", [None, "regression"])
+def test_evaluate_measures_the_values_that_predict_gives(trained: str | None, tmp_path: Path) -> None:
+    folder = save_folder("bert", "ForSequenceClassification", tmp_path / "m", num_labels=1)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"},
+        "squeezebert_fast": {"task": trained},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "d.csv").write_text("text,label\nanna lives in paris,0.25\nit was a film,0.75\n")
+    values = [row["value"] for row in rows_of(succeeds("predict", "-m", folder, tmp_path / "d.csv"))]
+    written = tmp_path / "p.jsonl"
+    asked = ("evaluate", tmp_path / "d.csv", "-m", folder, "--predictions", written, "--json")
+    report = json.loads(succeeds(*asked))["float32"]
+    torch.testing.assert_close([row["prediction"] for row in rows_of(written.read_text())], values)
+    expected = sum((value - label) ** 2 for value, label in zip(values, (0.25, 0.75), strict=True)) / 2
+    assert report["mse"] == pytest.approx(expected)
+    assert report["loss"] == pytest.approx(expected)
+
+
 def test_an_activation_that_is_not_known_is_refused(tmp_path: Path) -> None:
     folder = save_folder("bert", "ForSequenceClassification", tmp_path, num_labels=1)
     about = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.GELU"}

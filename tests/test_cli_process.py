@@ -239,6 +239,8 @@ def test_a_terminal_sees_progress(model: Path, tmp_path: Path) -> None:
         ("serve --pooling ", ["mean", "cls"]),
         ("predict --aggregate f", ["first"]),
         ("bench --backends t", ["triton", "transformers"]),
+        ("bench --precision int8,", ["int8,float32", "int8,bfloat16"]),
+        ("evaluate good.csv --precision float32,b", ["float32,bfloat16"]),
         ("predict ", []),  # the shell's own: files
     ],
 )

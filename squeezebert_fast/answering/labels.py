@@ -40,8 +40,7 @@ class Labels(Answers):
         self.as_lists = self.has_several
         softmax = partial(torch.softmax, dim=-1)
         otherwise = softmax if not (self.is_value or self.has_several) else torch.sigmoid
-        # what was trained here since learnt logits, though its configuration may still name an activation
-        said = None if stored.trained_with.task else cross_encoder.activation(stored.files)
+        said = cross_encoder.activation(stored.files, trained_since=bool(stored.trained_with.task))
         if self.is_value:
             self.activation = said or (lambda logits: logits)
         else:

@@ -48,14 +48,14 @@ def bench(
         typer.Option(
             help="Separated by commas; transformers is its own model with the same weights. The others are held "
             "against the first.",
-            autocompletion=options.completing((*BACKENDS, "transformers")),
+            autocompletion=options.completing_list((*BACKENDS, "transformers")),
         ),
     ] = "reference,cpu",
     precision: Annotated[
         str,
         typer.Option(
             help="Separated by commas: each is timed on every backend that has it.",
-            autocompletion=options.completing(PRECISIONS),
+            autocompletion=options.completing_list(PRECISIONS),
         ),
     ] = ",".join(PRECISIONS),
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each at each shape.")] = 20,

@@ -39,7 +39,7 @@ def evaluate(
         typer.Option(
             help="Measure in float32, bfloat16 or int8, or in several, separated by commas; by default as the model is "
             "stored.",
-            autocompletion=options.completing(PRECISIONS),
+            autocompletion=options.completing_list(PRECISIONS),
         ),
     ] = None,
     max_length: options.MaxLength = None,
@@ -95,13 +95,14 @@ def evaluate(
 
     from squeezebert_fast.answering.running import check_length, use_threads
     from squeezebert_fast.benchmark import check_plot
-    from squeezebert_fast.loading.cross_encoder import prompts
+    from squeezebert_fast.loading import cross_encoder
     from squeezebert_fast.loading.transformers_models import token_limit
     from squeezebert_fast.pretrained import find, is_int8
     from squeezebert_fast.training import devices
     from squeezebert_fast.training.confusion_picture import draw_confusion
     from squeezebert_fast.training.examining import Report, examine
     from squeezebert_fast.training.tasks.base import DataSet
+    from squeezebert_fast.training.tasks.sequences import Regression
 
     if confusion is not None:
         check_plot(confusion)
@@ -109,6 +110,8 @@ def evaluate(
     where = devices.choose(device)
     stored = find(model)
     task = task_of(stored, data, whole_rows=predictions is not None)
+    if isinstance(task, Regression):
+        task.activation = cross_encoder.activation(stored.files, trained_since=bool(stored.trained_with.task))
     if confusion is not None and not task.has_classes:
         raise InputError(f"--confusion means nothing for {task.name}, which has no classes")
     for output in (predictions, confusion):
@@ -122,7 +125,7 @@ def evaluate(
         loaded = stored.load(task.model_class)
         check_length(max_length, loaded.config, model)
         length = max_length or min(token_limit(loaded.config), kept.max_length or tokenizer.model_max_length)
-        prompt = prompts(stored.files).chosen(None, model)
+        prompt = cross_encoder.prompts(stored.files).chosen(None, model)
         asked = [each._replace(text=prompt + each.text) for each in examples] if prompt else examples
         rows = DataSet(examples, task.encode(asked, tokenizer, loaded.config, length))
     from_int8 = is_int8(loaded)

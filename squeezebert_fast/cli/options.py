@@ -19,6 +19,17 @@ def completing(values: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
+def completing_list(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """The same for an option that takes several, separated by commas: those that aren't among them yet."""
+
+    def offered(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        given = before.split(",")
+        return [f"{before}{comma}{each}" for each in values if each.startswith(last) and each not in given]
+
+    return offered
+
+
 MODEL_HELP = (
     "A model's directory, or its id on the hub: a SqueezeBERT, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT "
     f"or ELECTRA of transformers or sentence-transformers; {SENTIMENT} is the one that comes with the package."

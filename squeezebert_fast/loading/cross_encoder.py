@@ -29,11 +29,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation(files: ModelFiles) -> Callable[[Tensor], Tensor] | None:
+def activation(files: ModelFiles, *, trained_since: bool) -> Callable[[Tensor], Tensor] | None:
     """What makes scores of a CrossEncoder's logits, or None for a folder that doesn't say that it is one.
 
+    trained_since: by this package, on logits, though the configuration may still name an activation: None too.
     Raises UnsupportedError for a function that isn't of ACTIVATIONS, CheckpointError for a damaged file.
     """
+    if trained_since:
+        return None
     about, config = _read(files, CONFIG_NAME), _read(files, MODEL_CONFIG)
     said = about.get("activation_fn") if about.get("model_type") == KIND else None
     inside = config.get("sentence_transformers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -168,11 +168,12 @@ class SequenceClassification(JudgedTask):
 
 
 class Regression(SequenceClassification):
-    """A number for a text or a pair."""
+    """A number for a text or a pair. activation: what makes it of the logit, as a CrossEncoder's does."""
 
     name = "regression"
     metrics = ("r2", "pearson", "spearman", "mse")
     has_classes = False
+    activation: Callable[[Tensor], Tensor] | None = None
 
     def label_fields(
         self, examples: Sequence[LabelledText], known: Sequence[str] = (), *, teacher: bool = False
@@ -183,10 +184,14 @@ class Regression(SequenceClassification):
         return [_number(example) for example in examples]
 
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        return F.mse_loss(output["logits"].float().squeeze(-1), batch["labels"], reduction="sum")
+        return F.mse_loss(self._values(output), batch["labels"], reduction="sum")
 
     def answers(self, output: ModelOutput, batch: Batch) -> list[Any]:
-        return output["logits"].float().squeeze(-1).tolist()
+        return self._values(output).tolist()
+
+    def _values(self, output: ModelOutput) -> Tensor:
+        logits = output["logits"].float().squeeze(-1)
+        return logits if self.activation is None else self.activation(logits)
 
     def score(
         self, examples: Sequence[LabelledText], rows: Sequence[Features], answers: Sequence[Any]
