@@ -172,7 +172,7 @@ $(VENV)/browser.stamp: $(BIN)/pip
 	@touch $@
 
 test-compat: $(VENV)/compat.stamp
-	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py
+	PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest -n 2 -m "not slow" tests/test_model_*.py tests/test_patch_*.py tests/test_loading_*.py tests/test_cli_predict_kinds.py
 
 wheel: $(VENV)/release.stamp
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/check_wheel.py
