@@ -104,9 +104,10 @@ test: $(VENV)/test.stamp test-native runtime
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 # What `.ci/run` leaves out.
-test-slow: $(VENV)/test.stamp runtime
+test-slow: $(VENV)/test.stamp $(VENV)/browser.stamp runtime
 	$(BIN)/python -m pytest -n 2 -m slow
 	$(BIN)/python -m pytest -m slow tests/ray
+	$(BIN)/python -m pytest -m slow tests/serving
 	$(BIN)/python -m pytest -n 2 -m slow tests/triton
 	$(MAKE) sanitize
 	$(MAKE) fuzz
@@ -164,7 +165,7 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 
 test-ray: $(VENV)/test.stamp $(VENV)/browser.stamp
 	$(BIN)/python -m pytest -m "not slow" tests/ray
-	$(BIN)/python -m pytest tests/serving
+	$(BIN)/python -m pytest -m "not slow" tests/serving
 
 # A browser, from the system's packages: PyPI has none.
 $(VENV)/browser.stamp: $(BIN)/pip

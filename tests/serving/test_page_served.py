@@ -15,7 +15,7 @@ from tests.cli_helpers import save_model
 from tests.serving.browser import Page, browser, needs_browser
 from tests.serving.running import serving
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]  # three servers
 
 
 def test_the_page_shows_what_each_kind_of_model_answers(tmp_path: Path) -> None:
