@@ -68,9 +68,8 @@ class BuildNative(build_ext):
             raise SystemExit(f"SQUEEZEBERT_FAST_NATIVE is {mode!r}, expected one of auto, require, off")
         if mode == "off":
             return self.skip("SQUEEZEBERT_FAST_NATIVE=off")
-        if (
-            self.editable_mode
-        ):  # else objects are in a folder that pip removes, and each installation compiles all
+        if self.editable_mode:
+            # else objects are in a folder that pip removes, and each installation compiles all
             self.build_temp = str(Path("build", f"temp.{self.plat_name}-{sys.implementation.cache_tag}"))
         inplace = self.inplace  # setuptools changes it during a build, and doesn't restore it when that fails
         try:

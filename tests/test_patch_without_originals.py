@@ -139,9 +139,8 @@ def test_loading_other_values_fails_loudly() -> None:
     model, _ = pair("SqueezeBertModel", CONFIG)
     state = model.state_dict()
     squeezebert_fast.patch(model, keep_original=False)
-    with pytest.raises(
-        RuntimeError, match=r"encoder\.layers\.0.*keep_original=False"
-    ):  # torch gathers all into one
+    with pytest.raises(RuntimeError, match=r"encoder\.layers\.0.*keep_original=False"):
+        # torch gathers all into one
         model.load_state_dict(state)
 
 

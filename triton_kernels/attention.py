@@ -99,9 +99,8 @@ def attention_kernel(
         k += sequence.to(tl.int64) * k_batch_stride
         v += sequence.to(tl.int64) * v_batch_stride
         mask += sequence.to(tl.int64) * mask_batch_stride + head.to(tl.int64) * mask_head_stride
-    if (
-        program // HEADS % query_tiles * BLOCK_QUERIES < queries
-    ):  # a short sequence of a packed batch has fewer tiles
+    if program // HEADS % query_tiles * BLOCK_QUERIES < queries:
+        # a short sequence of a packed batch has fewer tiles
         channel = tl.arange(0, BLOCK_HEAD)
         # channels beyond the head are zero in q, so that what k holds there counts for nothing: 0 in both, no NaN
         of_head = (channel < HEAD)[None, :]

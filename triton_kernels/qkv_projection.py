@@ -172,9 +172,8 @@ def qkv_projection(
     x_rows = rows_of(x)
     rows, in_per_group = x_rows.shape[0], x_rows.shape[1] // groups
     out_per_group = weights[0].shape[0] // groups
-    if (
-        len({None if bias is None else bias.dtype for bias in biases}) > 1
-    ):  # the kernel has one type for the three
+    if len({None if bias is None else bias.dtype for bias in biases}) > 1:
+        # the kernel has one type for the three
         q, k, v = (grouped_pointwise_conv(x, w, b, groups) for w, b in zip(weights, biases, strict=True))
         return q, k, v
     shape = (*x.shape[:-1], out_per_group * groups)

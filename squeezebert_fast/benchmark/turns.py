@@ -105,9 +105,8 @@ class Turns:
                 for worker in workers:
                     worker.join(max(0.0, limit - time.monotonic()))
         finally:
-            with (
-                ctrl_c_held()
-            ):  # a second one would leave stopped processes, for which Python's own end waits
+            with ctrl_c_held():
+                # a second one would leave stopped processes, for which Python's own end waits
                 for worker in workers:
                     worker.end()
 

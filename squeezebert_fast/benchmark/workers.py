@@ -83,9 +83,8 @@ class Worker:
         if not CAN_STOP:
             return
         self._signal(signal.SIGSTOP)
-        if hasattr(
-            os, "waitid"
-        ):  # macOS has none before Python 3.13: there it is stopped some microseconds later
+        if hasattr(os, "waitid"):
+            # macOS has none before Python 3.13: there it is stopped some microseconds later
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _go_on(self) -> None:
@@ -168,9 +167,8 @@ def ctrl_c_held() -> Iterator[None]:
 
     So does another signal that ends the command in order: `timeout` sends SIGTERM twice, a moment apart.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # only that one may say how signals are handled
+    if threading.current_thread() is not threading.main_thread():
+        # only that one may say how signals are handled
         yield
         return
     held = []

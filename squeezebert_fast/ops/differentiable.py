@@ -211,9 +211,8 @@ def through_definition(
     # Tensors of their own, since one of `tensors` may have been computed from another.
     wanted = [t.view_as(t) for at in places if (t := tensors[at]) is not None]
     with torch.enable_grad(), torch.autocast(given[0].device.type, enabled=False):
-        if (
-            torch._C._are_functorch_transforms_active()
-        ):  # torch.vmap of gradients, where autograd marks no tensor
+        if torch._C._are_functorch_transforms_active():
+            # torch.vmap of gradients, where autograd marks no tensor
             gradients_of = torch.func.vjp(results, *wanted)[1]
             gradients = [g if again else g.detach() for g in gradients_of(given)]
         else:

@@ -96,10 +96,8 @@ def opened(folder: Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[
         except BaseException:
             if not list((folder / REPORTS).glob("*.json")):  # nothing to go on with: the folder is to be gone
                 shutil.rmtree(folder / REPORTS, ignore_errors=True)
-                for path in (
-                    *folder.glob("part-*"),
-                    folder / MANIFEST,
-                ):  # a part whose report had no room too
+                # a part whose report had no room too
+                for path in (*folder.glob("part-*"), folder / MANIFEST):
                     path.unlink(missing_ok=True)
             raise
 

@@ -170,9 +170,8 @@ class Batcher:
     async def _ask(self, ticket: Ticket) -> Done:
         is_alone = self.gate.is_idle and not self.waits
         await self.gate.enter(ticket)
-        if (
-            is_alone
-        ):  # a batch of itself, without the fifth of a millisecond that `serve.batch` takes to make one
+        if is_alone:
+            # a batch of itself, without the fifth of a millisecond that `serve.batch` takes to make one
             (outcome,) = await asyncio.shield(asyncio.ensure_future(self.compute([ticket])))
         else:
             outcome = await self._in_batch(ticket)

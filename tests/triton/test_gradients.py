@@ -215,9 +215,8 @@ def test_attention(mask: str, dtype: torch.dtype, device: str) -> None:
     added = None if mask == "none" else masks_for(2, heads, queries, keys, dtype, device)[mask]
     wide = widened(added)
     definition = lambda q, k, v: reference.attention(q, k, v, added, heads)  # noqa: E731
-    if (
-        dtype is torch.float16 and added is not None
-    ):  # whose own sum of the lowest number and a score isn't that
+    if dtype is torch.float16 and added is not None:
+        # whose own sum of the lowest number and a score isn't that
         definition = lambda q, k, v: reference.attention(  # noqa: E731
             q.float(), k.float(), v.float(), widened(added, torch.float32), heads
         ).to(dtype)
