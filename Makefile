@@ -24,7 +24,7 @@ GPU_OUT ?= out/gpu-check/$(shell date +%Y%m%d-%H%M%S)
 help:
 	@echo "make demo         install, classify real sentences with the shipped model, show the speed"
 	@echo "make test         install, then the C++ and Python tests, but for slow ones that seldom fail"
-	@echo "make test-slow    those, and sanitize, fuzz, test-triton-oldest, test-arm-python, wheel: an hour and a half"
+	@echo "make test-slow    those, and test-compat, sanitize, fuzz, test-triton-oldest, test-arm-python, wheel: an hour"
 	@echo "make test-triton  the Triton kernels: in the interpreter, and compiled for GPUs that needn't be there"
 	@echo "make test-triton-oldest  the same with the oldest triton: compiled, and a part of the interpreter's tests"
 	@echo "make gpu-check    with a GPU, by \$$PYTHON as it is: exact results, times, memory checker; 8 minutes;"
@@ -109,6 +109,7 @@ test-slow: $(VENV)/test.stamp $(VENV)/browser.stamp runtime
 	$(BIN)/python -m pytest -m slow tests/ray
 	$(BIN)/python -m pytest -m slow tests/serving
 	$(BIN)/python -m pytest -n 2 -m slow tests/triton
+	$(MAKE) test-compat
 	$(MAKE) sanitize
 	$(MAKE) fuzz
 	$(MAKE) test-triton-oldest

@@ -60,6 +60,7 @@ def test_every_backend_is_timed_on_every_shape(encoder: Path, tmp_path: Path) ->
 
 
 @needs_native
+@pytest.mark.slow
 def test_every_precision_is_timed(encoder: Path, tmp_path: Path) -> None:
     chosen = ["--backends", "reference,cpu", "--precision", "float32, int8", "-o", tmp_path / "r.json"]
     assert "cpu int8" in succeeds("bench", "-m", encoder, "--shapes", "1x8", "--repeats", 1, *chosen)

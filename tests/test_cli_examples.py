@@ -21,7 +21,7 @@ from tests.transformers_folders import make_sentence_folder, save_folder
 GROUP: Any = typer.main.get_command(app)
 ROOT = Path(__file__).parents[1]
 COMMIT = "0" * 40
-QUICK = set(GROUP.commands) - {"average", "bench", "distill", "pretrain"}
+QUICK = set(GROUP.commands) - {"average", "bench", "distill", "finetune", "pretrain"}
 SERVES = "serve"  # until it is stopped: tests/serving runs its example
 
 

@@ -115,7 +115,8 @@ def test_quantize_writes_what_every_command_takes(folders: Folders, model_type: 
     succeeds("predict", "-m", tmp_path / "int8", "-", "--backend", "reference", stdin=LINES)
 
 
-@pytest.mark.parametrize("model_type", slow(MODEL_TYPES, but=["bert"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_bench_times_it_beside_transformers(folders: Folders, model_type: str, tmp_path: Path) -> None:
     options = ["--shapes", "1x8", "--repeats", 1, "--precision", "float32,int8"]
     model = folders(model_type, "Model")

@@ -12,7 +12,6 @@ import squeezebert_fast
 from squeezebert_fast import UnsupportedError
 from squeezebert_fast.backends import cpu
 from tests.model_pairs import CLASSES, inputs_for, labels_for, pair, tiny_config
-from tests.slow import slow
 
 pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason="the native module is not built")
 
@@ -118,7 +117,8 @@ def test_gradient_checkpointing_in_a_graph() -> None:
     torch.testing.assert_close(loss_and_gradients(graph, model, batch_of()), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("library", slow(LIBRARIES, but=["theirs"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_one_graph_for_any_batch(library: str) -> None:
     model = model_of(library).train()
     graph, _ = compiled(model, dynamic=True)

@@ -108,6 +108,7 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
     """Blocks of unknown words among the others: in some steps one process has nothing to predict, in some both."""

@@ -29,7 +29,7 @@ class Answers(Dataset[Tensor]):
         return logits(self.model, {"input_ids": self.ids[index : index + 1]})[0]
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", slow(LIBRARIES, but=["ours"]))
 @pytest.mark.parametrize("start", START_METHODS)
 @pytest.mark.parametrize("precision", slow(["float32", "int8"], but=["int8"]))
 def test_a_patched_model_gives_its_own_bits_in_workers(precision: str, start: str, library: str) -> None:

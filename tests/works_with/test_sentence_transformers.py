@@ -25,7 +25,6 @@ import squeezebert_fast
 from tests.cli_helpers import VOCAB
 from tests.engine_helpers import PRECISIONS, native_runs, needs_native
 from tests.minilm import minilm_directory
-from tests.slow import slow
 
 pytestmark = needs_native
 
@@ -172,7 +171,8 @@ def test_weights_that_are_given_up_are_not_missed(precision: str, bert: Sentence
     assert np.array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("precision", slow(["float32", "int8"], but=["int8"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_pool_of_processes_embeds_as_one_does(precision: str, bert: SentenceTransformer) -> None:
     model = squeezebert_fast.patch(bert, precision=precision, unpad=True)
     expected = model.encode(TEXTS)
