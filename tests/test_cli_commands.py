@@ -218,6 +218,20 @@ def test_a_converted_model_runs(bert: Path, tmp_path: Path) -> None:
     assert len(json.loads(succeeds("fill-mask", "-m", tmp_path / "new", "[MASK]", "--json"))[0]) == 5
 
 
+def test_no_name_is_no_output(
+    bert: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a variable that isn't set: Path("") would be the current directory."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    said = "the directory's name is empty; expected one to write to"
+    refuses("quantize", encoder, "", said=said)
+    refuses("convert", bert, "", said=said)
+    refuses("average", encoder, encoder, "-o", "", said=said)
+    assert list(here.iterdir()) == []
+
+
 def test_a_shipped_models_name_is_no_output(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,7 @@ def average(
         list[str],
         typer.Argument(metavar="SOURCE...", help="Two models or more: directories, or ids on the hub."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The directory to write.")],
     force: Annotated[
         bool, typer.Option("--force", help="Write into a directory that holds files already.")
     ] = False,
@@ -42,7 +41,7 @@ def average(
     if len(sources) < 2:
         raise InputError(f"{len(sources)} model is given, expected two or more")
 
-    with target_directory(output, force):
+    with target_directory(output, force) as directory:
         from squeezebert_fast.pretrained import find, save, save_tokenizer
         from squeezebert_fast.training.averaging import average_parameters
 
@@ -56,6 +55,6 @@ def average(
             if tokenizer.get_vocab() != tokenizers[0].get_vocab():
                 raise InputError(f"{source} and {sources[0]} have different vocabularies")
         model = average_parameters(models, sources)
-        save(model, output)
-        save_tokenizer(tokenizers[0], output)
-    tell_model(output, model, as_json, f"the average of {len(models)}", sources=sources)
+        save(model, directory)
+        save_tokenizer(tokenizers[0], directory)
+    tell_model(directory, model, as_json, f"the average of {len(models)}", sources=sources)

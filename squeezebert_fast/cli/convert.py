@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ def convert(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A BERT model's directory, or its id on the hub.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The directory to write.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The directory to write.")],
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -35,8 +34,8 @@ def convert(
         MODEL=sentence-transformers/all-MiniLM-L6-v2
         squeezebert-fast convert $MODEL minilm
     """
-    with target_directory(target, force):
+    with target_directory(target, force) as directory:
         from squeezebert_fast.modeling.bert_conversion import convert_directory
 
-        model = convert_directory(source, target, dtype=dtype)
-    tell_model(target, model, as_json, str(model.dtype), dtype=str(model.dtype).removeprefix("torch."))
+        model = convert_directory(source, directory, dtype=dtype)
+    tell_model(directory, model, as_json, str(model.dtype), dtype=str(model.dtype).removeprefix("torch."))

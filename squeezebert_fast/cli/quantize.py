@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ def quantize(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A model's directory, or its id on the hub.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The directory to write.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The directory to write.")],
     force: Annotated[
         bool, typer.Option("--force", help="Write into a directory that holds files already.")
     ] = False,
@@ -29,7 +28,7 @@ def quantize(
         MODEL=sentence-transformers/all-MiniLM-L6-v2
         squeezebert-fast quantize $MODEL minilm-int8
     """
-    with target_directory(target, force):
+    with target_directory(target, force) as directory:
         from squeezebert_fast.loading.int8_file import INT8_NAME
         from squeezebert_fast.loading.sentence_folder import copy_around
         from squeezebert_fast.patching.int8_checkpoint import save_quantized
@@ -41,10 +40,10 @@ def quantize(
             raise InputError(f"{source} is an int8 checkpoint already; give the float one it was made from")
         tokenizer = stored.tokenizer()
         model = stored.load_as_saved()
-        inside = target / (stored.files.subfolder or "")
+        inside = directory / (stored.files.subfolder or "")
         save_quantized(model, inside)
         save_tokenizer(tokenizer, inside)
         if folder is not None:
-            copy_around(folder, target)
+            copy_around(folder, directory)
     size = (inside / INT8_NAME).stat().st_size
-    tell_model(target, model, as_json, f"{size / 1e6:.1f} MB", bytes=size)
+    tell_model(directory, model, as_json, f"{size / 1e6:.1f} MB", bytes=size)

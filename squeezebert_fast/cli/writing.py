@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 from squeezebert_fast.errors import InputError, StorageError, check_among, counted, one_of
-from squeezebert_fast.shipped import refuse_as_output
-from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing, remove_half_written
+from squeezebert_fast.storage.files import NO_ROOM, all_or_nothing, directory_named, remove_half_written
 from squeezebert_fast.storage.lock import alone_in, holds_files
 from squeezebert_fast.streams import held_warnings, is_missing, is_terminal, progress_console
 from squeezebert_fast.tables.json_rows import NESTED, as_json
@@ -50,18 +49,18 @@ def checked_output(path: Path, inputs: Sequence[str] = ()) -> Path:
 
 
 @contextmanager
-def target_directory(target: Path, force: bool) -> Iterator[None]:
-    """Keep other processes out of `target` while the block makes a model's directory of it; then print warnings.
+def target_directory(name: str, force: bool) -> Iterator[Path]:
+    """Keep other processes out of a directory while the block makes a model's of it; then print warnings.
 
-    Raises InputError for a directory that holds files, unless `force`, and for one that another process is writing,
-    such as a training run's.
+    Raises CheckpointError for a name that `directory_named` refuses; InputError for a directory that holds files,
+    unless `force`, and for one that another process is writing, such as a training run's.
     """
-    refuse_as_output(target)
+    target = directory_named(name)
     if not force and holds_files(target):
         raise InputError(f"the target {target} holds files already; --force writes into it all the same")
     with held_warnings(), alone_in(target):
         remove_half_written(target)
-        yield
+        yield target
 
 
 def tell_model(target: Path, model: Model, as_json: bool, shown: str, **facts: object) -> None:
