@@ -68,9 +68,8 @@ class Group(TyperGroup):
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
     try:
-        typer.echo(
-            f"{PROGRAM}: {' '.join(message.split())}", err=True
-        )  # one write: torchrun's processes share stderr
+        # one write: torchrun's processes share stderr
+        typer.echo(f"{PROGRAM}: {' '.join(message.split())}", err=True)
     except OSError:  # nobody reads it: the exit code must still tell
         streams.give_up(sys.stderr)
     sys.exit(code)

@@ -80,9 +80,8 @@ class Reporter:
         if self.quiet:
             return
         try:
-            stream.write(
-                f"{line}\n"
-            )  # one write: torchrun's processes share their streams, and buffer nothing
+            # one write: torchrun's processes share their streams, and buffer nothing
+            stream.write(f"{line}\n")
             stream.flush()
         except OSError:
             give_up(stream)
