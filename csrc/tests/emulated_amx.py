@@ -1,4 +1,5 @@
-"""Runs Python with a native module whose build for AMX is usable anywhere: emulated where the CPU has no AMX.
+"""Runs Python with a native module whose build for AMX is usable anywhere: emulated where the CPU has no AMX, and
+its twin in plain C++, `amx_twin`, where it lacks AVX-512 too.
 
     emulated_amx.py examples/demo.py
     emulated_amx.py -m pytest -p no:faulthandler tests/test_ops_grouped_pointwise_conv.py
@@ -19,12 +20,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import run_tests
+
 import build_flags
 
 ROOT = Path(build_flags.__file__).resolve().parent
 FOLDER = ROOT / "build" / "emulated_amx"
 REPLACED = {"csrc/core/instruction_sets.cpp": "csrc/tests/instruction_sets_with_amx.cpp"}
-ADDED = ["csrc/tests/amx_decoder.cpp", "csrc/tests/amx_emulator.cpp"]
+ADDED = [
+    "csrc/tests/amx_decoder.cpp",
+    "csrc/tests/amx_emulator.cpp",
+    "csrc/tests/amx_twin_build.cpp",
+]
 SHIPPED = build_flags.CORE_SOURCES + build_flags.INSTRUCTION_SET_SOURCES + build_flags.PYTHON_SOURCES
 
 # Python runs it before anything else, and finds the module in sys.modules when the package asks for it.
@@ -52,7 +59,7 @@ def build() -> Path:
             target.exists() and target.stat().st_mtime > max(newest_shared, (ROOT / source).stat().st_mtime)
         ):
             target.parent.mkdir(parents=True, exist_ok=True)
-            flags = [*build_flags.flags(source, machine, compiler), "-fPIC", *includes]
+            flags = [*run_tests.flags_of(source, machine, compiler), "-fPIC", *includes]
             subprocess.run([compiler, *flags, "-c", source, "-o", str(target)], cwd=ROOT, check=True)
         return str(target)
 

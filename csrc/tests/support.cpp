@@ -10,7 +10,6 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "../core/cpu_features.h"
 #include "amx_emulated_build.h"
 #include "amx_twin_build.h"
 
@@ -21,8 +20,7 @@ const std::vector<const KernelTable*>& tested_builds() {
   const KernelTable* const emulated = emulated_amx_kernels();
   static const std::vector<const KernelTable*> tested = [emulated] {
     std::vector<const KernelTable*> all = usable_kernels(), found;
-    const KernelTable* const twin = amx_twin_kernels();
-    if (twin && cpu_features().avx512_vnni) all.push_back(twin);
+    if (const KernelTable* twin = usable_amx_twin()) all.push_back(twin);
     const char* names = std::getenv("SQUEEZEBERT_TEST_BUILDS");
     if (!names) return all;
     if (emulated) all.push_back(emulated);

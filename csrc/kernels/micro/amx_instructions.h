@@ -20,6 +20,8 @@
 namespace {
 
 struct AmxInstructions {
+  static constexpr bool kInstructions = true;
+
   // `rows`, 1 to 16, of the tiles of sums (0 to 3) and of operands (4 and 5). Weights (6 and 7) have 16. All tiles are
   // zero then.
   explicit AmxInstructions(int rows) {

@@ -101,6 +101,8 @@ inline void amx_multiply_add_int8(AmxTile& c, const AmxTile& a, const AmxTile& b
 }
 
 struct AmxTwin {
+  static constexpr bool kInstructions = false;
+
   explicit AmxTwin(int rows) : rows_(rows), tiles_() {}
   AmxTwin(const AmxTwin&) = delete;
   AmxTwin& operator=(const AmxTwin&) = delete;

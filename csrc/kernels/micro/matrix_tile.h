@@ -334,6 +334,12 @@ class MatrixTile {
     end.skip(2);
   }
 
+  // For the twin: so many copies would keep the compiler busy for minutes.
+  template <int kKind>
+  [[gnu::noinline]] static void end_two_rows_apart(End& end) {
+    end_two_rows<kKind>(end);
+  }
+
   // A row of any width.
   template <int kKind>
   static void end_row(End& end) {
@@ -370,7 +376,12 @@ class MatrixTile {
 
     End end = self.end_;
     const auto between = [&](int) __attribute__((always_inline)) {
-      if (end.rows >= 2) end_two_rows<kKind>(end);
+      if (end.rows < 2) return;
+      if constexpr (Tiles::kInstructions) {
+        end_two_rows<kKind>(end);
+      } else {
+        end_two_rows_apart<kKind>(end);
+      }
     };
     Tiles& tiles = self.tiles_;
     constexpr int64_t kStepBytes = kTileSide * kPanelRowBytes * Format::kPlanes;
