@@ -113,7 +113,12 @@ class PackedGroupedMlp:
     @property
     def bytes(self) -> int: ...
     def __init__(
-        self, instruction_set: str, weights: Sequence[int], sizes: Sequence[int], threads: int
+        self,
+        instruction_set: str,
+        precision: Precision,
+        weights: Sequence[int],
+        sizes: Sequence[int],
+        threads: int,
     ) -> None: ...
     def run(
         self, x: int, rows: int, biases: Sequence[int], y: int, activation: Activation, threads: int
@@ -174,6 +179,7 @@ def mean_pool(x: int, mask: int, shape: Sequence[int], y: int, threads: int) -> 
 def to_unit_length(x: int, rows: int, channels: int) -> None: ...
 def attention_forward(
     instruction_set: str,
+    precision: Precision,
     sizes: Sequence[int],
     qkv: Sequence[int],
     mask: int,
@@ -185,6 +191,7 @@ def attention_forward(
 ) -> None: ...
 def attention_backward(
     instruction_set: str,
+    precision: Precision,
     sizes: Sequence[int],
     qkv: Sequence[int],
     mask: int,

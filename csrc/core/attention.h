@@ -1,4 +1,5 @@
-// Attention in training: forward and gradients in float32, a task for each head of a sequence.
+// Attention in training: forward and gradients, a task for each head of a sequence. In float32, and on matrix units in
+// bfloat16: then q, k, v, context, grad and gradients are uint16_t.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -10,19 +11,20 @@ namespace squeezebert {
 // Attention on q: [batch, queries, channels], k and v: [batch, keys, channels]; channels = heads * head_size.
 struct AttentionTensors {
   int64_t batch, queries, keys, heads, head_size;
-  const float *q, *k, *v;
+  const void *q, *k, *v;
   const float* mask;                    // added to the scores, or null
   std::array<int64_t, 3> mask_strides;  // by sequence, head and query, any of which may be 0; keys are contiguous
   Dropout dropout;
   float* statistics;  // [batch, heads, queries, 2]
 };
-void attention_forward(const KernelTable& kernels, const AttentionTensors& tensors, float* context, int threads);
+void attention_forward(const KernelTable& kernels, Precision precision, const AttentionTensors& tensors, void* context,
+                       int threads);
 
 struct AttentionGradients {
-  const float* grad;  // [batch, queries, channels]
-  float *q, *k, *v;
+  const void* grad;  // [batch, queries, channels]
+  void *q, *k, *v;
 };
-void attention_backward(const KernelTable& kernels, const AttentionTensors& tensors,
+void attention_backward(const KernelTable& kernels, Precision precision, const AttentionTensors& tensors,
                         const AttentionGradients& gradients, int threads);
 
 }  // namespace squeezebert

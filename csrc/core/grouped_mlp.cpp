@@ -4,12 +4,15 @@
 #include <vector>
 
 #include "scratch.h"
+#include "sizes.h"
+#include "thread_team.h"
+#include "workspace.h"
 
 namespace squeezebert {
 
-PackedGroupedMlp::PackedGroupedMlp(const KernelTable& kernels, const ConvWeights& in, const ConvWeights& out,
-                                   int threads)
-    : segments_(kernels, Precision::float32),
+PackedGroupedMlp::PackedGroupedMlp(const KernelTable& kernels, Precision precision, const ConvWeights& in,
+                                   const ConvWeights& out, int threads)
+    : segments_(kernels, precision),
       groups_(in.groups),
       in_channels_(in.in_channels),
       hidden_channels_(in.out_channels),
@@ -43,26 +46,26 @@ void PackedGroupedMlp::run(const float* x, int64_t rows, const float* bias_in, c
     set_bias(chunk.in, bias_in ? biases.data() : nullptr);
     set_bias(chunk.out, bias_out ? second : nullptr);
   }
+  const bool few = divide_up(rows, kBlockRows) * groups_ < kMlpTasksPerThread * threads;
+  const int64_t row_blocks = divide_up(rows, few ? kSmallBlockRows : kBlockRows);
+  const auto rows_of = [&](int64_t block) { return Rows{rows * block / row_blocks, rows * (block + 1) / row_blocks}; };
+  const Workspace workspace(aligned(rows * in_channels_ * kernels.operand_bytes + kSlack));
+  Operands operands{const_cast<float*>(x), in_channels_, nullptr, 1, in_channels_};
+  if (kernels.operand_bytes > 0) {
+    operands.data = workspace.data();
+    run_tasks(row_blocks, threads, [&](int64_t block) { kernels.prepare(x, in_channels_, rows_of(block), operands); });
+  }
   const std::vector<FeedForward::Chunk> chunks = chunks_on(segments.data(), chunks_);
   const auto per_group = static_cast<int64_t>(chunks.size()) / groups_;
   std::vector<FeedForward> by_group;
   int64_t scratch_bytes = 0;
   for (int64_t group = 0; group < groups_; ++group) {
-    by_group.push_back({{const_cast<float*>(x), in_channels_, nullptr, 1, in_channels_},
-                        chunks.data() + group * per_group,
-                        per_group,
-                        activation,
-                        y,
-                        out_channels_,
-                        nullptr});
+    by_group.push_back({operands, chunks.data() + group * per_group, per_group, activation, y, out_channels_, nullptr});
     scratch_bytes = std::max(scratch_bytes, kernels.feed_forward_scratch(by_group.back()));
   }
-  const bool few = divide_up(rows, kBlockRows) * groups_ < kMlpTasksPerThread * threads;
-  const int64_t row_blocks = divide_up(rows, few ? kSmallBlockRows : kBlockRows);
   run_with_scratch(row_blocks * groups_, threads, scratch_bytes, [&](int64_t task, char* scratch) {
     const int64_t group = task / row_blocks, block = task % row_blocks;  // rows of one group follow each other
-    kernels.feed_forward(by_group[static_cast<std::size_t>(group)],
-                         {rows * block / row_blocks, rows * (block + 1) / row_blocks}, scratch);
+    kernels.feed_forward(by_group[static_cast<std::size_t>(group)], rows_of(block), scratch);
   });
 }
 

@@ -12,11 +12,12 @@ namespace squeezebert {
 // has a gradient of x to itself.
 constexpr int64_t kMlpTasksPerThread = 2;
 
-// Both weights, packed for one instruction-set build.
+// Both weights, packed for one instruction-set build, in float32 or bfloat16.
 class PackedGroupedMlp {
  public:
   // The biases of `in` and `out` are left out: `run` takes them.
-  PackedGroupedMlp(const KernelTable& kernels, const ConvWeights& in, const ConvWeights& out, int threads);
+  PackedGroupedMlp(const KernelTable& kernels, Precision precision, const ConvWeights& in, const ConvWeights& out,
+                   int threads);
 
   // x: [rows, channels], y: [rows, out_channels], contiguous; biases may be null. The hidden tensor is in the caches
   // only.

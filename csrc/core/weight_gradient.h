@@ -21,10 +21,11 @@ struct GroupedGradients {
 };
 void weight_gradient(const KernelTable& kernels, Precision precision, const GroupedGradients& gradients, int threads);
 
-// Whether products of gradients run in this precision: float32 everywhere, bfloat16 on matrix units.
+// Whether attention in training and products of gradients run in this precision: float32 everywhere, bfloat16 on matrix
+// units.
 bool has_gradients(const KernelTable& kernels, Precision precision);
 
-// The kernels of gradients in a precision. Throws std::invalid_argument where the build has none.
+// The kernels of that in a precision. Throws std::invalid_argument where the build has none.
 const PrecisionKernels& gradient_kernels(const KernelTable& kernels, Precision precision);
 
 }  // namespace squeezebert

@@ -1,9 +1,7 @@
 // export_table.h's last line for a build with matrix units: TILES is what runs their instructions.
 #pragma once
-#include "../kernels/matrix_attention.h"
-#include "../kernels/matrix_gradients.h"
 #include "../kernels/micro/tile_panels.h"
-#include "export_table.h"
+#include "export_matrix_bfloat16.h"
 
 namespace {
 
@@ -20,10 +18,8 @@ constexpr PrecisionKernels kernels_by_parts() {
 
 // int8's attention is in bfloat16: rounding keys, queries, values and weights to it costs less accuracy than int8 has
 // cost already, and float32 would take longer than all products.
-#define SQUEEZEBERT_EXPORT_MATRIX_TABLE(NAME, TILES)                                                                \
-  SQUEEZEBERT_EXPORT_KERNELS(                                                                                       \
-      NAME, VectorTile<Float32>,                                                                                    \
-      (with_gradients<MatrixGradients<TilePanels<TILES>>>(                                                          \
-          kernels_of<MatrixTile<MatrixBfloat16, TILES>, MatrixScores<TilePanels<TILES>>>(true))),                   \
-      (kernels_of<MatrixTile<Int8, TILES>, MatrixScores<TilePanels<TILES>>>(true)), (kernels_by_parts<3, TILES>()), \
-      (kernels_by_parts<2, TILES>()), (kernels_by_parts<1, TILES>()))
+#define SQUEEZEBERT_EXPORT_MATRIX_TABLE(NAME, TILES)                                                       \
+  SQUEEZEBERT_EXPORT_KERNELS(NAME, VectorTile<Float32>, (matrix_bfloat16<TilePanels<TILES>>()),            \
+                             (kernels_of<MatrixTile<Int8, TILES>, MatrixScores<TilePanels<TILES>>>(true)), \
+                             (kernels_by_parts<3, TILES>()), (kernels_by_parts<2, TILES>()),               \
+                             (kernels_by_parts<1, TILES>()))

@@ -51,15 +51,18 @@ constexpr PrecisionKernels kernels_of(bool native) {
 
 // squeezebert-run trains nothing, and half of a build is for training.
 #ifdef SQUEEZEBERT_INFERENCE_ONLY
-template <class Gradients>
-constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
+template <class Gradients, class Attention>
+constexpr PrecisionKernels with_training(PrecisionKernels kernels) {
   return kernels;
 }
 
 constexpr TrainingKernels training_kernels() { return {}; }
 #else
-template <class Gradients>
-constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
+template <class Gradients, class Attention>
+constexpr PrecisionKernels with_training(PrecisionKernels kernels) {
+  kernels.training_attention_scratch = Attention::scratch;
+  kernels.attention_forward = Attention::forward;
+  kernels.attention_backward = Attention::backward;
   kernels.weight_gradient_scratch = weight_gradient_scratch<Gradients>;
   kernels.weight_gradient = weight_gradient<Gradients>;
   kernels.feed_forward_backward_scratch = feed_forward_backward_scratch<Gradients>;
@@ -68,25 +71,24 @@ constexpr PrecisionKernels with_gradients(PrecisionKernels kernels) {
 }
 
 constexpr TrainingKernels training_kernels() {
-  return {attention_training_scratch, ::attention_forward,   ::attention_backward, ::add_layer_norm_forward,
-          ::add_layer_norm_backward,  ::activation_backward, ::drop_rows};
+  return {::add_layer_norm_forward, ::add_layer_norm_backward, ::activation_backward, ::drop_rows};
 }
 #endif
 
 }  // namespace
 
 // FLOAT32: the micro-kernel of vectors. HIGHEST, HIGH and MEDIUM: float32 by parts, or as it is.
-#define SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                             \
-  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                                    \
-    static constexpr KernelTable table = {                                                                           \
-        #NAME,                                                                                                       \
-        kLanes,                                                                                                      \
-        {with_gradients<VectorGradients<FLOAT32>>(kernels_of<FLOAT32, VectorScores>(true)), BFLOAT16, INT8, HIGHEST, \
-         HIGH, MEDIUM},                                                                                              \
-        ::embeddings,                                                                                                \
-        ::activate,                                                                                                  \
-        training_kernels()};                                                                                         \
-    return &table;                                                                                                   \
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                            \
+  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                                   \
+    static constexpr KernelTable table = {                                                                          \
+        #NAME,                                                                                                      \
+        kLanes,                                                                                                     \
+        {with_training<VectorGradients<FLOAT32>, VectorTrainingAttention>(kernels_of<FLOAT32, VectorScores>(true)), \
+         BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM},                                                                    \
+        ::embeddings,                                                                                               \
+        ::activate,                                                                                                 \
+        training_kernels()};                                                                                        \
+    return &table;                                                                                                  \
   }
 
 // Without units that make float32 by parts faster.

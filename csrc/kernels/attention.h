@@ -15,6 +15,7 @@
 #include "dropout.h"
 #include "panels.h"
 #include "product.h"
+#include "scratch_cut.h"
 
 namespace {
 
@@ -37,19 +38,14 @@ struct AttentionScratch {
 inline AttentionScratch attention_layout(int64_t rows, int64_t head_size, char* scratch) {
   const int64_t padded = padded_columns(head_size);
   AttentionScratch s;
-  int64_t offset = 0;
-  const auto take = [&](int64_t floats) {
-    char* start = scratch ? scratch + offset : nullptr;
-    offset += round_up(floats * 4, 64);
-    return reinterpret_cast<float*>(start);
-  };
-  s.qkv = take(rows * 3 * padded);
-  s.keys = take(round_up(rows, kPanelColumns) * head_size);
-  s.scores = take(kQueryRows * kKeyBlock);
-  s.sums = take(kQueryRows * padded);
-  s.largest = take(kQueryRows);
-  s.total = take(kQueryRows);
-  s.bytes = offset;
+  ScratchCut cut{scratch};
+  s.qkv = cut.take<float>(rows * 3 * padded);
+  s.keys = cut.take<float>(round_up(rows, kPanelColumns) * head_size);
+  s.scores = cut.take<float>(kQueryRows * kKeyBlock);
+  s.sums = cut.take<float>(kQueryRows * padded);
+  s.largest = cut.take<float>(kQueryRows);
+  s.total = cut.take<float>(kQueryRows);
+  s.bytes = cut.bytes;
   return s;
 }
 

@@ -24,16 +24,17 @@ constexpr int64_t kBackwardQueries = 48;  // whole vectors and tiles of every bu
 static_assert(kBackwardQueries % kLanes == 0, "transposed blocks are whole vectors");
 
 // Rows of head_size numbers to rows of whole vectors, padded with zeros.
-inline void copy_head(const float* from, int64_t stride, int64_t rows, int64_t head_size, float* to,
-                      int64_t to_stride) {
+inline void copy_head(const void* head, int64_t stride, int64_t rows, int64_t head_size, float* to, int64_t to_stride) {
+  const auto* from = static_cast<const float*>(head);
   for (int64_t r = 0; r < rows; ++r) {
     for_each_vector(head_size, [&](int64_t c, int lanes) {
       store(to + r * to_stride + c, load_lanes(from + r * stride + c, lanes));
     });
   }
 }
-inline void copy_back(const float* from, int64_t from_stride, int64_t rows, int64_t head_size, float* to,
+inline void copy_back(const float* from, int64_t from_stride, int64_t rows, int64_t head_size, void* head,
                       int64_t stride) {
+  auto* to = static_cast<float*>(head);
   for (int64_t r = 0; r < rows; ++r) {
     for_each_vector(head_size, [&](int64_t c, int lanes) {
       store_lanes(to + r * stride + c, load_lanes(from + r * from_stride + c, lanes), lanes);
@@ -49,8 +50,8 @@ inline void attention_forward(const AttentionForward& a, char* scratch) {
   copy_head(h.q, h.q_row_stride, h.queries, h.head_size, s.qkv, stride);
   copy_head(h.k, h.k_row_stride, h.keys, h.head_size, s.qkv + padded, stride);
   copy_head(h.v, h.v_row_stride, h.keys, h.head_size, s.qkv + 2 * padded, stride);
-  attend({h.head_size, h.queries, nullptr, h.keys, h.scale, h.mask, h.mask_row_stride, a.context, a.context_row_stride,
-          h.statistics, h.dropout, h.dropout_row},
+  attend({h.head_size, h.queries, nullptr, h.keys, h.scale, h.mask, h.mask_row_stride, static_cast<float*>(a.context),
+          a.context_row_stride, h.statistics, h.dropout, h.dropout_row},
          s);
 }
 
@@ -69,29 +70,18 @@ inline AttentionBackwardScratch attention_backward_layout(const HeadTensors& h, 
   AttentionBackwardScratch s;
   s.padded = padded_columns(h.head_size);
   s.width = least(kKeyBlock, round_up(h.keys, kPanelColumns));
-  int64_t offset = 0;
-  const auto take = [&](int64_t floats) {
-    char* start = scratch ? scratch + offset : nullptr;
-    offset += round_up(floats * 4, 64);
-    return reinterpret_cast<float*>(start);
-  };
+  ScratchCut cut{scratch};
   float** const by_query[] = {&s.q, &s.grad, &s.grad_q};
-  for (float** rows : by_query) *rows = take(h.queries * s.padded);
+  for (float** rows : by_query) *rows = cut.take<float>(h.queries * s.padded);
   float** const by_key[] = {&s.k, &s.v, &s.grad_k, &s.grad_v};
-  for (float** rows : by_key) *rows = take(h.keys * s.padded);
+  for (float** rows : by_key) *rows = cut.take<float>(h.keys * s.padded);
   float** const by_panel[] = {&s.keys, &s.values};
-  for (float** panels : by_panel) *panels = take(round_up(h.keys, kPanelColumns) * h.head_size);
+  for (float** panels : by_panel) *panels = cut.take<float>(round_up(h.keys, kPanelColumns) * h.head_size);
   float** const by_block[] = {&s.scores, &s.slopes, &s.scores_t, &s.slopes_t};
-  for (float** block : by_block) *block = take(kBackwardQueries * s.width);
-  s.probabilities = take(s.width);
-  s.bytes = offset;
+  for (float** block : by_block) *block = cut.take<float>(kBackwardQueries * s.width);
+  s.probabilities = cut.take<float>(s.width);
+  s.bytes = cut.bytes;
   return s;
-}
-
-inline int64_t attention_training_scratch(const HeadTensors& h) {
-  const int64_t forward = attention_scratch(h.queries > h.keys ? h.queries : h.keys, h.head_size);
-  const int64_t backward = attention_backward_layout(h, nullptr).bytes;
-  return forward > backward ? forward : backward;
 }
 
 // One query's scores to P', and its products dO V^T to dP, in place; P to `probabilities`, which without dropout may be
@@ -188,5 +178,16 @@ inline void attention_backward(const AttentionBackward& a, char* scratch) {
   copy_back(s.grad_k, padded, h.keys, h.head_size, a.grad_k, a.grad_k_row_stride);
   copy_back(s.grad_v, padded, h.keys, h.head_size, a.grad_v, a.grad_v_row_stride);
 }
+
+// What MatrixTrainingAttention (matrix_attention_training.h) is in bfloat16.
+struct VectorTrainingAttention {
+  static int64_t scratch(const HeadTensors& h) {
+    const int64_t forward = attention_scratch(h.queries > h.keys ? h.queries : h.keys, h.head_size);
+    const int64_t backward = attention_backward_layout(h, nullptr).bytes;
+    return forward > backward ? forward : backward;
+  }
+  static void forward(const AttentionForward& a, char* scratch) { attention_forward(a, scratch); }
+  static void backward(const AttentionBackward& a, char* scratch) { attention_backward(a, scratch); }
+};
 
 }  // namespace

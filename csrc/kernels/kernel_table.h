@@ -123,7 +123,7 @@ struct Embeddings {
   float* y;  // [rows, channels]
 };
 
-// ---- training: tensors are float32
+// ---- training: tensors are float32, but for attention's in bfloat16
 
 // Zero an element with probability threshold / 2^32, multiply the others by scale. threshold 0: no dropout.
 struct Dropout {
@@ -132,10 +132,11 @@ struct Dropout {
   float scale;
 };
 
-// Attention of one head of one sequence on q, k and v, which are at the head's first channel.
+// Attention of one head of one sequence on q, k and v, which are at the head's first channel. They, context and
+// gradients are float, or in bfloat16 uint16_t.
 struct HeadTensors {
   int64_t head_size, queries, keys;
-  const float *q, *k, *v;
+  const void *q, *k, *v;
   int64_t q_row_stride, k_row_stride, v_row_stride;
   float scale;
   const float* mask;  // [queries, keys], or null
@@ -147,15 +148,15 @@ struct HeadTensors {
 
 struct AttentionForward {
   HeadTensors head;
-  float* context;
+  void* context;
   int64_t context_row_stride;
 };
 
 struct AttentionBackward {
   HeadTensors head;
-  const float* grad;
+  const void* grad;
   int64_t grad_row_stride;
-  float *grad_q, *grad_k, *grad_v;
+  void *grad_q, *grad_k, *grad_v;
   int64_t grad_q_row_stride, grad_k_row_stride, grad_v_row_stride;
 };
 
@@ -223,9 +224,6 @@ struct FeedForwardBackward {
 };
 
 struct TrainingKernels {
-  int64_t (*attention_scratch)(const HeadTensors& head);  // of either
-  void (*attention_forward)(const AttentionForward& attention, char* scratch);
-  void (*attention_backward)(const AttentionBackward& attention, char* scratch);
   void (*add_layer_norm_forward)(const AddLayerNormForward& norm, Rows rows);
   void (*add_layer_norm_backward)(const AddLayerNormBackward& norm, Rows rows);
   // z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
@@ -247,7 +245,7 @@ struct PrecisionKernels {
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place
 
-  // weight: [columns, depth], float or, for int8, int8_t, at these strides in elements.
+  // weight: [columns, depth], float or, for int8, int8_t, at these strides in elements, one of which is 1.
   int64_t (*packed_bytes)(int64_t columns, int64_t depth);
   void (*pack)(const void* weight, int64_t column_stride, int64_t depth_stride, int64_t columns, int64_t depth,
                void* packed);
@@ -262,7 +260,11 @@ struct PrecisionKernels {
   int64_t (*feed_forward_scratch)(const FeedForward& block);
   void (*feed_forward)(const FeedForward& block, Rows rows, char* scratch);
 
-  // Products of gradients: in float32, and in bfloat16 on matrix units. Null in other precisions, which gain nothing.
+  // Attention in training, and products of gradients: in float32, and in bfloat16 on matrix units. Null in other
+  // precisions, which gain nothing.
+  int64_t (*training_attention_scratch)(const HeadTensors& head);  // of either
+  void (*attention_forward)(const AttentionForward& attention, char* scratch);
+  void (*attention_backward)(const AttentionBackward& attention, char* scratch);
   int64_t (*weight_gradient_scratch)(int64_t out, int64_t in);
   void (*weight_gradient)(const WeightGradient& gradient, char* scratch);
   int64_t (*feed_forward_backward_scratch)(int64_t in, int64_t hidden, int64_t out);

@@ -38,6 +38,11 @@ inline Vec coarse_weight_of(Vec x) {
   return where_positive(x + broadcast(100.0f), scale_by_power_of_two(p, n));
 }
 
+// A row rounded to bfloat16, with zeros up to whole steps of two vectors.
+inline void round_row(const float* from, int64_t count, uint16_t* to) {
+  for (int64_t i = 0; i < count; i += 2 * kLanes) store_pairs(to + i, bfloat_step(from + i, count - i));
+}
+
 // The first lanes of v, the others `other`.
 inline Vec first_or(Vec v, int lanes, float other) {
   float all[kLanes];
@@ -65,37 +70,36 @@ struct MatrixScores {
     float* sums;             // [kQueries, width]
     float *largest, *total;  // [kQueries]
     int64_t width;           // the head's channels, whole steps
-    int64_t keys;            // the same of the sequence
     int64_t bytes;
   };
 
   static Layout layout(int64_t rows, int64_t head_size, char* scratch) {
     Layout s;
-    s.width = round_up(head_size, kStep);
-    s.keys = round_up(rows, kStep);
-    int64_t offset = 0;
-    const auto take = [&](int64_t bytes) {
-      char* start = scratch ? scratch + offset : nullptr;
-      offset += round_up(bytes, 64);
-      return start;
-    };
-    const auto floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
-    const auto halves = [&](int64_t count) { return reinterpret_cast<uint16_t*>(take(count * 2)); };
+    ScratchCut cut{scratch};
     const int64_t queries = round_up(rows, kQueries), stride = 3 * padded_columns(head_size);
-    const bool in_place = s.width == head_size;
-    s.projected = floats(rows * stride);
-    s.qkv = halves(queries * stride);
-    s.q = in_place ? s.qkv : halves(queries * s.width);
-    s.q_row_stride = in_place ? stride : s.width;
-    s.k = halves(s.keys * s.width);
-    s.v = halves(s.keys * s.width);
-    s.scores = floats(kQueries * kKeys);
-    s.weights = halves(kQueries * kKeys);
-    s.sums = floats(kQueries * s.width);
-    s.largest = floats(kQueries);
-    s.total = floats(kQueries);
-    s.bytes = offset;
+    s.projected = cut.take<float>(rows * stride);
+    s.qkv = cut.take<uint16_t>(queries * stride);
+    const bool in_place = head_size % kStep == 0;
+    take_blocks(in_place ? 0 : rows, rows, head_size, cut, s);
+    if (in_place) {
+      s.q = s.qkv;
+      s.q_row_stride = stride;
+    }
+    s.bytes = cut.bytes;
     return s;
+  }
+
+  // What `attend` reads and needs.
+  static void take_blocks(int64_t queries, int64_t keys, int64_t head_size, ScratchCut& cut, Layout& s) {
+    s.width = s.q_row_stride = round_up(head_size, kStep);
+    s.q = cut.take<uint16_t>(round_up(queries, kQueries) * s.width);
+    s.k = cut.take<uint16_t>(round_up(keys, kStep) * s.width);
+    s.v = cut.take<uint16_t>(round_up(keys, kStep) * s.width);
+    s.scores = cut.take<float>(kQueries * kKeys);
+    s.weights = cut.take<uint16_t>(kQueries * kKeys);
+    s.sums = cut.take<float>(kQueries * s.width);
+    s.largest = cut.take<float>(kQueries);
+    s.total = cut.take<float>(kQueries);
   }
 
   static int64_t scratch(int64_t rows, int64_t head_size) { return layout(rows, head_size, nullptr).bytes; }
@@ -114,23 +118,18 @@ struct MatrixScores {
     }
   }
 
-  template <class RowOf>
-  static void pack_keys(const uint16_t* k, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
-                        const Layout& s) {
-    const auto load_key = [&](int64_t j, int64_t c) {
-      return j < count ? load_step(k + row_of(j) * stride, c, head_size) : broadcast(0.0f);
-    };
-    Panels::pack_columns(load_key, round_up(count, kStep), s.width, s.k);
+  // load(j, c): a step of the j-th of `count` keys, from its channel c.
+  template <class Load>
+  static void pack_keys(Load load, int64_t count, int64_t width, uint16_t* panels) {
+    const auto load_key = [&](int64_t j, int64_t c) { return j < count ? load(j, c) : broadcast(0.0f); };
+    Panels::pack_columns(load_key, round_up(count, kStep), width, panels);
   }
 
-  template <class RowOf>
-  static void pack_values(const uint16_t* v, int64_t stride, int64_t count, int64_t head_size, RowOf row_of,
-                          const Layout& s) {
+  template <class Load>
+  static void pack_values(Load load, int64_t count, int64_t width, uint16_t* panels) {
     for (int64_t k0 = 0; k0 < count; k0 += kKeys) {
-      const auto load_value = [&](int64_t j, int64_t c) {
-        return k0 + j < count ? load_step(v + row_of(k0 + j) * stride, c, head_size) : broadcast(0.0f);
-      };
-      Panels::pack_rows(load_value, round_up(least(kKeys, count - k0), kStep), s.width, s.v + k0 * s.width);
+      const auto load_value = [&](int64_t j, int64_t c) { return k0 + j < count ? load(k0 + j, c) : broadcast(0.0f); };
+      Panels::pack_rows(load_value, round_up(least(kKeys, count - k0), kStep), width, panels + k0 * width);
     }
   }
 
@@ -186,7 +185,21 @@ struct MatrixScores {
     return rescale;
   }
 
-  static void attend(Panels& panels, const Attention& call, const Attend& a, const Layout& s) {
+  // attention.h's weights, with dropout, rounded to bfloat16: in training, where the backward computes them again. By
+  // `coarse_weight_of` they would not add up to 1, and what is left of a gradient whose terms cancel would be wrong.
+  static float soften_for_training(const Attend& a, int64_t query, int64_t k0, int64_t keys, float* scores,
+                                   uint16_t* weights, float& largest, float& total) {
+    const float* mask = a.mask ? a.mask + query * a.mask_row_stride + k0 : nullptr;
+    const float rescale = ::soften(scores, keys, a.scale, mask, largest, total, k0 == 0);
+    if (a.dropout.threshold) drop_row(a.dropout, a.dropout_row + query, k0, keys, scores);
+    round_row(scores, keys, weights);
+    return rescale;
+  }
+
+  // `rounded_context`: in place of the context, or null.
+  template <bool kTraining>
+  static void attend(Panels& panels, const Attend& a, uint16_t* rounded_context, int64_t rounded_context_row_stride,
+                     const Layout& s) {
     for (int64_t q0 = 0; q0 < a.queries; q0 += kQueries) {
       const int64_t queries = least(kQueries, a.queries - q0);
       for (int64_t k0 = 0; k0 < a.key_count; k0 += kKeys) {
@@ -194,10 +207,16 @@ struct MatrixScores {
         panels.times(queries, s.q + q0 * s.q_row_stride, s.q_row_stride, s.width, s.k + k0 * s.width, whole, false,
                      s.scores, kKeys);
         for (int64_t q = 0; q < queries; ++q) {
-          const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
-          const auto run = mask ? soften<true> : soften<false>;
-          const float rescale =
-              run(s.scores + q * kKeys, keys, a.scale, mask, s.weights + q * kKeys, s.largest[q], s.total[q], k0 == 0);
+          float* scores = s.scores + q * kKeys;
+          uint16_t* weights = s.weights + q * kKeys;
+          float rescale;
+          if constexpr (kTraining) {
+            rescale = soften_for_training(a, q0 + q, k0, keys, scores, weights, s.largest[q], s.total[q]);
+          } else {
+            const float* mask = a.mask ? a.mask + (q0 + q) * a.mask_row_stride + k0 : nullptr;
+            const auto run = mask ? soften<true> : soften<false>;
+            rescale = run(scores, keys, a.scale, mask, weights, s.largest[q], s.total[q], k0 == 0);
+          }
           if (k0 == 0) continue;
           for (int64_t c = 0; c < s.width; c += kLanes) {
             float* sums = s.sums + q * s.width + c;
@@ -206,25 +225,32 @@ struct MatrixScores {
         }
         panels.times(queries, s.weights, kKeys, whole, s.v + k0 * s.width, s.width, k0 > 0, s.sums, s.width);
       }
-      if (call.rounded_context) {
-        round_rows(call, q0, queries, s);
+      if (a.statistics) {
+        for (int64_t q = 0; q < queries; ++q) {
+          a.statistics[2 * (q0 + q)] = s.largest[q];
+          a.statistics[2 * (q0 + q) + 1] = inverse_of(s.largest[q], s.total[q]);
+        }
+      }
+      if (rounded_context) {
+        round_rows(a.head_size, queries, rounded_context + q0 * rounded_context_row_stride, rounded_context_row_stride,
+                   s);
       } else {
         finish_rows(a, q0, queries, s);
       }
     }
   }
 
-  static void round_rows(const Attention& call, int64_t q0, int64_t queries, const Layout& s) {
+  static void round_rows(int64_t head_size, int64_t queries, uint16_t* rounded, int64_t row_stride, const Layout& s) {
     for (int64_t q = 0; q < queries; ++q) {
       const Vec inverse = broadcast(inverse_of(s.largest[q], s.total[q]));
-      uint16_t* context = call.rounded_context + (call.row_begin + q0 + q) * call.rounded_context_row_stride;
-      for (int64_t c = 0; c < call.head_size; c += kStep) {
+      uint16_t* context = rounded + q * row_stride;
+      for (int64_t c = 0; c < head_size; c += kStep) {
         const float* sums = s.sums + q * s.width + c;
         const Vec pairs = bfloat_pairs(load(sums) * inverse, load(sums + kLanes) * inverse);
-        if (c + kStep <= call.head_size) {
+        if (c + kStep <= head_size) {
           store_pairs(context + c, pairs);
         } else {
-          store_first_pairs(context + c, pairs, static_cast<int>(call.head_size - c));
+          store_first_pairs(context + c, pairs, static_cast<int>(head_size - c));
         }
       }
     }
@@ -253,18 +279,22 @@ struct MatrixScores {
                   stride);
     }
     if (s.q != s.qkv) copy_queries(a.queries, a.head_size, s);
-    const uint16_t *k = s.qkv + padded, *v = k + padded;
+    const auto pack = [&](auto row_of) {
+      const uint16_t *k = s.qkv + padded, *v = k + padded;
+      pack_keys([&](int64_t j, int64_t c) { return load_step(k + row_of(j) * stride, c, a.head_size); }, a.key_count,
+                s.width, s.k);
+      pack_values([&](int64_t j, int64_t c) { return load_step(v + row_of(j) * stride, c, a.head_size); }, a.key_count,
+                  s.width, s.v);
+    };
     if (a.keys) {
-      const auto row_of = [&](int64_t j) { return a.keys[j]; };
-      pack_keys(k, stride, a.key_count, a.head_size, row_of, s);
-      pack_values(v, stride, a.key_count, a.head_size, row_of, s);
+      pack([&](int64_t j) { return a.keys[j]; });
     } else {
-      const auto row_of = [](int64_t j) { return j; };
-      pack_keys(k, stride, a.key_count, a.head_size, row_of, s);
-      pack_values(v, stride, a.key_count, a.head_size, row_of, s);
+      pack([](int64_t j) { return j; });
     }
     Panels panels;
-    attend(panels, call, a, s);
+    const int64_t rounded_stride = call.rounded_context_row_stride;
+    attend<false>(panels, a, call.rounded_context ? call.rounded_context + call.row_begin * rounded_stride : nullptr,
+                  rounded_stride, s);
   }
 };
 

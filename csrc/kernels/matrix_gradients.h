@@ -42,13 +42,7 @@ struct MatrixGradients {
 
   static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* panels) {
     const auto load_row = [&](int64_t k, int64_t n) {
-      const int64_t width = columns - n;
-      if (k >= rows) return broadcast(0.0f);
-      const float* at = x + k * stride + n;
-      const Vec first = load_lanes(at, static_cast<int>(least(kLanes, width)));
-      const Vec second =
-          width > kLanes ? load_lanes(at + kLanes, static_cast<int>(least(kLanes, width - kLanes))) : broadcast(0.0f);
-      return bfloat_pairs(first, second);
+      return k < rows ? bfloat_step(x + k * stride + n, columns - n) : broadcast(0.0f);
     };
     Panels::pack_rows(load_row, round_up(rows, kRowStep), columns, panels);
   }

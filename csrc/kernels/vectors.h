@@ -4,10 +4,10 @@
 
 namespace {
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-inline int64_t padded_columns(int64_t columns) { return round_up(columns, kLanes); }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+constexpr int64_t padded_columns(int64_t columns) { return round_up(columns, kLanes); }
 
 // Applies `visit(column, lanes)` to a row's vectors, the last of which may have fewer lanes.
 template <class Visit>

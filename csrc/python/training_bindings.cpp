@@ -34,9 +34,9 @@ AttentionTensors tensors_of(const std::array<int64_t, 5>& sizes, const std::arra
           keys,
           heads,
           head_size,
-          at<const float>(qkv[0]),
-          at<const float>(qkv[1]),
-          at<const float>(qkv[2]),
+          at<const void>(qkv[0]),
+          at<const void>(qkv[1]),
+          at<const void>(qkv[2]),
           at<const float>(mask),
           mask_strides,
           dropout_from(dropout),
@@ -47,7 +47,7 @@ AttentionTensors tensors_of(const std::array<int64_t, 5>& sizes, const std::arra
 
 void bind_training(py::module_& m) {
   py::class_<PackedGroupedMlp>(m, "PackedGroupedMlp")
-      .def(py::init([](const std::string& instruction_set, const std::array<uintptr_t, 2>& weights,
+      .def(py::init([](const std::string& instruction_set, Precision precision, const std::array<uintptr_t, 2>& weights,
                        const std::array<int64_t, 4>& sizes, int threads) {
              const KernelTable& kernels = kernels_named(instruction_set);
              const auto& [groups, channels, hidden, out_channels] = sizes;
@@ -55,9 +55,9 @@ void bind_training(py::module_& m) {
              const ConvWeights out{
                  at<const float>(weights[1]), nullptr, nullptr, nullptr, groups, hidden, out_channels};
              py::gil_scoped_release release;
-             return std::make_unique<PackedGroupedMlp>(kernels, in, out, threads);
+             return std::make_unique<PackedGroupedMlp>(kernels, precision, in, out, threads);
            }),
-           py::arg("instruction_set"), py::arg("weights"), py::arg("sizes"), py::arg("threads"))
+           py::arg("instruction_set"), py::arg("precision"), py::arg("weights"), py::arg("sizes"), py::arg("threads"))
       .def(
           "run",
           [](const PackedGroupedMlp& self, uintptr_t x, int64_t rows, const std::array<uintptr_t, 2>& biases,
@@ -70,26 +70,28 @@ void bind_training(py::module_& m) {
       .def_property_readonly("bytes", &PackedGroupedMlp::bytes);
   m.def(
       "attention_forward",
-      [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,
-         uintptr_t mask, const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout, uintptr_t statistics,
-         uintptr_t context, int threads) {
-        attention_forward(kernels_named(instruction_set),
-                          tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics), at<float>(context), threads);
+      [](const std::string& instruction_set, Precision precision, const std::array<int64_t, 5>& sizes,
+         const std::array<uintptr_t, 3>& qkv, uintptr_t mask, const std::array<int64_t, 3>& mask_strides,
+         const DropoutTuple& dropout, uintptr_t statistics, uintptr_t context, int threads) {
+        attention_forward(kernels_named(instruction_set), precision,
+                          tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics), at<void>(context), threads);
       },
-      py::arg("instruction_set"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"), py::arg("mask_strides"),
-      py::arg("dropout"), py::arg("statistics"), py::arg("context"), py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("precision"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"),
+      py::arg("mask_strides"), py::arg("dropout"), py::arg("statistics"), py::arg("context"), py::arg("threads"),
+      Release());
   m.def(
       "attention_backward",
-      [](const std::string& instruction_set, const std::array<int64_t, 5>& sizes, const std::array<uintptr_t, 3>& qkv,
-         uintptr_t mask, const std::array<int64_t, 3>& mask_strides, const DropoutTuple& dropout, uintptr_t statistics,
-         uintptr_t grad, const std::array<uintptr_t, 3>& gradients, int threads) {
+      [](const std::string& instruction_set, Precision precision, const std::array<int64_t, 5>& sizes,
+         const std::array<uintptr_t, 3>& qkv, uintptr_t mask, const std::array<int64_t, 3>& mask_strides,
+         const DropoutTuple& dropout, uintptr_t statistics, uintptr_t grad, const std::array<uintptr_t, 3>& gradients,
+         int threads) {
         attention_backward(
-            kernels_named(instruction_set), tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
-            {at<const float>(grad), at<float>(gradients[0]), at<float>(gradients[1]), at<float>(gradients[2])},
-            threads);
+            kernels_named(instruction_set), precision, tensors_of(sizes, qkv, mask, mask_strides, dropout, statistics),
+            {at<const void>(grad), at<void>(gradients[0]), at<void>(gradients[1]), at<void>(gradients[2])}, threads);
       },
-      py::arg("instruction_set"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"), py::arg("mask_strides"),
-      py::arg("dropout"), py::arg("statistics"), py::arg("grad"), py::arg("gradients"), py::arg("threads"), Release());
+      py::arg("instruction_set"), py::arg("precision"), py::arg("sizes"), py::arg("qkv"), py::arg("mask"),
+      py::arg("mask_strides"), py::arg("dropout"), py::arg("statistics"), py::arg("grad"), py::arg("gradients"),
+      py::arg("threads"), Release());
   m.def(
       "add_layer_norm_forward",
       [](const std::string& instruction_set, int64_t rows, int64_t channels, uintptr_t x, uintptr_t residual,

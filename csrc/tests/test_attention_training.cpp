@@ -39,8 +39,15 @@ struct AttentionNumbers {
     }
   }
 
-  template <typename Real>
-  AttentionResults<Real> plain(const Dropout& dropout) const {
+  void round() const {
+    for (const Guarded* rows : {&q, &k, &v, &grad}) {
+      for (int64_t i = 0; i < rows->size(); ++i) (*rows)[i] = rounded_to_bfloat16((*rows)[i]);
+    }
+  }
+
+  // `factor`: what becomes of a number that was computed and is multiplied again.
+  template <typename Real, typename Factor>
+  AttentionResults<Real> plain(const Dropout& dropout, Factor factor) const {
     const int64_t channels = shape.heads * shape.head_size, queries = shape.queries, keys = shape.keys;
     const auto by_query = static_cast<std::size_t>(shape.batch * queries * channels);
     const auto by_key = static_cast<std::size_t>(shape.batch * keys * channels);
@@ -74,14 +81,14 @@ struct AttentionNumbers {
           slope[j] = 0;
           for (int64_t c = 0; c < shape.head_size; ++c) {
             const auto at = static_cast<std::size_t>(row + c);
-            r.context[at] += p[j] * keep[j] * static_cast<Real>(v[key_row(j) + c]);
+            r.context[at] += factor(p[j] * keep[j]) * static_cast<Real>(v[key_row(j) + c]);
             slope[j] += static_cast<Real>(grad[row + c]) * static_cast<Real>(v[key_row(j) + c]) * keep[j];
-            r.v[static_cast<std::size_t>(key_row(j) + c)] += p[j] * keep[j] * static_cast<Real>(grad[row + c]);
+            r.v[static_cast<std::size_t>(key_row(j) + c)] += factor(p[j] * keep[j]) * static_cast<Real>(grad[row + c]);
           }
           mean += p[j] * slope[j];
         }
         for (std::size_t j = 0; j < p.size(); ++j) {
-          const Real ds = p[j] * (slope[j] - mean) * scale;
+          const Real ds = factor(p[j] * (slope[j] - mean) * scale);
           for (int64_t c = 0; c < shape.head_size; ++c) {
             r.q[static_cast<std::size_t>(row + c)] += ds * static_cast<Real>(k[key_row(j) + c]);
             r.k[static_cast<std::size_t>(key_row(j) + c)] += ds * static_cast<Real>(q[row + c]);
@@ -92,15 +99,78 @@ struct AttentionNumbers {
     return r;
   }
 
-  AttentionTensors tensors(const Dropout& dropout, float* statistics) const {
-    return {shape.batch,        shape.queries,   shape.keys,
-            shape.heads,        shape.head_size, q.data(),
-            k.data(),           v.data(),        shape.mask ? mask.data() : nullptr,
-            {shape.keys, 0, 0}, dropout,         statistics};
+  AttentionResults<double> exact(const Dropout& dropout) const {
+    return plain<double>(dropout, [](double v) { return v; });
+  }
+  AttentionResults<float> plain_in(Precision precision, const Dropout& dropout) const {
+    if (precision != Precision::bfloat16) return plain<float>(dropout, [](float v) { return v; });
+    AttentionResults<float> r = plain<float>(dropout, rounded_to_bfloat16);
+    for (std::vector<float>* result : {&r.context, &r.q, &r.k, &r.v}) {
+      for (float& value : *result) value = rounded_to_bfloat16(value);
+    }
+    return r;
   }
 
   AttentionShape shape;
   Guarded q, k, v, grad, mask;
+};
+
+// A tensor of a precision's own type. What nothing writes is NaN.
+class Tensor {
+ public:
+  Tensor(Precision precision, int64_t size, Edge edge)
+      : half_(precision == Precision::bfloat16), size_(size), bytes_(size * (half_ ? 2 : 4), edge) {
+    std::memset(bytes_.data(), 0xff, bytes());
+  }
+  Tensor(Precision precision, const GuardedFloats& values, Edge edge) : Tensor(precision, values.size(), edge) {
+    for (int64_t i = 0; i < size_; ++i) {
+      const uint32_t bits = bits_of(half_ ? rounded_to_bfloat16(values[i]) : values[i]);
+      const auto upper = static_cast<uint16_t>(bits >> 16);
+      std::memcpy(at(i), half_ ? static_cast<const void*>(&upper) : &bits, half_ ? 2 : 4);
+    }
+  }
+
+  void* data() const { return bytes_.data(); }
+  int64_t size() const { return size_; }
+  float operator[](int64_t i) const {
+    uint32_t bits = 0;
+    std::memcpy(reinterpret_cast<char*>(&bits) + (half_ ? 2 : 0), at(i), half_ ? 2 : 4);
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  bool same_as(const Tensor& other) const { return std::memcmp(data(), other.data(), bytes()) == 0; }
+
+ private:
+  std::size_t bytes() const { return static_cast<std::size_t>(size_ * (half_ ? 2 : 4)); }
+  char* at(int64_t i) const { return bytes_.data() + i * (half_ ? 2 : 4); }
+
+  bool half_;
+  int64_t size_;
+  GuardedBytes bytes_;
+};
+
+// Forward and backward of a build.
+struct AttentionRun {
+  AttentionRun(const AttentionNumbers& numbers, const GradientBuild& build, const Dropout& dropout, Edge edge,
+               int threads)
+      : context(build.precision, numbers.q.size(), edge),
+        q(build.precision, numbers.q.size(), edge),
+        k(build.precision, numbers.k.size(), edge),
+        v(build.precision, numbers.v.size(), edge) {
+    const AttentionShape& shape = numbers.shape;
+    const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2, edge);
+    const Tensor queries(build.precision, numbers.q, edge), keys(build.precision, numbers.k, edge);
+    const Tensor values(build.precision, numbers.v, edge), grad(build.precision, numbers.grad, edge);
+    const AttentionTensors tensors{shape.batch,        shape.queries,   shape.keys,
+                                   shape.heads,        shape.head_size, queries.data(),
+                                   keys.data(),        values.data(),   shape.mask ? numbers.mask.data() : nullptr,
+                                   {shape.keys, 0, 0}, dropout,         statistics.data()};
+    attention_forward(*build.table, build.precision, tensors, context.data(), threads);
+    attention_backward(*build.table, build.precision, tensors, {grad.data(), q.data(), k.data(), v.data()}, threads);
+  }
+
+  Tensor context, q, k, v;
 };
 
 }  // namespace
@@ -109,36 +179,33 @@ TEST_CASE("attention with dropout, and its gradients, are those of a plain loop,
   const std::vector<AttentionShape> shapes = {
       {1, 1, 1, 1, 3, false, 0},      {2, 5, 7, 3, 8, true, 0.3},       {1, 49, 49, 2, 64, true, 0},
       {1, 50, 30, 1, 17, false, 0.5}, {1, 7, 600, 2, 33, true, 0.1},    {2, 100, 3, 1, 1, false, 1},
-      {1, 3, 529, 1, 20, false, 0.2}, {1, 128, 128, 1, 64, false, 0.1},
+      {1, 3, 529, 1, 20, false, 0.2}, {1, 128, 128, 1, 64, false, 0.1}, {1, 70, 300, 1, 40, true, 0.2},
   };
-  for (const AttentionShape& shape : sampled(shapes)) {
-    for (Edge edge : {Edge::begin, Edge::end}) {
-      const AttentionNumbers numbers(shape, edge);
-      const Dropout dropout = dropout_of(shape.dropout, kDropoutSeed);
-      const AttentionResults<double> exact = numbers.plain<double>(dropout);
-      const AttentionResults<float> plain = numbers.plain<float>(dropout);
-      for (const KernelTable* kernels : tested_builds()) {
-        CAPTURE(name_of(*kernels));
-        CAPTURE(shape.queries);
-        CAPTURE(shape.keys);
-        CAPTURE(shape.head_size);
-        const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2, edge);
-        const AttentionTensors tensors = numbers.tensors(dropout, statistics.data());
-        const GuardedFloats context(numbers.q.size(), edge), alone(numbers.q.size(), edge);
-        attention_forward(*kernels, tensors, alone.data(), 1);
-        attention_forward(*kernels, tensors, context.data(), 3);
-        CHECK(same_bits(context.data(), alone.data(), context.size()));
-        check_errors(exact.context, plain.context, context);
-        const GuardedFloats q(numbers.q.size(), edge), k(numbers.k.size(), edge), v(numbers.v.size(), edge);
-        attention_backward(*kernels, tensors, {numbers.grad.data(), q.data(), k.data(), v.data()}, 3);
-        const GuardedFloats q_alone(q.size(), edge), k_alone(k.size(), edge), v_alone(v.size(), edge);
-        attention_backward(*kernels, tensors, {numbers.grad.data(), q_alone.data(), k_alone.data(), v_alone.data()}, 1);
-        CHECK(same_bits(q.data(), q_alone.data(), q.size()));
-        CHECK(same_bits(k.data(), k_alone.data(), k.size()));
-        CHECK(same_bits(v.data(), v_alone.data(), v.size()));
-        check_errors(exact.q, plain.q, q);
-        check_errors(exact.k, plain.k, k);
-        check_errors(exact.v, plain.v, v);
+  for (Precision precision : kAllPrecisions) {
+    for (const AttentionShape& shape : sampled(shapes)) {
+      for (Edge edge : {Edge::begin, Edge::end}) {
+        const AttentionNumbers numbers(shape, edge);
+        if (precision == Precision::bfloat16) numbers.round();
+        const Dropout dropout = dropout_of(shape.dropout, kDropoutSeed);
+        const AttentionResults<double> exact = numbers.exact(dropout);
+        const AttentionResults<float> plain = numbers.plain_in(precision, dropout);
+        for (const GradientBuild& build : gradient_builds()) {
+          if (build.precision != precision) continue;
+          CAPTURE(name_of(*build.table));
+          CAPTURE(name_of(precision));
+          CAPTURE(shape.queries);
+          CAPTURE(shape.keys);
+          CAPTURE(shape.head_size);
+          const AttentionRun ours(numbers, build, dropout, edge, 3), alone(numbers, build, dropout, edge, 1);
+          CHECK(ours.context.same_as(alone.context));
+          CHECK(ours.q.same_as(alone.q));
+          CHECK(ours.k.same_as(alone.k));
+          CHECK(ours.v.same_as(alone.v));
+          check_errors(exact.context, plain.context, ours.context);
+          check_errors(exact.q, plain.q, ours.q);
+          check_errors(exact.k, plain.k, ours.k);
+          check_errors(exact.v, plain.v, ours.v);
+        }
       }
     }
   }
@@ -152,28 +219,25 @@ TEST_CASE("the gradients of attention among tokens that are alike are those of a
       {1, 50, 130, 1, 33, false, 0.2},
       {1, 20, 600, 1, 64, true, 0.1},
   };
-  for (const AttentionShape& shape : sampled(shapes)) {
-    const AttentionNumbers numbers(shape, Edge::end);
-    numbers.make_alike(0.05f);
-    const Dropout dropout = dropout_of(shape.dropout, kDropoutSeed);
-    const AttentionResults<double> exact = numbers.plain<double>(dropout);
-    const AttentionResults<float> plain = numbers.plain<float>(dropout);
-    for (const KernelTable* kernels : tested_builds()) {
-      CAPTURE(name_of(*kernels));
+  for (const GradientBuild& build : gradient_builds()) {
+    for (const AttentionShape& shape : sampled(shapes)) {
+      const AttentionNumbers numbers(shape, Edge::end);
+      numbers.make_alike(0.05f);
+      if (build.precision == Precision::bfloat16) numbers.round();
+      const Dropout dropout = dropout_of(shape.dropout, kDropoutSeed);
+      const AttentionResults<double> exact = numbers.exact(dropout);
+      const AttentionResults<float> plain = numbers.plain_in(build.precision, dropout);
+      CAPTURE(name_of(*build.table));
+      CAPTURE(name_of(build.precision));
       CAPTURE(shape.keys);
-      const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2), context(numbers.q.size());
-      const AttentionTensors tensors = numbers.tensors(dropout, statistics.data());
-      attention_forward(*kernels, tensors, context.data(), 1);
-      const GuardedFloats q(numbers.q.size()), k(numbers.k.size()), v(numbers.v.size());
-      attention_backward(*kernels, tensors, {numbers.grad.data(), q.data(), k.data(), v.data()}, 1);
-      const auto check = [](const std::vector<double>& exact, const std::vector<float>& plain,
-                            const GuardedFloats& ours) {
+      const AttentionRun ours(numbers, build, dropout, Edge::end, 1);
+      const auto check = [](const std::vector<double>& exact, const std::vector<float>& plain, const Tensor& ours) {
         const double allowed = errors_of(exact, plain, ours.size()).root_mean_square;
         CHECK(errors_of(exact, ours, ours.size()).root_mean_square <= 2 * allowed + few_ulp(exact));
       };
-      check(exact.q, plain.q, q);
-      check(exact.k, plain.k, k);
-      check(exact.v, plain.v, v);
+      check(exact.q, plain.q, ours.q);
+      check(exact.k, plain.k, ours.k);
+      check(exact.v, plain.v, ours.v);
     }
   }
 }
@@ -181,32 +245,61 @@ TEST_CASE("the gradients of attention among tokens that are alike are those of a
 // Some 1e-38 instead would do harm twice: times a large value, and by products so small that the CPU slows down.
 TEST_CASE("a masked key has no weight, whatever its value") {
   const AttentionShape shape{2, 5, 40, 2, 16, true, 0};
-  for (const KernelTable* kernels : tested_builds()) {
-    CAPTURE(name_of(*kernels));
+  for (const GradientBuild& build : gradient_builds()) {
+    CAPTURE(name_of(*build.table));
+    CAPTURE(name_of(build.precision));
     const AttentionNumbers zero(shape, Edge::end), huge(shape, Edge::end);
-    const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2), of_zero(zero.q.size()),
-        of_huge(zero.q.size());
-    const GuardedFloats* contexts[] = {&of_zero, &of_huge};
-
-    std::vector<float> gradients[2];
-    for (int which = 0; which < 2; ++which) {
-      const AttentionNumbers& numbers = which == 0 ? zero : huge;
+    for (const AttentionNumbers* numbers : {&zero, &huge}) {
       for (int64_t row = shape.keys; row < shape.batch * shape.keys; ++row) {  // the first sequence is masked whole
-        if (numbers.mask[row] > -1e30f) continue;
-        std::fill_n(numbers.v.data() + row * 32, 32, which == 0 ? 0.0f : 1e37f);
-      }
-      const AttentionTensors tensors = numbers.tensors(dropout_of(0, 1), statistics.data());
-      attention_forward(*kernels, tensors, contexts[which]->data(), 1);
-      const GuardedFloats q(numbers.q.size()), k(numbers.k.size()), v(numbers.v.size());
-      attention_backward(*kernels, tensors, {numbers.grad.data(), q.data(), k.data(), v.data()}, 1);
-      for (const GuardedFloats* each : {&q, &k, &v}) {
-        for (int64_t i = 0; i < each->size(); ++i) {
-          CHECK(!(std::fabs((*each)[i]) < 1e-37f && (*each)[i] != 0.0f));
-          gradients[which].push_back((*each)[i]);
-        }
+        if (numbers->mask[row] > -1e30f) continue;
+        std::fill_n(numbers->v.data() + row * 32, 32, numbers == &zero ? 0.0f : 1e37f);
       }
     }
-    CHECK(same_bits(of_zero.data(), of_huge.data(), zero.q.size()));
-    CHECK(gradients[0] == gradients[1]);
+    const AttentionRun of_zero(zero, build, dropout_of(0, 1), Edge::end, 1);
+    const AttentionRun of_huge(huge, build, dropout_of(0, 1), Edge::end, 1);
+    for (const Tensor* each : {&of_zero.q, &of_zero.k, &of_zero.v}) {
+      for (int64_t i = 0; i < each->size(); ++i) CHECK(!(std::fabs((*each)[i]) < 1e-37f && (*each)[i] != 0.0f));
+    }
+    CHECK(of_zero.context.same_as(of_huge.context));
+    CHECK(of_zero.q.same_as(of_huge.q));
+    CHECK(of_zero.k.same_as(of_huge.k));
+    CHECK(of_zero.v.same_as(of_huge.v));
+  }
+}
+
+// Also of the rows beside it, and of those that share its tile.
+TEST_CASE("a NaN or infinity reaches what attention and its gradients make of it, and nothing else") {
+  const AttentionShape shape{2, 35, 41, 2, 33, false, 0};
+  const int64_t channels = shape.heads * shape.head_size, query = shape.queries + 3, key = shape.keys + 17;
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const char* where : {"q", "k", "v", "grad"}) {
+      AttentionNumbers numbers(shape, Edge::end);
+      const Guarded& tensor = *where == 'q'   ? numbers.q
+                              : *where == 'k' ? numbers.k
+                              : *where == 'v' ? numbers.v
+                                              : numbers.grad;
+      const bool by_query = *where == 'q' || *where == 'g';
+      tensor[(by_query ? query : key) * channels + 5] = bad;  // of the second sequence's first head
+      const Dropout dropout = dropout_of(0, 1);
+      const AttentionResults<double> exact = numbers.exact(dropout);
+      for (const GradientBuild& build : gradient_builds()) {
+        CAPTURE(name_of(*build.table));
+        CAPTURE(name_of(build.precision));
+        CAPTURE(where);
+        CAPTURE(bad);
+        const AttentionRun made(numbers, build, dropout, Edge::end, 1);
+        const auto check = [](const std::vector<double>& expected, const Tensor& ours) {
+          int64_t different = 0;
+          for (int64_t i = 0; i < ours.size(); ++i) {
+            different += std::isfinite(expected[static_cast<std::size_t>(i)]) != std::isfinite(ours[i]);
+          }
+          CHECK(different == 0);
+        };
+        check(exact.context, made.context);
+        check(exact.q, made.q);
+        check(exact.k, made.k);
+        check(exact.v, made.v);
+      }
+    }
   }
 }

@@ -185,7 +185,7 @@ def form_of(precision: str) -> str:
 
 
 def gradient_precision(dtype: torch.dtype) -> str:
-    """What a backward's products of tensors of this dtype run in: "bfloat16" or "float32".
+    """What attention and a backward's products of tensors of this dtype run in: "bfloat16" or "float32".
 
     bfloat16's on matrix units are rounded to bfloat16 first, as autocast rounds them; without such units float32, in
     which those products are exact, is as fast.
@@ -313,19 +313,28 @@ def keep(weight: Tensor, groups: int, form: str, made: Any, whole: bool = True) 
     )
 
 
-def packed_mlp(weight_in: Tensor, weight_out: Tensor, groups: int, rows: int) -> _native.PackedGroupedMlp:
+def packed_mlp(
+    weight_in: Tensor, weight_out: Tensor, groups: int, precision: str, rows: int
+) -> _native.PackedGroupedMlp:
     """Both weights of a feed-forward block as one kernel takes them, packed once as `packed_weight` is."""
 
     def pack() -> _native.PackedGroupedMlp:
         floats = [weight.detach().contiguous() for weight in (weight_in, weight_out)]
         sizes = (groups, weight_in.shape[1] * groups, weight_in.shape[0], weight_out.shape[0])
-        return _native.PackedGroupedMlp(instruction_set(), addresses(*floats), sizes, torch.get_num_threads())
+        return _native.PackedGroupedMlp(
+            instruction_set(),
+            NATIVE_PRECISIONS[precision],
+            addresses(*floats),
+            sizes,
+            torch.get_num_threads(),
+        )
 
-    made = _once(weight_in, groups, "mlp", rows, pack)
-    if _once(weight_out, groups, "mlp", rows, lambda: made) is not made:  # the second changed, or is another
+    form = f"mlp {precision}"
+    made = _once(weight_in, groups, form, rows, pack)
+    if _once(weight_out, groups, form, rows, lambda: made) is not made:  # the second changed, or is another
         made = pack()
         for weight in (weight_in, weight_out):
-            keep(weight, groups, "mlp", made)
+            keep(weight, groups, form, made)
     return made
 
 

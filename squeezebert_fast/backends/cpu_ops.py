@@ -8,8 +8,8 @@ under gradient checkpointing, draws the same one, on any number of threads.
 
 The kernels compute in float32. bfloat16 numbers are exact there, and so are their products, so this is what a bfloat16
 multiplication with float32 sums gives. A float32 parameter beside bfloat16 inputs is rounded to bfloat16 where it is a
-product's operand, as autocast does. On matrix units the products of a backward of bfloat16 tensors round their other
-operands too, which autocast has rounded by then (`cpu.gradient_precision`).
+product's operand, as autocast does. On matrix units attention and the products of a backward of bfloat16 tensors round
+their other operands too, which autocast has rounded by then (`cpu.gradient_precision`).
 """
 
 from __future__ import annotations
@@ -139,13 +139,11 @@ def grouped_mlp(
     activation: str | None,
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
-    if x.dtype is not torch.float32:
-        hidden = _product(x.detach().to(torch.float32), weight_in, bias_in, groups, activation, "bfloat16")
-        return _product(hidden, weight_out, bias_out, groups, None, "bfloat16").to(x.dtype)
+    dtype, precision = x.dtype, "bfloat16" if x.dtype is torch.bfloat16 else "float32"
     x, bias_in, bias_out = _float32(x), _float32_or_none(bias_in), _float32_or_none(bias_out)
     y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
     rows = x.numel() // x.shape[-1]
-    cpu.packed_mlp(_float32_weight(weight_in), _float32_weight(weight_out), groups, rows).run(
+    cpu.packed_mlp(_float32_weight(weight_in), _float32_weight(weight_out), groups, precision, rows).run(
         x.data_ptr(),
         rows,
         addresses(bias_in, bias_out),
@@ -153,7 +151,7 @@ def grouped_mlp(
         cpu.FUSED_ACTIVATIONS[activation],
         torch.get_num_threads(),
     )
-    return y
+    return _to(dtype, y)
 
 
 def grouped_mlp_backward(
@@ -209,14 +207,16 @@ def attention(
     That is each row's largest score and the reciprocal of its exponentials' sum; inf and 0, by which the backward has
     zeros, where it doesn't attend.
     """
-    dtype, q, k, v = q.dtype, _float32(q), _float32(k), _float32(v)
+    dtype, precision = q.dtype, cpu.gradient_precision(q.dtype)
+    q, k, v = (_operands(tensor, precision) for tensor in (q, k, v))
     result = torch.empty_like(q)
-    statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2))
+    statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2), dtype=torch.float32)
     if q.numel() == 0 or k.numel() == 0:
         return result.zero_().to(dtype), statistics.zero_()
     mask = _scores_mask(mask, q, k, num_heads)
     cpu._native.attention_forward(
         cpu.instruction_set(),
+        cpu.NATIVE_PRECISIONS[precision],
         _attention_sizes(q, k, num_heads),
         addresses(q, k, v),
         *_mask_arguments(mask),
@@ -244,8 +244,8 @@ def attention_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
-    dtypes = q.dtype, k.dtype, v.dtype
-    grad, q, k, v = (_float32(tensor) for tensor in (grad, q, k, v))
+    dtypes, precision = (q.dtype, k.dtype, v.dtype), cpu.gradient_precision(q.dtype)
+    grad, q, k, v = (_operands(tensor, precision) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
         gradients = [gradient.zero_() for gradient in gradients]
@@ -253,6 +253,7 @@ def attention_backward(
         mask = _scores_mask(mask, q, k, num_heads)
         cpu._native.attention_backward(
             cpu.instruction_set(),
+            cpu.NATIVE_PRECISIONS[precision],
             _attention_sizes(q, k, num_heads),
             addresses(q, k, v),
             *_mask_arguments(mask),
@@ -360,6 +361,13 @@ def _float32(tensor: Tensor) -> Tensor:
     if tensor.dtype is torch.float32 and tensor.is_contiguous():
         return tensor
     return tensor.detach().to(torch.float32).contiguous()
+
+
+def _operands(tensor: Tensor, precision: str) -> Tensor:
+    """As kernels take it that have tensors of each precision's own dtype."""
+    if precision == "float32":
+        return _float32(tensor)
+    return tensor.detach().to(torch.bfloat16).contiguous()
 
 
 def _to(dtype: torch.dtype, tensor: Tensor) -> Tensor:

@@ -5,6 +5,14 @@
 
 namespace {
 
+// Two vectors of numbers, rounded, of which `count` are there; the others are 0.
+inline Vec bfloat_step(const float* from, int64_t count) {
+  const Vec first = load_lanes(from, static_cast<int>(least(kLanes, count)));
+  const Vec second =
+      count > kLanes ? load_lanes(from + kLanes, static_cast<int>(least(kLanes, count - kLanes))) : broadcast(0.0f);
+  return bfloat_pairs(first, second);
+}
+
 struct MatrixBfloat16 {
   using Operand = uint16_t;
   using Weight = uint16_t;

@@ -18,11 +18,11 @@ class MmlaPanels {
   template <class Load>
   static void pack_columns(Load load, int64_t columns, int64_t depth, uint16_t* panels) {
     for (int64_t n = 0; n < columns; n += kPanel) {
-      const int64_t width = least(kPanel, columns - n);
+      const int64_t width = padded_columns(least(kPanel, columns - n));
       for (int64_t i = 0; i < width; ++i) {
         uint16_t* to = panels + n * depth + i * kDeep;
         for (int64_t c = 0; c < depth; c += kStep, to += kStep * width) {
-          const uint16x8_t numbers = vreinterpretq_u16_f32(load(n + i, c));
+          const uint16x8_t numbers = vreinterpretq_u16_f32(n + i < columns ? load(n + i, c) : broadcast(0.0f));
           vst1_u16(to, vget_low_u16(numbers));
           vst1_u16(to + kDeep * width, vget_high_u16(numbers));
         }

@@ -17,16 +17,17 @@ class TilePanels {
                 "a step of K, a panel's columns and two vectors are one number");
 
   // Rows of a product's second factor, transposed, to panels of columns. load(i, c): a step of row i, from its number
-  // c. A row is words of two numbers; a panel has them as columns.
+  // c. A row is words of two numbers; a panel has them as columns. Columns that a last vector lacks are 0.
   template <class Load>
   static void pack_columns(Load load, int64_t columns, int64_t depth, uint16_t* panels) {
     for (int64_t first = 0; first < columns; first += kLanes) {
-      uint16_t* panel = panels + first / kPanel * kPanel * depth + first % kPanel * 2;
+      const int64_t begin = first / kPanel * kPanel, padded = padded_columns(least(kPanel, columns - begin));
+      uint16_t* panel = panels + begin * depth + (first - begin) * 2;
       for (int64_t c = 0; c < depth; c += kStep) {
         Vec block[kLanes];
-        for (int i = 0; i < kLanes; ++i) block[i] = load(first + i, c);
+        for (int i = 0; i < kLanes; ++i) block[i] = first + i < columns ? load(first + i, c) : broadcast(0.0f);
         transpose_block(block);
-        for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * kPanel * 2, block[i]);
+        for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * padded * 2, block[i]);
       }
     }
   }
