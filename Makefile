@@ -33,7 +33,7 @@ help:
 	@echo "make runtime-arm  the same for AArch64, cross-compiled"
 	@echo "make test-arm     the C++ tests and squeezebert-run on emulated AArch64 CPUs; that a token costs no more instructions"
 	@echo "make test-arm-python  the Python package on emulated AArch64 CPUs, with an AArch64 Python and torch"
-	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none, or on its twin in plain C++"
+	@echo "make test-amx     the C++ tests on the build for AMX, emulated where the CPU has none; needs AVX-512"
 	@echo "make sanitize     the C++ tests under the address, undefined-behaviour and thread sanitizers and valgrind"
 	@echo "make fuzz         what the runtime and the Python loaders read: 10 minutes, or FUZZ_SECONDS=60"
 	@echo "make test-ray     batches and serving on Ray clusters of this machine, and the server's page in a browser"

@@ -215,6 +215,8 @@ def test_packed_weights_take_a_quarter_of_the_memory() -> None:
         for p in ("float32", "bfloat16", "int8")
     }
     weights = sum(4 * p.numel() for p in encoder.parameters() if p.dim() == 3)
-    assert weights <= sizes["float32"] <= 1.1 * weights
+    # on matrix units float32 is there twice: by parts, three of two bytes, and as it is for short sequences
+    float32 = weights * (2.5 if cpu.products_by_parts("float32_highest") else 1)
+    assert float32 <= sizes["float32"] <= 1.1 * float32
     assert sizes["bfloat16"] <= 0.55 * weights
     assert sizes["int8"] <= 0.3 * weights

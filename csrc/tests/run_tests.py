@@ -5,8 +5,7 @@
     run_tests.py --thread-sanitizer  what runs on several threads, under ThreadSanitizer
     run_tests.py --valgrind          every few shapes under memcheck, on a build that it can run
     run_tests.py --amx               on the build for AMX: where the CPU has none, emulated; then every few shapes
-                                     under the sanitizers, which so check what tiles load and store. Without AVX-512
-                                     or a compiler that knows AMX, the latter on its twin in plain C++ alone
+                                     under the sanitizers, which so check what tiles load and store
     run_tests.py --arm               for AArch64, on emulated CPUs; checks instructions and inner loops too
     run_tests.py --arm-tools         no test: installs the compiler and the emulator that --arm needs
 
@@ -103,7 +102,8 @@ VALGRIND_ENVIRONMENT = {"SQUEEZEBERT_TEST_BUILDS": "avx2,neon", "SQUEEZEBERT_TES
 
 # What the build for AMX uses beside tiles, which alone are emulated.
 AMX_NEEDS = {"avx512_bf16", "avx512_vnni"}
-AMX_SANITIZERS_ENVIRONMENT = {"SQUEEZEBERT_TEST_EVERY": "8"}
+AMX_ENVIRONMENT = {"SQUEEZEBERT_TEST_BUILDS": "avx512_amx"}
+AMX_SANITIZERS_ENVIRONMENT = {**AMX_ENVIRONMENT, "SQUEEZEBERT_TEST_EVERY": "8"}
 
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 ARM_EMULATOR = "qemu-aarch64-static"
@@ -274,14 +274,13 @@ def test_arm(test_arguments: list[str]) -> None:
 
 
 def test_amx(test_arguments: list[str]) -> None:
-    environment = {"SQUEEZEBERT_TEST_BUILDS": "amx_twin"}
     if why := why_no_amx_code():
-        print(f"--amx: {why}: the build's machine code was not run, its twin was", flush=True)
-    else:
-        environment = {"SQUEEZEBERT_TEST_BUILDS": "avx512_amx"}
-        run([str(build(this_machine())), *test_arguments], **environment)
-    sanitized = str(build(this_machine("-sanitized", SANITIZERS)))
-    run([sanitized, *test_arguments], **environment, **AMX_SANITIZERS_ENVIRONMENT)
+        print(
+            f"--amx: {why}: nothing was run. Without --amx or with --sanitize, the build's twin in plain C++ is"
+        )
+        return
+    run([str(build(this_machine())), *test_arguments], **AMX_ENVIRONMENT)
+    run([str(build(this_machine("-sanitized", SANITIZERS))), *test_arguments], **AMX_SANITIZERS_ENVIRONMENT)
 
 
 def why_no_amx_code() -> str | None:

@@ -375,8 +375,11 @@ class MatrixTile {
     const int64_t whole = block.depth / kDepthStep, rest = block.depth % kDepthStep;
 
     End end = self.end_;
-    const auto between = [&](int) __attribute__((always_inline)) {
-      if (end.rows < 2) return;
+    // Two rows after each of the first products of a step, equally many in every step: all at once, in the first ones,
+    // they would take longer than those steps' products, and nothing would run beside the last ones'.
+    const int64_t pairs_a_step = divide_up(end.rows / 2, whole + (rest > 0) + (block.depth == 0));
+    const auto between = [&](int product) __attribute__((always_inline)) {
+      if (end.rows < 2 || product >= pairs_a_step) return;
       if constexpr (Tiles::kInstructions) {
         end_two_rows<kKind>(end);
       } else {
