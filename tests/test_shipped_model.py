@@ -81,8 +81,10 @@ def test_it_is_as_accurate_on_sentences_it_never_saw_as_its_card_says(name: str)
     assert said is not None
     claimed = float(said[1].split("|")[HELD_OUT[name]])
     report = json.loads(succeeds("evaluate", ROOT / "examples" / name, "-m", SENTIMENT_MODEL, "--json"))
-    one = 1 / len(read(name))  # sentence: other CPUs round otherwise
-    assert claimed - 1.5 * one < report["int8"]["accuracy"] < claimed + 1.5 * one
+    # By so many sentences, since other CPUs round otherwise. Of the 200, float32 has one fewer right than the card's
+    # int8; int8 with attention in bfloat16, as on matrix units, has two.
+    sentences = 2 if cpu.scores_precision("int8") == "bfloat16" else 1
+    assert abs(report["int8"]["accuracy"] - claimed) < (sentences + 0.5) / len(read(name))
 
 
 @needs_native
