@@ -49,7 +49,7 @@ def test_an_unpatched_model_runs_its_own_modules(library: str) -> None:
 @needs_native
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_patched_model_runs_its_layers_in_one_call(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "products_by_parts", lambda form: 0)  # see test_engine_matmul_precision.py
+    monkeypatch.setattr(cpu, "products_by_parts", lambda form: 0)  # see test_matmul_precision.py
     model = squeezebert_fast.patch(model_of(library))
     build = cpu.instruction_set()
     expected = [

@@ -49,10 +49,12 @@ void PackedGroupedMlp::run(const float* x, int64_t rows, const float* bias_in, c
   const bool few = divide_up(rows, kBlockRows) * groups_ < kMlpTasksPerThread * threads;
   const int64_t row_blocks = divide_up(rows, few ? kSmallBlockRows : kBlockRows);
   const auto rows_of = [&](int64_t block) { return Rows{rows * block / row_blocks, rows * (block + 1) / row_blocks}; };
-  const Workspace workspace(aligned(rows * in_channels_ * kernels.operand_bytes + kSlack));
+  const int64_t operand_bytes = aligned(rows * in_channels_ * kernels.operand_bytes + kSlack);
+  const Workspace workspace(operand_bytes + aligned(kernels.operand_bytes > 0 ? rows * 4 : 0));
   Operands operands{const_cast<float*>(x), in_channels_, nullptr, 1, in_channels_};
   if (kernels.operand_bytes > 0) {
     operands.data = workspace.data();
+    operands.scale = reinterpret_cast<float*>(workspace.data() + operand_bytes);
     run_tasks(row_blocks, threads, [&](int64_t block) { kernels.prepare(x, in_channels_, rows_of(block), operands); });
   }
   const std::vector<FeedForward::Chunk> chunks = chunks_on(segments.data(), chunks_);

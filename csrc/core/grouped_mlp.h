@@ -12,7 +12,7 @@ namespace squeezebert {
 // has a gradient of x to itself.
 constexpr int64_t kMlpTasksPerThread = 2;
 
-// Both weights, packed for one instruction-set build, in float32 or bfloat16.
+// Both weights, packed for one instruction-set build, in float32 of any form or bfloat16.
 class PackedGroupedMlp {
  public:
   // The biases of `in` and `out` are left out: `run` takes them.

@@ -33,17 +33,6 @@ float quantize_row(const float* row, int64_t count, int8_t* ints) {
   return bound / 127.0f + poison;
 }
 
-float scale_row(const float* row, int64_t count, float* scaled) {
-  float largest = 0.0f;
-  for (int64_t i = 0; i < count; ++i) {
-    if (std::isfinite(row[i])) largest = std::max(largest, std::fabs(row[i]));
-  }
-  // Products of two such powers are float32 too, and their inverses.
-  const int power = largest > 0.0f ? std::clamp(std::ilogb(largest), -60, 60) : 0;
-  for (int64_t i = 0; i < count; ++i) scaled[i] = std::ldexp(row[i], -power);
-  return std::ldexp(1.0f, power);
-}
-
 int64_t PackedSegments::array_bytes(int64_t columns) const {
   return aligned(divide_up(columns, kernels_->lanes) * kernels_->lanes * 4);
 }
@@ -114,7 +103,7 @@ void PackedSegments::pack_one(int64_t index) {
   std::vector<int8_t> ints;
   const bool quantized = precision_ == Precision::int8;
   const bool by_parts = kernels.products > 0;
-  const bool in_place = !quantized && !by_parts && source.strips.size() == 1 && source.strips.front().column == 0;
+  const bool in_place = !quantized && source.strips.size() == 1 && source.strips.front().column == 0;
   if (quantized) {
     ints.assign(static_cast<std::size_t>(columns * depth), 0);
   } else if (!in_place) {
@@ -127,10 +116,6 @@ void PackedSegments::pack_one(int64_t index) {
       const int64_t from = row * stride + source.k_begin, to = column * depth;
       if (source.bias && strip.conv.bias) bias[column] = strip.conv.bias[row];
       if (depth == 0) continue;  // no weights, no scale: the bias is all
-      if (by_parts) {
-        scale[column] = scale_row(strip.conv.weight + from, depth, &floats[static_cast<std::size_t>(to)]);
-        continue;
-      }
       if (!quantized) {
         if (!in_place) {
           std::memcpy(&floats[static_cast<std::size_t>(to)], strip.conv.weight + from,
@@ -156,13 +141,14 @@ void PackedSegments::pack_one(int64_t index) {
     if (conv.transposed) {
       const int64_t group = strip.row / conv.out_per_group(), width = conv.out_per_group();
       const float* first = conv.weight + (group * conv.in_per_group() + source.k_begin) * width + strip.row % width;
-      kernels.pack(first, 1, width, columns, depth, weight);
+      kernels.pack(first, 1, width, columns, depth, weight, scale);
     } else {
       const int64_t stride = conv.in_per_group();
-      kernels.pack(conv.weight + strip.row * stride + source.k_begin, stride, 1, columns, depth, weight);
+      kernels.pack(conv.weight + strip.row * stride + source.k_begin, stride, 1, columns, depth, weight, scale);
     }
   } else {
-    kernels.pack(quantized ? static_cast<const void*>(ints.data()) : floats.data(), depth, 1, columns, depth, weight);
+    kernels.pack(quantized ? static_cast<const void*>(ints.data()) : floats.data(), depth, 1, columns, depth, weight,
+                 scale);
   }
   segment.weight = weight;
   segment.bias = source.bias ? bias : nullptr;

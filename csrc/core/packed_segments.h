@@ -31,10 +31,6 @@ struct ConvWeights {
 // make the scale NaN.
 float quantize_row(const float* row, int64_t count, int8_t* ints);
 
-// A row of weights as products by parts take it: times a power of two that brings the largest finite one near to 1.
-// Returns the inverse.
-float scale_row(const float* row, int64_t count, float* scaled);
-
 // Consecutive segments that compute the same columns, or columns side by side. A task runs a piece as one product.
 struct Piece {
   int64_t first, count;

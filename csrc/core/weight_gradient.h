@@ -21,8 +21,8 @@ struct GroupedGradients {
 };
 void weight_gradient(const KernelTable& kernels, Precision precision, const GroupedGradients& gradients, int threads);
 
-// Whether attention in training and products of gradients run in this precision: float32 everywhere, bfloat16 on matrix
-// units.
+// Whether attention in training and products of gradients run in this precision: float32 everywhere,
+// bfloat16 on matrix units, and float32 by parts where those have it.
 bool has_gradients(const KernelTable& kernels, Precision precision);
 
 // The kernels of that in a precision. Throws std::invalid_argument where the build has none.

@@ -10,10 +10,8 @@ namespace {
 
 template <class Panels>
 constexpr PrecisionKernels matrix_bfloat16() {
-  PrecisionKernels kernels = with_training<MatrixGradients<Panels>, MatrixTrainingAttention<Panels>>(
-      kernels_of<typename Panels::Micro, MatrixScores<Panels>>(true));
-  kernels.pack = pack_rounded<Panels>;
-  return kernels;
+  return with_training<MatrixGradients<Panels>, MatrixTrainingAttention<Panels>>(
+      kernels_of<typename Panels::Micro, MatrixScores<Panels>>(true, pack_rounded<Panels>));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // export_table.h's last line for a build with matrix units: TILES is what runs their instructions.
 #pragma once
 #include "../kernels/micro/tile_panels.h"
+#include "../kernels/parts_gradients.h"
 #include "export_matrix_bfloat16.h"
 
 namespace {
@@ -9,7 +10,9 @@ namespace {
 template <int kParts, class Tiles>
 constexpr PrecisionKernels kernels_by_parts() {
   using Micro = MatrixTile<Float32Parts<kParts>, Tiles>;
-  PrecisionKernels kernels = kernels_of<Micro, VectorScores>(true);
+  using Panels = TilePanels<Tiles>;
+  PrecisionKernels kernels = with_training<PartsGradients<Micro, Panels>, VectorTrainingAttention>(
+      kernels_of<Micro, VectorScores>(true, pack_by_parts<kParts, Panels>));
   kernels.products = Micro::kProducts;
   return kernels;
 }

@@ -22,8 +22,10 @@ using squeezebert::Precision;
 using squeezebert::PrecisionKernels;
 using squeezebert::TrainingKernels;
 
+using PackWeights = decltype(PrecisionKernels::pack);
+
 template <class Micro, class Scores>
-constexpr PrecisionKernels kernels_of(bool native) {
+constexpr PrecisionKernels kernels_of(bool native, PackWeights pack_weights = pack<Micro>) {
   using Format = typename Micro::Format;
   PrecisionKernels kernels{};
   kernels.block_rows = Micro::kRows;
@@ -37,7 +39,7 @@ constexpr PrecisionKernels kernels_of(bool native) {
   kernels.operand_shift = Format::kOperandShift;
   kernels.operand_bytes = operand_bytes<Format>();
   kernels.packed_bytes = packed_bytes<Micro>;
-  kernels.pack = pack<Micro>;
+  kernels.pack = pack_weights;
   kernels.prepare = Format::prepare;
   kernels.product = product<Micro>;
   kernels.add_layer_norm = add_layer_norm<Format>;
@@ -77,24 +79,24 @@ constexpr TrainingKernels training_kernels() {
 
 }  // namespace
 
+template <class Micro>
+constexpr PrecisionKernels float32_kernels() {
+  return with_training<VectorGradients<Micro>, VectorTrainingAttention>(kernels_of<Micro, VectorScores>(true));
+}
+
 // FLOAT32: the micro-kernel of vectors. HIGHEST, HIGH and MEDIUM: float32 by parts, or as it is.
-#define SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)                            \
-  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                                   \
-    static constexpr KernelTable table = {                                                                          \
-        #NAME,                                                                                                      \
-        kLanes,                                                                                                     \
-        {with_training<VectorGradients<FLOAT32>, VectorTrainingAttention>(kernels_of<FLOAT32, VectorScores>(true)), \
-         BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM},                                                                    \
-        ::embeddings,                                                                                               \
-        ::activate,                                                                                                 \
-        training_kernels()};                                                                                        \
-    return &table;                                                                                                  \
+#define SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM)               \
+  const squeezebert::KernelTable* squeezebert::NAME##_kernels() {                                      \
+    static constexpr KernelTable table = {                                                             \
+        #NAME,        kLanes,     {float32_kernels<FLOAT32>(), BFLOAT16, INT8, HIGHEST, HIGH, MEDIUM}, \
+        ::embeddings, ::activate, training_kernels()};                                                 \
+    return &table;                                                                                     \
   }
 
 // Without units that make float32 by parts faster.
-#define SQUEEZEBERT_EXPORT_WITHOUT_PARTS(NAME, FLOAT32, BFLOAT16, INT8)                                \
-  SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, (kernels_of<FLOAT32, VectorScores>(true)), \
-                             (kernels_of<FLOAT32, VectorScores>(true)), (kernels_of<FLOAT32, VectorScores>(true)))
+#define SQUEEZEBERT_EXPORT_WITHOUT_PARTS(NAME, FLOAT32, BFLOAT16, INT8)                                             \
+  SQUEEZEBERT_EXPORT_KERNELS(NAME, FLOAT32, BFLOAT16, INT8, float32_kernels<FLOAT32>(), float32_kernels<FLOAT32>(), \
+                             float32_kernels<FLOAT32>())
 
 // All on vectors. Whether bfloat16 and int8 have instructions of their own in this build.
 #define SQUEEZEBERT_EXPORT_TABLE(NAME, NATIVE_BFLOAT16, NATIVE_INT8)                                  \

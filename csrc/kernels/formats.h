@@ -51,7 +51,7 @@ struct Float32 {
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
   static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
   static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
-  static Weight pack(Source v, int) { return v; }
+  static Weight pack(Source v) { return v; }
   static void prepare(const float*, int64_t, Rows, const Operands&) {}
 };
 
@@ -95,7 +95,7 @@ struct Bfloat16 {
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
   static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
   static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
-  static Weight pack(Source v, int) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
+  static Weight pack(Source v) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
 
   static void store_operand(uint16_t* p, uint32_t bits) { *p = static_cast<uint16_t>(bits >> 16); }
   static void store_operand(float* p, uint32_t bits) { *p = float_of(bits); }
@@ -144,7 +144,7 @@ struct Int8 {
   static Vec finish(Sum sum, Vec scale, const Columns& columns, int row) {
     return to_float(sum) * scale * broadcast(columns.row_scale[row * columns.row_scale_stride]);
   }
-  static Weight pack(Source v, int) { return v; }
+  static Weight pack(Source v) { return v; }
 
   static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
     const int64_t size = operands.channels / operands.groups;

@@ -245,10 +245,11 @@ struct PrecisionKernels {
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place
 
-  // weight: [columns, depth], float or, for int8, int8_t, at these strides in elements, one of which is 1.
+  // weight: [columns, depth], float or, for int8, int8_t, at these strides in elements, one of which is 1. By parts,
+  // scale, [columns], is written.
   int64_t (*packed_bytes)(int64_t columns, int64_t depth);
   void (*pack)(const void* weight, int64_t column_stride, int64_t depth_stride, int64_t columns, int64_t depth,
-               void* packed);
+               void* packed, float* scale);
 
   void (*prepare)(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands);
   void (*product)(const Product& product, Rows rows);
@@ -260,8 +261,8 @@ struct PrecisionKernels {
   int64_t (*feed_forward_scratch)(const FeedForward& block);
   void (*feed_forward)(const FeedForward& block, Rows rows, char* scratch);
 
-  // Attention in training, and products of gradients: in float32, and in bfloat16 on matrix units. Null in other
-  // precisions, which gain nothing.
+  // Attention in training, and products of gradients: in float32 of any form, whose attention is the same, and in
+  // bfloat16 on matrix units. Null in other precisions, which gain nothing.
   int64_t (*training_attention_scratch)(const HeadTensors& head);  // of either
   void (*attention_forward)(const AttentionForward& attention, char* scratch);
   void (*attention_backward)(const AttentionBackward& attention, char* scratch);

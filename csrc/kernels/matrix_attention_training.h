@@ -167,9 +167,8 @@ struct MatrixTrainingAttention {
       }
       times(panels, queries, s.rounded_slopes, kKeys, whole, s.key_rows + k0 * width, width, k0 > 0,
             s.grad_q + q0 * width, width);
-      using Gradients = MatrixGradients<Panels>;
-      Gradients::transpose(s.scores, kKeys, queries, keys, s.weights_t, kTransposedStride);
-      Gradients::transpose(s.slopes, kKeys, queries, keys, s.slopes_t, kTransposedStride);
+      transpose_rounded(s.scores, kKeys, queries, keys, s.weights_t, kTransposedStride);
+      transpose_rounded(s.slopes, kKeys, queries, keys, s.slopes_t, kTransposedStride);
       const int64_t depth = round_up(queries, kStep);
       times(panels, keys, s.weights_t, kTransposedStride, depth, s.grad_rows, width, q0 > 0, s.grad_v + k0 * width,
             width);

@@ -8,7 +8,7 @@ namespace {
 // `Panels`: as matrix_attention.h has it. One of the strides is 1.
 template <class Panels>
 inline void pack_rounded(const void* weight, int64_t column_stride, int64_t depth_stride, int64_t columns,
-                         int64_t depth, void* packed) {
+                         int64_t depth, void* packed, float*) {
   const auto* from = static_cast<const float*>(weight);
   auto* to = static_cast<uint16_t*>(packed);
   const int64_t whole = round_up(depth, Panels::kStep);

@@ -9,7 +9,7 @@ inline int64_t multiply_add_chains(int64_t iterations) {
   constexpr int kChains = 12;  // more than latency times units of any CPU so far (4 cycles x 2), and fits 16 registers
   typename Format::Weight packed[kLanes * Format::kStep] = {};
   volatile char unknown = 1;
-  for (auto& weight : packed) weight = Format::pack(static_cast<typename Format::Source>(unknown), 0);
+  for (auto& weight : packed) weight = Format::pack(static_cast<typename Format::Source>(unknown));
   const auto weights = Format::load_weights(packed);
   const int32_t starts[kLanes] = {};
   typename Format::Sum sum[kChains];

@@ -69,7 +69,7 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
       block.columns.row_scale = x.scale + some.begin * x.groups + group;
       block.columns.row_scale_stride = x.groups;
       block.columns.scale = segment.scale + n;
-      block.columns.start = segment.start + n;
+      if (segment.start) block.columns.start = segment.start + n;
     }
     block.accumulate = segment.accumulate;
     block.activation = activation;

@@ -1,38 +1,39 @@
 // y (+)= grad^T x: the gradient of a product's weights, with the sums of grad's columns, the bias's.
 // Included by the instruction-set builds alone.
 //
-// Rows are the depth of this product. Of kGradientRows of them at a time, grad is transposed, x is packed into panels,
-// and the product is that of the forward. Both copies stay in the second-level cache, a panel and a tile's operands in
-// the first.
+// Rows are the depth of this product. Of Gradients::kRows of them at a time, grad is transposed, x is packed into
+// panels, and the product is that of the forward. Both copies stay in the second-level cache, a panel and a tile's
+// operands in the first.
 //
-// `Gradients` is what runs products of gradients: VectorGradients in float32, MatrixGradients (matrix_gradients.h) in
-// bfloat16.
+// `Gradients` is what runs products of gradients: VectorGradients in float32, and those of matrix_gradients.h.
 //
 //     Micro                   the micro-kernel
+//     kRows                   at a time: whole steps
 //     kRowStep                rows of grad that are transposed at once
 //     transpose               grad [rows, columns] to operands [columns, rows], zero up to whole steps of rows
 //     pack                    x [rows, columns] to panels
 //     add_up                  the bias: from grad [rows, columns], or from what `transpose` made of it
+//
+// Where the format has scales, the first two write one for each column.
 #pragma once
 #include "panels.h"
 #include "product.h"
+#include "scratch_cut.h"
 
 namespace {
 
 using squeezebert::WeightGradient;
 
-constexpr int64_t kGradientRows = 256;  // whole steps of every build
-
 template <class M>
 struct VectorGradients {
   using Micro = M;
-  static constexpr int64_t kRowStep = kLanes;
+  static constexpr int64_t kRowStep = kLanes, kRows = 256;
 
-  static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, float* to,
-                        int64_t to_stride) {
+  static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride,
+                        float*) {
     ::transpose(grad, stride, rows, columns, to, to_stride);
   }
-  static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* panels) {
+  static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* panels, float*) {
     pack_rows(x, stride, rows, columns, panels);
   }
   static void add_up(const float*, int64_t, const float* transposed, int64_t transposed_stride, int64_t rows,
@@ -45,11 +46,31 @@ struct VectorGradients {
   }
 };
 
+// What becomes of some rows of grad and x.
+template <class Gradients>
+struct GradientFactors {
+  using Format = typename Gradients::Micro::Format;
+  // One step more than the rows: a power of two would put all channels of a block into the same few cache lines.
+  int64_t stride;
+  typename Format::Operand* grads;  // [out, planes, stride]
+  typename Format::Weight* panels;
+  float *grad_scale, *x_scale;
+
+  // Returns the bytes.
+  int64_t cut(char* scratch, int64_t rows, int64_t out, int64_t in) {
+    ScratchCut all{scratch};
+    stride = round_up(least(Gradients::kRows, rows), Gradients::kRowStep) + Gradients::kRowStep;
+    grads = all.take<typename Format::Operand>(out * Format::kPlanes * stride);
+    panels = all.take<typename Format::Weight>(padded_columns(in) * Format::kPlanes * Gradients::kRows);
+    grad_scale = all.take<float>(Format::kScaled ? out : 0);
+    x_scale = all.take<float>(Format::kScaled ? padded_columns(in) : 0);
+    return all.bytes;
+  }
+};
+
 template <class Gradients>
 inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
-  using Operand = typename Gradients::Micro::Format::Operand;
-  return (out * (kGradientRows + Gradients::kRowStep) + padded_columns(in) * kGradientRows) *
-         static_cast<int64_t>(sizeof(Operand));
+  return GradientFactors<Gradients>{}.cut(nullptr, Gradients::kRows, out, in);
 }
 
 // The lines of some rows, spread over the tiles of a product.
@@ -64,28 +85,27 @@ inline Lines rows_ahead(const float* from, int64_t row_stride, int64_t first, in
 template <class Gradients>
 inline void weight_gradient(const WeightGradient& g, char* scratch) {
   using Micro = typename Gradients::Micro;
-  using Operand = typename Micro::Format::Operand;
-  // One step more than the rows: a power of two would put all channels of a block into the same few cache lines.
-  const int64_t stride = round_up(least(kGradientRows, g.rows), Gradients::kRowStep) + Gradients::kRowStep;
-  Operand* grads = reinterpret_cast<Operand*>(scratch);  // [out, stride]
-  Operand* panels = grads + g.out * stride;
+  GradientFactors<Gradients> factors;
+  factors.cut(scratch, g.rows, g.out, g.in);
   const int64_t tiles = divide_up(g.out, Micro::kRows) * divide_up(g.in, Micro::kPanelColumns);
   bool accumulate = g.accumulate;
   int64_t first = 0;
   do {
-    const int64_t count = least(kGradientRows, g.rows - first);
+    const int64_t count = least(Gradients::kRows, g.rows - first);
     const float *grad = g.grad + first * g.grad_row_stride, *x = g.x + first * g.x_row_stride;
-    Gradients::transpose(grad, g.grad_row_stride, count, g.out, grads, stride);
-    Gradients::pack(x, g.x_row_stride, count, g.in, panels);
-    const Segment segment{0, count, 0, g.in, accumulate, panels, nullptr, nullptr, nullptr};
-    const int64_t following = least(kGradientRows, g.rows - first - count);
+    Gradients::transpose(grad, g.grad_row_stride, count, g.out, factors.grads, factors.stride, factors.grad_scale);
+    Gradients::pack(x, g.x_row_stride, count, g.in, factors.panels, factors.x_scale);
+    const Segment segment{0, count, 0, g.in, accumulate, factors.panels, nullptr, factors.x_scale, nullptr};
+    const int64_t following = least(Gradients::kRows, g.rows - first - count);
     Micro micro(g.out);
-    run_segment(micro, {grads, stride, nullptr, 1, count}, segment, Activation::none, {g.y, g.y_row_stride}, {0, g.out},
-                false, false,
+    run_segment(micro, {factors.grads, factors.stride, factors.grad_scale, 1, count}, segment, Activation::none,
+                {g.y, g.y_row_stride}, {0, g.out}, false, false,
                 {rows_ahead(g.grad, g.grad_row_stride, first + count, following, g.out, tiles),
                  rows_ahead(g.x, g.x_row_stride, first + count, following, g.in, tiles)});
     micro.finish();
-    if (g.bias) Gradients::add_up(grad, g.grad_row_stride, grads, stride, count, g.out, accumulate, g.bias);
+    if (g.bias) {
+      Gradients::add_up(grad, g.grad_row_stride, factors.grads, factors.stride, count, g.out, accumulate, g.bias);
+    }
     accumulate = true;
     first += count;
   } while (first < g.rows);

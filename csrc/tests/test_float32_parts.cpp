@@ -169,6 +169,83 @@ TEST_CASE("a sum beyond the largest float is infinite by parts too") {
   }
 }
 
+// Every channel has a scale of its own, and so has every stretch of rows.
+TEST_CASE("a gradient of weights by parts keeps the size of each channel's numbers") {
+  const int64_t rows = 400, out = 21, in = 50;
+  std::vector<float> grad = random_floats(rows * out, 3), x = random_floats(rows * in, 4);
+  const float sizes[] = {1.0f, 1e-38f, 1e30f, 1e-20f, 0.0f};
+  for (std::size_t i = 0; i < grad.size(); ++i) grad[i] *= sizes[i % 21 % 5];
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] *= (i / 50 < 256 ? 1.0f : 1e-9f) * (i % 50 % 2 ? 1e-12f : 1e5f);
+  for (const KernelTable* kernels : builds_with_parts()) {
+    for (Precision precision : kByParts) {
+      CAPTURE(name_of(*kernels));
+      CAPTURE(name_of(precision));
+      const PrecisionKernels& of_precision = kernels_in(*kernels, precision);
+      const GuardedFloats y(out * in);
+      const GuardedBytes scratch(of_precision.weight_gradient_scratch(out, in), Edge::end);
+      of_precision.weight_gradient({grad.data(), out, x.data(), in, rows, out, in, false, y.data(), in, nullptr},
+                                   scratch.data());
+      double worst = 0;
+      for (int64_t o = 0; o < out; ++o) {
+        for (int64_t i = 0; i < in; ++i) {
+          double exact = 0, terms = 0;
+          for (int64_t r = 0; r < rows; ++r) {
+            const double term = static_cast<double>(grad[static_cast<std::size_t>(r * out + o)]) *
+                                x[static_cast<std::size_t>(r * in + i)];
+            exact += term;
+            terms += std::fabs(term);
+          }
+          const double rounding = static_cast<double>(rows) * 0x1p-149;  // of subnormal sums
+          const double error = std::max(0.0, std::fabs(y[o * in + i] - exact) - rounding);
+          if (error > 0) worst = std::max(worst, terms > 0 ? error / terms : kInfinity);
+        }
+      }
+      // The parts that are left out, and of float32 the rounding of sums.
+      CHECK(worst <= (precision == Precision::float32_medium ? 0x1p-7
+                      : precision == Precision::float32_high ? 0x1p-15
+                                                             : 0x1p-20));
+    }
+  }
+}
+
+TEST_CASE("gradients of weights by parts have float32's infinities and NaN, and nothing else that isn't finite") {
+  const int64_t rows = 200, out = 35, in = 37, row = 197;
+  for (float special : {kInfinity, -kInfinity, kNaN}) {
+    for (bool of_grad : {true, false}) {
+      std::vector<float> grad = random_floats(rows * out, 5), x = random_floats(rows * in, 6);
+      for (std::vector<float>* values : {&grad, &x}) {  // few bits: the later parts are zeros
+        for (float& v : *values) v = std::nearbyint(v * 4) / 4;
+      }
+      (of_grad ? grad[static_cast<std::size_t>(row * out + 33)] : x[static_cast<std::size_t>(row * in + 33)]) = special;
+      for (const KernelTable* kernels : builds_with_parts()) {
+        for (Precision precision : kByParts) {
+          CAPTURE(name_of(*kernels));
+          CAPTURE(name_of(precision));
+          CAPTURE(special);
+          CAPTURE(of_grad);
+          const PrecisionKernels& of_precision = kernels_in(*kernels, precision);
+          const GuardedFloats y(out * in);
+          const GuardedBytes scratch(of_precision.weight_gradient_scratch(out, in), Edge::end);
+          of_precision.weight_gradient({grad.data(), out, x.data(), in, rows, out, in, false, y.data(), in, nullptr},
+                                       scratch.data());
+          int64_t wrong = 0;
+          for (int64_t o = 0; o < out; ++o) {
+            for (int64_t i = 0; i < in; ++i) {
+              float expected = 0;
+              for (int64_t r = 0; r < rows; ++r) {
+                expected += grad[static_cast<std::size_t>(r * out + o)] * x[static_cast<std::size_t>(r * in + i)];
+              }
+              const float found = y[o * in + i];
+              wrong += kind_of(found) != kind_of(expected) || (kind_of(expected) == 0 && found != expected);
+            }
+          }
+          CHECK(wrong == 0);
+        }
+      }
+    }
+  }
+}
+
 // Short sequences run on vectors, long ones by parts, in one batch too.
 TEST_CASE("an encoder by parts is as exact as plain float32 loops, and short sequences have float32's bits") {
   // Groups of which none lines up with another's; one group of two chunks, the second narrower than the first.

@@ -137,15 +137,9 @@ void run_guarded(const Convolution& conv, const KernelTable& table, Precision pr
         for (int64_t k = 0; k < depth; ++k) sum += row[k];
         reinterpret_cast<int32_t*>(start.data())[n] = -kernels.operand_shift * sum;
       }
-      kernels.pack(ints.data(), depth, 1, columns, depth, packed.data());
-    } else if (kernels.products > 0) {
-      std::vector<float> scaled(static_cast<std::size_t>(columns * depth));
-      for (int64_t n = 0; n < columns; ++n) {
-        scale[n] = scale_row(weight + n * depth, depth, scaled.data() + n * depth);
-      }
-      kernels.pack(scaled.data(), depth, 1, columns, depth, packed.data());
+      kernels.pack(ints.data(), depth, 1, columns, depth, packed.data(), nullptr);
     } else {
-      kernels.pack(weight, depth, 1, columns, depth, packed.data());
+      kernels.pack(weight, depth, 1, columns, depth, packed.data(), scale.data());
     }
     const Segment segment{group * depth, depth,        group * columns,
                           columns,       false,        packed.data(),

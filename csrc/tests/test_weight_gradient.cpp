@@ -76,7 +76,7 @@ TEST_CASE("the gradient of weights and bias is that of a plain loop, and touches
         build.kernels().weight_gradient({grad.data(), s.out + s.padding, x.data(), s.in + s.padding, s.rows, s.out,
                                          s.in, s.accumulate, y.data(), s.in, s.bias ? bias.data() : nullptr},
                                         scratch.data());
-        check_errors(exact, plain, y, s.rows);
+        check_errors(exact, plain, y, s.rows, build.precision);
         if (s.bias) check_errors(exact_bias, plain_bias, bias, s.rows);
       }
     }

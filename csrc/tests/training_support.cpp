@@ -28,7 +28,7 @@ double keep_factor(const Dropout& dropout, int64_t row, int64_t column) {
 std::vector<GradientBuild> gradient_builds() {
   std::vector<GradientBuild> found;
   for (const KernelTable* table : tested_builds()) {
-    for (Precision precision : kAllPrecisions) {
+    for (Precision precision : precisions_of(*table)) {
       if (has_gradients(*table, precision)) found.push_back({table, precision});
     }
   }

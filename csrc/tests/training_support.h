@@ -22,18 +22,26 @@ double keep_factor(const Dropout& dropout, int64_t row, int64_t column);
 // either.
 template <typename Actual>
 void check_errors(const std::vector<double>& exact, const std::vector<float>& plain, const Actual& ours,
-                  int64_t terms = 1) {
+                  int64_t terms = 1, Precision precision = Precision::float32) {
   const auto count = static_cast<int64_t>(exact.size());
   const Errors errors = errors_of(exact, ours, count), allowed = errors_of(exact, plain, count);
-  const double floor = std::max(few_ulp(exact), few_ulp(std::vector<double>{std::sqrt(static_cast<double>(terms))}));
+  const double size = std::sqrt(static_cast<double>(terms));
+  double floor = std::max(few_ulp(exact), few_ulp(std::vector<double>{size}));
+  // what two of three parts leave out of factors, and of their products
+  if (precision == Precision::float32_high) floor += 0x1p-15 * std::max(size, largest_magnitude(exact));
   CHECK(errors.root_mean_square <= 2 * allowed.root_mean_square + floor);
   CHECK(errors.largest <= 4 * allowed.largest + floor);
 }
 
-// As operands of a product in this precision; the guards stay where they are.
+// Whether operands of a product in this precision are rounded to bfloat16, which one part of float32 is.
+inline bool rounds_operands(Precision precision) {
+  return precision == Precision::bfloat16 || precision == Precision::float32_medium;
+}
+
+// As such operands; the guards stay where they are.
 inline std::vector<float> operands_of(const GuardedFloats& values, Precision precision) {
   std::vector<float> operands(values.data(), values.data() + values.size());
-  if (precision == Precision::bfloat16) {
+  if (rounds_operands(precision)) {
     for (float& v : operands) v = rounded_to_bfloat16(v);
   }
   return operands;

@@ -172,7 +172,7 @@ def products_by_parts(form: str) -> int:
 
 
 def form_of(precision: str) -> str:
-    """What an encoder is packed for, by its name in NATIVE_PRECISIONS.
+    """What products of many rows run in, by its name in NATIVE_PRECISIONS.
 
     float32, where the build multiplies it by parts, is as accurate as PyTorch is asked to be.
     """
@@ -182,6 +182,11 @@ def form_of(precision: str) -> str:
         return f"float32_{torch.get_float32_matmul_precision()}"
     except RuntimeError:  # it was set by backend, in the way that PyTorch 2.9 began with
         return "float32_highest"
+
+
+def product_form(precision: str, rows: int) -> str:
+    """What a single product of `rows` rows runs in, forward or backward: few are faster as they are."""
+    return form_of(precision) if rows >= LONG_SEQUENCE else precision
 
 
 def gradient_precision(dtype: torch.dtype) -> str:
@@ -224,7 +229,7 @@ SAMPLES = 64
 """Elements of a weight that every call compares, to tell whether its packed form still stands for it."""
 
 LONG_SEQUENCE: int = 0 if _native is None else _native.Encoder.long_sequence
-"""Tokens from which on a sequence runs by parts, where `products_by_parts`."""
+"""Tokens from which on a sequence, or rows from which on a single product, runs by parts, where `products_by_parts`."""
 ROWS_FOR_ALL: int = 0 if _native is None else _native.Fingerprint.rows_for_all
 """Rows of input, tokens, of however many calls, after which all elements of a weight have been compared."""
 
@@ -263,8 +268,8 @@ def compare_rows(table: Tensor, rows: Tensor) -> None:
 
     table: contiguous float32 [rows, channels], read in place. rows: contiguous int64 indices within it.
     """
-    for precision in PRECISIONS:
-        key = id(table), precision
+    for form in NATIVE_PRECISIONS:
+        key = id(table), form
         entry = _made.get(key)
         if entry is not None and not entry.fingerprint.spans_match(rows.data_ptr(), rows.numel()):
             _made.pop(key, None)

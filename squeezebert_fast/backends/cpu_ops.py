@@ -9,7 +9,8 @@ under gradient checkpointing, draws the same one, on any number of threads.
 The kernels compute in float32. bfloat16 numbers are exact there, and so are their products, so this is what a bfloat16
 multiplication with float32 sums gives. A float32 parameter beside bfloat16 inputs is rounded to bfloat16 where it is a
 product's operand, as autocast does. On matrix units attention and the products of a backward of bfloat16 tensors round
-their other operands too, which autocast has rounded by then (`cpu.gradient_precision`).
+their other operands too, which autocast has rounded by then (`cpu.gradient_precision`), and products of many rows in
+float32 run by parts of bfloat16 (`cpu.product_form`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def grouped_pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
-    precision = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
-    return _product(x.detach().to(torch.float32), weight, bias, groups, activation, precision).to(x.dtype)
+    form = _forward_form(x)
+    return _product(x.detach().to(torch.float32), weight, bias, groups, activation, form).to(x.dtype)
 
 
 def grouped_pointwise_conv_backward(
@@ -46,21 +47,21 @@ def grouped_pointwise_conv_backward(
 
     x may be None where neither that nor the weight's gradient needs it, and the weight likewise.
     """
-    dtype, precision = grad.dtype, cpu.gradient_precision(grad.dtype)
+    dtype, form = grad.dtype, _backward_form(grad)
     weight = None if weight is None else _operand(weight, grad)
     grad, x, bias = _float32(grad), _float32_or_none(x), _float32_or_none(bias)
     if activation is not None:
         assert x is not None
         assert weight is not None
-        z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None, precision)
+        z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None, form)
         grad = grad.clone()
         _activation_backward(activation, z, grad)
     grad_x = None
     if needs[0]:
         assert weight is not None
-        back = cpu.pack_transposed(weight, groups, precision)
+        back = cpu.pack_transposed(weight, groups, form)
         grad_x = _to(dtype, cpu.run_packed(back, grad, None, None))
-    return grad_x, *_weight_gradients([grad], x, groups, precision, needs[1:2], needs[2:])
+    return grad_x, *_weight_gradients([grad], x, groups, form, needs[1:2], needs[2:])
 
 
 def qkv_projection(
@@ -74,10 +75,10 @@ def qkv_projection(
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `squeezebert_fast.ops.qkv_projection`."""
-    dtype, precision = x.dtype, "bfloat16" if x.dtype is torch.bfloat16 else "float32"
+    dtype, form = x.dtype, _forward_form(x)
     weights = [_float32_weight(weight) for weight in (weight_q, weight_k, weight_v)]
-    rows = x.numel() // x.shape[-1]
-    packed = [cpu.packed_weight(weight, groups, precision, rows) for weight in weights]
+    rows = _rows(x)
+    packed = [cpu.packed_weight(weight, groups, form, rows) for weight in weights]
     biases = [_float32_or_none(bias) for bias in (bias_q, bias_k, bias_v)]
     x = _float32(x)
     q, k, v = (x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights)
@@ -110,14 +111,14 @@ def qkv_projection_backward(
     """
     given = [grad for grad in (grad_q, grad_k, grad_v) if grad is not None]
     dtype, threads = given[0].dtype, torch.get_num_threads()
-    precision = cpu.gradient_precision(dtype)
+    form = _backward_form(given[0])
     grads = [_float32_or_none(grad) for grad in (grad_q, grad_k, grad_v)]
-    rows = given[0].numel() // given[0].shape[-1]
+    rows = _rows(given[0])
     for_x, for_weights, for_biases = needs[0], needs[1::2], needs[2::2]
     grad_x = None
     if for_x:
         terms = [
-            (grad, cpu.pack_transposed(_operand(weight, given[0]), groups, precision))
+            (grad, cpu.pack_transposed(_operand(weight, given[0]), groups, form))
             for grad, weight in zip(grads, (weight_q, weight_k, weight_v), strict=True)
             if grad is not None and weight is not None
         ]
@@ -125,7 +126,7 @@ def qkv_projection_backward(
         grad_x = terms[0][0].new_empty((*given[0].shape[:-1], packed[0].out_channels))
         packed[0].run_sum(packed, addresses(*(grad for grad, _ in terms)), rows, grad_x.data_ptr(), threads)
         grad_x = _to(dtype, grad_x)
-    of_weights = _weight_gradients(grads, _float32_or_none(x), groups, precision, for_weights, for_biases)
+    of_weights = _weight_gradients(grads, _float32_or_none(x), groups, form, for_weights, for_biases)
     return grad_x, *of_weights
 
 
@@ -139,11 +140,11 @@ def grouped_mlp(
     activation: str | None,
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
-    dtype, precision = x.dtype, "bfloat16" if x.dtype is torch.bfloat16 else "float32"
+    dtype, form = x.dtype, _forward_form(x)
     x, bias_in, bias_out = _float32(x), _float32_or_none(bias_in), _float32_or_none(bias_out)
     y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
-    rows = x.numel() // x.shape[-1]
-    cpu.packed_mlp(_float32_weight(weight_in), _float32_weight(weight_out), groups, precision, rows).run(
+    rows = _rows(x)
+    cpu.packed_mlp(_float32_weight(weight_in), _float32_weight(weight_out), groups, form, rows).run(
         x.data_ptr(),
         rows,
         addresses(bias_in, bias_out),
@@ -170,7 +171,7 @@ def grouped_mlp_backward(
     The hidden tensor is computed again, and never in main memory.
     """
     dtype, weight_in, weight_out = x.dtype, _operand(weight_in, x), _operand(weight_out, x)
-    precision = cpu.NATIVE_PRECISIONS[cpu.gradient_precision(dtype)]
+    form = cpu.NATIVE_PRECISIONS[_backward_form(x)]
     grad, x = _float32(grad), _float32(x)
     bias_in, bias_out = _float32_or_none(bias_in), _float32_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
@@ -180,7 +181,7 @@ def grouped_mlp_backward(
     gradients = [_empty_like(t, want) for t, want in zip(likes, wanted, strict=True)]
     cpu._native.grouped_mlp_backward(
         cpu.instruction_set(),
-        precision,
+        form,
         (x.numel() // x.shape[-1], groups, x.shape[-1], weight_in.shape[0], weight_out.shape[0]),
         cpu.FUSED_ACTIVATIONS[activation],
         addresses(x, grad),
@@ -356,6 +357,18 @@ def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs:
     return (dropout(grad, dropout_p, seed) if needs[0] else None,)
 
 
+def _forward_form(x: Tensor) -> str:
+    return cpu.product_form("bfloat16" if x.dtype is torch.bfloat16 else "float32", _rows(x))
+
+
+def _backward_form(tensor: Tensor) -> str:
+    return cpu.product_form(cpu.gradient_precision(tensor.dtype), _rows(tensor))
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.numel() // max(tensor.shape[-1], 1)
+
+
 def _float32(tensor: Tensor) -> Tensor:
     # Between kernels, whose data has pushed PyTorch out of the caches, a call that does nothing takes microseconds.
     if tensor.dtype is torch.float32 and tensor.is_contiguous():
@@ -399,10 +412,10 @@ def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
 
 
 def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, precision: str
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, form: str
 ) -> Tensor:
     weight, bias = _float32_weight(weight), _float32_or_none(bias)
-    return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation, precision)
+    return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation, form)
 
 
 def _activation_backward(activation: str, z: Tensor, grad: Tensor) -> None:
@@ -421,7 +434,7 @@ def _weight_gradients(
     grads: Sequence[Tensor | None],
     x: Tensor | None,
     groups: int,
-    precision: str,
+    form: str,
     for_weights: Sequence[bool],
     for_biases: Sequence[bool],
 ) -> Gradients:
@@ -446,7 +459,7 @@ def _weight_gradients(
         products, weights, biases = zip(*together, strict=True)
         cpu._native.weight_gradient(
             cpu.instruction_set(),
-            cpu.NATIVE_PRECISIONS[precision],
+            cpu.NATIVE_PRECISIONS[form],
             addresses(*products),
             x.data_ptr(),
             (x.numel() // x.shape[-1], groups, x.shape[-1], products[0].shape[-1]),

@@ -17,6 +17,12 @@
 
 namespace {
 
+// Two vectors of numbers: of each part, pairs as they are stored.
+template <int kParts>
+struct Parts {
+  Vec pairs[kParts];
+};
+
 template <int kParts>
 struct Float32Parts {
   using Operand = uint16_t;
@@ -29,12 +35,32 @@ struct Float32Parts {
   static constexpr bool kCoarse = false;
   static constexpr int32_t kOperandShift = 0;
 
-  static Weight pack(Source v, int plane) {
-    const bool finite = v - v == 0.0f;
-    if (!finite && plane > 0) return 0;
-    for (int i = 0; i < plane; ++i) v -= float_of((bits_of(v) + 0x8000) & 0xffff0000);
-    const bool last = plane + 1 == kParts;
-    return static_cast<Weight>((finite && !last ? bits_of(v) + 0x8000 : rounded_to_bfloat(bits_of(v))) >> 16);
+  // Of numbers times their inverse scale.
+  static Parts<kParts> parts_of(Vec first, Vec second) {
+    if (__builtin_expect(!all_finite(first) || !all_finite(second), 0)) return parts_one_by_one(first, second);
+    Parts<kParts> parts;
+    for (int p = 0; p + 1 < kParts; ++p) {
+      const Vec part = near_bfloat(first), other = near_bfloat(second);
+      parts.pairs[p] = bfloat_pairs(part, other);
+      first = first - part;
+      second = second - other;
+    }
+    parts.pairs[kParts - 1] = bfloat_pairs(first, second);
+    return parts;
+  }
+
+  // The scale of `count` numbers, by the largest magnitude among those that are finite. `number(i)` is asked for only
+  // where `largest`, that among all, isn't.
+  template <class Number>
+  static float scale_of(float largest, int64_t count, Number number) {
+    if (__builtin_expect(largest - largest != 0.0f, 0)) {
+      largest = 0.0f;
+      for (int64_t i = 0; i < count; ++i) {
+        const float magnitude = __builtin_fabsf(number(i));
+        if (magnitude > largest && magnitude <= __FLT_MAX__) largest = magnitude;
+      }
+    }
+    return near_power_of_two(largest);
   }
 
   static Vec finish(Vec sum, Vec scale, const Columns& columns, int row) {
@@ -51,54 +77,41 @@ struct Float32Parts {
       for_each_vector(channels, [&](int64_t i, int lanes) {
         magnitude = larger_magnitude(magnitude, load_lanes(from + i, lanes));
       });
-      float largest = largest_magnitude(magnitude);
-      const bool finite = largest - largest == 0.0f;
-      if (!finite) largest = largest_finite(from, channels);
-      const float scale = near_power_of_two(largest), inverse = 1.0f / scale;
+      const float scale = scale_of(largest_magnitude(magnitude), channels, [from](int64_t i) { return from[i]; });
       for (int64_t g = 0; g < operands.groups; ++g) operands.scale[r * operands.groups + g] = scale;
-      if (finite) {
-        split(from, channels, inverse, to, plane);
-      } else {
-        for (int64_t i = 0; i < channels; ++i) {
-          for (int p = 0; p < kParts; ++p) to[p * plane + i] = pack(from[i] * inverse, p);
-        }
+      const Vec inverse = broadcast(1.0f / scale);
+      int64_t i = 0;
+      for (; i + 2 * kLanes <= channels; i += 2 * kLanes) {
+        const Parts<kParts> parts = parts_of(load(from + i) * inverse, load(from + i + kLanes) * inverse);
+        for (int p = 0; p < kParts; ++p) store_pairs(to + p * plane + i, parts.pairs[p]);
       }
+      for_each_vector(channels - i, [&](int64_t j, int lanes) {
+        const Parts<kParts> parts = parts_of(load_lanes(from + i + j, lanes) * inverse, broadcast(0.0f));
+        for (int p = 0; p < kParts; ++p) store_first_pairs(to + p * plane + i + j, parts.pairs[p], lanes);
+      });
     }
   }
 
  private:
-  static float largest_finite(const float* values, int64_t count) {
-    float largest = 0.0f;
-    for (int64_t i = 0; i < count; ++i) {
-      const float magnitude = __builtin_fabsf(values[i]);
-      if (magnitude > largest && magnitude <= __FLT_MAX__) largest = magnitude;
+  [[gnu::noinline]] static Parts<kParts> parts_one_by_one(Vec first, Vec second) {
+    float numbers[2 * kLanes];
+    store(numbers, first);
+    store(numbers + kLanes, second);
+    Parts<kParts> parts;
+    for (int p = 0; p < kParts; ++p) {
+      Operand plane[2 * kLanes];
+      for (int i = 0; i < 2 * kLanes; ++i) plane[i] = part_of(numbers[i], p);
+      parts.pairs[p] = load_pairs(plane);
     }
-    return largest;
+    return parts;
   }
 
-  // Finite numbers, as `pack` does.
-  static void split(const float* from, int64_t channels, float inverse, Operand* to, int64_t plane) {
-    const Vec factor = broadcast(inverse);
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= channels; i += 2 * kLanes) {
-      Vec first = load(from + i) * factor, second = load(from + i + kLanes) * factor;
-      for (int p = 0; p + 1 < kParts; ++p) {
-        const Vec part = near_bfloat(first), other = near_bfloat(second);
-        store_pairs(to + p * plane + i, bfloat_pairs(part, other));
-        first = first - part;
-        second = second - other;
-      }
-      store_pairs(to + (kParts - 1) * plane + i, bfloat_pairs(first, second));
-    }
-    for_each_vector(channels - i, [&](int64_t j, int lanes) {
-      Vec rest = load_lanes(from + i + j, lanes) * factor;
-      for (int p = 0; p + 1 < kParts; ++p) {
-        const Vec part = near_bfloat(rest);
-        store_first_pairs(to + p * plane + i + j, bfloat_pairs(part, broadcast(0.0f)), lanes);
-        rest = rest - part;
-      }
-      store_first_pairs(to + (kParts - 1) * plane + i + j, bfloat_pairs(rest, broadcast(0.0f)), lanes);
-    });
+  static Operand part_of(float v, int plane) {
+    const bool finite = v - v == 0.0f;
+    if (!finite && plane > 0) return 0;
+    for (int i = 0; i < plane; ++i) v -= float_of((bits_of(v) + 0x8000) & 0xffff0000);
+    const bool last = plane + 1 == kParts;
+    return static_cast<Operand>((finite && !last ? bits_of(v) + 0x8000 : rounded_to_bfloat(bits_of(v))) >> 16);
   }
 };
 

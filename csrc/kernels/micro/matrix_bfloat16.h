@@ -24,7 +24,6 @@ struct MatrixBfloat16 {
   static constexpr bool kCoarse = true;
   static constexpr int32_t kOperandShift = 0;
 
-  static Weight pack(Source v, int) { return static_cast<Weight>(rounded_to_bfloat(bits_of(v)) >> 16); }
   static void prepare(const float* x, int64_t x_row_stride, Rows rows, const Operands& operands) {
     for (int64_t r = rows.begin; r < rows.end; ++r) {
       const float* from = x + r * x_row_stride;

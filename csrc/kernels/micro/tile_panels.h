@@ -1,11 +1,21 @@
-// Panels of what a kernel has just made, and products with them, on tiles: what matrix_attention.h and
-// matrix_gradients.h take. A step is 32 numbers of bfloat16, two vectors of what becomes them: two rows of 16 words of
-// two. Included by the instruction-set builds alone.
+// Panels of what a kernel has just made, and products with them, on tiles: what matrix_attention.h,
+// matrix_gradients.h, matrix_packing.h and those by parts take. A step is 32 numbers, two vectors of what becomes them:
+// in bfloat16 two rows of 16 words of two, by parts as many of each part. Included by the instruction-set builds alone.
 #pragma once
 #include "../transpose.h"
 #include "matrix_tile.h"
 
 namespace {
+
+// A step is a vector of pairs, or Parts.
+template <class Step>
+constexpr int kPlanesOf = sizeof(Step) / sizeof(Vec);
+
+inline Vec pairs_of(Vec step, int) { return step; }
+template <int kParts>
+inline Vec pairs_of(const Parts<kParts>& step, int plane) {
+  return step.pairs[plane];
+}
 
 template <class Tiles>
 class TilePanels {
@@ -20,14 +30,25 @@ class TilePanels {
   // c. A row is words of two numbers; a panel has them as columns. Columns that a last vector lacks are 0.
   template <class Load>
   static void pack_columns(Load load, int64_t columns, int64_t depth, uint16_t* panels) {
+    constexpr int kPlanes = kPlanesOf<decltype(load(0, 0))>;
     for (int64_t first = 0; first < columns; first += kLanes) {
       const int64_t begin = first / kPanel * kPanel, padded = padded_columns(least(kPanel, columns - begin));
-      uint16_t* panel = panels + begin * depth + (first - begin) * 2;
+      uint16_t* panel = panels + begin * depth * kPlanes + (first - begin) * 2;
       for (int64_t c = 0; c < depth; c += kStep) {
-        Vec block[kLanes];
-        for (int i = 0; i < kLanes; ++i) block[i] = first + i < columns ? load(first + i, c) : broadcast(0.0f);
-        transpose_block(block);
-        for (int i = 0; i < kLanes; ++i) store_pairs(panel + (c / 2 + i) * padded * 2, block[i]);
+        Vec block[kPlanes][kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          if (first + i < columns) {
+            const auto step = load(first + i, c);
+            for (int p = 0; p < kPlanes; ++p) block[p][i] = pairs_of(step, p);
+          } else {
+            for (int p = 0; p < kPlanes; ++p) block[p][i] = broadcast(0.0f);
+          }
+        }
+        for (int p = 0; p < kPlanes; ++p) {
+          transpose_block(block[p]);
+          uint16_t* to = panel + (c * kPlanes + p * kStep) * padded;
+          for (int i = 0; i < kLanes; ++i) store_pairs(to + i * padded * 2, block[p][i]);
+        }
       }
     }
   }
@@ -36,13 +57,16 @@ class TilePanels {
   // its number n, of which those past the last column don't count. Pairs of rows are words.
   template <class Load>
   static void pack_rows(Load load, int64_t depth, int64_t columns, uint16_t* panels) {
+    constexpr int kPlanes = kPlanesOf<decltype(load(0, 0))>;
     for (int64_t k = 0; k < depth; k += 2) {
       for (int64_t n = 0; n < columns; n += kPanel) {
         const int64_t padded = padded_columns(least(kPanel, columns - n));
-        const Vec even = load(k, n), odd = load(k + 1, n);
-        uint16_t* to = panels + n * depth + k * padded;
-        store_pairs(to, zip_first_pairs(even, odd));
-        if (padded > kLanes) store_pairs(to + 2 * kLanes, zip_second_pairs(even, odd));
+        const auto even = load(k, n), odd = load(k + 1, n);
+        for (int p = 0; p < kPlanes; ++p) {
+          uint16_t* to = panels + n * depth * kPlanes + (k / kStep * kStep * kPlanes + p * kStep + k % kStep) * padded;
+          store_pairs(to, zip_first_pairs(pairs_of(even, p), pairs_of(odd, p)));
+          if (padded > kLanes) store_pairs(to + 2 * kLanes, zip_second_pairs(pairs_of(even, p), pairs_of(odd, p)));
+        }
       }
     }
   }

@@ -1,21 +1,25 @@
 """On matrix units, float32 follows `torch.set_float32_matmul_precision`.
 
-Where the build has none, the encoder is told that it has: what it then asks the native module for is float32's own
-kernels under other names.
+Where the build has none, encoder and operations are told that it has: what they then ask the native module for is
+float32's own kernels under other names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
 import squeezebert_fast
+from squeezebert_fast import ops
 from squeezebert_fast.backends import cpu
+from squeezebert_fast.ops import reference
 from squeezebert_fast.patching.plan import engine_of
 from tests.engine_helpers import LIBRARIES, encoder_of, needs_native, patched, run, states
+from tests.gradient_helpers import Operation, Random, assert_gradients_within_rule, result_and_gradients
 from tests.helpers import assert_within_rule
 
 pytestmark = needs_native
@@ -117,3 +121,73 @@ def test_without_matrix_units_float32_is_float32(word: str) -> None:
         torch.set_float32_matmul_precision(word)
         assert cpu.form_of("float32") == "float32"
         assert cpu.products_by_parts(f"float32_{word}") == 0
+
+
+# Single operations, forward and backward
+
+
+class _Seen(dict[str, Any]):
+    """NATIVE_PRECISIONS; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(cpu.NATIVE_PRECISIONS)
+        self.forms: set[str] = set()
+
+    def __getitem__(self, form: str) -> Any:
+        self.forms.add(form)
+        return super().__getitem__(form)
+
+
+def operations(rows: int) -> list[tuple[Operation, Operation, list[torch.Tensor]]]:
+    """Each native, as a definition, and with its tensors, which all want gradients."""
+    random, groups = Random(rows), 2
+    x, first, second = random(1, rows, 24), random(36, 12, 1, scale=0.3), random(24, 18, 1, scale=0.3)
+    weights = [random(24, 12, 1, scale=0.3) for _ in range(3)]
+    biases = [random(24), random(24), random(24), random(36)]
+
+    def of(module: Any, **choice: Any) -> list[Operation]:
+        return [
+            lambda *t: module.grouped_pointwise_conv(*t, groups, "gelu", **choice),
+            lambda x, *t: torch.cat(module.qkv_projection(x, *t, groups, **choice), dim=-1),
+            lambda *t: module.grouped_mlp(*t, groups, "gelu", **choice),
+        ]
+
+    tensors = [
+        [x, first, biases[3]],
+        [x, *(tensor for pair in zip(weights, biases[:3], strict=True) for tensor in pair)],
+        [x, first, biases[3], second, biases[0]],
+    ]
+    return list(zip(of(ops, backend="cpu", strict=True), of(reference), tensors, strict=True))
+
+
+@pytest.mark.usefixtures("matrix_units")
+@pytest.mark.parametrize("word", PRODUCTS)
+def test_products_of_many_rows_follow_it_and_those_of_few_dont(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_float32_matmul_precision(word)
+    for rows, form in [(cpu.LONG_SEQUENCE - 1, "float32"), (cpu.LONG_SEQUENCE, f"float32_{word}")]:
+        for native, _, tensors in operations(rows):
+            seen = _Seen()
+            monkeypatch.setattr(cpu, "NATIVE_PRECISIONS", seen)
+            result_and_gradients(native, tensors)
+            seen.forms.discard("float32_highest")  # asked for, to know whether there are parts
+            assert seen.forms == {form} - {"float32_highest"}
+
+
+@pytest.mark.usefixtures("matrix_units")
+@pytest.mark.parametrize("rows", [1, 70, 300])
+def test_results_and_gradients_at_the_highest_are_within_the_rule(rows: int) -> None:
+    for native, definition, tensors in operations(rows):
+        assert_gradients_within_rule(native, definition, tensors)
+
+
+@pytest.mark.usefixtures("matrix_units")
+def test_a_setting_between_forward_and_backward_is_the_backwards() -> None:
+    native, _, tensors = operations(70)[2]
+    y = native(*tensors)
+    torch.set_float32_matmul_precision("high")
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    mixed = torch.autograd.grad(y, tensors, weights)
+    all_high = result_and_gradients(native, tensors)[1:]
+    assert all(torch.equal(a, b) for a, b in zip(mixed, all_high, strict=True))
