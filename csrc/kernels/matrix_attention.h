@@ -29,13 +29,12 @@ namespace {
 // largest relative error on [-1/2, 1/2] is least
 // (benchmarks/fit_exponential.py). A NaN stays one.
 inline Vec coarse_weight_of(Vec x) {
-  const Vec bounded = maximum(broadcast(-126.0f), x);
-  const Vec n = round_nearest(bounded), f = bounded - n;
+  const Vec n = round_nearest(x), f = x - n;
   Vec p = broadcast(5.500893147e-2f);
   p = multiply_add(p, f, broadcast(2.422109629e-1f));
   p = multiply_add(p, f, broadcast(6.932829275e-1f));
   p = multiply_add(p, f, broadcast(1.0f));
-  return where_positive(x + broadcast(100.0f), scale_by_power_of_two(p, n));
+  return scale_unless_below(x, -100.0f, p, n);
 }
 
 // A row rounded to bfloat16, with zeros up to whole steps of two vectors.
@@ -133,14 +132,17 @@ struct MatrixScores {
     }
   }
 
-  // attention.h's `soften`, to weights rounded to bfloat16; those past the last key are 0, for whole steps.
+  // attention.h's `soften`, to weights rounded to bfloat16; those past the last key are 0, for whole steps. Without a
+  // mask products are compared and subtracted as they are, and their scale is a factor of the difference: so is
+  // `largest`.
   template <bool kMasked>
   static float soften(const float* scores, int64_t count, float scale, const float* mask, uint16_t* weights,
                       float& largest, float& total, bool first) {
+    const float unit = kMasked ? 1.0f : scale;
     const Vec factor = broadcast(scale);
     const auto score = [&](int64_t i, int lanes) {
       const Vec s = load(scores + i);  // in whole steps
-      return kMasked ? multiply_add(s, factor, load_lanes(mask + i, lanes)) : s * factor;
+      return kMasked ? multiply_add(s, factor, load_lanes(mask + i, lanes)) : s;
     };
     const Vec lowest = broadcast(-__builtin_inff());
     Vec most = lowest, most_of_others = lowest;
@@ -156,8 +158,8 @@ struct MatrixScores {
     const float before = largest, here = largest_lane(maximum(most, most_of_others));
     largest = first || here > before ? here : before;
     const float origin = largest == -__builtin_inff() ? 0.0f : largest;
-    const Vec log2e = broadcast(1.44269504f), of_all = broadcast(origin);
-    const auto weight = [&](int64_t at, int lanes) { return coarse_weight_of((score(at, lanes) - of_all) * log2e); };
+    const Vec to_power = broadcast(unit * 1.44269504f), of_all = broadcast(origin);
+    const auto weight = [&](int64_t at, int lanes) { return coarse_weight_of((score(at, lanes) - of_all) * to_power); };
     Vec sum = broadcast(0.0f), sum_of_others = sum;
     for (i = 0; i + kStep <= count; i += kStep) {
       const Vec here_first = weight(i, kLanes), here_second = weight(i + kLanes, kLanes);
@@ -178,7 +180,7 @@ struct MatrixScores {
     float rescale = 0.0f;
     if (!first) {
       float lanes[kLanes];
-      store(lanes, exponential(broadcast(before - origin)));
+      store(lanes, exponential(broadcast((before - origin) * unit)));
       rescale = lanes[0];
     }
     total = (first ? 0.0f : total * rescale) + sum_of_lanes(sum + sum_of_others);

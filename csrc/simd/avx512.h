@@ -55,6 +55,10 @@ inline bool all_finite(Vec v) { return _mm512_cmp_ps_mask(_mm512_sub_ps(v, v), _
 inline Vec round_nearest(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v * 2^n for whole n in [-126, 128]; 2^128 is infinity
 inline Vec scale_by_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
+// The same where x is not below `least`, else 0.
+inline Vec scale_unless_below(Vec x, float least, Vec v, Vec n) {
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(least), _CMP_NLT_UQ), v, n);
+}
 
 // ---- int8: sums of products in int32
 

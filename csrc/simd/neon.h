@@ -57,6 +57,11 @@ inline Vec scale_by_power_of_two(Vec v, Vec n) {
   const uint32x4_t exponent = vaddq_u32(vreinterpretq_u32_s32(vcvtq_s32_f32(n)), vdupq_n_u32(127));
   return vmulq_f32(v, vreinterpretq_f32_u32(vshlq_n_u32(exponent, 23)));
 }
+// The same where x is not below `least`, else 0.
+inline Vec scale_unless_below(Vec x, float least, Vec v, Vec n) {
+  const uint32x4_t scaled = vreinterpretq_u32_f32(scale_by_power_of_two(v, n));
+  return vreinterpretq_f32_u32(vbicq_u32(scaled, vcltq_f32(x, vdupq_n_f32(least))));
+}
 
 // ---- int8: sums of products in int32
 

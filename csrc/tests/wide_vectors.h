@@ -99,6 +99,11 @@ inline Vec scale_by_power_of_two(Vec v, Vec n) {
     return n[i] == n[i] ? v[i] * bits_as<float>(static_cast<uint32_t>(static_cast<int32_t>(n[i]) + 127) << 23) : n[i];
   });
 }
+// The same where x is not below `least`, else 0.
+inline Vec scale_unless_below(Vec x, float least, Vec v, Vec n) {
+  const Vec bounded = x < broadcast(least) ? broadcast(0.0f) : n;
+  return x < broadcast(least) ? broadcast(0.0f) : scale_by_power_of_two(v, bounded);
+}
 
 // ---- int8: sums of products in int32
 
