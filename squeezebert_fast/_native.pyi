@@ -24,6 +24,16 @@ class Activation:
     @property
     def value(self) -> int: ...
 
+class Element:
+    float32: ClassVar[Element]
+    bfloat16: ClassVar[Element]
+    __members__: ClassVar[dict[str, Element]]
+    def __init__(self, value: int) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
 class Precision:
     float32: ClassVar[Precision]
     bfloat16: ClassVar[Precision]
@@ -94,6 +104,7 @@ class PackedGroupedPointwiseConv:
         y_row_stride: int,
         activation: Activation,
         threads: int,
+        element: Element,
     ) -> None: ...
     @staticmethod
     def run_side_by_side(
@@ -103,10 +114,16 @@ class PackedGroupedPointwiseConv:
         biases: Sequence[int],
         ys: Sequence[int],
         threads: int,
+        element: Element,
     ) -> None: ...
     @staticmethod
     def run_sum(
-        convs: Sequence[PackedGroupedPointwiseConv], xs: Sequence[int], tokens: int, y: int, threads: int
+        convs: Sequence[PackedGroupedPointwiseConv],
+        xs: Sequence[int],
+        tokens: int,
+        y: int,
+        threads: int,
+        element: Element,
     ) -> None: ...
 
 class PackedGroupedMlp:
@@ -121,7 +138,14 @@ class PackedGroupedMlp:
         threads: int,
     ) -> None: ...
     def run(
-        self, x: int, rows: int, biases: Sequence[int], y: int, activation: Activation, threads: int
+        self,
+        x: int,
+        rows: int,
+        biases: Sequence[int],
+        y: int,
+        activation: Activation,
+        threads: int,
+        element: Element,
     ) -> None: ...
 
 class Encoder:
@@ -188,6 +212,7 @@ def attention_forward(
     statistics: int,
     context: int,
     threads: int,
+    element: Element,
 ) -> None: ...
 def attention_backward(
     instruction_set: str,
@@ -201,6 +226,7 @@ def attention_backward(
     grad: int,
     gradients: Sequence[int],
     threads: int,
+    element: Element,
 ) -> None: ...
 def add_layer_norm_forward(
     instruction_set: str,
@@ -216,6 +242,7 @@ def add_layer_norm_forward(
     y: int,
     moments: Sequence[int],
     threads: int,
+    element: Element,
 ) -> None: ...
 def add_layer_norm_backward(
     instruction_set: str,
@@ -228,9 +255,17 @@ def add_layer_norm_backward(
     dropout: _Dropout,
     gradients: Sequence[int],
     threads: int,
+    element: Element,
 ) -> None: ...
 def dropout(
-    instruction_set: str, rows: int, channels: int, x: int, dropout: _Dropout, y: int, threads: int
+    instruction_set: str,
+    rows: int,
+    channels: int,
+    x: int,
+    dropout: _Dropout,
+    y: int,
+    threads: int,
+    element: Element,
 ) -> None: ...
 def weight_gradient(
     instruction_set: str,
@@ -241,6 +276,7 @@ def weight_gradient(
     weights: Sequence[int],
     biases: Sequence[int],
     threads: int,
+    element: Element,
 ) -> None: ...
 def grouped_mlp_backward(
     instruction_set: str,
@@ -251,6 +287,7 @@ def grouped_mlp_backward(
     weights: Sequence[int],
     gradients: Sequence[int],
     threads: int,
+    element: Element,
 ) -> None: ...
 def activation_backward(
     instruction_set: str, activation: Activation, z: int, grad: int, count: int, threads: int

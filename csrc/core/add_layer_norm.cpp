@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "scratch.h"
 #include "sizes.h"
 #include "thread_team.h"
 
@@ -22,8 +23,9 @@ void layer_norm(const KernelTable& kernels, const LayerNorm& norm, float* x, int
 }
 
 void add_layer_norm_forward(const KernelTable& kernels, const AddLayerNormForward& norm, int64_t rows, int threads) {
-  run_tasks(divide_up(rows, kRowsPerTask), threads, [&](int64_t task) {
-    kernels.training.add_layer_norm_forward(norm, {task * kRowsPerTask, std::min((task + 1) * kRowsPerTask, rows)});
+  run_with_scratch(divide_up(rows, kRowsPerTask), threads, norm.channels * 4, [&](int64_t task, char* scratch) {
+    kernels.training.add_layer_norm_forward(norm, {task * kRowsPerTask, std::min((task + 1) * kRowsPerTask, rows)},
+                                            reinterpret_cast<float*>(scratch));
   });
 }
 
@@ -32,12 +34,13 @@ void add_layer_norm_forward(const KernelTable& kernels, const AddLayerNormForwar
 void add_layer_norm_backward(const KernelTable& kernels, const AddLayerNormBackward& norm, int64_t rows, int threads) {
   const int64_t tasks = divide_up(rows, kRowsPerTask), channels = norm.channels;
   std::vector<float> sums(static_cast<std::size_t>(2 * tasks * channels));
-  run_tasks(tasks, threads, [&](int64_t task) {
+  run_with_scratch(tasks, threads, channels * 4, [&](int64_t task, char* scratch) {
     AddLayerNormBackward own = norm;
     float* own_sums = sums.data() + 2 * task * channels;
     if (norm.grad_weight) own.grad_weight = own_sums;
     if (norm.grad_bias) own.grad_bias = own_sums + channels;
-    kernels.training.add_layer_norm_backward(own, {task * kRowsPerTask, std::min((task + 1) * kRowsPerTask, rows)});
+    kernels.training.add_layer_norm_backward(own, {task * kRowsPerTask, std::min((task + 1) * kRowsPerTask, rows)},
+                                             reinterpret_cast<float*>(scratch));
   });
   float* const results[] = {norm.grad_weight, norm.grad_bias};
   for (int64_t which = 0; which < 2; ++which) {

@@ -1,5 +1,4 @@
-// LayerNorm by itself; and dropout, residual and LayerNorm in training: forward and gradients. In float32, tensors
-// contiguous.
+// LayerNorm by itself; and dropout, residual and LayerNorm in training: forward and gradients. Tensors are contiguous.
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // Attention in training: forward and gradients, a task for each head of a sequence. In float32, and on matrix units in
-// bfloat16: then q, k, v, context, grad and gradients are uint16_t.
+// bfloat16, which takes tensors of it.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -15,7 +15,8 @@ struct AttentionTensors {
   const float* mask;                    // added to the scores, or null
   std::array<int64_t, 3> mask_strides;  // by sequence, head and query, any of which may be 0; keys are contiguous
   Dropout dropout;
-  float* statistics;  // [batch, heads, queries, 2]
+  float* statistics;                   // [batch, heads, queries, 2]
+  Element element = Element::float32;  // of q, k, v, context and gradients
 };
 void attention_forward(const KernelTable& kernels, Precision precision, const AttentionTensors& tensors, void* context,
                        int threads);

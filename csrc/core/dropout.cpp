@@ -14,12 +14,12 @@ Dropout dropout_of(double probability, uint64_t seed) {
   return {seed, static_cast<uint32_t>(threshold), probability < 1 ? static_cast<float>(1 / (1 - probability)) : 0.0f};
 }
 
-void apply_dropout(const KernelTable& kernels, const Dropout& dropout, const float* x, float* y, int64_t rows,
-                   int64_t channels, int threads) {
+void apply_dropout(const KernelTable& kernels, const Dropout& dropout, const void* x, void* y, int64_t rows,
+                   int64_t channels, int threads, Element element) {
   const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, channels));
   run_tasks(divide_up(rows, rows_per_task), threads, [&](int64_t task) {
     const int64_t begin = task * rows_per_task;
-    kernels.training.dropout(dropout, x, y, channels, {begin, std::min(begin + rows_per_task, rows)});
+    kernels.training.dropout(dropout, x, y, channels, {begin, std::min(begin + rows_per_task, rows)}, element);
   });
 }
 

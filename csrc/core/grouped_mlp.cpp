@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "row_operands.h"
 #include "scratch.h"
 #include "sizes.h"
 #include "thread_team.h"
@@ -27,8 +28,8 @@ PackedGroupedMlp::PackedGroupedMlp(const KernelTable& kernels, Precision precisi
   segments_.pack(threads);
 }
 
-void PackedGroupedMlp::run(const float* x, int64_t rows, const float* bias_in, const float* bias_out, float* y,
-                           Activation activation, int threads) const {
+void PackedGroupedMlp::run(const void* x, int64_t rows, const float* bias_in, const float* bias_out, void* y,
+                           Activation activation, int threads, Element element) const {
   if (rows <= 0) return;
   const PrecisionKernels& kernels = segments_.precision_kernels();
   std::vector<Segment> segments(segments_.data(), segments_.data() + segments_.size());
@@ -49,25 +50,40 @@ void PackedGroupedMlp::run(const float* x, int64_t rows, const float* bias_in, c
   const bool few = divide_up(rows, kBlockRows) * groups_ < kMlpTasksPerThread * threads;
   const int64_t row_blocks = divide_up(rows, few ? kSmallBlockRows : kBlockRows);
   const auto rows_of = [&](int64_t block) { return Rows{rows * block / row_blocks, rows * (block + 1) / row_blocks}; };
-  const int64_t operand_bytes = aligned(rows * in_channels_ * kernels.operand_bytes + kSlack);
-  const Workspace workspace(operand_bytes + aligned(kernels.operand_bytes > 0 ? rows * 4 : 0));
-  Operands operands{const_cast<float*>(x), in_channels_, nullptr, 1, in_channels_};
-  if (kernels.operand_bytes > 0) {
-    operands.data = workspace.data();
-    operands.scale = reinterpret_cast<float*>(workspace.data() + operand_bytes);
-    run_tasks(row_blocks, threads, [&](int64_t block) { kernels.prepare(x, in_channels_, rows_of(block), operands); });
-  }
+  RowOperands input(segments_.kernels(), segments_.precision(), element, x, in_channels_, rows, in_channels_, 1);
+  const Workspace workspace(input.bytes());
+  input.place(workspace.data());
+  if (input.bytes() > 0) run_tasks(row_blocks, threads, [&](int64_t block) { input.make(rows_of(block)); });
   const std::vector<FeedForward::Chunk> chunks = chunks_on(segments.data(), chunks_);
   const auto per_group = static_cast<int64_t>(chunks.size()) / groups_;
   std::vector<FeedForward> by_group;
   int64_t scratch_bytes = 0;
   for (int64_t group = 0; group < groups_; ++group) {
-    by_group.push_back({operands, chunks.data() + group * per_group, per_group, activation, y, out_channels_, nullptr});
+    by_group.push_back(
+        {input.operands(), chunks.data() + group * per_group, per_group, activation, nullptr, out_channels_, nullptr});
     scratch_bytes = std::max(scratch_bytes, kernels.feed_forward_scratch(by_group.back()));
   }
-  run_with_scratch(row_blocks * groups_, threads, scratch_bytes, [&](int64_t task, char* scratch) {
+  // A result that is rounded is made in scratch, chunk by chunk of the hidden channels.
+  const bool rounded = element == Element::bfloat16;
+  const int64_t columns = out_channels_ / groups_;
+  scratch_bytes = aligned(scratch_bytes);
+  const int64_t result_bytes = rounded ? divide_up(rows, row_blocks) * columns * 4 : 0;
+  run_with_scratch(row_blocks * groups_, threads, scratch_bytes + result_bytes, [&](int64_t task, char* scratch) {
     const int64_t group = task / row_blocks, block = task % row_blocks;  // rows of one group follow each other
-    kernels.feed_forward(by_group[static_cast<std::size_t>(group)], rows_of(block), scratch);
+    const Rows of_block = rows_of(block);
+    FeedForward work = by_group[static_cast<std::size_t>(group)];
+    auto* result = reinterpret_cast<float*>(scratch + scratch_bytes);
+    if (rounded) {
+      work.y = result - of_block.begin * columns - group * columns;
+      work.y_row_stride = columns;
+    } else {
+      work.y = static_cast<float*>(y);
+    }
+    kernels.feed_forward(work, of_block, scratch);
+    if (!rounded) return;
+    segments_.kernels().training.round(result, columns, columns, {0, of_block.end - of_block.begin},
+                                       static_cast<uint16_t*>(y) + of_block.begin * out_channels_ + group * columns,
+                                       out_channels_);
   });
 }
 

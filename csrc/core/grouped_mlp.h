@@ -19,10 +19,10 @@ class PackedGroupedMlp {
   PackedGroupedMlp(const KernelTable& kernels, Precision precision, const ConvWeights& in, const ConvWeights& out,
                    int threads);
 
-  // x: [rows, channels], y: [rows, out_channels], contiguous; biases may be null. The hidden tensor is in the caches
-  // only.
-  void run(const float* x, int64_t rows, const float* bias_in, const float* bias_out, float* y, Activation activation,
-           int threads) const;
+  // x: [rows, channels], y: [rows, out_channels], contiguous, of `element`; biases may be null. The hidden tensor is in
+  // the caches only.
+  void run(const void* x, int64_t rows, const float* bias_in, const float* bias_out, void* y, Activation activation,
+           int threads, Element element = Element::float32) const;
 
   int64_t out_channels() const { return out_channels_; }
   int64_t bytes() const { return segments_.bytes(); }
@@ -37,9 +37,11 @@ struct GroupedMlpBackward {
   ConvWeights in, out;  // of equal groups; float32
   Activation activation;
   int64_t rows;
-  const float *x, *grad;  // [rows, channels], contiguous
+  const void *x, *grad;  // [rows, channels], contiguous
   // Each may be null; a bias's gradient is computed with its weight's alone.
-  float *grad_x, *grad_weight_in, *grad_bias_in, *grad_weight_out, *grad_bias_out;
+  void* grad_x;
+  float *grad_weight_in, *grad_bias_in, *grad_weight_out, *grad_bias_out;
+  Element element = Element::float32;  // of x, grad and grad_x
 };
 void grouped_mlp_backward(const KernelTable& kernels, Precision precision, const GroupedMlpBackward& block,
                           int threads);

@@ -21,7 +21,8 @@ ConvWeights transposed(const ConvWeights& conv) {
 }
 
 // A task is a group and some of its chunks, one after the other. Where a group is several tasks, each but the first
-// sums what it has of x's gradient apart, and these sums are added up in the end.
+// sums what it has of x's gradient apart, and these sums are added up in the end. Where that gradient is rounded, so
+// does the first.
 struct Backward {
   const GroupedMlpBackward& block;
   PackedSegments segments;
@@ -32,7 +33,7 @@ struct Backward {
   const PrecisionKernels* const kernels;
   char* scratch = nullptr;
   int64_t scratch_bytes = 0;
-  float* partial_x = nullptr;  // [tasks - 1, rows, in_channels]
+  float* partial_x = nullptr;  // [partials, rows, in_channels]
 
   Backward(const KernelTable& k, Precision precision, const GroupedMlpBackward& b, int threads)
       : block(b),
@@ -41,7 +42,7 @@ struct Backward {
         hidden(b.in.out_per_group()),
         chunks(static_cast<int64_t>(bounds.size()) - 1),
         tasks(std::clamp<int64_t>(divide_up(kMlpTasksPerThread * threads, b.in.groups), 1, chunks)),
-        kernels(&gradient_kernels(k, precision)) {
+        kernels(&gradient_kernels(k, precision, b.element)) {
     const ConvWeights back_out = transposed(block.out), back_in = transposed(block.in);
     for (int64_t task = 0; task < block.in.groups * tasks; ++task) {
       const int64_t group = task / tasks;
@@ -61,6 +62,8 @@ struct Backward {
     }
   }
 
+  bool rounds() const { return block.element == Element::bfloat16; }
+  int64_t partials() const { return block.grad_x ? tasks - !rounds() : 0; }
   int64_t first_chunk(int64_t task) const { return chunks * task / tasks; }
 
   void add_chunk(int64_t group, int64_t c, const ConvWeights& back_out, const ConvWeights& back_in, bool first) {
@@ -100,22 +103,30 @@ struct Backward {
       work.in = in;
       work.out_begin = group * out;
       work.out = out;
+      work.element = block.element;
       work.x = block.x;
       work.x_row_stride = width;
       work.grad = block.grad;
       work.grad_row_stride = block.out.out_channels;
-      if (block.grad_x) work.grad_x = of_group == 0 ? block.grad_x : partial_x + (of_group - 1) * size;
+      if (block.grad_x) {
+        const int64_t partial = of_group - !rounds();
+        work.grad_x = partial < 0 ? static_cast<float*>(block.grad_x) : partial_x + partial * size;
+      }
       work.grad_x_row_stride = width;
       work.grad_out_row_stride = hidden;
       kernels->feed_forward_backward(work, scratch + who * scratch_bytes);
     });
-    if (!block.grad_x || tasks == 1) return;
+    if (partials() == 0) return;
     team.run(id, divide_up(size, kElementsPerTask), [&](int64_t task, int) {
       const int64_t begin = task * kElementsPerTask, end = std::min(size, begin + kElementsPerTask);
-      for (int64_t partial = 0; partial < tasks - 1; ++partial) {
+      float* const sum = rounds() ? partial_x : static_cast<float*>(block.grad_x);
+      for (int64_t partial = rounds(); partial < partials(); ++partial) {
         const float* from = partial_x + partial * size;
-        for (int64_t i = begin; i < end; ++i) block.grad_x[i] += from[i];
+        for (int64_t i = begin; i < end; ++i) sum[i] += from[i];
       }
+      if (!rounds()) return;
+      segments.kernels().training.round(sum + begin, 0, end - begin, {0, 1},
+                                        static_cast<uint16_t*>(block.grad_x) + begin, 0);
     });
   }
 };
@@ -128,7 +139,7 @@ void grouped_mlp_backward(const KernelTable& kernels, Precision precision, const
   const int64_t widest = divide_up(run.hidden, run.chunks);
   run.scratch_bytes =
       aligned(run.kernels->feed_forward_backward_scratch(block.in.in_per_group(), widest, block.out.out_per_group()));
-  const int64_t partial = block.grad_x ? (run.tasks - 1) * block.rows * block.in.in_channels : 0;
+  const int64_t partial = run.partials() * block.rows * block.in.in_channels;
   const Workspace workspace(run.scratch_bytes * threads + aligned(partial * 4));
   run.scratch = workspace.data();
   run.partial_x = reinterpret_cast<float*>(workspace.data() + run.scratch_bytes * threads);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "row_operands.h"
 #include "sizes.h"
 #include "thread_team.h"
 #include "workspace.h"
@@ -39,41 +40,132 @@ PackedGroupedPointwiseConv::PackedGroupedPointwiseConv(const KernelTable& kernel
 }
 
 // A task is a block of rows and a piece: in a sum, that of all terms, whose products follow each other; else of one
-// term, and those of the same channels follow each other.
+// term, and those of the same channels follow each other. Results that are rounded are made in scratch, so that a sum
+// is rounded once.
 struct PackedGroupedPointwiseConv::Run {
-  const PrecisionKernels* kernels;
-  struct Input {
-    const float* x;  // the rows that products take as `operands`
-    Operands operands;
-  };
-  std::vector<Input> inputs;
-  int64_t x_row_stride;
-  std::vector<Segment> segments;
-  std::vector<Product> products;
-  int64_t products_of_piece;
-  int64_t tokens, row_blocks, pieces;
-  bool by_row;
+  const PackedGroupedPointwiseConv& conv;
+  const std::vector<Term>& terms;
+  const bool sum;
+  const int64_t tokens, y_row_stride;
+  const Element element;
   int threads;
+  const PrecisionKernels& kernels;
+  const int64_t outputs, pieces;
+  std::vector<RowOperands> inputs;
+  bool by_row;
+  int64_t row_blocks;
+  std::vector<Segment> segments;
+  std::vector<Product> products;  // as many a piece as there are inputs
+  float* scratch = nullptr;       // [threads, the largest block's rows, kSegmentColumns]
 
+  Run(const std::vector<Term>& all, bool is_sum, int64_t x_row_stride, int64_t rows, int64_t row_stride, Element of,
+      int most_threads)
+      : conv(*all.front().conv),
+        terms(all),
+        sum(is_sum),
+        tokens(rows),
+        y_row_stride(row_stride),
+        element(of),
+        threads(most_threads),
+        kernels(conv.segments_.precision_kernels()),
+        outputs(sum ? 1 : static_cast<int64_t>(terms.size())),
+        pieces(static_cast<int64_t>(conv.pieces_.size()) * outputs) {
+    int64_t bytes = 0;
+    for (const Term& term : terms) {
+      bytes += term.conv->segments_.bytes();
+      if (!sum && !inputs.empty()) continue;
+      inputs.emplace_back(conv.kernels(), conv.precision(), element, term.x, x_row_stride, tokens, conv.in_channels_,
+                          conv.scales_);
+    }
+    by_row = bytes <= kCachedWeights;
+    row_blocks = divide_up(tokens, by_row ? kCachedWeightsRows : kBlockRows);
+    const int64_t work = tokens * conv.out_channels_ * (conv.in_channels_ / conv.groups_);
+    if (work * static_cast<int64_t>(terms.size()) < kSerialWork) threads = 1;
+    // Columns are split before tokens: two threads that share rows but not weights read each weight once.
+    if (threads > 1 && row_blocks * pieces < kTasksPerThread * threads) {
+      row_blocks = std::clamp(divide_up(threads, pieces), row_blocks, divide_up(tokens, kernels.block_rows));
+    }
+  }
+
+  bool rounds() const { return element == Element::bfloat16; }
   Rows rows(int64_t block) const { return {tokens * block / row_blocks, tokens * (block + 1) / row_blocks}; }
+  int64_t scratch_floats() const { return rounds() ? divide_up(tokens, row_blocks) * kSegmentColumns : 0; }
+  int64_t bias_floats() const { return conv.out_channels_ + kSlackFloats; }
+  int64_t bytes() const {
+    return static_cast<int64_t>(inputs.size()) * inputs.front().bytes() +
+           aligned(static_cast<int64_t>(terms.size()) * bias_floats() * 4) + threads * scratch_floats() * 4;
+  }
 
-  void member(Team& team, int id) {
-    if (kernels->operand_bytes > 0) {
+  // memory: of as many `bytes`.
+  void place(char* memory, Activation activation) {
+    for (RowOperands& input : inputs) {
+      input.place(memory);
+      memory += input.bytes();
+    }
+    auto* biases = reinterpret_cast<float*>(memory);
+    scratch = reinterpret_cast<float*>(memory + aligned(static_cast<int64_t>(terms.size()) * bias_floats() * 4));
+    for (std::size_t i = 0; i < terms.size(); ++i) add_segments(i, biases + static_cast<int64_t>(i) * bias_floats());
+    const int64_t channels = static_cast<int64_t>(inputs.size()) * conv.in_channels_ + outputs * conv.out_channels_;
+    const bool far = tokens * channels * bytes_of(element) > kNearBytes;
+    for (const Piece& piece : conv.pieces_) {
+      for (std::size_t i = 0; i < terms.size(); ++i) {
+        Product product{};
+        product.x = inputs[sum ? i : 0].operands();
+        product.segments = segments.data() + static_cast<int64_t>(i) * conv.segments_.size() + piece.first;
+        product.segment_count = piece.count;
+        product.activation = activation;
+        product.far_x = far && (sum || i == 0);
+        product.far_y = far && !rounds() && (!sum || i == 0);
+        products.push_back(product);
+      }
+    }
+  }
+
+  void add_segments(std::size_t i, float* bias) {
+    const float* given = terms[i].bias;
+    const PackedSegments& packed = terms[i].conv->segments_;
+    if (given) {
+      std::memcpy(bias, given, static_cast<std::size_t>(conv.out_channels_) * sizeof(float));
+      std::memset(bias + conv.out_channels_, 0, static_cast<std::size_t>(kSlack));
+    }
+    for (int64_t s = 0; s < packed.size(); ++s) {
+      Segment segment = packed[s];
+      segment.bias = segment.bias && given ? bias + segment.out_begin : nullptr;
+      segment.accumulate = segment.accumulate || (sum && i > 0);
+      segments.push_back(segment);
+    }
+  }
+
+  void member(Team& team, int id) const {
+    if (inputs.front().bytes() > 0) {
       team.run(id, row_blocks, [&](int64_t block, int) {
-        for (const Input& input : inputs) kernels->prepare(input.x, x_row_stride, rows(block), input.operands);
+        for (const RowOperands& input : inputs) input.make(rows(block));
       });
     }
-    team.run(id, row_blocks * pieces, [&](int64_t task, int) {
+    team.run(id, row_blocks * pieces, [&](int64_t task, int who) {
       const int64_t block = by_row ? task / pieces : task % row_blocks;
       const int64_t piece = by_row ? task % pieces : task / row_blocks;
-      const Product* const first = products.data() + piece * products_of_piece;
       const int64_t next = (task + threads) / row_blocks;  // the piece of the task this thread most likely takes
-      for (int64_t i = 0; i < products_of_piece; ++i) {
-        Product product = first[i];
-        if (!by_row && next > piece && next < pieces) product.next = products[next * products_of_piece + i].segments;
-        kernels->product(product, rows(block));
-      }
+      run(rows(block), piece, by_row || next <= piece || next >= pieces ? -1 : next, scratch + who * scratch_floats());
     });
+  }
+
+  // next: the piece whose weights to fetch meanwhile, or -1.
+  void run(Rows of_block, int64_t piece, int64_t next, float* sums) const {
+    const auto of_piece = static_cast<int64_t>(inputs.size());
+    const Product* const first = products.data() + piece * of_piece;
+    const int64_t out_begin = first->segments->out_begin, columns = first->segments->columns;
+    void* const y = terms[static_cast<std::size_t>(piece % outputs)].y;
+    for (int64_t i = 0; i < of_piece; ++i) {
+      Product product = first[i];
+      if (next >= 0) product.next = products[static_cast<std::size_t>(next * of_piece + i)].segments;
+      product.y = rounds() ? sums - of_block.begin * columns - out_begin : static_cast<float*>(y);
+      product.y_row_stride = rounds() ? columns : y_row_stride;
+      kernels.product(product, of_block);
+    }
+    if (!rounds()) return;
+    auto* to = static_cast<uint16_t*>(y) + of_block.begin * y_row_stride + out_begin;
+    conv.kernels().training.round(sums, columns, columns, {0, of_block.end - of_block.begin}, to, y_row_stride);
   }
 };
 
@@ -84,94 +176,32 @@ void PackedGroupedPointwiseConv::check_same_form(const PackedGroupedPointwiseCon
   }
 }
 
-void PackedGroupedPointwiseConv::run(const float* x, int64_t x_row_stride, int64_t tokens, const float* bias, float* y,
-                                     int64_t y_row_stride, Activation activation, int threads) const {
-  run_terms({{this, x, bias, y}}, false, x_row_stride, tokens, y_row_stride, activation, threads);
+void PackedGroupedPointwiseConv::run(const void* x, int64_t x_row_stride, int64_t tokens, const float* bias, void* y,
+                                     int64_t y_row_stride, Activation activation, int threads, Element element) const {
+  run_terms({{this, x, bias, y}}, false, x_row_stride, tokens, y_row_stride, activation, threads, element);
 }
 
-void PackedGroupedPointwiseConv::run_side_by_side(const std::vector<Term>& terms, int64_t tokens, int threads) {
+void PackedGroupedPointwiseConv::run_side_by_side(const std::vector<Term>& terms, int64_t tokens, int threads,
+                                                  Element element) {
   const PackedGroupedPointwiseConv& first = *terms.at(0).conv;
-  run_terms(terms, false, first.in_channels_, tokens, first.out_channels_, Activation::none, threads);
+  run_terms(terms, false, first.in_channels_, tokens, first.out_channels_, Activation::none, threads, element);
 }
 
-void PackedGroupedPointwiseConv::run_sum(const std::vector<Term>& terms, int64_t tokens, int threads) {
+void PackedGroupedPointwiseConv::run_sum(const std::vector<Term>& terms, int64_t tokens, int threads, Element element) {
   const PackedGroupedPointwiseConv& first = *terms.at(0).conv;
-  run_terms(terms, true, first.in_channels_, tokens, first.out_channels_, Activation::none, threads);
+  run_terms(terms, true, first.in_channels_, tokens, first.out_channels_, Activation::none, threads, element);
 }
 
 void PackedGroupedPointwiseConv::run_terms(const std::vector<Term>& terms, bool sum, int64_t x_row_stride,
-                                           int64_t tokens, int64_t y_row_stride, Activation activation, int threads) {
+                                           int64_t tokens, int64_t y_row_stride, Activation activation, int threads,
+                                           Element element) {
   const PackedGroupedPointwiseConv& conv = *terms.front().conv;
   for (const Term& term : terms) conv.check_same_form(*term.conv);
   if (tokens <= 0 || conv.out_channels_ <= 0) return;
-  const auto count = static_cast<int64_t>(terms.size()), inputs = sum ? count : 1, outputs = sum ? 1 : count;
-  const PrecisionKernels& kernels = conv.segments_.precision_kernels();
-  const int64_t operand_bytes = aligned(tokens * conv.in_channels_ * kernels.operand_bytes + kSlack);
-  const int64_t scale_bytes = aligned(kernels.operand_bytes > 0 ? tokens * conv.scales_ * 4 : 0);
-  const int64_t bias_floats = conv.out_channels_ + kSlackFloats;
-  const int64_t input_bytes = operand_bytes + scale_bytes;
-  const Workspace workspace(inputs * input_bytes + count * bias_floats * 4);
-  auto* biases = reinterpret_cast<float*>(workspace.data() + inputs * input_bytes);
-
-  Run run{};
-  run.kernels = &kernels;
-  run.x_row_stride = x_row_stride;
-  for (int64_t i = 0; i < inputs; ++i) {
-    const float* x = terms[static_cast<std::size_t>(i)].x;
-    Operands operands{const_cast<float*>(x), x_row_stride, nullptr, conv.scales_, conv.in_channels_};
-    if (kernels.operand_bytes > 0) {
-      char* memory = workspace.data() + i * input_bytes;
-      operands = {memory, conv.in_channels_, reinterpret_cast<float*>(memory + operand_bytes), conv.scales_,
-                  conv.in_channels_};
-    }
-    run.inputs.push_back({x, operands});
-  }
-  int64_t bytes = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const Term& term = terms[static_cast<std::size_t>(i)];
-    const PackedSegments& packed = term.conv->segments_;
-    bytes += packed.bytes();
-    float* bias = biases + i * bias_floats;
-    if (term.bias) {
-      std::memcpy(bias, term.bias, static_cast<std::size_t>(conv.out_channels_) * sizeof(float));
-      std::memset(bias + conv.out_channels_, 0, static_cast<std::size_t>(kSlack));
-    }
-    for (int64_t s = 0; s < packed.size(); ++s) {
-      Segment segment = packed[s];
-      segment.bias = segment.bias && term.bias ? bias + segment.out_begin : nullptr;
-      segment.accumulate = segment.accumulate || (sum && i > 0);
-      run.segments.push_back(segment);
-    }
-  }
-  const bool far = tokens * (inputs * conv.in_channels_ + outputs * conv.out_channels_) * 4 > kNearBytes;
-  for (const Piece& piece : conv.pieces_) {
-    for (int64_t i = 0; i < count; ++i) {
-      const Term& term = terms[static_cast<std::size_t>(i)];
-      Product product{};
-      product.x = run.inputs[static_cast<std::size_t>(sum ? i : 0)].operands;
-      product.segments = run.segments.data() + i * conv.segments_.size() + piece.first;
-      product.segment_count = piece.count;
-      product.y = sum ? terms.front().y : term.y;
-      product.y_row_stride = y_row_stride;
-      product.activation = activation;
-      product.far_x = far && (sum || i == 0);
-      product.far_y = far && (!sum || i == 0);
-      run.products.push_back(product);
-    }
-  }
-  run.products_of_piece = inputs;
-  run.pieces = static_cast<int64_t>(conv.pieces_.size()) * outputs;
-  run.tokens = tokens;
-  run.by_row = bytes <= kCachedWeights;
-  run.row_blocks = divide_up(tokens, run.by_row ? kCachedWeightsRows : kBlockRows);
-  const int64_t work = tokens * conv.out_channels_ * (conv.in_channels_ / conv.groups_) * count;
-  if (work < kSerialWork) threads = 1;
-  // Columns are split before tokens: two threads that share rows but not weights read each weight once.
-  if (threads > 1 && run.row_blocks * run.pieces < kTasksPerThread * threads) {
-    run.row_blocks = std::clamp(divide_up(threads, run.pieces), run.row_blocks, divide_up(tokens, kernels.block_rows));
-  }
-  run.threads = threads;
-  run_team(threads, [&](Team& team, int id) { run.member(team, id); });
+  Run run(terms, sum, x_row_stride, tokens, y_row_stride, element, threads);
+  const Workspace workspace(run.bytes());
+  run.place(workspace.data(), activation);
+  run_team(run.threads, [&](Team& team, int id) { run.member(team, id); });
 }
 
 }  // namespace squeezebert

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "elements.h"
 #include "packed_segments.h"
 #include "scratch.h"
 
@@ -19,13 +20,17 @@ bool has_gradients(const KernelTable& kernels, Precision precision) {
   return kernels.precision[static_cast<int>(precision)].weight_gradient;
 }
 
-const PrecisionKernels& gradient_kernels(const KernelTable& kernels, Precision precision) {
-  if (!has_gradients(kernels, precision)) throw std::invalid_argument("the build has no gradients in this precision");
-  return kernels.precision[static_cast<int>(precision)];
+const PrecisionKernels& gradient_kernels(const KernelTable& table, Precision precision, Element element) {
+  if (!has_gradients(table, precision)) throw std::invalid_argument("the build has no gradients in this precision");
+  const PrecisionKernels& kernels = table.precision[static_cast<int>(precision)];
+  if (kernels.products > 0 && element != Element::float32) {
+    throw std::invalid_argument("gradients by parts are of tensors in float32");
+  }
+  return kernels;
 }
 
 void weight_gradient(const KernelTable& table, Precision precision, const GroupedGradients& g, int threads) {
-  const PrecisionKernels& kernels = gradient_kernels(table, precision);
+  const PrecisionKernels& kernels = gradient_kernels(table, precision, g.element);
   const int64_t in = g.in_channels / g.groups, out = g.out_channels / g.groups;
   std::vector<WeightGradient> tasks;
   const int64_t large =
@@ -37,9 +42,10 @@ void weight_gradient(const KernelTable& table, Precision precision, const Groupe
         cut(0, in, size, [&](int64_t column, int64_t column_end) {
           const int64_t row = group * out + first_row;
           WeightGradient task{};
-          task.grad = of.grad + row;
+          task.grad_element = task.x_element = g.element;
+          task.grad = at(of.grad, row, g.element);
           task.grad_row_stride = g.out_channels;
-          task.x = g.x + group * in + column;
+          task.x = at(g.x, group * in + column, g.element);
           task.x_row_stride = g.in_channels;
           task.rows = g.rows;
           task.out = row_end - first_row;

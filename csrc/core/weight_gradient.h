@@ -11,13 +11,14 @@ namespace squeezebert {
 // of their biases.
 struct GroupedGradients {
   struct Of {
-    const float* grad;  // [rows, out_channels]
-    float* weight;      // [out_channels, in_channels / groups]
-    float* bias;        // [out_channels] or null
+    const void* grad;  // [rows, out_channels]
+    float* weight;     // [out_channels, in_channels / groups]
+    float* bias;       // [out_channels] or null
   };
   std::vector<Of> all;
-  const float* x;  // [rows, in_channels]
+  const void* x;  // [rows, in_channels]
   int64_t rows, groups, in_channels, out_channels;
+  Element element = Element::float32;  // of grads and x
 };
 void weight_gradient(const KernelTable& kernels, Precision precision, const GroupedGradients& gradients, int threads);
 
@@ -25,7 +26,8 @@ void weight_gradient(const KernelTable& kernels, Precision precision, const Grou
 // bfloat16 on matrix units, and float32 by parts where those have it.
 bool has_gradients(const KernelTable& kernels, Precision precision);
 
-// The kernels of that in a precision. Throws std::invalid_argument where the build has none.
-const PrecisionKernels& gradient_kernels(const KernelTable& kernels, Precision precision);
+// The kernels of that in a precision, for tensors of `element`. Throws std::invalid_argument where the build has none;
+// those by parts take float32 alone.
+const PrecisionKernels& gradient_kernels(const KernelTable& kernels, Precision precision, Element element);
 
 }  // namespace squeezebert

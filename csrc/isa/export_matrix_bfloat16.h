@@ -10,8 +10,10 @@ namespace {
 
 template <class Panels>
 constexpr PrecisionKernels matrix_bfloat16() {
-  return with_training<MatrixGradients<Panels>, MatrixTrainingAttention<Panels>>(
+  PrecisionKernels kernels = with_training<MatrixGradients<Panels>, MatrixTrainingAttention<Panels>>(
       kernels_of<typename Panels::Micro, MatrixScores<Panels>>(true, pack_rounded<Panels>));
+  kernels.takes_bfloat16 = true;
+  return kernels;
 }
 
 }  // namespace

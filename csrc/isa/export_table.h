@@ -7,6 +7,7 @@
 #include "../kernels/add_layer_norm_training.h"
 #include "../kernels/attention.h"
 #include "../kernels/attention_training.h"
+#include "../kernels/bfloat_rows.h"
 #include "../kernels/dropout.h"
 #include "../kernels/embeddings.h"
 #include "../kernels/feed_forward.h"
@@ -73,7 +74,8 @@ constexpr PrecisionKernels with_training(PrecisionKernels kernels) {
 }
 
 constexpr TrainingKernels training_kernels() {
-  return {::add_layer_norm_forward, ::add_layer_norm_backward, ::activation_backward, ::drop_rows};
+  return {::add_layer_norm_forward,   ::add_layer_norm_backward, ::activation_backward, ::drop_rows,
+          copy_rows<uint16_t, float>, copy_rows<float, uint16_t>};
 }
 #endif
 

@@ -52,8 +52,9 @@ inline Moments moments_of(float* row, const float* residual, int64_t channels, f
   return {mean, reciprocal[0]};
 }
 
+template <class T>
 inline void scale_row(const float* row, const Moments& moments, const float* weight, const float* bias,
-                      int64_t channels, float* y) {
+                      int64_t channels, T* y) {
   for_each_vector(channels, [&](int64_t i, int lanes) {
     const Vec scaled = (load_lanes(row + i, lanes) - broadcast(moments.mean)) * broadcast(moments.reciprocal);
     store_lanes(y + i, multiply_add(scaled, load_lanes(weight + i, lanes), load_lanes(bias + i, lanes)), lanes);

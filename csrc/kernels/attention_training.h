@@ -13,6 +13,7 @@
 // Included by the instruction-set builds alone.
 #pragma once
 #include "attention.h"
+#include "bfloat_rows.h"
 
 namespace {
 
@@ -24,22 +25,28 @@ constexpr int64_t kBackwardQueries = 48;  // whole vectors and tiles of every bu
 static_assert(kBackwardQueries % kLanes == 0, "transposed blocks are whole vectors");
 
 // Rows of head_size numbers to rows of whole vectors, padded with zeros.
-inline void copy_head(const void* head, int64_t stride, int64_t rows, int64_t head_size, float* to, int64_t to_stride) {
-  const auto* from = static_cast<const float*>(head);
-  for (int64_t r = 0; r < rows; ++r) {
-    for_each_vector(head_size, [&](int64_t c, int lanes) {
-      store(to + r * to_stride + c, load_lanes(from + r * stride + c, lanes));
-    });
-  }
+inline void copy_head(Element element, const void* head, int64_t stride, int64_t rows, int64_t head_size, float* to,
+                      int64_t to_stride) {
+  with_element(element, [&](auto type) {
+    const auto* from = static_cast<const decltype(type)*>(head);
+    for (int64_t r = 0; r < rows; ++r) {
+      for_each_vector(head_size, [&](int64_t c, int lanes) {
+        store(to + r * to_stride + c, load_lanes(from + r * stride + c, lanes));
+      });
+    }
+  });
 }
-inline void copy_back(const float* from, int64_t from_stride, int64_t rows, int64_t head_size, void* head,
-                      int64_t stride) {
-  auto* to = static_cast<float*>(head);
-  for (int64_t r = 0; r < rows; ++r) {
-    for_each_vector(head_size, [&](int64_t c, int lanes) {
-      store_lanes(to + r * stride + c, load_lanes(from + r * from_stride + c, lanes), lanes);
-    });
-  }
+inline void copy_back(Element element, const float* from, int64_t from_stride, int64_t rows, int64_t head_size,
+                      void* head, int64_t stride) {
+  with_element(element, [&](auto type) {
+    copy_rows(from, from_stride, head_size, {0, rows}, static_cast<decltype(type)*>(head), stride);
+  });
+}
+
+// Of a context that is rounded in the end.
+inline int64_t context_bytes(const HeadTensors& h) {
+  const int64_t floats = h.queries * padded_columns(h.head_size);
+  return h.element == Element::bfloat16 ? floats * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
 inline void attention_forward(const AttentionForward& a, char* scratch) {
@@ -47,12 +54,16 @@ inline void attention_forward(const AttentionForward& a, char* scratch) {
   const int64_t rows = h.queries > h.keys ? h.queries : h.keys;
   const AttentionScratch s = attention_layout(rows, h.head_size, scratch);
   const int64_t padded = padded_columns(h.head_size), stride = 3 * padded;
-  copy_head(h.q, h.q_row_stride, h.queries, h.head_size, s.qkv, stride);
-  copy_head(h.k, h.k_row_stride, h.keys, h.head_size, s.qkv + padded, stride);
-  copy_head(h.v, h.v_row_stride, h.keys, h.head_size, s.qkv + 2 * padded, stride);
-  attend({h.head_size, h.queries, nullptr, h.keys, h.scale, h.mask, h.mask_row_stride, static_cast<float*>(a.context),
-          a.context_row_stride, h.statistics, h.dropout, h.dropout_row},
+  copy_head(h.element, h.q, h.q_row_stride, h.queries, h.head_size, s.qkv, stride);
+  copy_head(h.element, h.k, h.k_row_stride, h.keys, h.head_size, s.qkv + padded, stride);
+  copy_head(h.element, h.v, h.v_row_stride, h.keys, h.head_size, s.qkv + 2 * padded, stride);
+  const bool rounds = h.element == Element::bfloat16;
+  float* const context = rounds ? reinterpret_cast<float*>(scratch + s.bytes) : static_cast<float*>(a.context);
+  const int64_t context_stride = rounds ? padded : a.context_row_stride;
+  attend({h.head_size, h.queries, nullptr, h.keys, h.scale, h.mask, h.mask_row_stride, context, context_stride,
+          h.statistics, h.dropout, h.dropout_row},
          s);
+  if (rounds) copy_back(h.element, context, padded, h.queries, h.head_size, a.context, a.context_row_stride);
 }
 
 struct AttentionBackwardScratch {
@@ -124,10 +135,10 @@ inline void attention_backward(const AttentionBackward& a, char* scratch) {
   const HeadTensors& h = a.head;
   const AttentionBackwardScratch s = attention_backward_layout(h, scratch);
   const int64_t padded = s.padded, vectors = padded / kLanes;
-  copy_head(h.q, h.q_row_stride, h.queries, h.head_size, s.q, padded);
-  copy_head(a.grad, a.grad_row_stride, h.queries, h.head_size, s.grad, padded);
-  copy_head(h.k, h.k_row_stride, h.keys, h.head_size, s.k, padded);
-  copy_head(h.v, h.v_row_stride, h.keys, h.head_size, s.v, padded);
+  copy_head(h.element, h.q, h.q_row_stride, h.queries, h.head_size, s.q, padded);
+  copy_head(h.element, a.grad, a.grad_row_stride, h.queries, h.head_size, s.grad, padded);
+  copy_head(h.element, h.k, h.k_row_stride, h.keys, h.head_size, s.k, padded);
+  copy_head(h.element, h.v, h.v_row_stride, h.keys, h.head_size, s.v, padded);
   const auto row = [](int64_t j) { return j; };
   transpose_keys(s.k, padded, h.head_size, h.keys, row, s.keys);
   transpose_keys(s.v, padded, h.head_size, h.keys, row, s.values);
@@ -174,15 +185,16 @@ inline void attention_backward(const AttentionBackward& a, char* scratch) {
                  padded, vectors);
     }
   }
-  copy_back(s.grad_q, padded, h.queries, h.head_size, a.grad_q, a.grad_q_row_stride);
-  copy_back(s.grad_k, padded, h.keys, h.head_size, a.grad_k, a.grad_k_row_stride);
-  copy_back(s.grad_v, padded, h.keys, h.head_size, a.grad_v, a.grad_v_row_stride);
+  copy_back(h.element, s.grad_q, padded, h.queries, h.head_size, a.grad_q, a.grad_q_row_stride);
+  copy_back(h.element, s.grad_k, padded, h.keys, h.head_size, a.grad_k, a.grad_k_row_stride);
+  copy_back(h.element, s.grad_v, padded, h.keys, h.head_size, a.grad_v, a.grad_v_row_stride);
 }
 
 // What MatrixTrainingAttention (matrix_attention_training.h) is in bfloat16.
 struct VectorTrainingAttention {
   static int64_t scratch(const HeadTensors& h) {
-    const int64_t forward = attention_scratch(h.queries > h.keys ? h.queries : h.keys, h.head_size);
+    const int64_t rows = h.queries > h.keys ? h.queries : h.keys;
+    const int64_t forward = attention_scratch(rows, h.head_size) + context_bytes(h);
     const int64_t backward = attention_backward_layout(h, nullptr).bytes;
     return forward > backward ? forward : backward;
   }

@@ -10,6 +10,7 @@
 namespace {
 
 using squeezebert::Dropout;
+using squeezebert::Element;
 
 constexpr int64_t kColumnsAtOnce = 4 * kLanes;  // of as many counters as a vector has lanes
 
@@ -59,12 +60,17 @@ inline void for_each_kept(const Dropout& dropout, int64_t row, int64_t first, in
   }
 }
 
-inline void drop_rows(const Dropout& dropout, const float* x, float* y, int64_t channels, Rows rows) {
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    for_each_kept(dropout, r, 0, channels, [&](int64_t i, int lanes, Vec factor) {
-      store_lanes(y + r * channels + i, load_lanes(x + r * channels + i, lanes) * factor, lanes);
-    });
-  }
+inline void drop_rows(const Dropout& dropout, const void* x, void* y, int64_t channels, Rows rows, Element element) {
+  with_element(element, [&](auto type) {
+    using T = decltype(type);
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      const T* from = static_cast<const T*>(x) + r * channels;
+      T* to = static_cast<T*>(y) + r * channels;
+      for_each_kept(dropout, r, 0, channels, [&](int64_t i, int lanes, Vec factor) {
+        store_lanes(to + i, load_lanes(from + i, lanes) * factor, lanes);
+      });
+    }
+  });
 }
 
 inline void drop_row(const Dropout& dropout, int64_t row, int64_t first, int64_t count, float* values) {

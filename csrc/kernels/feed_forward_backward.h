@@ -10,6 +10,7 @@
 // So the hidden rows are computed again, and are never in main memory.
 #pragma once
 #include "activation_gradients.h"
+#include "bfloat_rows.h"
 #include "weight_gradient.h"
 
 namespace {
@@ -29,29 +30,36 @@ struct HiddenRows {
   }
 };
 
-// Rows as a product's operands, which segments count from channel `begin`.
+// Rows as a product's operands.
 template <class Gradients>
 struct GradientOperands {
   using Format = typename Gradients::Micro::Format;
+  using Operand = typename Format::Operand;
   typename Format::Operand* data;
   float* scale;
 
   // Returns the bytes.
   int64_t cut(ScratchCut scratch, int64_t channels) {
-    data = scratch.take<typename Format::Operand>(kFeedForwardBackwardRows * Format::kPlanes * channels);
+    data = scratch.take<Operand>(kFeedForwardBackwardRows * Format::kPlanes * channels);
     scale = scratch.take<float>(Format::kScaled ? kFeedForwardBackwardRows : 0);
     return scratch.bytes;
   }
 
   // `from` is at the first of `channels`, which segments count from `begin`.
-  static Operands of(const float* from, int64_t row_stride, Rows rows, int64_t begin, int64_t channels,
+  template <class T>
+  static Operands of(const T* from, int64_t row_stride, Rows rows, int64_t begin, int64_t channels,
                      ScratchCut scratch) {
-    if constexpr (Format::kInPlace) {
-      return {const_cast<float*>(from) - begin, row_stride, nullptr, 1, 0};
+    constexpr bool kAsTheyAre = sizeof(T) == sizeof(Operand) && Format::kPlanes == 1;
+    if constexpr (kAsTheyAre) {
+      return {const_cast<T*>(from) - begin, row_stride, nullptr, 1, 0};
     } else {
       GradientOperands made;
       made.cut(scratch, channels);
-      Format::prepare(from, row_stride, rows, {made.data, channels, made.scale, 1, channels});
+      if constexpr (Format::kInPlace) {
+        copy_rows(from, row_stride, channels, rows, made.data, channels);
+      } else {
+        Format::prepare(from, row_stride, rows, {made.data, channels, made.scale, 1, channels});
+      }
       return {made.data - begin, channels, made.scale, 1, 0};
     }
   }
@@ -68,8 +76,8 @@ inline int64_t feed_forward_backward_scratch(int64_t in, int64_t hidden, int64_t
   return operands > of_weights ? operands : of_weights;
 }
 
-template <class Gradients>
-inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
+template <class Gradients, class T>
+inline void feed_forward_backward_of(const FeedForwardBackward& b, char* scratch) {
   using Micro = typename Gradients::Micro;
   for (int64_t c = 0; c < b.chunk_count; ++c) {
     const FeedForwardBackward::Chunk& chunk = b.chunks[c];
@@ -79,7 +87,8 @@ inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
     bool first_block = true;
     for (int64_t first = 0; first < b.rows || first_block; first += kFeedForwardBackwardRows, first_block = false) {
       const Rows rows{0, least(kFeedForwardBackwardRows, b.rows - first)};
-      const float *x = b.x + first * b.x_row_stride, *grad = b.grad + first * b.grad_row_stride;
+      const T* x = static_cast<const T*>(b.x) + first * b.x_row_stride;
+      const T* grad = static_cast<const T*>(b.grad) + first * b.grad_row_stride;
       // Products and gradients of weights follow each other, in the same scratch.
       const Operands from_x =
           GradientOperands<Gradients>::of(x + b.in_begin, b.x_row_stride, rows, b.in_begin, b.in, rest);
@@ -99,16 +108,23 @@ inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
       }
       if (chunk.grad_in) {
         weight_gradient<Gradients>({grad_z, width, x + b.in_begin, b.x_row_stride, rows.end, width, b.in, !first_block,
-                                    chunk.grad_in, b.in, chunk.grad_bias_in},
+                                    chunk.grad_in, b.in, chunk.grad_bias_in, Element::float32, b.element},
                                    of_gradients);
       }
       if (chunk.grad_out) {
-        weight_gradient<Gradients>({grad + b.out_begin, b.grad_row_stride, z, width, rows.end, b.out, width,
-                                    !first_block, chunk.grad_out, b.grad_out_row_stride, chunk.grad_bias_out},
-                                   of_gradients);
+        weight_gradient<Gradients>(
+            {grad + b.out_begin, b.grad_row_stride, z, width, rows.end, b.out, width, !first_block, chunk.grad_out,
+             b.grad_out_row_stride, chunk.grad_bias_out, b.element, Element::float32},
+            of_gradients);
       }
     }
   }
+}
+
+template <class Gradients>
+inline void feed_forward_backward(const FeedForwardBackward& b, char* scratch) {
+  with_element_of<Gradients>(b.element,
+                             [&](auto type) { feed_forward_backward_of<Gradients, decltype(type)>(b, scratch); });
 }
 
 }  // namespace

@@ -123,7 +123,11 @@ struct Embeddings {
   float* y;  // [rows, channels]
 };
 
-// ---- training: tensors are float32, but for attention's in bfloat16
+// ---- training
+
+// What tensors are of: float, or bfloat16 as uint16_t. Kernels compute in float32 on either; parameters, their
+// gradients and statistics are float.
+enum class Element : int32_t { float32, bfloat16 };
 
 // Zero an element with probability threshold / 2^32, multiply the others by scale. threshold 0: no dropout.
 struct Dropout {
@@ -133,7 +137,7 @@ struct Dropout {
 };
 
 // Attention of one head of one sequence on q, k and v, which are at the head's first channel. They, context and
-// gradients are float, or in bfloat16 uint16_t.
+// gradients are of `element`: kernels of bfloat16 take that alone.
 struct HeadTensors {
   int64_t head_size, queries, keys;
   const void *q, *k, *v;
@@ -144,6 +148,7 @@ struct HeadTensors {
   Dropout dropout;
   int64_t dropout_row;  // the first query's
   float* statistics;    // [queries, 2]: the largest score, and the reciprocal of the exponentials' sum
+  Element element = Element::float32;
 };
 
 struct AttentionForward {
@@ -166,33 +171,36 @@ struct AddLayerNormForward {
   const float* bias;
   float eps;
   int64_t channels;
-  const float *x, *residual;
-  float *total, *y;
+  const void *x, *residual;
+  void *total, *y;
   float *mean, *reciprocal;  // [rows]
   Dropout dropout;
+  Element element = Element::float32;  // of the tensors
 };
 
 struct AddLayerNormBackward {
   const float* weight;
   int64_t channels;
-  const float *grad, *total;
+  const void *grad, *total;
   const float *mean, *reciprocal;
-  float *grad_x, *grad_residual;   // either may be null
+  void *grad_x, *grad_residual;    // either may be null
   float *grad_weight, *grad_bias;  // [channels] each, of these rows alone; or null
   Dropout dropout;
+  Element element = Element::float32;  // of the tensors
 };
 
 // y (+)= grad^T x and bias (+)= grad's sums by column.
 struct WeightGradient {
-  const float* grad;  // [rows, out]
+  const void* grad;  // [rows, out]
   int64_t grad_row_stride;
-  const float* x;  // [rows, in]
+  const void* x;  // [rows, in]
   int64_t x_row_stride;
   int64_t rows, out, in;
   bool accumulate;
   float* y;  // [out, in]
   int64_t y_row_stride;
   float* bias;  // [out] or null
+  Element grad_element = Element::float32, x_element = Element::float32;
 };
 
 // The gradient of one group's feed-forward block, by some of its hidden channels. Tensors are at their first channel.
@@ -214,22 +222,27 @@ struct FeedForwardBackward {
   int64_t chunk_count;
   Activation activation;
   int64_t rows, in_begin, in, out_begin, out;  // of the channels of x and grad, the group's
-  const float* x;
+  const void* x;
   int64_t x_row_stride;
-  const float* grad;
+  const void* grad;
   int64_t grad_row_stride;
   float* grad_x;  // or null; the first chunk writes, the others add
   int64_t grad_x_row_stride;
   int64_t grad_out_row_stride;
+  Element element = Element::float32;  // of x and grad
 };
 
 struct TrainingKernels {
-  void (*add_layer_norm_forward)(const AddLayerNormForward& norm, Rows rows);
-  void (*add_layer_norm_backward)(const AddLayerNormBackward& norm, Rows rows);
+  // row: [channels], to work in.
+  void (*add_layer_norm_forward)(const AddLayerNormForward& norm, Rows rows, float* row);
+  void (*add_layer_norm_backward)(const AddLayerNormBackward& norm, Rows rows, float* row);
   // z to activation(z), if `keep`, and grad to grad * activation'(z), each in place.
   void (*activation_backward)(Activation activation, bool keep, float* z, float* grad, int64_t count);
   // y = dropout(x), [rows, channels]; of x's gradient the same.
-  void (*dropout)(const Dropout& dropout, const float* x, float* y, int64_t channels, Rows rows);
+  void (*dropout)(const Dropout& dropout, const void* x, void* y, int64_t channels, Rows rows, Element element);
+  // Rows of bfloat16 to float32 and back, rounded.
+  void (*widen)(const uint16_t* x, int64_t x_row_stride, int64_t channels, Rows rows, float* y, int64_t y_row_stride);
+  void (*round)(const float* x, int64_t x_row_stride, int64_t channels, Rows rows, uint16_t* y, int64_t y_row_stride);
 };
 
 // The kernels of one precision, and the shape of their micro-kernel.
@@ -241,6 +254,7 @@ struct PrecisionKernels {
   int64_t products;                   // by parts: of bfloat16, for one of float32; else 0
   Precision scores;                   // of attention: what scores and values are multiplied in
   bool rounds_context;                // attention can write its context as operands
+  bool takes_bfloat16;                // operands are rows of bfloat16 as they are, of any row stride
   bool coarse_gelu;                   // gelu is off by up to 2e-4, since its results are rounded right after
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place

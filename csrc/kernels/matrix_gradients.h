@@ -19,8 +19,8 @@ constexpr int64_t kTransposedRows = 2 * kLanes;  // a step of rows: two blocks t
 
 // grad [rows, columns] to `store(column, row, first, second)`: a column's next two vectors, zero past the last row.
 // `load(from, column, lanes)`: a row's vector.
-template <class Load, class Store>
-inline void transpose_steps(const float* grad, int64_t stride, int64_t rows, int64_t columns, Load load, Store store) {
+template <class T, class Load, class Store>
+inline void transpose_steps(const T* grad, int64_t stride, int64_t rows, int64_t columns, Load load, Store store) {
   for (int64_t r = 0; r < rows; r += kTransposedRows) {
     for (int64_t c = 0; c < columns; c += kLanes) {
       const int lanes = static_cast<int>(least(kLanes, columns - c));
@@ -35,17 +35,18 @@ inline void transpose_steps(const float* grad, int64_t stride, int64_t rows, int
   }
 }
 
-inline void transpose_rounded(const float* grad, int64_t stride, int64_t rows, int64_t columns, uint16_t* to,
+template <class T>
+inline void transpose_rounded(const T* grad, int64_t stride, int64_t rows, int64_t columns, uint16_t* to,
                               int64_t to_stride) {
   transpose_steps(
-      grad, stride, rows, columns, [](const float* from, int64_t, int lanes) { return load_lanes(from, lanes); },
+      grad, stride, rows, columns, [](const T* from, int64_t, int lanes) { return load_lanes(from, lanes); },
       [&](int64_t c, int64_t r, Vec first, Vec second) {
         store_pairs(to + c * to_stride + r, bfloat_pairs(first, second));
       });
 }
 
-inline void add_up_rows(const float* grad, int64_t stride, int64_t rows, int64_t columns, bool accumulate,
-                        float* bias) {
+template <class T>
+inline void add_up_rows(const T* grad, int64_t stride, int64_t rows, int64_t columns, bool accumulate, float* bias) {
   for_each_vector(columns, [&](int64_t c, int lanes) {
     Vec total = accumulate ? load_lanes(bias + c, lanes) : broadcast(0.0f);
     for (int64_t r = 0; r < rows; r += kTransposedRows) {  // short sums first: a long one loses more
@@ -64,16 +65,19 @@ struct MatrixGradients {
   static constexpr int64_t kRowStep = Panels::kStep, kRows = 256;
   static_assert(kRowStep == kTransposedRows, "");
 
-  static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, uint16_t* to,
-                        int64_t to_stride, float*) {
+  template <class T>
+  static void transpose(const T* grad, int64_t stride, int64_t rows, int64_t columns, uint16_t* to, int64_t to_stride,
+                        float*) {
     transpose_rounded(grad, stride, rows, columns, to, to_stride);
   }
 
-  static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* panels, float*) {
-    pack_rounded<Panels>(x, 1, stride, columns, rows, panels, nullptr);
+  template <class T>
+  static void pack(const T* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* panels, float*) {
+    pack_rows_rounded<Panels>(x, stride, rows, columns, panels);
   }
 
-  static void add_up(const float* grad, int64_t stride, const uint16_t*, int64_t, int64_t rows, int64_t columns,
+  template <class T>
+  static void add_up(const T* grad, int64_t stride, const uint16_t*, int64_t, int64_t rows, int64_t columns,
                      bool accumulate, float* bias) {
     add_up_rows(grad, stride, rows, columns, accumulate, bias);
   }

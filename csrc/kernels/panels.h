@@ -28,7 +28,8 @@ inline void transpose_keys(const float* k, int64_t stride, int64_t head_size, in
 
 // Rows [depth, columns] to a product's panels: what `pack` makes of weights [columns, depth]. Rows are read to their
 // end, since that is what a CPU fetches ahead.
-inline void pack_rows(const float* from, int64_t stride, int64_t depth, int64_t columns, float* panels) {
+template <class T>
+inline void pack_rows(const T* from, int64_t stride, int64_t depth, int64_t columns, float* panels) {
   for (int64_t k = 0; k < depth; ++k, from += stride) {
     for (int64_t n = 0; n < columns; n += kPanelColumns) {
       const int64_t width = least(kPanelColumns, columns - n);

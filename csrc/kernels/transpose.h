@@ -20,7 +20,8 @@ inline void transpose_block(Vec (&v)[kLanes]) {
 
 // to[c, r] = from[r, c]. Rows of `to` have room for whole vectors; what follows the last is zero. Rows are read to
 // their end, since that is what a CPU fetches ahead.
-inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+template <class T>
+inline void transpose(const T* from, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   for (int64_t r = 0; r < rows; r += kLanes) {
     for (int64_t c = 0; c < columns; c += kLanes) {
       const int lanes = static_cast<int>(least(kLanes, columns - c));

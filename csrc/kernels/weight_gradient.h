@@ -14,7 +14,7 @@
 //     pack                    x [rows, columns] to panels
 //     add_up                  the bias: from grad [rows, columns], or from what `transpose` made of it
 //
-// Where the format has scales, the first two write one for each column.
+// grad and x are of float32 or bfloat16. Where the format has scales, the first two write one for each column.
 #pragma once
 #include "panels.h"
 #include "product.h"
@@ -22,6 +22,7 @@
 
 namespace {
 
+using squeezebert::Element;
 using squeezebert::WeightGradient;
 
 template <class M>
@@ -29,14 +30,17 @@ struct VectorGradients {
   using Micro = M;
   static constexpr int64_t kRowStep = kLanes, kRows = 256;
 
-  static void transpose(const float* grad, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride,
+  template <class T>
+  static void transpose(const T* grad, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride,
                         float*) {
     ::transpose(grad, stride, rows, columns, to, to_stride);
   }
-  static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* panels, float*) {
+  template <class T>
+  static void pack(const T* x, int64_t stride, int64_t rows, int64_t columns, float* panels, float*) {
     pack_rows(x, stride, rows, columns, panels);
   }
-  static void add_up(const float*, int64_t, const float* transposed, int64_t transposed_stride, int64_t rows,
+  template <class T>
+  static void add_up(const T*, int64_t, const float* transposed, int64_t transposed_stride, int64_t rows,
                      int64_t columns, bool accumulate, float* bias) {
     for (int64_t o = 0; o < columns; ++o) {
       Vec sum = broadcast(0.0f);
@@ -74,16 +78,17 @@ inline int64_t weight_gradient_scratch(int64_t out, int64_t in) {
 }
 
 // The lines of some rows, spread over the tiles of a product.
-inline Lines rows_ahead(const float* from, int64_t row_stride, int64_t first, int64_t rows, int64_t columns,
+template <class T>
+inline Lines rows_ahead(const T* from, int64_t row_stride, int64_t first, int64_t rows, int64_t columns,
                         int64_t tiles) {
-  constexpr int64_t kFloatBytes = 4;
-  Lines lines = lines_of(from + first * row_stride, rows, columns * kFloatBytes, row_stride * kFloatBytes);
+  constexpr int64_t kBytes = sizeof(T);
+  Lines lines = lines_of(from + first * row_stride, rows, columns * kBytes, row_stride * kBytes);
   lines.most = divide_up(lines.count, tiles);
   return lines;
 }
 
-template <class Gradients>
-inline void weight_gradient(const WeightGradient& g, char* scratch) {
+template <class Gradients, class G, class X>
+inline void weight_gradient_of(const WeightGradient& g, const G* all_grad, const X* all_x, char* scratch) {
   using Micro = typename Gradients::Micro;
   GradientFactors<Gradients> factors;
   factors.cut(scratch, g.rows, g.out, g.in);
@@ -92,16 +97,16 @@ inline void weight_gradient(const WeightGradient& g, char* scratch) {
   int64_t first = 0;
   do {
     const int64_t count = least(Gradients::kRows, g.rows - first);
-    const float *grad = g.grad + first * g.grad_row_stride, *x = g.x + first * g.x_row_stride;
+    const G* grad = all_grad + first * g.grad_row_stride;
     Gradients::transpose(grad, g.grad_row_stride, count, g.out, factors.grads, factors.stride, factors.grad_scale);
-    Gradients::pack(x, g.x_row_stride, count, g.in, factors.panels, factors.x_scale);
+    Gradients::pack(all_x + first * g.x_row_stride, g.x_row_stride, count, g.in, factors.panels, factors.x_scale);
     const Segment segment{0, count, 0, g.in, accumulate, factors.panels, nullptr, factors.x_scale, nullptr};
     const int64_t following = least(Gradients::kRows, g.rows - first - count);
     Micro micro(g.out);
     run_segment(micro, {factors.grads, factors.stride, factors.grad_scale, 1, count}, segment, Activation::none,
                 {g.y, g.y_row_stride}, {0, g.out}, false, false,
-                {rows_ahead(g.grad, g.grad_row_stride, first + count, following, g.out, tiles),
-                 rows_ahead(g.x, g.x_row_stride, first + count, following, g.in, tiles)});
+                {rows_ahead(all_grad, g.grad_row_stride, first + count, following, g.out, tiles),
+                 rows_ahead(all_x, g.x_row_stride, first + count, following, g.in, tiles)});
     micro.finish();
     if (g.bias) {
       Gradients::add_up(grad, g.grad_row_stride, factors.grads, factors.stride, count, g.out, accumulate, g.bias);
@@ -109,6 +114,26 @@ inline void weight_gradient(const WeightGradient& g, char* scratch) {
     accumulate = true;
     first += count;
   } while (first < g.rows);
+}
+
+// `with_element`; by parts there are gradients of float32 alone.
+template <class Gradients, class Run>
+inline void with_element_of(Element element, Run run) {
+  if constexpr (Gradients::Micro::Format::kScaled) {
+    run(float{});
+  } else {
+    with_element(element, run);
+  }
+}
+
+template <class Gradients>
+inline void weight_gradient(const WeightGradient& g, char* scratch) {
+  with_element_of<Gradients>(g.grad_element, [&](auto of_grad) {
+    with_element_of<Gradients>(g.x_element, [&](auto of_x) {
+      weight_gradient_of<Gradients>(g, static_cast<const decltype(of_grad)*>(g.grad),
+                                    static_cast<const decltype(of_x)*>(g.x), scratch);
+    });
+  });
 }
 
 }  // namespace

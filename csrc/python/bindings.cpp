@@ -85,6 +85,8 @@ PYBIND11_MODULE(_native, m) {
       .value("float32_high", Precision::float32_high)
       .value("float32_medium", Precision::float32_medium);
 
+  py::enum_<Element>(m, "Element").value("float32", Element::float32).value("bfloat16", Element::bfloat16);
+
   const auto rate = [&](const char* name, auto function, const char* doc) {
     m.def(
         name,
@@ -188,34 +190,36 @@ PYBIND11_MODULE(_native, m) {
       .def(
           "run",
           [](const PackedGroupedPointwiseConv& self, uintptr_t x, int64_t x_row_stride, int64_t tokens, uintptr_t bias,
-             uintptr_t y, int64_t y_row_stride, Activation activation, int threads) {
-            self.run(at<const float>(x), x_row_stride, tokens, at<const float>(bias), at<float>(y), y_row_stride,
-                     activation, threads);
+             uintptr_t y, int64_t y_row_stride, Activation activation, int threads, Element element) {
+            self.run(at<const void>(x), x_row_stride, tokens, at<const float>(bias), at<void>(y), y_row_stride,
+                     activation, threads, element);
           },
           py::arg("x"), py::arg("x_row_stride"), py::arg("tokens"), py::arg("bias"), py::arg("y"),
-          py::arg("y_row_stride"), py::arg("activation"), py::arg("threads"), py::call_guard<py::gil_scoped_release>())
+          py::arg("y_row_stride"), py::arg("activation"), py::arg("threads"), py::arg("element"),
+          py::call_guard<py::gil_scoped_release>())
       .def_static(
           "run_side_by_side",
           [](const PackedConvs& convs, uintptr_t x, int64_t tokens, const std::vector<uintptr_t>& biases,
-             const std::vector<uintptr_t>& ys, int threads) {
+             const std::vector<uintptr_t>& ys, int threads, Element element) {
             std::vector<PackedGroupedPointwiseConv::Term> terms;
             for (std::size_t i = 0; i < convs.size(); ++i) {
-              terms.push_back({convs[i], at<const float>(x), at<const float>(biases.at(i)), at<float>(ys.at(i))});
+              terms.push_back({convs[i], at<const void>(x), at<const float>(biases.at(i)), at<void>(ys.at(i))});
             }
-            PackedGroupedPointwiseConv::run_side_by_side(terms, tokens, threads);
+            PackedGroupedPointwiseConv::run_side_by_side(terms, tokens, threads, element);
           },
           py::arg("convs"), py::arg("x"), py::arg("tokens"), py::arg("biases"), py::arg("ys"), py::arg("threads"),
-          py::call_guard<py::gil_scoped_release>())
+          py::arg("element"), py::call_guard<py::gil_scoped_release>())
       .def_static(
           "run_sum",
-          [](const PackedConvs& convs, const std::vector<uintptr_t>& xs, int64_t tokens, uintptr_t y, int threads) {
+          [](const PackedConvs& convs, const std::vector<uintptr_t>& xs, int64_t tokens, uintptr_t y, int threads,
+             Element element) {
             std::vector<PackedGroupedPointwiseConv::Term> terms;
             for (std::size_t i = 0; i < convs.size(); ++i) {
-              terms.push_back({convs[i], at<const float>(xs.at(i)), nullptr, at<float>(y)});
+              terms.push_back({convs[i], at<const void>(xs.at(i)), nullptr, at<void>(y)});
             }
-            PackedGroupedPointwiseConv::run_sum(terms, tokens, threads);
+            PackedGroupedPointwiseConv::run_sum(terms, tokens, threads, element);
           },
-          py::arg("convs"), py::arg("xs"), py::arg("tokens"), py::arg("y"), py::arg("threads"),
+          py::arg("convs"), py::arg("xs"), py::arg("tokens"), py::arg("y"), py::arg("threads"), py::arg("element"),
           py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("instruction_set",
                              [](const PackedGroupedPointwiseConv& self) { return self.kernels().name; })

@@ -19,6 +19,21 @@ inline __m256i first_lanes(int count) {
 }
 inline Vec load_first(const float* p, int count) { return _mm256_maskload_ps(p, first_lanes(count)); }
 inline void store_first(float* p, Vec v, int count) { _mm256_maskstore_ps(p, first_lanes(count), v); }
+// A vector of bfloat16 numbers, and one rounded to them: to nearest, ties to even, a NaN stays one.
+inline Vec load(const uint16_t* p) {
+  const __m128i numbers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(numbers), 16));
+}
+inline void store(uint16_t* p, Vec v) {
+  const __m256i bits = _mm256_castps_si256(v), half = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(half, _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+  const __m256i quiet = _mm256_or_si256(half, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i numbers = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, nan);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(numbers, numbers), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec multiply_add(float a, Vec b, Vec c) { return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c); }
 inline Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }

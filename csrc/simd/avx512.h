@@ -18,6 +18,19 @@ inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 inline Vec load_first(const float* p, int count) { return _mm512_maskz_loadu_ps(first_lanes(count), p); }
 inline void store_first(float* p, Vec v, int count) { _mm512_mask_storeu_ps(p, first_lanes(count), v); }
+// A vector of bfloat16 numbers, and one rounded to them: to nearest, ties to even, a NaN stays one.
+inline Vec load(const uint16_t* p) {
+  const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+inline __m256i rounded(Vec v) {
+  const __m512i bits = _mm512_castps_si512(v), half = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(half, _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, half, _mm512_set1_epi32(0x40)));
+}
+inline void store(uint16_t* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded(v)); }
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec multiply_add(float a, Vec b, Vec c) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c); }
 inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
@@ -156,13 +169,6 @@ inline Vec bfloat_pairs(Vec first, Vec second) {
   __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(first), "v"(second));
   return _mm512_castsi512_ps(pairs);
 #else
-  const auto rounded = [](Vec v) {
-    const __m512i bits = _mm512_castps_si512(v), half = _mm512_srli_epi32(bits, 16);
-    const __m512i odd = _mm512_and_si512(half, _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, half, _mm512_set1_epi32(0x40)));
-  };
   return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(rounded(first)), rounded(second), 1));
 #endif
 }

@@ -24,6 +24,15 @@ inline void store_first(float* p, Vec v, int count) {
   vst1q_f32(lanes, v);
   for (int i = 0; i < count; ++i) p[i] = lanes[i];
 }
+// A vector of bfloat16 numbers, and one rounded to them: to nearest, ties to even, a NaN stays one.
+inline Vec load(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+inline void store(uint16_t* p, Vec v) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(v), half = vshrq_n_u32(bits, 16);
+  const uint32x4_t odd = vandq_u32(half, vdupq_n_u32(1));
+  const uint32x4_t up = vaddq_u32(vaddq_u32(bits, odd), vdupq_n_u32(0x7fff));
+  const uint32x4_t quiet = vorrq_u32(half, vdupq_n_u32(0x40));
+  vst1_u16(p, vmovn_u32(vbslq_u32(vceqq_f32(v, v), vshrq_n_u32(up, 16), quiet)));
+}
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 inline Vec multiply_add(float a, Vec b, Vec c) { return vfmaq_n_f32(c, b, a); }
 inline Vec minimum(Vec a, Vec b) { return vminq_f32(a, b); }

@@ -14,6 +14,18 @@ constexpr int kTileRows = 4;
 inline Vec broadcast(float value) { return {value}; }
 inline Vec load(const float* p) { return {*p}; }
 inline void store(float* p, Vec v) { *p = v.value; }
+// A bfloat16 number, and one rounded to it: to nearest, ties to even, a NaN stays one.
+inline Vec load(const uint16_t* p) {
+  const uint32_t bits = static_cast<uint32_t>(*p) << 16;
+  Vec v;
+  __builtin_memcpy(&v.value, &bits, sizeof bits);
+  return v;
+}
+inline void store(uint16_t* p, Vec v) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &v.value, sizeof bits);
+  *p = static_cast<uint16_t>((v.value == v.value ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000) >> 16);
+}
 // One lane is never part of a vector, so these serve whole vectors alone.
 inline Vec load_first(const float* p, int) { return {*p}; }
 inline void store_first(float* p, Vec v, int) { *p = v.value; }

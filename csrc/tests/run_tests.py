@@ -49,6 +49,7 @@ TEST_SOURCES = [
     "csrc/tests/test_attention.cpp",
     "csrc/tests/test_attention_training.cpp",
     "csrc/tests/test_dropout.cpp",
+    "csrc/tests/test_elements.cpp",
     "csrc/tests/test_embeddings.cpp",
     "csrc/tests/test_encoder.cpp",
     "csrc/tests/test_feed_forward.cpp",

@@ -162,10 +162,19 @@ struct AttentionRun {
     const GuardedFloats statistics(shape.batch * shape.heads * shape.queries * 2, edge);
     const Tensor queries(build.precision, numbers.q, edge), keys(build.precision, numbers.k, edge);
     const Tensor values(build.precision, numbers.v, edge), grad(build.precision, numbers.grad, edge);
-    const AttentionTensors tensors{shape.batch,        shape.queries,   shape.keys,
-                                   shape.heads,        shape.head_size, queries.data(),
-                                   keys.data(),        values.data(),   shape.mask ? numbers.mask.data() : nullptr,
-                                   {shape.keys, 0, 0}, dropout,         statistics.data()};
+    const AttentionTensors tensors{shape.batch,
+                                   shape.queries,
+                                   shape.keys,
+                                   shape.heads,
+                                   shape.head_size,
+                                   queries.data(),
+                                   keys.data(),
+                                   values.data(),
+                                   shape.mask ? numbers.mask.data() : nullptr,
+                                   {shape.keys, 0, 0},
+                                   dropout,
+                                   statistics.data(),
+                                   build.precision == Precision::bfloat16 ? Element::bfloat16 : Element::float32};
     attention_forward(*build.table, build.precision, tensors, context.data(), threads);
     attention_backward(*build.table, build.precision, tensors, {grad.data(), q.data(), k.data(), v.data()}, threads);
   }

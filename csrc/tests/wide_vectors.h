@@ -41,6 +41,16 @@ inline Vec load(const float* p) { return load_as<Vec>(p); }
 inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 inline Vec load_first(const float* p, int count) { return load_as<Vec>(p, count * 4); }
 inline void store_first(float* p, Vec v, int count) { __builtin_memcpy(p, &v, static_cast<unsigned>(count) * 4); }
+// A vector of bfloat16 numbers, and one rounded to them: to nearest, ties to even, a NaN stays one.
+inline Vec load(const uint16_t* p) {
+  return bits_as<Vec>(each<WordVec>([&](int i) { return static_cast<uint32_t>(p[i]) << 16; }));
+}
+inline void store(uint16_t* p, Vec v) {
+  const WordVec bits = bits_as<WordVec>(v);
+  for (int i = 0; i < kLanes; ++i) {
+    p[i] = static_cast<uint16_t>((v[i] == v[i] ? bits[i] + 0x7fff + ((bits[i] >> 16) & 1) : bits[i] | 0x400000) >> 16);
+  }
+}
 inline Vec multiply_add(Vec a, Vec b, Vec c) {
   return each_lane([&](int i) { return __builtin_fmaf(a[i], b[i], c[i]); });
 }

@@ -422,9 +422,10 @@ def grouped_pointwise_conv(
     activation: str | None,
     precision: str = "float32",
 ) -> Tensor:
-    """The native forward. Arguments as in `squeezebert_fast.ops.grouped_pointwise_conv`, checked and float32.
+    """The native forward. Arguments as in `squeezebert_fast.ops.grouped_pointwise_conv`, checked.
 
-    `activation` is a key of FUSED_ACTIVATIONS. Returns a new contiguous tensor that is not part of any graph.
+    x is float32 or bfloat16, and so is the result; weight and bias are float32. `activation` is a key of
+    FUSED_ACTIVATIONS. Returns a new contiguous tensor that is not part of any graph.
     """
     rows = x.numel() // max(x.shape[-1], 1)
     return run_packed(packed_weight(weight, groups, precision, rows), x, bias, activation)
@@ -443,7 +444,7 @@ def run_packed(
         rows = rows.contiguous()
     # the device is said, since `torch.set_default_device` would put it elsewhere
     shape = (*x.shape[:-1], packed.out_channels)
-    y = torch.empty(shape, dtype=torch.float32, device="cpu") if out is None else out
+    y = torch.empty(shape, dtype=x.dtype, device="cpu") if out is None else out
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     packed.run(
@@ -455,8 +456,14 @@ def run_packed(
         packed.out_channels,
         FUSED_ACTIVATIONS[activation],
         torch.get_num_threads(),
+        element_of(x.dtype),
     )
     return y
+
+
+def element_of(dtype: torch.dtype) -> _native.Element:
+    """What kernels take tensors of float32 or bfloat16 for."""
+    return _native.Element.bfloat16 if dtype is torch.bfloat16 else _native.Element.float32
 
 
 def embeddings(

@@ -6,11 +6,11 @@ statistics are float32. `needs` says which gradients are wanted; None stands for
 is dropout's: its mask is a function of the seed and an element's place alone, so that a backward, or a second forward
 under gradient checkpointing, draws the same one, on any number of threads.
 
-The kernels compute in float32. bfloat16 numbers are exact there, and so are their products, so this is what a bfloat16
-multiplication with float32 sums gives. A float32 parameter beside bfloat16 inputs is rounded to bfloat16 where it is a
-product's operand, as autocast does. On matrix units attention and the products of a backward of bfloat16 tensors round
-their other operands too, which autocast has rounded by then (`cpu.gradient_precision`), and products of many rows in
-float32 run by parts of bfloat16 (`cpu.product_form`).
+The kernels read and write tensors of either dtype, and compute in float32. bfloat16 numbers are exact there, and so are
+their products, so this is what a bfloat16 multiplication with float32 sums gives. A float32 parameter beside bfloat16
+inputs is rounded to bfloat16 where it is a product's operand, as autocast does. On matrix units attention and the
+products of a backward of bfloat16 tensors round their other operands too, which autocast has rounded by then
+(`cpu.gradient_precision`), and products of many rows in float32 run by parts of bfloat16 (`cpu.product_form`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from squeezebert_fast.backends import cpu
-from squeezebert_fast.backends.cpu import addresses
+from squeezebert_fast.backends.cpu import addresses, element_of
 from squeezebert_fast.backends.masks import zero_where_blind
 from squeezebert_fast.backends.request import Gradients
 
@@ -30,8 +30,8 @@ def grouped_pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
-    form = _forward_form(x)
-    return _product(x.detach().to(torch.float32), weight, bias, groups, activation, form).to(x.dtype)
+    weight, bias = _float32_weight(weight), _float32_or_none(bias)
+    return cpu.grouped_pointwise_conv(x.detach(), weight, bias, groups, activation, _forward_form(x))
 
 
 def grouped_pointwise_conv_backward(
@@ -49,10 +49,12 @@ def grouped_pointwise_conv_backward(
     """
     dtype, form = grad.dtype, _backward_form(grad)
     weight = None if weight is None else _operand(weight, grad)
-    grad, x, bias = _float32(grad), _float32_or_none(x), _float32_or_none(bias)
-    if activation is not None:
+    if activation is None:
+        grad, x = _dense(grad, dtype), None if x is None else _dense(x, dtype)
+    else:
         assert x is not None
         assert weight is not None
+        grad, x, bias = _float32(grad), _float32(x), _float32_or_none(bias)
         z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None, form)
         grad = grad.clone()
         _activation_backward(activation, z, grad)
@@ -80,7 +82,7 @@ def qkv_projection(
     rows = _rows(x)
     packed = [cpu.packed_weight(weight, groups, form, rows) for weight in weights]
     biases = [_float32_or_none(bias) for bias in (bias_q, bias_k, bias_v)]
-    x = _float32(x)
+    x = _dense(x, dtype)
     q, k, v = (x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights)
     packed[0].run_side_by_side(
         packed,
@@ -89,8 +91,9 @@ def qkv_projection(
         addresses(*biases),
         addresses(q, k, v),
         torch.get_num_threads(),
+        element_of(dtype),
     )
-    return _to(dtype, q), _to(dtype, k), _to(dtype, v)
+    return q, k, v
 
 
 def qkv_projection_backward(
@@ -112,7 +115,7 @@ def qkv_projection_backward(
     given = [grad for grad in (grad_q, grad_k, grad_v) if grad is not None]
     dtype, threads = given[0].dtype, torch.get_num_threads()
     form = _backward_form(given[0])
-    grads = [_float32_or_none(grad) for grad in (grad_q, grad_k, grad_v)]
+    grads = [None if grad is None else _dense(grad, dtype) for grad in (grad_q, grad_k, grad_v)]
     rows = _rows(given[0])
     for_x, for_weights, for_biases = needs[0], needs[1::2], needs[2::2]
     grad_x = None
@@ -124,9 +127,10 @@ def qkv_projection_backward(
         ]
         packed = [each for _, each in terms]
         grad_x = terms[0][0].new_empty((*given[0].shape[:-1], packed[0].out_channels))
-        packed[0].run_sum(packed, addresses(*(grad for grad, _ in terms)), rows, grad_x.data_ptr(), threads)
-        grad_x = _to(dtype, grad_x)
-    of_weights = _weight_gradients(grads, _float32_or_none(x), groups, form, for_weights, for_biases)
+        xs = addresses(*(grad for grad, _ in terms))
+        packed[0].run_sum(packed, xs, rows, grad_x.data_ptr(), threads, element_of(dtype))
+    x = None if x is None else _dense(x, dtype)
+    of_weights = _weight_gradients(grads, x, groups, form, for_weights, for_biases)
     return grad_x, *of_weights
 
 
@@ -141,7 +145,7 @@ def grouped_mlp(
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_mlp`; `activation` is None or one that the kernels apply."""
     dtype, form = x.dtype, _forward_form(x)
-    x, bias_in, bias_out = _float32(x), _float32_or_none(bias_in), _float32_or_none(bias_out)
+    x, bias_in, bias_out = _dense(x, dtype), _float32_or_none(bias_in), _float32_or_none(bias_out)
     y = x.new_empty((*x.shape[:-1], weight_out.shape[0]))
     rows = _rows(x)
     cpu.packed_mlp(_float32_weight(weight_in), _float32_weight(weight_out), groups, form, rows).run(
@@ -151,8 +155,9 @@ def grouped_mlp(
         y.data_ptr(),
         cpu.FUSED_ACTIVATIONS[activation],
         torch.get_num_threads(),
+        element_of(dtype),
     )
-    return _to(dtype, y)
+    return y
 
 
 def grouped_mlp_backward(
@@ -172,7 +177,7 @@ def grouped_mlp_backward(
     """
     dtype, weight_in, weight_out = x.dtype, _operand(weight_in, x), _operand(weight_out, x)
     form = cpu.NATIVE_PRECISIONS[_backward_form(x)]
-    grad, x = _float32(grad), _float32(x)
+    grad, x = _dense(grad, dtype), _dense(x, dtype)
     bias_in, bias_out = _float32_or_none(bias_in), _float32_or_none(bias_out)
     for_x, for_in, for_bias_in, for_out, for_bias_out = needs
     # the sums that are a bias's gradient are found on the way to its weight's
@@ -188,9 +193,9 @@ def grouped_mlp_backward(
         addresses(weight_in, bias_in, weight_out),
         addresses(*gradients),
         torch.get_num_threads(),
+        element_of(dtype),
     )
-    of_x, *of_parameters = (g if needed else None for g, needed in zip(gradients, needs, strict=True))
-    return None if of_x is None else _to(dtype, of_x), *of_parameters
+    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
 
 
 def attention(
@@ -209,11 +214,11 @@ def attention(
     zeros, where it doesn't attend.
     """
     dtype, precision = q.dtype, cpu.gradient_precision(q.dtype)
-    q, k, v = (_operands(tensor, precision) for tensor in (q, k, v))
+    q, k, v = (_dense(tensor, dtype) for tensor in (q, k, v))
     result = torch.empty_like(q)
     statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2), dtype=torch.float32)
     if q.numel() == 0 or k.numel() == 0:
-        return result.zero_().to(dtype), statistics.zero_()
+        return result.zero_(), statistics.zero_()
     mask = _scores_mask(mask, q, k, num_heads)
     cpu._native.attention_forward(
         cpu.instruction_set(),
@@ -225,11 +230,12 @@ def attention(
         statistics.data_ptr(),
         result.data_ptr(),
         torch.get_num_threads(),
+        element_of(dtype),
     )
     if attends is not None:
         result = zero_where_blind(result, attends, num_heads)
         statistics = torch.where(attends, statistics, statistics.new_tensor([torch.inf, 0.0]))
-    return _to(dtype, result), statistics
+    return result, statistics
 
 
 def attention_backward(
@@ -245,8 +251,8 @@ def attention_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
-    dtypes, precision = (q.dtype, k.dtype, v.dtype), cpu.gradient_precision(q.dtype)
-    grad, q, k, v = (_operands(tensor, precision) for tensor in (grad, q, k, v))
+    dtype, precision = q.dtype, cpu.gradient_precision(q.dtype)
+    grad, q, k, v = (_dense(tensor, dtype) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
         gradients = [gradient.zero_() for gradient in gradients]
@@ -263,8 +269,9 @@ def attention_backward(
             grad.data_ptr(),
             addresses(*gradients),
             torch.get_num_threads(),
+            element_of(dtype),
         )
-    return tuple(_to(t, g) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
+    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
 
 
 def add_layer_norm(
@@ -281,9 +288,9 @@ def add_layer_norm(
     That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
     """
     dtype = torch.promote_types(x.dtype, residual.dtype)
-    x, residual, weight, bias = (_float32(tensor) for tensor in (x, residual, weight, bias))
+    x, residual, weight, bias = _dense(x, dtype), _dense(residual, dtype), _float32(weight), _float32(bias)
     y, total = torch.empty_like(x), torch.empty_like(x)
-    mean, reciprocal = (x.new_empty(x.shape[:-1]) for _ in range(2))
+    mean, reciprocal = (x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in range(2))
     channels = x.shape[-1]
     cpu._native.add_layer_norm_forward(
         cpu.instruction_set(),
@@ -299,8 +306,9 @@ def add_layer_norm(
         y.data_ptr(),
         addresses(mean, reciprocal),
         torch.get_num_threads(),
+        element_of(dtype),
     )
-    return _to(dtype, y), _to(dtype, total), mean, reciprocal
+    return y, total, mean, reciprocal
 
 
 def add_layer_norm_backward(
@@ -315,8 +323,8 @@ def add_layer_norm_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
-    dtypes = x_dtype, total.dtype, torch.float32, torch.float32
-    grad, total, weight = _float32(grad), _float32(total), _float32(weight)
+    dtype = total.dtype
+    grad, weight = _dense(grad, dtype), _float32(weight)
     likes = (grad, grad, weight, weight)
     gradients = tuple(_empty_like(t, needed) for t, needed in zip(likes, needs, strict=True))
     channels = grad.shape[-1]
@@ -331,13 +339,15 @@ def add_layer_norm_backward(
         (dropout_p, _seed_of(seed)),
         addresses(*gradients),
         torch.get_num_threads(),
+        element_of(dtype),
     )
-    return tuple(None if g is None else _to(t, g) for g, t in zip(gradients, dtypes, strict=True))
+    of_x, *others = gradients
+    return None if of_x is None else _to(x_dtype, of_x), *others
 
 
 def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     """See `squeezebert_fast.ops.dropout`."""
-    dtype, x = x.dtype, _float32(x)
+    x = _dense(x, x.dtype)
     y = torch.empty_like(x)
     if x.numel() > 0:
         cpu._native.dropout(
@@ -348,8 +358,9 @@ def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
             (dropout_p, _seed_of(seed)),
             y.data_ptr(),
             torch.get_num_threads(),
+            element_of(x.dtype),
         )
-    return _to(dtype, y)
+    return y
 
 
 def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs: Sequence[bool]) -> Gradients:
@@ -369,18 +380,15 @@ def _rows(tensor: Tensor) -> int:
     return tensor.numel() // max(tensor.shape[-1], 1)
 
 
-def _float32(tensor: Tensor) -> Tensor:
+def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     # Between kernels, whose data has pushed PyTorch out of the caches, a call that does nothing takes microseconds.
-    if tensor.dtype is torch.float32 and tensor.is_contiguous():
+    if tensor.dtype is dtype and tensor.is_contiguous():
         return tensor
-    return tensor.detach().to(torch.float32).contiguous()
+    return tensor.detach().to(dtype).contiguous()
 
 
-def _operands(tensor: Tensor, precision: str) -> Tensor:
-    """As kernels take it that have tensors of each precision's own dtype."""
-    if precision == "float32":
-        return _float32(tensor)
-    return tensor.detach().to(torch.bfloat16).contiguous()
+def _float32(tensor: Tensor) -> Tensor:
+    return _dense(tensor, torch.float32)
 
 
 def _to(dtype: torch.dtype, tensor: Tensor) -> Tensor:
@@ -409,13 +417,6 @@ def _seed_of(seed: Tensor | None) -> int:
 
 def _empty_like(tensor: Tensor | None, wanted: bool) -> Tensor | None:
     return torch.empty_like(tensor) if wanted and tensor is not None else None
-
-
-def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None, form: str
-) -> Tensor:
-    weight, bias = _float32_weight(weight), _float32_or_none(bias)
-    return cpu.grouped_pointwise_conv(x, weight, bias, groups, activation, form)
 
 
 def _activation_backward(activation: str, z: Tensor, grad: Tensor) -> None:
@@ -447,12 +448,12 @@ def _weight_gradients(
         if for_weight:
             assert grad is not None
             assert x is not None
-            weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1))
-            bias = grad.new_empty(grad.shape[-1]) if for_bias else None
+            weight = grad.new_empty((grad.shape[-1], x.shape[-1] // groups, 1), dtype=torch.float32)
+            bias = grad.new_empty(grad.shape[-1], dtype=torch.float32) if for_bias else None
             together.append((grad, weight, bias))
         elif for_bias:
             assert grad is not None
-            bias = grad.reshape(-1, grad.shape[-1]).sum(0)
+            bias = grad.reshape(-1, grad.shape[-1]).sum(0, dtype=torch.float32)
         found += [weight, bias]
     if together:
         assert x is not None
@@ -466,6 +467,7 @@ def _weight_gradients(
             addresses(*weights),
             addresses(*biases),
             torch.get_num_threads(),
+            element_of(x.dtype),
         )
     return tuple(found)
 

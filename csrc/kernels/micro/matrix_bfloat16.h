@@ -13,6 +13,11 @@ inline Vec bfloat_step(const float* from, int64_t count) {
   return bfloat_pairs(first, second);
 }
 
+// The same of numbers that are bfloat16 already.
+inline Vec bfloat_step(const uint16_t* from, int64_t count) {
+  return count >= 2 * kLanes ? load_pairs(from) : load_first_pairs(from, static_cast<int>(count));
+}
+
 struct MatrixBfloat16 {
   using Operand = uint16_t;
   using Weight = uint16_t;
