@@ -199,10 +199,7 @@ def test_a_token_has_the_same_bits_in_any_batch_and_with_any_threads(
             torch.set_num_threads(count)
             for start, end in [(0, 300), (0, 1), (17, 18), (3, 16), (100, 231), (37, 299)]:
                 actual = native(x[start:end], weight, bias, groups, "gelu")
-                if cpu.product_form("float32", end - start) == cpu.product_form("float32", 300):
-                    assert torch.equal(actual, expected[start:end]), (count, start, end)
-                else:
-                    torch.testing.assert_close(actual, expected[start:end])
+                assert torch.equal(actual, expected[start:end]), (count, start, end)
     finally:
         torch.set_num_threads(threads)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -100,6 +101,70 @@ def test_opcheck_finds_nothing_in_the_backwards() -> None:
         ]
     for operation, arguments in cases:
         torch.library.opcheck(operation, arguments)
+
+
+FLOAT32_CASES = [case for case in samples() if case.endswith("float32") and "frozen" not in case]
+
+
+def results_and_gradients(operation: Any, arguments: tuple[Any, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Of the tensors that are [2, 5, 8], which are x and what stands beside it, in `dtype`; all else as it is."""
+    made: dict[int, Tensor] = {}
+
+    def argument(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape != (2, 5, 8):
+            return value
+        return made.setdefault(id(value), value.detach().to(dtype).requires_grad_(value.requires_grad))
+
+    results = operation(*[argument(value) for value in arguments])
+    first = results[0] if isinstance(results, tuple) else results
+    weights = torch.linspace(-1, 1, first.numel()).reshape(first.shape)
+    wanted = [tensor for tensor in made.values() if tensor.requires_grad]
+    return [first.detach(), *torch.autograd.grad(first, wanted, weights.half().to(first.dtype))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("case", FLOAT32_CASES)
+def test_other_dtypes_are_computed_in_float32(case: str, dtype: torch.dtype) -> None:
+    """`ops` refuses them, but an exported program meets them: it is moved to one, or runs under autocast."""
+    operation, arguments = samples()[case]
+    if dtype is torch.float16:  # the same numbers in both
+        arguments = tuple(
+            a.detach().half().float().requires_grad_(a.requires_grad)
+            if isinstance(a, Tensor) and a.shape == (2, 5, 8)
+            else a
+            for a in arguments
+        )
+    expected = results_and_gradients(operation, arguments, torch.float32)
+    actual = results_and_gradients(operation, arguments, dtype)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype is dtype
+        torch.testing.assert_close(a.float(), e, rtol=2e-3, atol=2e-3)  # what is kept is rounded to float16
+
+
+def norm_gradients(
+    mean: Tensor, reciprocal: Tensor, gamma: Tensor, needs: list[bool], total: Tensor, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    return LIBRARY.add_layer_norm_backward(
+        grad, total, mean, reciprocal, gamma, 0.0, None, total.dtype, needs
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_backward_is_given_may_lie_in_any_layout(dtype: torch.dtype) -> None:
+    """As hooks on saved tensors may give it back."""
+    random = Random(4)
+    x, gamma = random(7, 8).detach(), random(8).detach()
+    grad = random(7, 8).detach().to(dtype)
+    _, total, mean, reciprocal = LIBRARY.add_layer_norm(
+        x.to(dtype), x.to(dtype), gamma, gamma, 1e-5, 0.0, None
+    )
+    for needs in ([True] * 4, [False, False, True, True]):
+        run = partial(norm_gradients, mean, reciprocal, gamma, needs)
+        expected = run(total, grad)
+        for other in (run(total.t().contiguous().t(), grad), run(total, grad.t().contiguous().t())):
+            for a, e in zip(other, expected, strict=True):
+                assert (a is None) == (e is None)
+                assert a is None or torch.equal(a, e)
 
 
 def block(

@@ -16,7 +16,8 @@ RowOperands::RowOperands(const KernelTable& kernels, Precision precision, Elemen
   if (rounded ? of_precision_->takes_bfloat16 : in_place) return;
   if (!in_place) {
     operand_bytes_ = aligned(rows * channels * of_precision_->operand_bytes + kSlack);
-    scale_bytes_ = aligned(rows * scales * 4);
+    const bool scaled = precision == Precision::int8 || of_precision_->products > 0;
+    scale_bytes_ = scaled ? aligned(rows * scales * 4) : 0;
   }
   bytes_ = operand_bytes_ + scale_bytes_ + (rounded ? aligned(rows * channels * 4 + kSlack) : 0);
 }
@@ -26,7 +27,7 @@ void RowOperands::place(char* memory) {
   if (element_ == Element::bfloat16) widened_ = reinterpret_cast<float*>(memory + operand_bytes_ + scale_bytes_);
   operands_.row_stride = operands_.channels;
   operands_.data = operand_bytes_ > 0 ? memory : static_cast<void*>(widened_);
-  if (operand_bytes_ > 0) operands_.scale = reinterpret_cast<float*>(memory + operand_bytes_);
+  if (scale_bytes_ > 0) operands_.scale = reinterpret_cast<float*>(memory + operand_bytes_);
 }
 
 void RowOperands::make(Rows rows) const {

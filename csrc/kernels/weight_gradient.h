@@ -5,7 +5,8 @@
 // panels, and the product is that of the forward. Both copies stay in the second-level cache, a panel and a tile's
 // operands in the first.
 //
-// `Gradients` is what runs products of gradients: VectorGradients in float32, and those of matrix_gradients.h.
+// `Gradients` is what runs products of gradients: VectorGradients in float32, and those of matrix_gradients.h and
+// parts_gradients.h.
 //
 //     Micro                   the micro-kernel
 //     kRows                   at a time: whole steps

@@ -159,6 +159,28 @@ TEST_CASE("convolutions, alone, side by side and as a sum, on bfloat16 tensors")
   }
 }
 
+TEST_CASE("rows of bfloat16 may lie apart, or be one and the same") {
+  const int64_t rows = 40, groups = 2, in = 2 * 45, out = 2 * 20;
+  const std::vector<float> weight = random_floats(out * in / groups, 1);
+  const ConvWeights conv{weight.data(), nullptr, nullptr, nullptr, groups, in, out};
+  for (const KernelTable* table : tested_builds()) {
+    for (Precision precision : precisions_of(*table)) {
+      const PackedGroupedPointwiseConv packed(*table, precision, conv, 2);
+      for (int64_t stride : {int64_t{0}, in + 5}) {
+        CAPTURE(name_of(*table));
+        CAPTURE(name_of(precision));
+        CAPTURE(stride);
+        const Argument x((rows - 1) * stride + in, 2);
+        const Result y(rows * out);
+        for (Element element : kElements) {
+          packed.run(x.of(element), stride, rows, nullptr, y.of(element), out, Activation::none, 2, element);
+        }
+        y.check();
+      }
+    }
+  }
+}
+
 TEST_CASE("a feed-forward block and its gradients on bfloat16 tensors") {
   for (const Shape& s : shapes()) {
     const int64_t channels = s.groups * s.in, hidden = s.groups * s.hidden;

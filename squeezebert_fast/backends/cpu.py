@@ -1,7 +1,7 @@
 """The native kernels of csrc/, for x86-64 and AArch64.
 
 This module is the one place that hands addresses to native code, and so the one that makes sure of what
-stands there: float32, on the CPU, rows contiguous, alive during the call.
+stands there: on the CPU, of a dtype that the kernel takes, rows contiguous, alive during the call.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPERATIONS = frozenset(
     }
 )
 FLOAT32_ONLY = ("embeddings", "encoder")
-"""The others convert bfloat16 on the way in and out, and follow autocast."""
+"""The others take bfloat16 too, and follow autocast."""
 
 ISA_VARIABLE = "SQUEEZEBERT_FAST_ISA"
 """Environment variable that names the kernel build to use in place of the best one."""
@@ -69,6 +69,11 @@ FUSED_ACTIVATIONS = (
 
 NATIVE_PRECISIONS = {} if _native is None else _native.Precision.__members__
 """PRECISIONS, and the forms of float32 that `form_of` gives, as the native module takes them."""
+
+_ELEMENTS = (
+    {} if _native is None else {getattr(torch, name): e for name, e in _native.Element.__members__.items()}
+)
+"""What the native module calls the dtypes of training's tensors."""
 
 _usable: tuple[str, ...] = () if _native is None else tuple(_native.instruction_sets())
 # asked once, before torch.compile traces a call: it can't look into native code
@@ -172,7 +177,7 @@ def products_by_parts(form: str) -> int:
 
 
 def form_of(precision: str) -> str:
-    """What products of many rows run in, by its name in NATIVE_PRECISIONS.
+    """What products run in, those of short sequences in an encoder excepted, by its name in NATIVE_PRECISIONS.
 
     float32, where the build multiplies it by parts, is as accurate as PyTorch is asked to be.
     """
@@ -182,11 +187,6 @@ def form_of(precision: str) -> str:
         return f"float32_{torch.get_float32_matmul_precision()}"
     except RuntimeError:  # it was set by backend, in the way that PyTorch 2.9 began with
         return "float32_highest"
-
-
-def product_form(precision: str, rows: int) -> str:
-    """What a single product of `rows` rows runs in, forward or backward: few are faster as they are."""
-    return form_of(precision) if rows >= LONG_SEQUENCE else precision
 
 
 def gradient_precision(dtype: torch.dtype) -> str:
@@ -229,7 +229,7 @@ SAMPLES = 64
 """Elements of a weight that every call compares, to tell whether its packed form still stands for it."""
 
 LONG_SEQUENCE: int = 0 if _native is None else _native.Encoder.long_sequence
-"""Tokens from which on a sequence, or rows from which on a single product, runs by parts, where `products_by_parts`."""
+"""Tokens from which on a sequence in an encoder runs by parts, where `products_by_parts`."""
 ROWS_FOR_ALL: int = 0 if _native is None else _native.Fingerprint.rows_for_all
 """Rows of input, tokens, of however many calls, after which all elements of a weight have been compared."""
 
@@ -462,8 +462,8 @@ def run_packed(
 
 
 def element_of(dtype: torch.dtype) -> _native.Element:
-    """What kernels take tensors of float32 or bfloat16 for."""
-    return _native.Element.bfloat16 if dtype is torch.bfloat16 else _native.Element.float32
+    """What the native module calls the dtype of training's tensors, float32 or bfloat16."""
+    return _ELEMENTS[dtype]
 
 
 def embeddings(

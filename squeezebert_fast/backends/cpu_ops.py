@@ -10,7 +10,7 @@ The kernels read and write tensors of either dtype, and compute in float32. bflo
 their products, so this is what a bfloat16 multiplication with float32 sums gives. A float32 parameter beside bfloat16
 inputs is rounded to bfloat16 where it is a product's operand, as autocast does. On matrix units attention and the
 products of a backward of bfloat16 tensors round their other operands too, which autocast has rounded by then
-(`cpu.gradient_precision`), and products of many rows in float32 run by parts of bfloat16 (`cpu.product_form`).
+(`cpu.gradient_precision`), and products in float32 run by parts of bfloat16 (`cpu.form_of`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def grouped_pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str | None
 ) -> Tensor:
     """See `squeezebert_fast.ops.grouped_pointwise_conv`; `activation` is None or one that the kernels apply."""
-    weight, bias = _float32_weight(weight), _float32_or_none(bias)
-    return cpu.grouped_pointwise_conv(x.detach(), weight, bias, groups, activation, _forward_form(x))
+    weight, bias, form = _float32_weight(weight), _float32_or_none(bias), _forward_form(x)
+    rows = _to(_taken(x.dtype), x.detach())
+    return _to(x.dtype, cpu.grouped_pointwise_conv(rows, weight, bias, groups, activation, form))
 
 
 def grouped_pointwise_conv_backward(
@@ -54,9 +55,9 @@ def grouped_pointwise_conv_backward(
     else:
         assert x is not None
         assert weight is not None
-        grad, x, bias = _float32(grad), _float32(x), _float32_or_none(bias)
+        x, bias = _float32(x), _float32_or_none(bias)
         z = cpu.grouped_pointwise_conv(x, weight, bias, groups, None, form)
-        grad = grad.clone()
+        grad = grad.detach().to(torch.float32, copy=True).contiguous()
         _activation_backward(activation, z, grad)
     grad_x = None
     if needs[0]:
@@ -91,9 +92,9 @@ def qkv_projection(
         addresses(*biases),
         addresses(q, k, v),
         torch.get_num_threads(),
-        element_of(dtype),
+        element_of(x.dtype),
     )
-    return q, k, v
+    return _to(dtype, q), _to(dtype, k), _to(dtype, v)
 
 
 def qkv_projection_backward(
@@ -128,7 +129,8 @@ def qkv_projection_backward(
         packed = [each for _, each in terms]
         grad_x = terms[0][0].new_empty((*given[0].shape[:-1], packed[0].out_channels))
         xs = addresses(*(grad for grad, _ in terms))
-        packed[0].run_sum(packed, xs, rows, grad_x.data_ptr(), threads, element_of(dtype))
+        packed[0].run_sum(packed, xs, rows, grad_x.data_ptr(), threads, element_of(grad_x.dtype))
+        grad_x = _to(dtype, grad_x)
     x = None if x is None else _dense(x, dtype)
     of_weights = _weight_gradients(grads, x, groups, form, for_weights, for_biases)
     return grad_x, *of_weights
@@ -155,9 +157,9 @@ def grouped_mlp(
         y.data_ptr(),
         cpu.FUSED_ACTIVATIONS[activation],
         torch.get_num_threads(),
-        element_of(dtype),
+        element_of(x.dtype),
     )
-    return y
+    return _to(dtype, y)
 
 
 def grouped_mlp_backward(
@@ -193,9 +195,10 @@ def grouped_mlp_backward(
         addresses(weight_in, bias_in, weight_out),
         addresses(*gradients),
         torch.get_num_threads(),
-        element_of(dtype),
+        element_of(x.dtype),
     )
-    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
+    of_x, *of_parameters = (g if needed else None for g, needed in zip(gradients, needs, strict=True))
+    return None if of_x is None else _to(dtype, of_x), *of_parameters
 
 
 def attention(
@@ -218,7 +221,7 @@ def attention(
     result = torch.empty_like(q)
     statistics = q.new_empty((q.shape[0], num_heads, q.shape[1], 2), dtype=torch.float32)
     if q.numel() == 0 or k.numel() == 0:
-        return result.zero_(), statistics.zero_()
+        return _to(dtype, result.zero_()), statistics.zero_()
     mask = _scores_mask(mask, q, k, num_heads)
     cpu._native.attention_forward(
         cpu.instruction_set(),
@@ -230,12 +233,12 @@ def attention(
         statistics.data_ptr(),
         result.data_ptr(),
         torch.get_num_threads(),
-        element_of(dtype),
+        element_of(q.dtype),
     )
     if attends is not None:
         result = zero_where_blind(result, attends, num_heads)
         statistics = torch.where(attends, statistics, statistics.new_tensor([torch.inf, 0.0]))
-    return result, statistics
+    return _to(dtype, result), statistics
 
 
 def attention_backward(
@@ -251,8 +254,8 @@ def attention_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of q, k and v, from `attention`'s arguments and its statistics."""
-    dtype, precision = q.dtype, cpu.gradient_precision(q.dtype)
-    grad, q, k, v = (_dense(tensor, dtype) for tensor in (grad, q, k, v))
+    dtypes, precision = (q.dtype, k.dtype, v.dtype), cpu.gradient_precision(q.dtype)
+    grad, q, k, v = (_dense(tensor, dtypes[0]) for tensor in (grad, q, k, v))
     gradients = [torch.empty_like(tensor) for tensor in (q, k, v)]
     if q.numel() == 0 or k.numel() == 0:
         gradients = [gradient.zero_() for gradient in gradients]
@@ -269,9 +272,9 @@ def attention_backward(
             grad.data_ptr(),
             addresses(*gradients),
             torch.get_num_threads(),
-            element_of(dtype),
+            element_of(q.dtype),
         )
-    return tuple(g if needed else None for g, needed in zip(gradients, needs, strict=True))
+    return tuple(_to(t, g) if needed else None for g, t, needed in zip(gradients, dtypes, needs, strict=True))
 
 
 def add_layer_norm(
@@ -288,7 +291,8 @@ def add_layer_norm(
     That is the sum before the norm, and each row's mean and the reciprocal of its deviation, [...].
     """
     dtype = torch.promote_types(x.dtype, residual.dtype)
-    x, residual, weight, bias = _dense(x, dtype), _dense(residual, dtype), _float32(weight), _float32(bias)
+    x, residual = _dense(x, dtype), _dense(residual, dtype)
+    weight, bias = _float32(weight), _float32(bias)
     y, total = torch.empty_like(x), torch.empty_like(x)
     mean, reciprocal = (x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in range(2))
     channels = x.shape[-1]
@@ -306,9 +310,9 @@ def add_layer_norm(
         y.data_ptr(),
         addresses(mean, reciprocal),
         torch.get_num_threads(),
-        element_of(dtype),
+        element_of(x.dtype),
     )
-    return y, total, mean, reciprocal
+    return _to(dtype, y), _to(dtype, total), mean, reciprocal
 
 
 def add_layer_norm_backward(
@@ -323,8 +327,8 @@ def add_layer_norm_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """Gradients of x, residual, weight and bias, from `add_layer_norm`'s results."""
-    dtype = total.dtype
-    grad, weight = _dense(grad, dtype), _float32(weight)
+    dtypes = x_dtype, total.dtype, torch.float32, torch.float32
+    grad, total, weight = _dense(grad, total.dtype), _dense(total, total.dtype), _float32(weight)
     likes = (grad, grad, weight, weight)
     gradients = tuple(_empty_like(t, needed) for t, needed in zip(likes, needs, strict=True))
     channels = grad.shape[-1]
@@ -339,15 +343,14 @@ def add_layer_norm_backward(
         (dropout_p, _seed_of(seed)),
         addresses(*gradients),
         torch.get_num_threads(),
-        element_of(dtype),
+        element_of(grad.dtype),
     )
-    of_x, *others = gradients
-    return None if of_x is None else _to(x_dtype, of_x), *others
+    return tuple(None if g is None else _to(t, g) for g, t in zip(gradients, dtypes, strict=True))
 
 
 def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     """See `squeezebert_fast.ops.dropout`."""
-    x = _dense(x, x.dtype)
+    dtype, x = x.dtype, _dense(x, x.dtype)
     y = torch.empty_like(x)
     if x.numel() > 0:
         cpu._native.dropout(
@@ -360,7 +363,7 @@ def dropout(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
             torch.get_num_threads(),
             element_of(x.dtype),
         )
-    return y
+    return _to(dtype, y)
 
 
 def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs: Sequence[bool]) -> Gradients:
@@ -369,18 +372,25 @@ def dropout_backward(grad: Tensor, dropout_p: float, seed: Tensor | None, needs:
 
 
 def _forward_form(x: Tensor) -> str:
-    return cpu.product_form("bfloat16" if x.dtype is torch.bfloat16 else "float32", _rows(x))
+    return cpu.form_of("bfloat16" if x.dtype is torch.bfloat16 else "float32")
 
 
 def _backward_form(tensor: Tensor) -> str:
-    return cpu.product_form(cpu.gradient_precision(tensor.dtype), _rows(tensor))
+    return cpu.form_of(cpu.gradient_precision(tensor.dtype))
 
 
 def _rows(tensor: Tensor) -> int:
     return tensor.numel() // max(tensor.shape[-1], 1)
 
 
+def _taken(dtype: torch.dtype) -> torch.dtype:
+    """What kernels take tensors of this dtype in. `ops` refuses others than two, but an exported program has any."""
+    return dtype if dtype is torch.bfloat16 else torch.float32
+
+
 def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As kernels take tensors of this dtype: contiguous."""
+    dtype = _taken(dtype)
     # Between kernels, whose data has pushed PyTorch out of the caches, a call that does nothing takes microseconds.
     if tensor.dtype is dtype and tensor.is_contiguous():
         return tensor
