@@ -105,7 +105,15 @@ def bare_kernel(layer: Layer, instruction_set: str) -> Callable[[], object]:
 
     def run() -> object:
         packed.run(
-            x.data_ptr(), x.stride(0), TOKENS, bias.data_ptr(), y.data_ptr(), y.stride(0), activation, threads
+            x.data_ptr(),
+            x.stride(0),
+            TOKENS,
+            bias.data_ptr(),
+            y.data_ptr(),
+            y.stride(0),
+            activation,
+            threads,
+            cpu.element_of(x.dtype),
         )
         return y
 

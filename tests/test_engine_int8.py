@@ -67,6 +67,7 @@ def native_product(x: Tensor, weight: Tensor, groups: int, bias: Tensor | None =
         y.stride(0),
         native.Activation.none,
         torch.get_num_threads(),
+        native.Element.float32,
     )
     return y
 

@@ -149,7 +149,7 @@ def test_what_an_earlier_call_left_in_working_memory_is_not_read(isa: str) -> No
     def run_product(product: Any, x: Tensor) -> Tensor:
         y = torch.zeros(len(x), 2)
         none = native.Activation.none
-        product.run(x.data_ptr(), x.shape[1], len(x), 0, y.data_ptr(), 2, none, 1)
+        product.run(x.data_ptr(), x.shape[1], len(x), 0, y.data_ptr(), 2, none, 1, native.Element.float32)
         return y
 
     for rows in range(1, 40):

@@ -43,8 +43,8 @@ def result(threads):
         native.instruction_sets()[0], native.Precision.float32,
         (weight.ctypes.data, 0, 0, 0, GROUPS, GROUPS * IN, GROUPS * OUT, 1), threads)
     y = np.full(exact.shape, np.nan, np.float32)
-    none = native.Activation.none
-    packed.run(x.ctypes.data, x.shape[1], TOKENS, 0, y.ctypes.data, y.shape[1], none, threads)
+    none, float32 = native.Activation.none, native.Element.float32
+    packed.run(x.ctypes.data, x.shape[1], TOKENS, 0, y.ctypes.data, y.shape[1], none, threads, float32)
     return y
 
 def is_right(y):
