@@ -127,7 +127,11 @@ def test_sequences_without_tokens_are_zero_unpadded(precision: str, name: str, a
         assert actual[none].eq(0).all()
         assert len(runs) == 1
         expected = first(patched(model, precision), inputs)
-        assert torch.equal(actual[some], expected[some]) or none == [0, 1, 2, 3] or precision != "float32"
+        if none == [0, 1, 2, 3] or precision != "float32":
+            continue
+        # Padded they run one operation after the other where attention gives such sequences no weights.
+        bound = 1e-5 if cpu.products_by_parts("float32_highest") else 0.0
+        torch.testing.assert_close(actual[some], expected[some], rtol=bound, atol=bound)
 
 
 @pytest.mark.skipif(IS_TRANSFORMERS_4, reason="transformers 4 refuses masks of four axes")
