@@ -45,22 +45,26 @@ inline void transpose_rounded(const T* grad, int64_t stride, int64_t rows, int64
       });
 }
 
-template <class T>
-inline void add_up_rows(const T* grad, int64_t stride, int64_t rows, int64_t columns, bool accumulate, float* bias) {
-  for_each_vector(columns, [&](int64_t c, int lanes) {
-    Vec total = accumulate ? load_lanes(bias + c, lanes) : broadcast(0.0f);
-    for (int64_t r = 0; r < rows; r += kTransposedRows) {  // short sums first: a long one loses more
-      Vec sum = broadcast(0.0f);
-      const int64_t end = least(r + kTransposedRows, rows);
-      for (int64_t i = r; i < end; ++i) sum = sum + load_lanes(grad + i * stride + c, lanes);
-      total = total + sum;
-    }
-    store_lanes(bias + c, total, lanes);
-  });
-}
+// The sums that are a bias's gradient: of what was not rounded.
+struct SumsOfRows {
+  template <class T>
+  static void add_up(const T* grad, int64_t stride, const uint16_t*, int64_t, int64_t rows, int64_t columns,
+                     bool accumulate, float* bias) {
+    for_each_vector(columns, [&](int64_t c, int lanes) {
+      Vec total = accumulate ? load_lanes(bias + c, lanes) : broadcast(0.0f);
+      for (int64_t r = 0; r < rows; r += kTransposedRows) {  // short sums first: a long one loses more
+        Vec sum = broadcast(0.0f);
+        const int64_t end = least(r + kTransposedRows, rows);
+        for (int64_t i = r; i < end; ++i) sum = sum + load_lanes(grad + i * stride + c, lanes);
+        total = total + sum;
+      }
+      store_lanes(bias + c, total, lanes);
+    });
+  }
+};
 
 template <class Panels>
-struct MatrixGradients {
+struct MatrixGradients : SumsOfRows {
   using Micro = typename Panels::Micro;
   static constexpr int64_t kRowStep = Panels::kStep, kRows = 256;
   static_assert(kRowStep == kTransposedRows, "");
@@ -74,12 +78,6 @@ struct MatrixGradients {
   template <class T>
   static void pack(const T* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* panels, float*) {
     pack_rows_rounded<Panels>(x, stride, rows, columns, panels);
-  }
-
-  template <class T>
-  static void add_up(const T* grad, int64_t stride, const uint16_t*, int64_t, int64_t rows, int64_t columns,
-                     bool accumulate, float* bias) {
-    add_up_rows(grad, stride, rows, columns, accumulate, bias);
   }
 };
 

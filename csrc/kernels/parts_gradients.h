@@ -7,7 +7,7 @@ namespace {
 
 // A channel of grad or x has a scale for all rows of one product.
 template <class M, class Panels>
-struct PartsGradients {
+struct PartsGradients : SumsOfRows {
   using Micro = M;
   static constexpr int kParts = Micro::Format::kPlanes;
   static constexpr int64_t kRowStep = Panels::kStep, kRows = Micro::kDeepestSegment;
@@ -28,11 +28,6 @@ struct PartsGradients {
 
   static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* panels, float* scale) {
     pack_rows_by_parts<kParts, Panels>(x, stride, rows, columns, panels, scale);
-  }
-
-  static void add_up(const float* grad, int64_t stride, const uint16_t*, int64_t, int64_t rows, int64_t columns,
-                     bool accumulate, float* bias) {
-    add_up_rows(grad, stride, rows, columns, accumulate, bias);
   }
 };
 

@@ -55,6 +55,15 @@ struct Numbers {
   }
 };
 
+// y = grad^T x, [out, in]
+void run_weight_gradient(const PrecisionKernels& kernels, const std::vector<float>& grad, int64_t out,
+                         const std::vector<float>& x, int64_t in, const GuardedFloats& y) {
+  const GuardedBytes scratch(kernels.weight_gradient_scratch(out, in), Edge::end);
+  const auto rows = static_cast<int64_t>(x.size()) / in;
+  kernels.weight_gradient({grad.data(), out, x.data(), in, rows, out, in, false, y.data(), in, nullptr},
+                          scratch.data());
+}
+
 int kind_of(float v) { return std::isnan(v) ? 2 : std::isinf(v) ? (v > 0 ? 1 : -1) : 0; }
 
 }  // namespace
@@ -180,11 +189,8 @@ TEST_CASE("a gradient of weights by parts keeps the size of each channel's numbe
     for (Precision precision : kByParts) {
       CAPTURE(name_of(*kernels));
       CAPTURE(name_of(precision));
-      const PrecisionKernels& of_precision = kernels_in(*kernels, precision);
       const GuardedFloats y(out * in);
-      const GuardedBytes scratch(of_precision.weight_gradient_scratch(out, in), Edge::end);
-      of_precision.weight_gradient({grad.data(), out, x.data(), in, rows, out, in, false, y.data(), in, nullptr},
-                                   scratch.data());
+      run_weight_gradient(kernels_in(*kernels, precision), grad, out, x, in, y);
       double worst = 0;
       for (int64_t o = 0; o < out; ++o) {
         for (int64_t i = 0; i < in; ++i) {
@@ -223,11 +229,8 @@ TEST_CASE("gradients of weights by parts have float32's infinities and NaN, and 
           CAPTURE(name_of(precision));
           CAPTURE(special);
           CAPTURE(of_grad);
-          const PrecisionKernels& of_precision = kernels_in(*kernels, precision);
           const GuardedFloats y(out * in);
-          const GuardedBytes scratch(of_precision.weight_gradient_scratch(out, in), Edge::end);
-          of_precision.weight_gradient({grad.data(), out, x.data(), in, rows, out, in, false, y.data(), in, nullptr},
-                                       scratch.data());
+          run_weight_gradient(kernels_in(*kernels, precision), grad, out, x, in, y);
           int64_t wrong = 0;
           for (int64_t o = 0; o < out; ++o) {
             for (int64_t i = 0; i < in; ++i) {
