@@ -60,7 +60,7 @@ def interleaved_tile(unit: str, of: str) -> str:
 
 LOOPS = (
     Loop("float32", "neon", interleaved_tile("Lanes", "Float32"), "fmla"),
-    Loop("bfloat16, widened", "neon", interleaved_tile("Lanes", "LaneBfloat16"), "fmla"),
+    Loop("bfloat16, widened", "neon", interleaved_tile("Lanes", "Bfloat16"), "fmla"),
     Loop("int8, 16-bit products", "neon", f"{SPACE}interleaved_tile<{SPACE}Pairs, 8, 3, false>(", "smlal"),
     Loop("scores, float32", "neon", vector_tile("Float32"), "fmla"),
     Loop("values, float32", "neon", vector_tile("Float32", 6, 4), "fmla"),

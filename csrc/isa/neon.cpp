@@ -7,7 +7,7 @@
 #include "../kernels/micro/pair_tile.h"
 #include "export_table.h"
 
-SQUEEZEBERT_EXPORT_WITHOUT_PARTS(neon, LaneTile<Float32>, (kernels_of<LaneTile<LaneBfloat16>, VectorScores>(false)),
+SQUEEZEBERT_EXPORT_WITHOUT_PARTS(neon, LaneTile<Float32>, (kernels_of<LaneTile<Bfloat16>, VectorScores>(false)),
                                  (kernels_of<PairTile, VectorScores>(false)))
 #else
 const squeezebert::KernelTable* squeezebert::neon_kernels() { return nullptr; }

@@ -7,8 +7,7 @@
 #include "../kernels/micro/lane_tile.h"
 #include "export_table.h"
 
-SQUEEZEBERT_EXPORT_WITHOUT_PARTS(neon_dotprod, LaneTile<Float32>,
-                                 (kernels_of<LaneTile<LaneBfloat16>, VectorScores>(false)),
+SQUEEZEBERT_EXPORT_WITHOUT_PARTS(neon_dotprod, LaneTile<Float32>, (kernels_of<LaneTile<Bfloat16>, VectorScores>(false)),
                                  (kernels_of<LaneTile<Int8>, VectorScores>(true)))
 #else
 const squeezebert::KernelTable* squeezebert::neon_dotprod_kernels() { return nullptr; }

@@ -20,8 +20,9 @@ struct Columns {
 
 // What a precision is to the kernels:
 //
-//     kStep              values along K that one instruction multiplies for a column
-//     kTileRows          rows whose sums, three vectors each, stay in registers
+//     kStep              values along K that one word of a column's weights has
+//     kTurns             multiply-adds that take them, each with weights of its own
+//     kTileRows, kPanelVectors  a tile's rows and vectors of columns, whose sums stay in registers
 //     kInPlace           rows are operands as they are
 //     kScaled            operands and weights have scales
 //     kPlanes            parts that an operand and a weight come in; planes of a row follow each other row_stride apart
@@ -38,16 +39,16 @@ struct Float32 {
   using Source = float;
   using Weights = Vec;
   using Sum = Vec;
-  static constexpr int kStep = 1;
-  static constexpr int kTileRows = ::kTileRows;
+  static constexpr int kStep = 1, kTurns = 1;
+  static constexpr int kTileRows = ::kTileRows, kPanelVectors = ::kPanelVectors;
   static constexpr bool kInPlace = true;
   static constexpr bool kScaled = false;
   static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = false;
   static constexpr int32_t kOperandShift = 0;
 
-  static Weights load_weights(const Weight* p) { return load(p); }
-  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
+  static Weights load_weights(const Weight* p, int) { return load(p); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum, int) { return ::multiply_add(*x, w, sum); }
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
   static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
   static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
@@ -82,16 +83,18 @@ struct Bfloat16 {
   using Source = float;
   using Weights = BfloatWeights;
   using Sum = Vec;
-  static constexpr int kStep = 2;
-  static constexpr int kTileRows = ::kTileRows;
+  static constexpr int kStep = kBfloatStep, kTurns = kBfloatTurns;
+  static constexpr int kTileRows = kBfloatTileRows, kPanelVectors = kBfloatPanelVectors;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = false;
   static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = false;
   static constexpr int32_t kOperandShift = 0;
 
-  static Weights load_weights(const Weight* p) { return load_bfloat_weights(p); }
-  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
+  static Weights load_weights(const Weight* p, int turn) { return load_bfloat_weights(p, turn); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum, int turn) {
+    return multiply_add_bfloat(x, w, sum, turn);
+  }
   static Sum start(const Columns&, int) { return broadcast(0.0f); }
   static Vec scale_of(const Columns&, int) { return broadcast(0.0f); }
   static Vec finish(Sum sum, Vec, const Columns&, int) { return sum; }
@@ -129,16 +132,16 @@ struct Int8 {
   using Source = int8_t;
   using Weights = decltype(load_int_weights(nullptr));
   using Sum = IntVec;
-  static constexpr int kStep = kIntStep;
-  static constexpr int kTileRows = kIntTileRows;
+  static constexpr int kStep = kIntStep, kTurns = 1;
+  static constexpr int kTileRows = kIntTileRows, kPanelVectors = ::kPanelVectors;
   static constexpr bool kInPlace = false;
   static constexpr bool kScaled = true;
   static constexpr int kPlanes = 1;
   static constexpr bool kCoarse = true;
   static constexpr int32_t kOperandShift = kIntOperandShift;
 
-  static Weights load_weights(const Weight* p) { return load_int_weights(p); }
-  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(x, w, sum); }
+  static Weights load_weights(const Weight* p, int) { return load_int_weights(p); }
+  static Sum multiply_add(const Operand* x, Weights w, Sum sum, int) { return ::multiply_add(x, w, sum); }
   static Sum start(const Columns& columns, int column) { return load(columns.start + column); }
   static Vec scale_of(const Columns& columns, int column) { return load(columns.scale + column); }
   static Vec finish(Sum sum, Vec scale, const Columns& columns, int row) {

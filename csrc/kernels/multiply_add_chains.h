@@ -10,7 +10,8 @@ inline int64_t multiply_add_chains(int64_t iterations) {
   typename Format::Weight packed[kLanes * Format::kStep] = {};
   volatile char unknown = 1;
   for (auto& weight : packed) weight = Format::pack(static_cast<typename Format::Source>(unknown));
-  const auto weights = Format::load_weights(packed);
+  typename Format::Weights weights[Format::kTurns];
+  for (int turn = 0; turn < Format::kTurns; ++turn) weights[turn] = Format::load_weights(packed, turn);
   const int32_t starts[kLanes] = {};
   typename Format::Sum sum[kChains];
 #pragma GCC unroll 16
@@ -19,13 +20,16 @@ inline int64_t multiply_add_chains(int64_t iterations) {
     columns.start = starts;
     typename Format::Operand first[Format::kStep] = {};
     first[0] = static_cast<typename Format::Operand>(unknown + i);
-    sum[i] = Format::multiply_add(first, weights, Format::start(columns, 0));
+    sum[i] = Format::multiply_add(first, weights[0], Format::start(columns, 0), 0);
   }
   typename Format::Operand operand[Format::kStep] = {};
   for (int64_t n = 0; n < iterations; ++n) {
     __asm__ volatile("" : : "r"(operand) : "memory");  // or a compiler that sees plain sums folds the loop
+#pragma GCC unroll 2
+    for (int turn = 0; turn < Format::kTurns; ++turn) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) sum[i] = Format::multiply_add(operand, weights, sum[i]);
+      for (int i = 0; i < kChains; ++i) sum[i] = Format::multiply_add(operand, weights[turn], sum[i], turn);
+    }
   }
   const float ones[kLanes] = {};
   Columns columns{};

@@ -58,7 +58,7 @@ inline void times_panels(const float* x, int64_t x_stride, int64_t rows, const f
 template <int kVectors>
 inline void times_rows(const float* x, int64_t x_stride, int64_t rows, const float* v, int64_t v_stride, int64_t depth,
                        bool accumulate, float* y, int64_t y_stride) {
-  const EvenRows blocks({0, rows}, kRowsOf<kVectors>);
+  const EvenRows blocks({0, rows}, kRowsOf<Float32, kVectors>);
   for (int64_t t = 0; t < blocks.count; ++t) {
     const Rows some = blocks[t];
     tile_of<Float32, kVectors, false>(some.end - some.begin)(x + some.begin * x_stride, x_stride, v, v_stride, depth,

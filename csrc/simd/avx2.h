@@ -9,7 +9,7 @@ namespace {
 using Vec = __m256;
 constexpr int kLanes = 8;
 // 4 x 3 accumulators, 3 weight vectors and a broadcast: all 16 registers, 7 loads for 12 multiply-adds.
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 4, kPanelVectors = 3;
 
 inline Vec broadcast(float value) { return _mm256_set1_ps(value); }
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
@@ -145,16 +145,20 @@ inline void store_first(IntOperand* p, IntVec v, int count) {
 // ---- bfloat16: products of two are exact in float32, so float32 multiply-adds on widened weights serve
 
 using BfloatOperand = float;
-struct BfloatWeights {
-  Vec first, second;
-};
-inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
+using BfloatWeights = Vec;
+constexpr int kBfloatStep = 2, kBfloatTurns = 2;
+// 6 x 2 accumulators, 2 weight vectors, a broadcast and the mask: all 16 registers.
+constexpr int kBfloatTileRows = 6, kBfloatPanelVectors = 2;
+inline Vec load_bfloat_weights(const uint16_t* p, int turn) {
   const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)),
-          _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000))))};
+  const __m256i second = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm256_castsi256_ps(turn == 0 ? _mm256_slli_epi32(pairs, 16) : _mm256_and_si256(pairs, second));
 }
-inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
-  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
+inline Vec multiply_add_bfloat(const BfloatOperand* two, Vec weights, Vec sum, int turn) {
+  // As assembly: of the intrinsic, GCC 12 takes forms that put sums into other registers, and spills some at every
+  // step.
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(broadcast(two[turn])), "x"(weights));
+  return sum;
 }
 
 // ---- random numbers: lanes are words, unsigned numbers of 32 bits

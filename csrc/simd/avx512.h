@@ -10,7 +10,7 @@ using Vec = __m512;
 constexpr int kLanes = 16;
 // 8 x 3 accumulators, 3 weight vectors and a broadcast: 28 of 32 registers, 11 loads for 24 multiply-adds. A taller,
 // narrower tile (14 x 2) needs 16 loads for 28, and loses where a neighbour on the core halves the front end.
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 8, kPanelVectors = 3;
 
 inline Vec broadcast(float value) { return _mm512_set1_ps(value); }
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
@@ -135,11 +135,14 @@ inline void store_first(IntOperand* p, IntVec v, int count) {
 
 // ---- bfloat16: pairs of products in float32
 
+constexpr int kBfloatStep = 2;
+constexpr int kBfloatTileRows = kTileRows, kBfloatPanelVectors = kPanelVectors;
 #ifdef __AVX512BF16__
 using BfloatOperand = uint16_t;
 using BfloatWeights = __m512i;
-inline BfloatWeights load_bfloat_weights(const uint16_t* p) { return _mm512_loadu_si512(p); }
-inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
+constexpr int kBfloatTurns = 1;
+inline BfloatWeights load_bfloat_weights(const uint16_t* p, int) { return _mm512_loadu_si512(p); }
+inline Vec multiply_add_bfloat(const BfloatOperand* two, BfloatWeights weights, Vec sum, int) {
   int32_t pair;
   __builtin_memcpy(&pair, two, sizeof pair);
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi32(pair)), "v"(weights));
@@ -148,16 +151,17 @@ inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum
 #else
 // Products of two bfloat16 are exact in float32, so float32 multiply-adds on widened weights stand for the instruction.
 using BfloatOperand = float;
-struct BfloatWeights {
-  Vec first, second;
-};
-inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
-  const __m512i pairs = _mm512_loadu_si512(p);
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
-          _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+using BfloatWeights = Vec;
+constexpr int kBfloatTurns = 2;
+inline Vec load_bfloat_weights(const uint16_t* p, int turn) {
+  const __m512i pairs = _mm512_loadu_si512(p), second = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm512_castsi512_ps(turn == 0 ? _mm512_slli_epi32(pairs, 16) : _mm512_and_si512(pairs, second));
 }
-inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
-  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
+inline Vec multiply_add_bfloat(const BfloatOperand* two, Vec weights, Vec sum, int turn) {
+  // As assembly: of the intrinsic, GCC 12 takes forms that put sums into other registers, and spills some at every
+  // step.
+  __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(broadcast(two[turn])), "v"(weights));
+  return sum;
 }
 #endif
 

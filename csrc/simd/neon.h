@@ -9,7 +9,7 @@ namespace {
 using Vec = float32x4_t;
 constexpr int kLanes = 4;
 // 8 x 3 accumulators, 3 weight vectors and a scalar: 28 of 32 registers.
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 8, kPanelVectors = 3;
 
 inline Vec broadcast(float value) { return vdupq_n_f32(value); }
 inline Vec load(const float* p) { return vld1q_f32(p); }
@@ -111,24 +111,6 @@ inline void store_first(IntOperand* p, IntVec v, int count) {
   vst1q_s32(lanes, v);
   for (int i = 0; i < count; ++i) p[i] = static_cast<IntOperand>(lanes[i]);
 }
-
-// ---- bfloat16: products of two are exact in float32, so float32 multiply-adds on widened weights serve
-
-using BfloatOperand = float;
-struct BfloatWeights {
-  Vec first, second;
-};
-inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
-  const uint32x4_t pairs = vreinterpretq_u32_u16(vld1q_u16(p));
-  return {vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16)),
-          vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)))};
-}
-inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
-  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
-}
-
-// Four numbers of bfloat16.
-inline Vec widened(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 
 // ---- operands whose rows lie side by side: bytes are steps of several rows
 
@@ -234,3 +216,5 @@ inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
 }
 
 }  // namespace
+
+#include "widened_bfloat.h"

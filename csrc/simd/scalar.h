@@ -9,7 +9,7 @@ struct Vec {
   float value;
 };
 constexpr int kLanes = 1;
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 4, kPanelVectors = 3;
 
 inline Vec broadcast(float value) { return {value}; }
 inline Vec load(const float* p) { return {*p}; }
@@ -79,22 +79,6 @@ inline IntVec multiply_add(const IntOperand* one, IntVec weight, IntVec sum) {
 inline void store(IntOperand* p, IntVec v) { *p = static_cast<IntOperand>(v.value); }
 inline void store_first(IntOperand* p, IntVec v, int) { *p = static_cast<IntOperand>(v.value); }
 
-// ---- bfloat16: products of two are exact in float32
-
-using BfloatOperand = float;
-struct BfloatWeights {
-  Vec first, second;
-};
-inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
-  const uint32_t bits[2] = {static_cast<uint32_t>(p[0]) << 16, static_cast<uint32_t>(p[1]) << 16};
-  BfloatWeights weights;
-  __builtin_memcpy(&weights, bits, sizeof bits);
-  return weights;
-}
-inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
-  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
-}
-
 // ---- random numbers: lanes are words, unsigned numbers of 32 bits
 
 inline IntVec words(uint32_t value) { return {static_cast<int32_t>(value)}; }
@@ -112,3 +96,5 @@ inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
 }
 
 }  // namespace
+
+#include "widened_bfloat.h"

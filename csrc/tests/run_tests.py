@@ -1,6 +1,7 @@
 """Compiles the C++ tests with the flags of the shipped build, and runs them. Needs no Python package.
 
-    run_tests.py                     for this machine: every build of the kernels that it can run
+    run_tests.py                     for this machine: every build of the kernels that it can run; of x86-64's, by GCC,
+                                     checks inner loops too
     run_tests.py --sanitize          every few shapes under AddressSanitizer and UndefinedBehaviorSanitizer
     run_tests.py --thread-sanitizer  what runs on several threads, under ThreadSanitizer
     run_tests.py --valgrind          every few shapes under memcheck, on a build that it can run
@@ -137,12 +138,6 @@ ARM_INSTRUCTIONS = {
     "csrc/isa/neon_dotprod.cpp": {"sdot"},
     "csrc/isa/neon_i8mm.cpp": {"smmla", "bfmmla", "bfcvtn", "bfcvtn2"},
 }
-# What multiplies in the largest tiles, as objdump prints it: 24 multiply-adds in each step.
-ARM_INNER_LOOPS = {
-    "csrc/isa/neon.cpp": ["Lanes<Float32>", "Lanes<LaneBfloat16>", "Pairs"],
-    "csrc/isa/neon_dotprod.cpp": ["Lanes<Float32>", "Lanes<LaneBfloat16>", "Lanes<Int8>"],
-    "csrc/isa/neon_i8mm.cpp": ["Lanes<Float32>", "Mmla<MmlaBfloat16>", "Mmla<MmlaInt8>"],
-}
 
 
 @dataclass
@@ -232,10 +227,20 @@ def require(option: str, commands: list[str], packages: list[str]) -> None:
 
 def check_instructions(object_file: Path, expected: set[str]) -> None:
     """Exit unless the newer instructions in the file are those `expected`: the linker may keep any file's copy."""
-    command = [inner_loop.OBJDUMP, "--disassemble", "--no-show-raw-insn", str(object_file)]
+    objdump = inner_loop.MACHINES["aarch64"].objdump
+    command = [objdump, "--disassemble", "--no-show-raw-insn", str(object_file)]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if (found := set(ARM_NEWER.findall(listing))) != expected:
         sys.exit(f"{object_file} has {sorted(found)}; expected {sorted(expected)}")
+
+
+def check_inner_loops(variant: Variant, machine: str) -> None:
+    """Exit unless the sums of all large tiles stay in registers. `machine`: as inner_loop.MACHINES names it."""
+    of_builds = {"x86_64": build_flags.X86_FLAGS, "aarch64": build_flags.AARCH64_FLAGS}[machine]
+    for source, function, multiply_adds in inner_loop.expected_of(machine):
+        needed = tuple(of_builds.get(Path(source).stem, ()))
+        if not needed or build_flags.known(needed, variant.compiler):
+            inner_loop.check(machine, variant.object_of(source), function, multiply_adds)
 
 
 def require_arm_tools() -> None:
@@ -246,11 +251,7 @@ def test_arm(test_arguments: list[str]) -> None:
     require_arm_tools()
     variant = Variant("aarch64", ARM_COMPILER, "aarch64")
     program = build(variant)
-    for source, units in ARM_INNER_LOOPS.items():
-        for unit in units:
-            tile = re.sub(r"\b(?=[A-Z])", "(anonymous namespace)::", f"interleaved_tile<{unit}, 8, 3, false>")
-            inner_loop.check(variant.object_of(source), tile, 24)
-
+    check_inner_loops(variant, "aarch64")
     for source in SOURCES:
         check_instructions(variant.object_of(source), ARM_INSTRUCTIONS.get(source, set()))
 
@@ -323,7 +324,11 @@ def main() -> None:
         for selection in VALGRIND_RUNS:
             run([*VALGRIND, str(build(this_machine())), *selection, *test_arguments], **VALGRIND_ENVIRONMENT)
     else:
-        run([str(build(this_machine())), *test_arguments])
+        variant = this_machine()
+        tests = build(variant)
+        if build_flags.is_x86_64(variant.machine) and build_flags.is_gcc(variant.compiler):
+            check_inner_loops(variant, "x86_64")
+        run([str(tests), *test_arguments])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ using IntVec = int32_t __attribute__((vector_size(64)));
 using WordVec = uint32_t __attribute__((vector_size(64)));
 using Halves = uint16_t __attribute__((vector_size(64)));
 constexpr int kLanes = 16;
-constexpr int kTileRows = 4;
+constexpr int kTileRows = 4, kPanelVectors = 3;
 
 template <class To, class From>
 inline To bits_as(const From& from) {
@@ -151,10 +151,6 @@ inline void store(IntOperand* p, IntVec v) { store_first(p, v, kLanes); }
 
 // ---- bfloat16: pairs of products in float32
 
-using BfloatOperand = float;
-struct BfloatWeights {
-  Vec first, second;
-};
 // Rounded to nearest even, in pairs of two to a lane's 32 bits: `first` in the lower lanes, `second` in the upper ones.
 inline Vec bfloat_pairs(Vec first, Vec second) {
   return bits_as<Vec>(each<Halves>([&](int i) {
@@ -183,13 +179,6 @@ inline void store_pairs(uint16_t* p, Vec pairs) { __builtin_memcpy(p, &pairs, si
 inline void store_first_pairs(uint16_t* p, Vec pairs, int count) {
   __builtin_memcpy(p, &pairs, static_cast<unsigned>(count) * 2);
 }
-inline BfloatWeights load_bfloat_weights(const uint16_t* p) {
-  const Vec pairs = load_pairs(p);
-  return {first_of_pairs(pairs), second_of_pairs(pairs)};
-}
-inline Vec multiply_add(const BfloatOperand* two, BfloatWeights weights, Vec sum) {
-  return multiply_add(two[1], weights.second, multiply_add(two[0], weights.first, sum));
-}
 
 // ---- random numbers: lanes are words, unsigned numbers of 32 bits
 
@@ -215,3 +204,5 @@ inline Vec where_at_least(IntVec v, uint32_t least, Vec value) {
 }
 
 }  // namespace
+
+#include "../simd/widened_bfloat.h"

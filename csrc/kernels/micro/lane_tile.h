@@ -19,14 +19,6 @@
 
 namespace {
 
-// bfloat16 widened to float32, whose products are exact: rows when they become operands, weights at every step.
-struct LaneBfloat16 : Bfloat16 {
-  using Weights = Vec;
-  static constexpr int kStep = 1;
-  static Weights load_weights(const Weight* p) { return widened(p); }
-  static Sum multiply_add(const Operand* x, Weights w, Sum sum) { return ::multiply_add(*x, w, sum); }
-};
-
 // Operands of words, four rows to a register.
 struct RowsOfWords {
   // Words of four rows at a time, four steps of each.
@@ -99,8 +91,8 @@ struct Lanes : RowsOfWords {
     for (int i = 0; i < Sums<kRows, kVectors>::kRegisters; ++i) rows[i] = load_bytes(x + i * 16);
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; ++j) {
-      w[j] =
-          Format::load_weights(reinterpret_cast<const typename Format::Weight*>(weight) + j * kLanes * Format::kStep);
+      w[j] = Format::load_weights(reinterpret_cast<const typename Format::Weight*>(weight) + j * kLanes * Format::kStep,
+                                  0);
     }
     multiply_row<0>(rows, w, sums);
   }

@@ -1,6 +1,6 @@
-// The micro-kernel on vector registers: Format::kTileRows rows by three vectors of sums, each step of K an outer
-// product of a column of operands, broadcast, and a row of a packed panel. Included by the instruction-set builds
-// alone.
+// The micro-kernel on vector registers: Format::kTileRows rows by Format::kPanelVectors vectors of sums, each step of K
+// an outer product of a column of operands, broadcast, and a row of a packed panel. Included by the instruction-set
+// builds alone.
 #pragma once
 #include "../epilogue.h"
 #include "../multiply_add_chains.h"
@@ -8,7 +8,6 @@
 
 namespace {
 
-constexpr int kPanelVectors = 3;
 constexpr int64_t kPanelColumns = kPanelVectors * kLanes;
 
 // One tile: kRows rows x kVectors vectors over `steps` steps of K, added to what y holds when `accumulate`, plus the
@@ -27,14 +26,20 @@ __attribute__((noinline)) void tile(const typename Format::Operand* x, int64_t x
     for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::start(columns, j * kLanes);
   }
 
-  const auto step = [&] {
-    typename Format::Weights w[kVectors];
+  const auto step = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int turn = 0; turn < Format::kTurns; ++turn) {
+      // Or GCC begins the second turn before it ends the first, and has too few registers for both.
+      if (turn > 0) __asm__ volatile("" : "+r"(weight));
+      typename Format::Weights w[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) w[j] = Format::load_weights(weight + j * kLanes * Format::kStep);
+      for (int j = 0; j < kVectors; ++j) w[j] = Format::load_weights(weight + j * kLanes * Format::kStep, turn);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kRows; ++r) {
+        const auto* operands = x + r * x_row_stride;
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::multiply_add(x + r * x_row_stride, w[j], sum[r][j]);
+        for (int j = 0; j < kVectors; ++j) sum[r][j] = Format::multiply_add(operands, w[j], sum[r][j], turn);
+      }
     }
     weight += weight_stride;
     x += Format::kStep;
@@ -66,20 +71,21 @@ using Tile = void (*)(const typename Format::Operand*, int64_t, const typename F
 
 // Four vectors are for the 64 columns of a head, where a tile of them is lower: as many sums, fewer loads a sum.
 constexpr int kMostVectors = kTileRows == 8 ? 4 : 3;
-template <int kVectors>
-constexpr int kRowsOf = kVectors == 4 ? 6 : kTileRows;
+template <class Format, int kVectors>
+constexpr int kRowsOf = kVectors == 4 ? 6 : Format::kTileRows;
 
 template <class Format, int kVectors, bool kFetch>
 inline Tile<Format> tile_of(int64_t rows) {
-  static_assert(kTileRows == 4 || kTileRows == 8, "the tables below have one entry a row count");
+  constexpr int kMost = kRowsOf<Format, kVectors>;
+  static_assert(kMost <= 4 || kMost == 6 || kMost == 8, "the tables below have an entry for each row count");
   // static: GCC would write a local one to the stack in every call
-  if constexpr (kRowsOf<kVectors> == 8) {
+  if constexpr (kMost == 8) {
     static constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
                                              tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
                                              tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>,
                                              tile<Format, 7, kVectors, kFetch>, tile<Format, 8, kVectors, kFetch>};
     return tiles[rows - 1];
-  } else if constexpr (kRowsOf<kVectors> == 6) {
+  } else if constexpr (kMost == 6) {
     static constexpr Tile<Format> tiles[] = {tile<Format, 1, kVectors, kFetch>, tile<Format, 2, kVectors, kFetch>,
                                              tile<Format, 3, kVectors, kFetch>, tile<Format, 4, kVectors, kFetch>,
                                              tile<Format, 5, kVectors, kFetch>, tile<Format, 6, kVectors, kFetch>};
@@ -93,15 +99,17 @@ inline Tile<Format> tile_of(int64_t rows) {
 
 template <class Format, bool kFetch>
 inline Tile<Format> tile_of(int64_t rows, int64_t vectors) {
-  return vectors == 3   ? tile_of<Format, 3, kFetch>(rows)
-         : vectors == 2 ? tile_of<Format, 2, kFetch>(rows)
-                        : tile_of<Format, 1, kFetch>(rows);
+  if constexpr (Format::kPanelVectors == 3) {
+    if (vectors == 3) return tile_of<Format, 3, kFetch>(rows);
+  }
+  return vectors == 2 ? tile_of<Format, 2, kFetch>(rows) : tile_of<Format, 1, kFetch>(rows);
 }
 
 template <class F>
 struct VectorTile {
   using Format = F;
-  static constexpr int64_t kRows = Format::kTileRows, kPanelColumns = ::kPanelColumns, kDepthStep = Format::kStep;
+  static constexpr int64_t kRows = Format::kTileRows, kPanelColumns = Format::kPanelVectors * kLanes;
+  static constexpr int64_t kDepthStep = Format::kStep;
   // Two weight blocks of the deepest segments, and the rows they meet, stay in a second-level cache of 1 MB.
   static constexpr int64_t kDeepestSegment = 1536 / static_cast<int64_t>(sizeof(typename Format::Weight));
   static constexpr int64_t kHiddenChunk = 192;
