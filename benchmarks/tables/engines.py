@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.tables.markdown import best, by, results, short, source, table
 
 ALL = "all sentences"
@@ -112,6 +114,7 @@ MODELS = {
     "ONNX Runtime": "ONNX Runtime",
     "ONNX Runtime int8": "ONNX Runtime, dynamic int8",
     "OpenVINO": "OpenVINO",
+    "OpenVINO int8": "OpenVINO, calibrated int8",
     "squeezebert_fast": "squeezebert_fast, float32",
     "transformers patched": "transformers, patched, float32",
     "squeezebert_fast bfloat16": "squeezebert_fast, bfloat16",
@@ -121,30 +124,51 @@ MODELS = {
 }
 
 
-def models() -> str:
+PEERS = (
+    "transformers eager",
+    "torch.compile",
+    "ONNX Runtime",
+    "ONNX Runtime int8",
+    "OpenVINO",
+    "OpenVINO int8",
+)
+
+
+def models(file: str = "models") -> str:
     """SqueezeBERT's base model in every engine: milliseconds, and how many times as fast as transformers eager."""
-    measured = results("models")
+    measured = results(file)
     rows = by(measured["rows"], "case", "candidate")
+    shapes = [shape for shape in SHAPES if (shape, "transformers eager") in rows]
+    candidates = {candidate for _, candidate in rows}
     body = []
     for name, shown in MODELS.items():
+        if name not in candidates:
+            continue
         cells = []
-        for shape in SHAPES:
+        for shape in shapes:
             milliseconds = rows[shape, name]["median_ms"]
             eager = rows[shape, "transformers eager"]["median_ms"]
             fastest = min(row["median_ms"] for (case, _), row in rows.items() if case == shape)
             over = "" if name.endswith("eager") else f" ({eager / milliseconds:.1f})"
             cells.append(best((-fastest,), f"{short(milliseconds)}{over}", -milliseconds))
         body.append((shown, *cells))
-    peers = ("transformers eager", "torch.compile", "ONNX Runtime", "ONNX Runtime int8", "OpenVINO")
     said = []
-    for name in ("transformers patched", "squeezebert_fast int8"):
+    for name, of, peers in (
+        (
+            "transformers patched",
+            "of those in float32",
+            [peer for peer in PEERS if not peer.endswith("int8")],
+        ),
+        ("squeezebert_fast int8", "of all", PEERS),
+    ):
         over = [
-            min(rows[shape, peer]["median_ms"] for peer in peers) / rows[shape, name]["median_ms"]
-            for shape in SHAPES
+            min(rows[shape, peer]["median_ms"] for peer in peers if peer in candidates)
+            / rows[shape, name]["median_ms"]
+            for shape in shapes
         ]
-        said.append(f"{MODELS[name]}: {min(over):.2f} to {max(over):.2f}")
+        said.append(f"{MODELS[name]}: {min(over):.2f} to {max(over):.2f} ({of})")
     line = f"\nTimes the speed of the fastest other engine of this table: {'; '.join(said)}."
-    return "\n".join([table(("", *SHAPES), body), line, source(measured)])
+    return "\n".join([table(("", *shapes), body), line, source(measured)])
 
 
 def sentences() -> str:
@@ -177,6 +201,7 @@ TABLES = {
     "queries": queries,
     "bert": bert,
     "models": models,
+    "models-avx2": partial(models, "avx2/models"),
     "sentences": sentences,
     "small-work": small_work,
 }
