@@ -142,6 +142,11 @@ def haproxy_program() -> str | None:
     return shutil.which("haproxy")
 
 
+def haproxy_folder(folder: Path) -> Path:
+    """Where in a server's folder HAProxy has its files and sockets."""
+    return folder / "haproxy"
+
+
 def _settings(folder: Path, address: str) -> dict[str, str]:
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -166,7 +171,7 @@ def _settings(folder: Path, address: str) -> dict[str, str]:
     first = (
         PORTS.start + int(address.rpartition(":")[2]) % (len(PORTS) // PORTS_OF_A_SERVER) * PORTS_OF_A_SERVER
     )
-    home = folder / "haproxy"
+    home = haproxy_folder(folder)
     home.mkdir()
     starter = home / "haproxy"
     words = [sys.executable, "-I", haproxy.__file__, program, str(home), address]

@@ -9,14 +9,18 @@ Usage: haproxy.py PROGRAM FOLDER ADDRESS arguments of HAProxy
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import json
 import os
 import re
 import signal
+import socket
 import sys
+from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
+SECONDS_FOR_STATISTICS = 10
 SAID = {
     502: "the replica died before it had answered",
     503: "no replica of the model is ready, try again",
@@ -33,7 +37,7 @@ frontend nobody
 def confined(config: str, folder: str, address: str) -> str:
     """The configuration with statistics and metrics at sockets in the folder, and the server itself at the address."""
     config = re.sub(r"(?m)^( *)bind \*?:\d+$", rf"\1bind {folder}/unused.sock", config, count=1)
-    config = re.sub(r"(?m)^(listen stats\n *)bind .*$", rf"\1bind {folder}/stats.sock", config)
+    config = re.sub(r"(?m)^(listen stats\n *)bind .*$", rf"\1bind {_statistics(folder)}", config)
     config = re.sub(r"(?m)^(frontend http_frontend\n *)bind .*$", rf"\1bind {address}", config)
     # Serve gives a client an hour for a request's headers, so 4,096 that send none would keep everybody else out
     config = re.sub(r"(?m)^defaults$", "defaults\n    timeout http-request 10s", config)
@@ -62,6 +66,23 @@ def _own_answer(status: int) -> str:
         {"error": {"message": SAID[status], "type": "server_error", "param": None, "code": None}}
     )
     return f"    http-error status {status} content-type application/json string '{said}' hdr Retry-After 1"
+
+
+def _statistics(folder: str) -> str:
+    return f"{folder}/stats.sock"
+
+
+def replicas_in_use(folder: str) -> int:
+    """How many replicas an HAProxy whose `folder` this is passes requests to, by its statistics. 0 where none runs."""
+    said = b""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SECONDS_FOR_STATISTICS)
+        client.connect(_statistics(folder))
+        client.sendall(b"GET /stats;csv HTTP/1.0\r\n\r\n")
+        while part := client.recv(65536):
+            said += part
+    rows = csv.DictReader(said.decode().partition("# ")[2].splitlines())
+    return sum(row["type"] == "2" and row["act"] == "1" and row["status"].startswith("UP") for row in rows)
 
 
 def main(program: str, folder: str, address: str, *arguments: str) -> None:

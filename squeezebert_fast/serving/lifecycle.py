@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPException
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from squeezebert_fast.errors import CheckpointError, InputError
-from squeezebert_fast.serving import cluster
+from squeezebert_fast.serving import cluster, haproxy
 from squeezebert_fast.serving.models import served
 from squeezebert_fast.serving.options import ServingOptions
 from squeezebert_fast.streams import PROGRAM
@@ -25,6 +26,7 @@ from squeezebert_fast.streams import PROGRAM
 APP = "squeezebert-fast"
 SECONDS_TO_END = 0.5
 """How long Ray's processes are given to end by themselves, in case the signal reached them too."""
+SECONDS_BETWEEN_CHECKS = 0.02
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OF_REPLICA = re.compile(r"^\s*[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
 
@@ -87,6 +89,8 @@ def _serve(model: str, options: ServingOptions, host: str, port: int, ray: str |
         place = f"http://{address}" if ray is None else f"the Ray cluster at {ray}"
         if ray is None:
             _wait_until_ready(address)
+            if cluster.haproxy_program():
+                _wait_for_haproxy(folder, options.replicas)
         print(f"{PROGRAM}: {name} is ready at {place} (end with Ctrl-C)", file=sys.stderr, flush=True)
         try:
             threading.Event().wait()
@@ -111,7 +115,7 @@ def _deploy(model: str, options: ServingOptions, metrics_folder: str | None) -> 
 
 
 def _wait_until_ready(address: str) -> None:
-    """Wait until a request gets through: HAProxy hears of a replica a moment after Serve has it."""
+    """Wait until a request gets through: what listens hears of a replica a moment after Serve has it."""
     while True:
         with (
             closing(http.client.HTTPConnection(address, timeout=10)) as connection,
@@ -120,7 +124,16 @@ def _wait_until_ready(address: str) -> None:
             connection.request("GET", "/ready")
             if connection.getresponse().status == 200:
                 return
-        time.sleep(0.02)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
+
+
+def _wait_for_haproxy(folder: Path, replicas: int) -> None:
+    """Wait until HAProxy passes requests to all replicas: it hears of one after the other, half a second apart.
+
+    Where it knows one of two and that one dies, there is nobody that answers, though the other is there.
+    """
+    while haproxy.replicas_in_use(str(cluster.haproxy_folder(folder))) < replicas:
+        time.sleep(SECONDS_BETWEEN_CHECKS)
 
 
 def _reason(messages: Sequence[str]) -> str:

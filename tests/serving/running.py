@@ -57,19 +57,23 @@ class Running:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
-    def family(self) -> list[psutil.Process]:
-        """All processes of the server, whoever has them as children by now."""
+    def family(self, words: str = "") -> list[psutil.Process]:
+        """All processes of the server, whoever has them as children by now, or those with these words as a command."""
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                is_ours = (
+                    process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE
+                )
+                if is_ours and words in "".join(process.cmdline()):
                     found.append(process)
-            except psutil.Error:
+            except psutil.Error:  # it ended meanwhile
                 continue
         return found
 
     def replicas(self) -> list[psutil.Process]:
-        return [each for each in self.family() if "ServeReplica" in "".join(each.cmdline())]
+        """Its replicas' processes, those among them that still start."""
+        return self.family("ServeReplica")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """The exit code after a signal."""

