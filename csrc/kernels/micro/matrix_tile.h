@@ -197,16 +197,17 @@ class MatrixTile {
     if (end_.rows > 0) of_kind[kind_](end_);
   }
 
-  // Four products that don't depend on each other.
+  // Four products of tiles that don't depend on each other, repeated as often as parts of a number take: so the count of
+  // operations on numbers is whole.
   static int64_t chains(int64_t iterations) {
     Tiles tiles(kTileSide);
-    for (int64_t n = 0; n < iterations; ++n) {
+    for (int64_t n = 0; n < iterations * kProducts; ++n) {
       multiply_add_tiles<Format, Tiles, 0, 4, 6>(tiles);
       multiply_add_tiles<Format, Tiles, 1, 4, 7>(tiles);
       multiply_add_tiles<Format, Tiles, 2, 5, 6>(tiles);
       multiply_add_tiles<Format, Tiles, 3, 5, 7>(tiles);
     }
-    return iterations * 4 * 2 * kTileSide * kTileSide * kDepthStep / kProducts;
+    return iterations * 4 * 2 * kTileSide * kTileSide * kDepthStep;
   }
 
  private:
