@@ -197,8 +197,8 @@ class MatrixTile {
     if (end_.rows > 0) of_kind[kind_](end_);
   }
 
-  // Four products of tiles that don't depend on each other, repeated as often as parts of a number take: so the count of
-  // operations on numbers is whole.
+  // Four products of tiles that don't depend on each other, repeated as often as parts of a number take: so the count
+  // of operations on numbers is whole.
   static int64_t chains(int64_t iterations) {
     Tiles tiles(kTileSide);
     for (int64_t n = 0; n < iterations * kProducts; ++n) {
