@@ -17,6 +17,7 @@ import pytest
 
 from squeezebert_fast import SqueezeBertForSequenceClassification
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
+from squeezebert_fast.serving.haproxy import replicas_in_use
 from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK
 from tests.cli_helpers import refuses, save_model
 from tests.serving.running import ROOT, STOP_SECONDS, command, environment, free_port, serving, until
@@ -76,7 +77,10 @@ def test_a_killed_replica_comes_back_while_the_other_answers_and_ctrl_c_ends_all
                 except (http.client.HTTPException, OSError):
                     statuses.append(0)
 
-        until(lambda: len(server.replicas()) == 2)
+        words = server.family("haproxy.cfg")[0].cmdline()
+        assert (
+            replicas_in_use(str(Path(words[words.index("-f") + 1]).parents[1])) == 2
+        )  # as soon as it says ready
         victim, other = server.replicas()
         asking = threading.Thread(target=ask)
         asking.start()
