@@ -17,7 +17,7 @@ import pytest
 
 from squeezebert_fast import SqueezeBertForSequenceClassification
 from squeezebert_fast.modeling import SqueezeBertForMaskedLM, SqueezeBertModel
-from squeezebert_fast.serving.haproxy import replicas_in_use
+from squeezebert_fast.serving import haproxy, lifecycle
 from squeezebert_fast.serving.work import EMBEDDINGS, FILL_MASK
 from tests.cli_helpers import refuses, save_model
 from tests.serving.running import ROOT, STOP_SECONDS, command, environment, free_port, serving, until
@@ -63,6 +63,15 @@ def test_sigterm_to_all_processes_ends_them_as_well(tmp_path: Path) -> None:
     assert len(folders - set(Path(tempfile.gettempdir()).glob("sbf-*"))) == 1
 
 
+def test_it_waits_for_haproxy_until_all_replicas_are_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_use = [2, 1, 1, 0]
+    monkeypatch.setattr(haproxy, "replicas_in_use", lambda folder: in_use.pop())
+    lifecycle._wait_for_haproxy(tmp_path, 2)
+    assert in_use == []
+
+
 def test_a_killed_replica_comes_back_while_the_other_answers_and_ctrl_c_ends_all(tmp_path: Path) -> None:
     model = save_model(SqueezeBertForMaskedLM, tmp_path / "model")
     statuses: list[int] = []
@@ -78,9 +87,8 @@ def test_a_killed_replica_comes_back_while_the_other_answers_and_ctrl_c_ends_all
                     statuses.append(0)
 
         words = server.family("haproxy.cfg")[0].cmdline()
-        assert (
-            replicas_in_use(str(Path(words[words.index("-f") + 1]).parents[1])) == 2
-        )  # as soon as it says ready
+        folder = Path(words[words.index("-f") + 1]).parents[1]
+        assert haproxy.replicas_in_use(str(folder)) == 2  # as soon as it says ready
         victim, other = server.replicas()
         asking = threading.Thread(target=ask)
         asking.start()
