@@ -7,6 +7,9 @@ polynomial of that degree allows (Lawson's reweighted least squares in float64).
 polynomial, the header states that of its evaluation in float32.
 
 The second, coarse one is for results that are rounded to int8 right after: its error is a fraction of that rounding.
+
+The lookup is for kernels whose vectors do little beside products on tiles: Phi as a quadratic in each of 31 stretches a
+quarter wide, of which the middle one's middle is 0. The outermost two are lines that end at exactly 0 and 1.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial, chebyshev
 
 FITS = {"Gelu": (5.4, 14), "CoarseGelu": (3.9, 7)}  # limit and degree
+STRETCH, ENTRIES = 0.25, 32
+LOOKUP_LIMIT = 15.5 * STRETCH - 2.0**-10  # a few bits, which products with a slope of a few bits leave exact
+OUTER_SLOPE = 9 * 2.0**-14
 
 
 def phi_minus_half(x: np.ndarray) -> np.ndarray:
@@ -50,6 +56,40 @@ def float32_error(coefficients: np.ndarray, limit: float) -> float:
     return float(np.abs(ours - (phi_minus_half(x.astype(np.float64)) + 0.5)).max())
 
 
+def lookup() -> np.ndarray:
+    """Coefficients [3, ENTRIES] in float32, lowest power first; entry n is of the stretch about n or n - ENTRIES."""
+    table = np.zeros((3, ENTRIES), np.float32)
+    for number in range(-15, 16):
+        entry = number % ENTRIES
+        if abs(number) == 15:
+            table[:2, entry] = (number > 0) - OUTER_SLOPE * LOOKUP_LIMIT * np.sign(number), OUTER_SLOPE
+            continue
+        x = (number + 0.5 * np.cos(np.linspace(0.0, np.pi, 2000))) * STRETCH
+        target = phi_minus_half(x) + 0.5
+        weight = np.ones_like(x)
+        for _ in range(200):
+            root = np.sqrt(weight)
+            basis = np.stack([np.ones_like(x), x - number * STRETCH, (x - number * STRETCH) ** 2], 1)
+            a, b, c = np.linalg.lstsq(basis * root[:, None], target * root, rcond=None)[0]
+            error = np.abs(basis @ (a, b, c) - target)
+            weight *= error / error.max() + 1e-3
+            weight /= weight.mean()
+        middle = number * STRETCH
+        table[:, entry] = a - b * middle + c * middle**2, b - 2.0 * c * middle, c
+    return table
+
+
+def lookup_error(table: np.ndarray) -> tuple[float, float]:
+    """Largest errors in Phi and in x Phi(x), each step rounded to float32 (but for the two of a multiply-add)."""
+    x = np.linspace(-8.0, 8.0, 400_001).astype(np.float32)
+    near = np.clip(x, np.float32(-LOOKUP_LIMIT), np.float32(LOOKUP_LIMIT))
+    constant, linear, square = table[:, np.rint(near / np.float32(STRETCH)).astype(int) % ENTRIES]
+    phi = (square.astype(np.float64) * near + linear).astype(np.float32)
+    phi = (phi.astype(np.float64) * near + constant).astype(np.float32)
+    exact = phi_minus_half(x.astype(np.float64)) + 0.5
+    return float(np.abs(phi - exact).max()), float(np.abs(x * phi - x * exact).max())
+
+
 def main() -> None:
     print("// Written by benchmarks/fit_gelu.py, which says what this is; do not edit.")
     print("#pragma once\n\nnamespace {\n")
@@ -65,6 +105,13 @@ def main() -> None:
         print(f"constexpr float k{name}Coefficients[k{name}Terms] = {{  // highest power first")
         print(rows)
         print("};\n")
+    table = lookup()
+    print("// Largest error in Phi: {:.1e}; in x Phi(x): {:.1e}.".format(*lookup_error(table)))
+    print(f"constexpr float kGeluLookupLimit = {LOOKUP_LIMIT!r}f;")
+    print(f"alignas(64) constexpr float kGeluLookup[3][{ENTRIES}] = {{  // lowest power first")
+    for coefficients in table:
+        print("    {" + ", ".join(f"{c:.9e}f" for c in coefficients) + "},")
+    print("};\n")
     print("}  // namespace")
 
 

@@ -97,7 +97,7 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
     x = torch.randn(*shape, model.config.hidden_size, generator=generator)
-    peaks = MultiplyAddPeaks(dict.fromkeys((precision, "float32")))
+    peaks = MultiplyAddPeaks(dict.fromkeys((precision, cpu.scores_precision(precision), "float32")))
     samples: list[dict[str, float]] = []
     tiles: list[float] = []
 

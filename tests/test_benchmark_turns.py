@@ -348,9 +348,17 @@ def test_engines_are_checked_against_eager_and_those_that_fail_are_left_out(tmp_
     )
     assert list(start_engines(fake, bert_base(tmp_path), FLOAT32[:5], (1, 8))) == [EAGER.name, OURS]
     assert fake.failed == {COMPILED: "crashed", ONNX: "not built", OPENVINO: "not built"}
-    fake = FakeTurns({EAGER.name: right, COMPILED: right + 1.0}, EngineRunner.output)
-    with pytest.raises(WrongEngine, match=rf"{COMPILED}, BERT-base 1x8: output differs"):
-        start_engines(fake, bert_base(tmp_path), FLOAT32[:2], (1, 8))
+
+
+def test_a_wrong_peer_is_left_out_and_a_wrong_engine_of_ours_stops_the_run(tmp_path: Path) -> None:
+    right = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
+    wrong = {COMPILED: right * np.nan, OURS: right}
+    fake: Any = FakeTurns({EAGER.name: right, **wrong}, EngineRunner.output)
+    assert list(start_engines(fake, bert_base(tmp_path), FLOAT32[:5], (1, 8))) == [EAGER.name, OURS]
+    assert fake.failed[COMPILED].startswith(f"{COMPILED}, BERT-base 1x8: output differs from eager by nan")
+    fake = FakeTurns({EAGER.name: right, OURS: right + 1.0}, EngineRunner.output)
+    with pytest.raises(WrongEngine, match=rf"{OURS}, BERT-base 1x8: output differs"):
+        start_engines(fake, bert_base(tmp_path), FLOAT32[:5], (1, 8))
 
 
 def test_without_eager_nothing_can_be_checked_so_nothing_is_measured(tmp_path: Path) -> None:

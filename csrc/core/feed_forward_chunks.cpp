@@ -19,8 +19,7 @@ std::vector<FeedForwardChunk> add_feed_forward(PackedSegments& segments, const C
     const int64_t first_out = segments.size();
     cut(0, out.out_per_group(), kSegmentColumns, [&](int64_t row, int64_t stop) {
       const int64_t channel = group * out.out_per_group() + row;
-      segments.add({{out, channel, stop - row, 0}}, first_hidden, channel, begin, count, c == 0,
-                   c + 2 == bounds.size());
+      segments.add({{out, channel, stop - row, 0}}, first_hidden, channel, begin, count, c == 0);
     });
     chunk.out = segments.since(first_out);
     chunks.push_back(chunk);

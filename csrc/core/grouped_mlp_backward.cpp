@@ -85,7 +85,7 @@ struct Backward {
     first_segment.push_back(segments.size());
     cut(0, in, kSegmentColumns, [&](int64_t row, int64_t stop) {
       segments.add({{back_in, group * in + row, stop - row, 0}}, group * hidden, group * in + row, begin, end - begin,
-                   first, false);
+                   first);
     });
   }
 

@@ -43,13 +43,13 @@ Piece PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, in
   const int64_t first = size();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t k0 = depth * i / count, k1 = depth * (i + 1) / count;
-    add(strips, in_begin, out_begin, k0, k1 - k0, i == 0, i + 1 == count);
+    add(strips, in_begin, out_begin, k0, k1 - k0, i == 0);
   }
   return since(first);
 }
 
 Piece PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin,
-                          int64_t k_count, bool first, bool last) {
+                          int64_t k_count, bool first) {
   Segment segment{};
   for (const Strip& strip : strips) segment.columns = std::max(segment.columns, strip.column + strip.rows);
   segment.in_begin = in_begin + k_begin;
@@ -57,7 +57,7 @@ Piece PackedSegments::add(const std::vector<Strip>& strips, int64_t in_begin, in
   segment.out_begin = out_begin;
   segment.accumulate = !first;
   segments_.push_back(segment);
-  sources_.push_back({strips, k_begin, last, 0});
+  sources_.push_back({strips, k_begin, first, 0});
   return {size() - 1, 1};
 }
 

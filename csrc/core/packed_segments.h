@@ -50,10 +50,10 @@ class PackedSegments {
   // out_begin, cut along K so that each suits the caches.
   Piece add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin);
 
-  // Adds one segment for a part of the inputs: from k_begin of the group's, k_count of them; `first` and `last` say
-  // whether it starts and ends its columns' sums.
+  // Adds one segment for a part of the inputs: from k_begin of the group's, k_count of them. The first of its columns
+  // starts from the bias, the others add to what those before it wrote.
   Piece add(const std::vector<Strip>& strips, int64_t in_begin, int64_t out_begin, int64_t k_begin, int64_t k_count,
-            bool first, bool last);
+            bool first);
 
   // Adds a whole convolution: for every group, as many pieces as its columns need.
   std::vector<Piece> add(const ConvWeights& conv);

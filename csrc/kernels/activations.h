@@ -50,6 +50,29 @@ inline Vec phi_by(Vec x, float scale, const float (&coefficients)[kTerms]) {
 
 inline Vec gelu(Vec x) { return x * phi_by(x, kGeluScale, kGeluCoefficients); }
 
+// Several vectors side by side, operation by operation.
+template <int kCount>
+[[gnu::always_inline]] inline void gelu_side_by_side(Vec (&x)[kCount]) {
+  const auto each = [](auto work) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) work(i);
+  };
+  Vec s[kCount], p[kCount];
+  each([&](int i) __attribute__((always_inline)) { s[i] = x[i] * x[i]; });
+  each([&](int i) __attribute__((always_inline)) {
+    s[i] = minimum(multiply_add(s[i], broadcast(kGeluScale), broadcast(-1.0f)), broadcast(1.0f));
+    p[i] = broadcast(kGeluCoefficients[0]);
+  });
+#pragma GCC unroll 16
+  for (int k = 1; k < kGeluTerms; ++k) {
+    each([&](int i)
+             __attribute__((always_inline)) { p[i] = multiply_add(p[i], s[i], broadcast(kGeluCoefficients[k])); });
+  }
+  const Vec half = broadcast(0.5f);
+  each([&](int i) __attribute__((always_inline)) { p[i] = minimum(x[i] * p[i], half); });
+  each([&](int i) __attribute__((always_inline)) { x[i] = x[i] * (maximum(p[i], broadcast(-0.5f)) + half); });
+}
+
 // For what is rounded to int8 right after: half the terms, cut off at 3.9, within 2e-4 of x Phi(x).
 inline Vec coarse_gelu(Vec x) { return x * phi_by(x, kCoarseGeluScale, kCoarseGeluCoefficients); }
 

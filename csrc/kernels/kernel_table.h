@@ -21,7 +21,7 @@ struct Segment {
   int64_t out_begin, columns;  // of the output's channels
   bool accumulate;
   const void* weight;    // as `pack` wrote it
-  const float* bias;     // null but in a column's last block
+  const float* bias;     // null but in a column's first segment
   const float* scale;    // int8 and parts alone: by column
   const int32_t* start;  // int8 alone: what the sums start from, by column
 };

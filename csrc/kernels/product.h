@@ -61,7 +61,7 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
     block.rows = some.end - some.begin;
     block.rows_before = some.begin - rows.begin;
     block.panel = weight + n * packed;
-    block.width = least(Micro::kPanelColumns, segment.columns - n);
+    block.width = Micro::kAllColumns ? segment.columns : least(Micro::kPanelColumns, segment.columns - n);
     block.depth = segment.depth;
     block.columns = {};
     block.columns.bias = segment.bias ? segment.bias + n : nullptr;
@@ -106,7 +106,8 @@ inline void run_segment(Micro& micro, const Operands& x, const Segment& segment,
     for (int64_t t = 0; t < blocks.count; ++t) {
       const Rows some = blocks[t];
       fetch_rows(t, panels);
-      for (int64_t n = 0; n < segment.columns; n += Micro::kPanelColumns) run_block(some, n);
+      constexpr int64_t kColumns = Micro::kAllColumns ? INT64_MAX : Micro::kPanelColumns;
+      for (int64_t n = 0; n < segment.columns; n += kColumns) run_block(some, n);
     }
   }
 }

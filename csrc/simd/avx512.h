@@ -35,6 +35,15 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); 
 inline Vec multiply_add(float a, Vec b, Vec c) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c); }
 inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+// v where its magnitude is below `limit`, else that with v's sign; of a NaN any.
+inline Vec clamp(Vec v, float limit) { return _mm512_range_ps(v, _mm512_set1_ps(limit), 0x2); }
+// The entry of a table that each lane's last five bits name.
+struct TableOf32 {
+  Vec first, second;
+};
+inline Vec look_up(const TableOf32& table, Vec bits) {
+  return _mm512_permutex2var_ps(table.first, _mm512_castps_si512(bits), table.second);
+}
 inline Vec square_root(Vec v) { return _mm512_sqrt_ps(v); }
 inline Vec absolute(Vec v) { return _mm512_abs_ps(v); }
 // lanes of a and b by turns, of their first halves and of their second halves

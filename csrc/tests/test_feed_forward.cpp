@@ -49,8 +49,7 @@ struct Block {
     for (int64_t begin = 0; begin < shape.hidden; begin += chunk) {
       const int64_t count = std::min(chunk, shape.hidden - begin);
       const Piece first = segments.add({{in(), begin, count, 0}}, 0, begin);
-      const Piece second = segments.add({{out(), 0, shape.out_channels, 0}}, 0, 0, begin, count, begin == 0,
-                                        begin + count == shape.hidden);
+      const Piece second = segments.add({{out(), 0, shape.out_channels, 0}}, 0, 0, begin, count, begin == 0);
       pieces.push_back({first, second, begin, count});
     }
     segments.pack(1);

@@ -57,6 +57,19 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
 inline Vec multiply_add(float a, Vec b, Vec c) { return multiply_add(broadcast(a), b, c); }
 inline Vec minimum(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+// v where its magnitude is below `limit`, else that with v's sign; of a NaN any.
+inline Vec clamp(Vec v, float limit) {
+  return each_lane(
+      [&](int i) { return __builtin_copysignf(__builtin_fabsf(v[i]) < limit ? __builtin_fabsf(v[i]) : limit, v[i]); });
+}
+// The entry of a table that each lane's last five bits name.
+struct TableOf32 {
+  Vec first, second;
+};
+inline Vec look_up(const TableOf32& table, Vec bits) {
+  const WordVec entry = bits_as<WordVec>(bits) & 31u;
+  return each_lane([&](int i) { return entry[i] < 16 ? table.first[entry[i]] : table.second[entry[i] - 16]; });
+}
 inline Vec square_root(Vec v) {
   return each_lane([&](int i) { return __builtin_sqrtf(v[i]); });
 }

@@ -70,6 +70,15 @@ const Segment* Encoder::Run::feed_forward_segment(const Layer& layer, int64_t gr
   return layer.feed_forward[static_cast<std::size_t>(group % layer.output_groups)].front().in;
 }
 
+// How many blocks rows are cut into, whose columns are at most `pieces` tasks. More blocks than the caches ask for where
+// threads would lack work: one of several blocks is normalised while others are computed, and less is left for the end.
+int64_t Encoder::Run::row_blocks(int64_t rows, int64_t pieces) const {
+  const int64_t wanted = kTasksPerThread * threads, blocks = divide_up(rows, kBlockRows);
+  if (threads == 1 || blocks * pieces >= wanted) return blocks;
+  const int64_t more = std::clamp(divide_up(wanted, pieces), blocks, divide_up(rows, 2 * kSmallBlockRows));
+  return more * pieces < threads ? divide_up(rows, kSmallBlockRows) : more;
+}
+
 // Of the tasks that compute a block of rows, the last to be done normalises it.
 void Encoder::Run::finish_task(int64_t block, int64_t tasks, const AddLayerNorm& norm, Rows rows) {
   if (tasks > 1) {
@@ -82,9 +91,9 @@ void Encoder::Run::finish_task(int64_t block, int64_t tasks, const AddLayerNorm&
 
 void Encoder::Run::post_attention(const Layer& layer, const Part& part, Team& team, int id) {
   const auto pieces = static_cast<int64_t>(layer.post_attention.size());
-  const int64_t wanted = kTasksPerThread * threads;
-  const int64_t blocks = divide_up(part.rows, kBlockRows);
+  const int64_t blocks = row_blocks(part.rows, pieces);
   // A block of rows is as many tasks as the pieces of its columns are shared out among.
+  const int64_t wanted = kTasksPerThread * threads;
   const int64_t shares = threads == 1 ? 1 : std::clamp<int64_t>(divide_up(wanted, blocks), 1, pieces);
   const AddLayerNorm norm{layer.post_attention_norm.weight.data(),
                           layer.post_attention_norm.bias.data(),
@@ -142,12 +151,7 @@ void Encoder::Run::feed_forward(const Layer& layer, const Layer* next, const Par
 void Encoder::Run::feed_forward_by_groups(const Layer& layer, const Layer* next, const Part& part, Team& team, int id,
                                           const AddLayerNorm& norm) {
   const auto sequence_count = static_cast<int64_t>(part.end - part.first);
-  const int64_t wanted = kTasksPerThread * threads;
-  int64_t blocks = divide_up(part.rows, kBlockRows);
-  if (blocks * layer.output_groups < wanted) {
-    blocks = std::clamp(divide_up(wanted, layer.output_groups), blocks, divide_up(part.rows, 2 * kSmallBlockRows));
-    if (blocks * layer.output_groups < threads) blocks = divide_up(part.rows, kSmallBlockRows);
-  }
+  const int64_t blocks = row_blocks(part.rows, layer.output_groups);
   team.run(id, blocks * layer.output_groups, [&](int64_t task, int member) {
     const int64_t block = task / layer.output_groups, group = task % layer.output_groups;
     const Rows rows{part.rows * block / blocks, part.rows * (block + 1) / blocks};

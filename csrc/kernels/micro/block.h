@@ -1,4 +1,4 @@
-// What a micro-kernel takes: some rows times one packed panel, and where the end of that goes.
+// What a micro-kernel takes: some rows times one packed panel, or all of a segment, and where the end of that goes.
 //
 // A micro-kernel is a type Micro with
 //
@@ -8,6 +8,7 @@
 //     kDeepestSegment, kHiddenChunk  what suits the caches: see PrecisionKernels
 //     kRounds          the end of a block can round its results to bfloat16
 //     kRowsStay        a block's rows meet all panels before the next block's do: it makes something of them first
+//     kAllColumns      a block is of all the segment's columns, not of one panel
 //     kDepthStep       values along K in one of its steps; a panel has whole steps, what lacks is zero
 //     Micro(rows)      what a thread sets up for blocks of a product of so many rows
 //     rows_of(rows)    how a product's rows are dealt out to blocks

@@ -96,7 +96,7 @@ class InterleavedTile {
   // A segment of 192 columns and the rows it meets stay in a second-level cache of 256 KB.
   static constexpr int64_t kDeepestSegment = 384;
   static constexpr int64_t kHiddenChunk = 192;
-  static constexpr bool kRounds = Unit::kRounds, kRowsStay = true;
+  static constexpr bool kRounds = Unit::kRounds, kRowsStay = true, kAllColumns = false;
 
   explicit InterleavedTile(int64_t) {}
 

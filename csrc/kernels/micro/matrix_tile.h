@@ -13,9 +13,13 @@
 //
 // Four loads for four products: from the first-level cache a load takes half as long as a product.
 //
-// The end of a block (bias, GELU, rounding) takes about as long as its products, and runs on other units: so sums go to
-// one of two buffers, and the end of one block, two rows at a time, stands between the products of the next. `finish`
-// does the last one's.
+// Sums start from the bias, or from what they are added to. Where nothing else is left to do, tiles are stored where
+// the result goes. Otherwise the end of a block (GELU, scales, rounding) takes about as long as its products, and runs
+// on other units: so sums go to one of two buffers, and the end of one block, two rows at a time, stands between the
+// products of the next. `finish` does the last one's.
+//
+// Beside products on tiles, the second unit for multiplications of vectors rests (measured: one a cycle instead of two,
+// minima and maxima included). Additions, logic and permutations don't suffer. So ends have few multiplications.
 //
 // Rows that 16 doesn't divide: the last tile begins so far above that it is whole, and computes rows a second time, to
 // the same bits. A product of fewer than 16 rows has lower tiles.
@@ -23,6 +27,7 @@
 // Included by the instruction-set builds alone.
 #pragma once
 #include "../epilogue.h"
+#include "../gelu_lookup.h"
 #include "block.h"
 #include "float32_parts.h"
 #include "matrix_bfloat16.h"
@@ -152,7 +157,7 @@ class MatrixTile {
   // Of parts, for one of the numbers they are parts of.
   static constexpr int64_t kProducts = Format::kPlanes * (Format::kPlanes + 1) / 2;
   static constexpr bool kRepairs = Format::kPlanes > 1;
-  static constexpr bool kRounds = true, kRowsStay = false;
+  static constexpr bool kRounds = true, kRowsStay = true, kAllColumns = true;
   static_assert(kLanes == kTileSide, "a row of a tile is a vector");
   static_assert(Format::kStep * sizeof(typename Format::Weight) == 4, "a column of a tile of weights has 4 bytes");
 
@@ -167,33 +172,23 @@ class MatrixTile {
   static WholeRows rows_of(Rows rows) { return {rows, divide_up(rows.end - rows.begin, kRows)}; }
 
   void run(const Block<Format>& block, Lines* fetched) {
-    const bool fused = block.activation == Activation::none || block.activation == Activation::gelu;
-    const int kind = (block.activation == Activation::gelu ? kGelu : 0) | (block.accumulate ? kAccumulate : 0) |
-                     (block.rounded && fused ? kRounded : 0);
-    if (kind != kind_) finish();
-    kind_ = kind;
-    const bool tall = block.rows > kTileSide, wide = block.width > kTileSide;
-    static constexpr Multiply of_kind[kKinds][2][2] = {
-        {{multiply<0, 1, 1>, multiply<0, 1, 2>}, {multiply<0, 2, 1>, multiply<0, 2, 2>}},
-        {{multiply<1, 1, 1>, multiply<1, 1, 2>}, {multiply<1, 2, 1>, multiply<1, 2, 2>}},
-        {{multiply<2, 1, 1>, multiply<2, 1, 2>}, {multiply<2, 2, 1>, multiply<2, 2, 2>}},
-        {{multiply<3, 1, 1>, multiply<3, 1, 2>}, {multiply<3, 2, 1>, multiply<3, 2, 2>}},
-        {{multiply<4, 1, 1>, multiply<4, 1, 2>}, {multiply<4, 2, 1>, multiply<4, 2, 2>}},
-        {{multiply<5, 1, 1>, multiply<5, 1, 2>}, {multiply<5, 2, 1>, multiply<5, 2, 2>}},
-        {{multiply<6, 1, 1>, multiply<6, 1, 2>}, {multiply<6, 2, 1>, multiply<6, 2, 2>}},
-        {{multiply<7, 1, 1>, multiply<7, 1, 2>}, {multiply<7, 2, 1>, multiply<7, 2, 2>}}};
-    of_kind[kind][tall][wide](*this, block, fetched);
-    if (block.width < kPanelColumns || !fused) finish();  // what stands between products is of whole width
-    if (fused) return;
-    activate<Format>(block.activation, block.y, block.y_row_stride, block.rows, block.width);
-    if (!block.rounded) return;
-    MatrixBfloat16::prepare(block.y, block.y_row_stride, {0, block.rows},
-                            {block.rounded, block.rounded_row_stride, nullptr, 1, block.width});
+    const int64_t whole = block.width / kPanelColumns, rest = block.width % kPanelColumns;
+    if (whole > 0) run_panels(block, kPanelColumns, whole, fetched);
+    if (rest == 0) return;
+    const int64_t done = whole * kPanelColumns;
+    Block<Format> last = block;
+    last.panel += done * round_up(block.depth, kDepthStep) * Format::kPlanes;
+    last.y += done;
+    if (last.rounded) last.rounded += done;
+    if (last.columns.bias) last.columns.bias += done;
+    if constexpr (Format::kScaled) last.columns.scale += done;
+    if (last.columns.start) last.columns.start += done;
+    run_panels(last, rest, 1, fetched);
   }
 
   void finish() {
-    static constexpr void (*of_kind[kKinds])(End&) = {finish_rows<0>, finish_rows<1>, finish_rows<2>, finish_rows<3>,
-                                                      finish_rows<4>, finish_rows<5>, finish_rows<6>, finish_rows<7>};
+    static constexpr void (*of_kind[kDirect])(End&) = {finish_rows<0>, finish_rows<1>, finish_rows<2>, finish_rows<3>,
+                                                       finish_rows<4>, finish_rows<5>, finish_rows<6>, finish_rows<7>};
     if (end_.rows > 0) of_kind[kind_](end_);
   }
 
@@ -211,9 +206,63 @@ class MatrixTile {
   }
 
  private:
-  // What the end of a block does, as bits.
-  enum { kGelu = 1, kAccumulate = 2, kRounded = 4, kKinds = 8 };
-  using Multiply = void (*)(MatrixTile&, const Block<Format>&, Lines*);
+  // `count` panels of `width` columns.
+  void run_panels(const Block<Format>& block, int64_t width, int64_t count, Lines* fetched) {
+    const bool fused = block.activation == Activation::none || block.activation == Activation::gelu;
+    const bool whole = width == kPanelColumns;
+    int64_t above = 0;
+    if (block.rows <= kTileSide) above = least(block.rows_before, kTileSide - block.rows);
+    Start start{kZeros, 0, 0};
+    int kind = block.accumulate ? kAccumulate : 0;
+    if constexpr (!kPlain) {
+      start = {block.columns.start, 0, kSumsRowBytes};
+    } else if (block.columns.bias) {
+      start = {block.columns.bias, 0, kSumsRowBytes};
+    } else if (block.accumulate && whole) {
+      start = {block.y, block.y_row_stride * 4, kSumsRowBytes};
+      kind = 0;
+    }
+    if (block.activation == Activation::gelu) kind |= kGelu;
+    if (block.rounded && fused) kind |= kRounded;
+    // Rows above the block are finished, and must not be written again.
+    if (kPlain && kind == 0 && whole && above == 0) kind = kDirect;
+    if (kind != kind_) finish();
+    kind_ = kind;
+    static constexpr Multiply of_kind[kKinds][2][2] = {
+        {{multiply<0, 1, 1>, multiply<0, 1, 2>}, {multiply<0, 2, 1>, multiply<0, 2, 2>}},
+        {{multiply<1, 1, 1>, multiply<1, 1, 2>}, {multiply<1, 2, 1>, multiply<1, 2, 2>}},
+        {{multiply<2, 1, 1>, multiply<2, 1, 2>}, {multiply<2, 2, 1>, multiply<2, 2, 2>}},
+        {{multiply<3, 1, 1>, multiply<3, 1, 2>}, {multiply<3, 2, 1>, multiply<3, 2, 2>}},
+        {{multiply<4, 1, 1>, multiply<4, 1, 2>}, {multiply<4, 2, 1>, multiply<4, 2, 2>}},
+        {{multiply<5, 1, 1>, multiply<5, 1, 2>}, {multiply<5, 2, 1>, multiply<5, 2, 2>}},
+        {{multiply<6, 1, 1>, multiply<6, 1, 2>}, {multiply<6, 2, 1>, multiply<6, 2, 2>}},
+        {{multiply<7, 1, 1>, multiply<7, 1, 2>}, {multiply<7, 2, 1>, multiply<7, 2, 2>}},
+        {{nullptr, multiply < kPlain ? kDirect : 0, 1, 2 > }, {nullptr, multiply < kPlain ? kDirect : 0, 2, 2 > }}};
+    of_kind[kind][block.rows > kTileSide][width > kTileSide](*this, block, start, above, width, count, fetched);
+    if (!whole || !fused) finish();  // what stands between products is of whole width
+    if (fused) return;
+    activate<Format>(block.activation, block.y, block.y_row_stride, block.rows, width * count);
+    if (!block.rounded) return;
+    MatrixBfloat16::prepare(block.y, block.y_row_stride, {0, block.rows},
+                            {block.rounded, block.rounded_row_stride, nullptr, 1, width * count});
+  }
+
+  template <int kValue>
+  struct Number {
+    static constexpr int value = kValue;
+  };
+
+  // What the end of a block does, as bits; or that there is none.
+  enum { kGelu = 1, kAccumulate = 2, kRounded = 4, kDirect = 8, kKinds };
+  static constexpr bool kPlain = !Format::kScaled;  // sums are results as they are
+
+  // What sums start from: of the first row and column, and how far the next row's and panel's are.
+  struct Start {
+    const void* first;
+    int64_t row_bytes, panel_bytes;
+  };
+  using Multiply = void (*)(MatrixTile&, const Block<Format>&, Start, int64_t above, int64_t width, int64_t count,
+                            Lines*);
 
   // What sums are made of: the operands of the first row, and the panel.
   struct Factors {
@@ -223,16 +272,44 @@ class MatrixTile {
     int64_t panel_row_bytes, depth;
   };
 
-  // The rows of a block whose end is still to come.
+  // The rows of a block whose end is still to come. Copied field by field: a wide load of fields that narrow stores
+  // have just written waits until those are in the cache, behind all of a block's tiles.
   struct End {
-    char* sums;
-    int64_t rows, width;
-    Columns columns;
-    float* y;
-    int64_t y_row_stride;
-    uint16_t* rounded;
-    int64_t rounded_row_stride;
-    Factors factors;  // where kRepairs
+    char* sums = nullptr;
+    int64_t rows = 0, width = 0;
+    Columns columns = {};
+    float* y = nullptr;
+    int64_t y_row_stride = 0;
+    uint16_t* rounded = nullptr;
+    int64_t rounded_row_stride = 0;
+    Factors factors = {};  // where kRepairs
+
+    End() = default;
+    End(const End& other) { *this = other; }
+    [[gnu::always_inline]] End& operator=(const End& other) {
+      sums = other.sums;
+      rows = other.rows;
+      width = other.width;
+      if constexpr (Format::kScaled) {
+        columns.bias = other.columns.bias;
+        columns.scale = other.columns.scale;
+        columns.row_scale = other.columns.row_scale;
+        columns.row_scale_stride = other.columns.row_scale_stride;
+      }
+      y = other.y;
+      y_row_stride = other.y_row_stride;
+      rounded = other.rounded;
+      rounded_row_stride = other.rounded_row_stride;
+      if constexpr (kRepairs) {
+        factors.x = other.factors.x;
+        factors.x_row_stride = other.factors.x_row_stride;
+        factors.x_plane_stride = other.factors.x_plane_stride;
+        factors.panel = other.factors.panel;
+        factors.panel_row_bytes = other.factors.panel_row_bytes;
+        factors.depth = other.factors.depth;
+      }
+      return *this;
+    }
 
     [[gnu::always_inline]] void skip(int64_t count) {
       sums += count * kSumsRowBytes;
@@ -245,27 +322,42 @@ class MatrixTile {
   };
   static constexpr int64_t kSumsRowBytes = kPanelColumns * 4;
 
-  // Vector j of row r; `before` is what y held.
-  template <int kKind>
-  [[gnu::always_inline]] static inline Vec end_vector(const End& end, int64_t r, int j, Vec before) {
-    const char* sums = end.sums + r * kSumsRowBytes + j * 64;
-    Vec total;
-    if constexpr (kOfBytes<Format>) {
-      const IntVec start = load(end.columns.start + j * kLanes);
-      const IntVec sum = add(load(reinterpret_cast<const int32_t*>(sums)), start);
-      total = Format::finish(sum, load(end.columns.scale + j * kLanes), end.columns, static_cast<int>(r));
-    } else {
-      total = load(reinterpret_cast<const float*>(sums));
-      if constexpr (Format::kScaled) {
-        total = Format::finish(total, load(end.columns.scale + j * kLanes), end.columns, static_cast<int>(r));
+  // kRows rows of kVectors vectors each; before(r, j): what y held. Operation by operation, side by side: one vector
+  // after the other would fill the scheduler with what waits for its own vector, and products would wait behind.
+  template <int kKind, int kRows, int kVectors, class Before>
+  [[gnu::always_inline]] static inline void end_vectors(const End& end, Before before, Vec (&v)[kRows * kVectors]) {
+    const auto each = [&](auto work) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows * kVectors; ++i) v[i] = work(v[i], i / kVectors, i % kVectors);
+    };
+    each([&](Vec, int r, int j) __attribute__((always_inline)) { return sums_of<Format>(end, r, j); });
+    if (kKind & kAccumulate) {
+      each([&](Vec sum, int r, int j) __attribute__((always_inline)) { return sum + before(r, j); });
+    }
+    if constexpr (Format::kScaled) {
+      each([&](Vec sum, int, int j)
+               __attribute__((always_inline)) { return sum + load(end.columns.bias + j * kLanes); });
+    }
+    if constexpr (bool(kKind & kGelu)) {
+      if constexpr (Format::kCoarse) {
+        lookup_gelu(v);
+      } else {
+        gelu_side_by_side(v);
       }
     }
-    if (kKind & kAccumulate) total = total + before;
-    total = total + load(end.columns.bias + j * kLanes);
-    if constexpr (Format::kCoarse) {
-      return kKind & kGelu ? coarse_gelu(total) : total;
+  }
+
+  template <class Of>
+  [[gnu::always_inline]] static inline Vec sums_of(const End& end, int r, int j) {
+    const char* sums = end.sums + r * kSumsRowBytes + j * 64;
+    if constexpr (kOfBytes<Of>) {
+      return Of::finish(load(reinterpret_cast<const int32_t*>(sums)), load(end.columns.scale + j * kLanes), end.columns,
+                        r);
+    } else if constexpr (Of::kScaled) {
+      return Of::finish(load(reinterpret_cast<const float*>(sums)), load(end.columns.scale + j * kLanes), end.columns,
+                        r);
     } else {
-      return kKind & kGelu ? gelu(total) : total;
+      return load(reinterpret_cast<const float*>(sums));
     }
   }
 
@@ -314,22 +406,17 @@ class MatrixTile {
   template <int kKind>
   [[gnu::always_inline]] static inline void end_two_rows(End& end) {
     if constexpr (kRepairs) check(end, 2, 2);
-    Vec v[2][2];
-#pragma GCC unroll 2
-    for (int r = 0; r < 2; ++r) {
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
-        const float* y = end.y + r * end.y_row_stride + j * kLanes;
-        v[r][j] = end_vector<kKind>(end, r, j, kKind & kAccumulate ? load(y) : broadcast(0.0f));
-      }
-    }
+    Vec v[4];
+    const auto before = [&](int r, int j)
+                            __attribute__((always_inline)) { return load(end.y + r * end.y_row_stride + j * kLanes); };
+    end_vectors<kKind, 2, 2>(end, before, v);
 #pragma GCC unroll 2
     for (int r = 0; r < 2; ++r) {
       if (kKind & kRounded) {
-        store_pairs(end.rounded + r * end.rounded_row_stride, bfloat_pairs(v[r][0], v[r][1]));
+        store_pairs(end.rounded + r * end.rounded_row_stride, bfloat_pairs(v[2 * r], v[2 * r + 1]));
       } else {
-        store(end.y + r * end.y_row_stride, v[r][0]);
-        store(end.y + r * end.y_row_stride + kLanes, v[r][1]);
+        store(end.y + r * end.y_row_stride, v[2 * r]);
+        store(end.y + r * end.y_row_stride + kLanes, v[2 * r + 1]);
       }
     }
     end.skip(2);
@@ -341,17 +428,27 @@ class MatrixTile {
     end_two_rows<kKind>(end);
   }
 
-  // A row of any width.
+  // A row of any width. What lies beyond it in sums and columns is padding.
   template <int kKind>
   static void end_row(End& end) {
-    if constexpr (kRepairs) check(end, 1, static_cast<int>(divide_up(end.width, static_cast<int64_t>(kLanes))));
+    const bool wide = end.width > kLanes;
+    if constexpr (kRepairs) check(end, 1, wide ? 2 : 1);
+    const auto lanes_of = [&](int j) { return static_cast<int>(least(kLanes, end.width - j * kLanes)); };
+    const auto before = [&](int, int j) { return load_lanes(end.y + j * kLanes, lanes_of(j)); };
     Vec v[2] = {broadcast(0.0f), broadcast(0.0f)};
-    for_each_vector(end.width, [&](int64_t c, int lanes) {
-      const Vec before = kKind & kAccumulate ? load_lanes(end.y + c, lanes) : broadcast(0.0f);
-      v[c / kLanes] = end_vector<kKind>(end, 0, static_cast<int>(c / kLanes), before);
-      if (!(kKind & kRounded)) store_lanes(end.y + c, v[c / kLanes], lanes);
-    });
-    if (kKind & kRounded) store_first_pairs(end.rounded, bfloat_pairs(v[0], v[1]), static_cast<int>(end.width));
+    if (wide) {
+      end_vectors<kKind, 1, 2>(end, before, v);
+    } else {
+      Vec first[1];
+      end_vectors<kKind, 1, 1>(end, before, first);
+      v[0] = first[0];
+    }
+    if (kKind & kRounded) {
+      store_first_pairs(end.rounded, bfloat_pairs(v[0], v[1]), static_cast<int>(end.width));
+    } else {
+      store_lanes(end.y, v[0], lanes_of(0));
+      if (wide) store_lanes(end.y + kLanes, v[1], lanes_of(1));
+    }
     end.skip(1);
   }
 
@@ -363,34 +460,31 @@ class MatrixTile {
     while (end.rows > 0) end_row<kKind>(end);
   }
 
+  // Some lines of each list; how many are left.
+  [[gnu::always_inline]] static inline int64_t fetch_from(Lines* fetched) {
+    int64_t left = 0;
+    for (int list = 0; list < kFetched; ++list) {
+      fetched[list].fetch_some(kLinesAStep * Format::kPlanes);
+      left |= fetched[list].count;
+    }
+    return left;
+  }
+
+  // above: how far the upper tiles begin above the block. The panels, `count` of `width` columns, follow each other.
   template <int kKind, int kTall, int kWide>
-  [[gnu::noinline]] static void multiply(MatrixTile& self, const Block<Format>& block, Lines* fetched) {
-    // Where the upper tiles begin above the block, and the lower ones below its first row.
-    const int64_t above = kTall == 1 ? least(block.rows_before, kTileSide - block.rows) : 0;
-    const int64_t below = block.rows - kTileSide;
+  [[gnu::noinline]] static void multiply(MatrixTile& self, const Block<Format>& block, Start start, int64_t above,
+                                         int64_t width, int64_t count, Lines* fetched) {
+    const int64_t below = block.rows - kTileSide;  // how far the lower tiles begin below its first row
     const int64_t row_bytes = block.x_row_stride * static_cast<int64_t>(sizeof(Operand));
     const Operand* top = block.x - above * block.x_row_stride;
     const Operand* bottom = kTall == 2 ? block.x + below * block.x_row_stride : top;
     const char* panel = reinterpret_cast<const char*>(block.panel);
-    constexpr int64_t kPanelRowBytes = kWide * 64;
+    constexpr int64_t kPanelRowBytes = kWide * 64, kStepBytes = kTileSide * kPanelRowBytes * Format::kPlanes;
     const int64_t whole = block.depth / kDepthStep, rest = block.depth % kDepthStep;
 
-    End end = self.end_;
-    // Two rows after each of the first products of a step, equally many in every step: all at once, in the first ones,
-    // they would take longer than those steps' products, and nothing would run beside the last ones'.
-    const int64_t pairs_a_step = divide_up(end.rows / 2, whole + (rest > 0) + (block.depth == 0));
-    const auto between = [&](int product) __attribute__((always_inline)) {
-      if (end.rows < 2 || product >= pairs_a_step) return;
-      if constexpr (Tiles::kInstructions) {
-        end_two_rows<kKind>(end);
-      } else {
-        end_two_rows_apart<kKind>(end);
-      }
-    };
     Tiles& tiles = self.tiles_;
-    constexpr int64_t kStepBytes = kTileSide * kPanelRowBytes * Format::kPlanes;
     const auto step = [&](const Operand* from, const Operand* lower, int64_t from_row_bytes, int64_t plane_stride,
-                          int64_t k) __attribute__((always_inline)) {
+                          int64_t k, auto between) __attribute__((always_inline)) {
       if constexpr (Format::kPlanes == 1) {
         matrix_step<Format, kTall, kWide>(tiles, from, lower, from_row_bytes, panel + k * kStepBytes, kPanelRowBytes,
                                           between);
@@ -399,13 +493,32 @@ class MatrixTile {
                                                    panel + k * kStepBytes, kPanelRowBytes, between);
       }
     };
-    zero_sums<kTall, kWide>(tiles);
-    for (int64_t k = 0; k < whole; ++k) {
-      for (int list = 0; list < kFetched; ++list) fetched[list].fetch_some(kLinesAStep * Format::kPlanes);
-      step(top + k * kDepthStep, bottom + k * kDepthStep, row_bytes, block.x_plane_stride, k);
-    }
+    // Steps from k to `stop`, the end of two rows after each of a step's first products. A number of ends that is known
+    // when this is compiled: a branch at every one of them would be mispredicted now and then, and the unit would wait.
+    End end = self.end_;
+    int64_t fetches = 1;
+    const auto steps = [&](auto pairs, int64_t k, int64_t stop) __attribute__((always_inline)) {
+      for (; k < stop; ++k) {
+        if (fetches) fetches = fetch_from(fetched);
+        step(top + k * kDepthStep, bottom + k * kDepthStep, row_bytes, block.x_plane_stride, k,
+             [&](int product) __attribute__((always_inline)) {
+               if constexpr (Format::kPlanes == 1) {  // the next step's weights, to the first-level cache
+                 const char* next = panel + (k + 1) * kStepBytes + product * kStepBytes / 4;
+#pragma GCC unroll 8
+                 for (int64_t i = 0; i < kStepBytes / 4; i += kCacheLine) __builtin_prefetch(next + i, 0, 3);
+               }
+               if (product >= pairs.value) return;
+               if constexpr (Tiles::kInstructions) {
+                 end_two_rows<kKind>(end);
+               } else {
+                 end_two_rows_apart<kKind>(end);
+               }
+             });
+      }
+    };
+    alignas(64) Operand last[Format::kPlanes * kRows * kDepthStep];
     if (rest > 0) {  // what follows in memory may be NaN, which zero weights don't make 0
-      alignas(64) Operand last[Format::kPlanes * kRows * kDepthStep] = {};
+      __builtin_memset(last, 0, sizeof last);
       const auto copy = [&](const Operand* from, int64_t rows, Operand* to) {
         for (int64_t r = 0; r < rows; ++r) {
           for (int p = 0; p < Format::kPlanes; ++p) {
@@ -417,32 +530,79 @@ class MatrixTile {
       };
       copy(top, kTall == 2 ? kTileSide : above + block.rows, last);
       if (kTall == 2) copy(bottom, kTileSide, last + kTileSide * kDepthStep);
-      step(last, last + kTileSide * kDepthStep, 64, kRows * kDepthStep, whole);
     }
-    if (end.rows > 0) finish_rows<kKind>(end);
-
-    char* sums = self.sums_[self.buffer_ ^= 1];
-    store_sums<kTall, kWide>(tiles, sums, sums + (kTall == 2 ? below : 0) * kSumsRowBytes, kSumsRowBytes);
-    self.end_ = {sums + above * kSumsRowBytes,
-                 block.rows,
-                 block.width,
-                 block.columns,
-                 block.y,
-                 block.y_row_stride,
-                 block.rounded,
-                 block.rounded_row_stride,
-                 {}};
-    if (!block.columns.bias) self.end_.columns.bias = kNoBias;
-    if constexpr (kRepairs) {
-      self.end_.factors = {block.x, block.x_row_stride, block.x_plane_stride, panel, kPanelRowBytes, block.depth};
+    const char* first = static_cast<const char*>(start.first);
+    for (int64_t n = 0; n < count; ++n, panel += divide_up(block.depth, kDepthStep) * kStepBytes) {
+      if (kRepairs || first == reinterpret_cast<const char*>(kZeros)) {
+        zero_sums<kTall, kWide>(tiles);
+      } else {
+        load_sums<kTall, kWide>(tiles, first - above * start.row_bytes, first + below * start.row_bytes,
+                                start.row_bytes);
+        first += start.panel_bytes;
+      }
+      // Equally many ends in every step: all at once, in the first ones, they would take longer than those steps'
+      // products, and nothing would run beside the last ones'.
+      int64_t k = 0;
+      if constexpr (kKind != kDirect && kTall == 2 && kWide == 2) {
+        const int64_t pairs = end.rows / 2;
+        if (pairs > 3 * whole) {
+          steps(Number<4>{}, 0, k = least(whole, pairs / 4));
+        } else if (pairs > 2 * whole) {
+          steps(Number<3>{}, 0, k = pairs / 3);
+        } else if (pairs > whole) {
+          steps(Number<2>{}, 0, k = pairs / 2);
+        } else {
+          steps(Number<1>{}, 0, k = pairs);
+        }
+      }
+      steps(Number<0>{}, k, whole);
+      if (rest > 0) {
+        step(last, last + kTileSide * kDepthStep, 64, kRows * kDepthStep, whole, [](int) {});
+      }
+      if constexpr (kKind == kDirect) {
+        char* y = reinterpret_cast<char*>(block.y + n * kPanelColumns);
+        store_sums<kTall, kWide>(tiles, y, y + below * block.y_row_stride * 4, block.y_row_stride * 4);
+        continue;
+      }
+      if (end.rows > 0) {
+        self.end_ = end;
+        finish_rows<kKind>(self.end_);
+      }
+      char* sums = self.sums_[self.buffer_ ^= 1];
+      store_sums<kTall, kWide>(tiles, sums, sums + (kTall == 2 ? below : 0) * kSumsRowBytes, kSumsRowBytes);
+      const int64_t done = n * kPanelColumns;
+      end.sums = sums + above * kSumsRowBytes;
+      end.rows = block.rows;
+      end.width = width;
+      if constexpr (Format::kScaled) {
+        end.columns.bias = block.columns.bias ? block.columns.bias + done : kZeros;
+        end.columns.scale = block.columns.scale + done;
+        end.columns.row_scale = block.columns.row_scale;
+        end.columns.row_scale_stride = block.columns.row_scale_stride;
+      }
+      end.y = block.y + done;
+      end.y_row_stride = block.y_row_stride;
+      if constexpr (bool(kKind & kRounded)) {
+        end.rounded = block.rounded + done;
+        end.rounded_row_stride = block.rounded_row_stride;
+      }
+      if constexpr (kRepairs) {
+        end.factors.x = block.x;
+        end.factors.x_row_stride = block.x_row_stride;
+        end.factors.x_plane_stride = block.x_plane_stride;
+        end.factors.panel = panel;
+        end.factors.panel_row_bytes = kPanelRowBytes;
+        end.factors.depth = block.depth;
+      }
     }
+    if constexpr (kKind != kDirect) self.end_ = end;
   }
 
   static constexpr int kLinesAStep = 8;
-  static constexpr float kNoBias[2 * kLanes] = {};
+  static constexpr float kZeros[2 * kLanes] = {};
 
   Tiles tiles_;
-  End end_ = {};
+  End end_;
   int kind_ = 0, buffer_ = 0;
   alignas(64) char sums_[2][kRows * kSumsRowBytes];
 };

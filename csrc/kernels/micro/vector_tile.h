@@ -113,7 +113,7 @@ struct VectorTile {
   // Two weight blocks of the deepest segments, and the rows they meet, stay in a second-level cache of 1 MB.
   static constexpr int64_t kDeepestSegment = 1536 / static_cast<int64_t>(sizeof(typename Format::Weight));
   static constexpr int64_t kHiddenChunk = 192;
-  static constexpr bool kRounds = false, kRowsStay = false;
+  static constexpr bool kRounds = false, kRowsStay = false, kAllColumns = false;
 
   explicit VectorTile(int64_t) {}
   static EvenRows rows_of(Rows rows) { return {rows, kRows}; }
