@@ -214,11 +214,11 @@ class MatrixTile {
     if (block.rows <= kTileSide) above = least(block.rows_before, kTileSide - block.rows);
     Start start{kZeros, 0, 0};
     int kind = block.accumulate ? kAccumulate : 0;
-    if constexpr (!kPlain) {
+    if (kOfBytes<Format>) {
       start = {block.columns.start, 0, kSumsRowBytes};
-    } else if (block.columns.bias) {
+    } else if (kPlain && block.columns.bias) {
       start = {block.columns.bias, 0, kSumsRowBytes};
-    } else if (block.accumulate && whole) {
+    } else if (kPlain && block.accumulate && whole) {
       start = {block.y, block.y_row_stride * 4, kSumsRowBytes};
       kind = 0;
     }
@@ -533,7 +533,7 @@ class MatrixTile {
     }
     const char* first = static_cast<const char*>(start.first);
     for (int64_t n = 0; n < count; ++n, panel += divide_up(block.depth, kDepthStep) * kStepBytes) {
-      if (kRepairs || first == reinterpret_cast<const char*>(kZeros)) {
+      if ((Format::kScaled && !kOfBytes<Format>) || first == reinterpret_cast<const char*>(kZeros)) {
         zero_sums<kTall, kWide>(tiles);
       } else {
         load_sums<kTall, kWide>(tiles, first - above * start.row_bytes, first + below * start.row_bytes,
