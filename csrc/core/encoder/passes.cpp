@@ -70,13 +70,21 @@ const Segment* Encoder::Run::feed_forward_segment(const Layer& layer, int64_t gr
   return layer.feed_forward[static_cast<std::size_t>(group % layer.output_groups)].front().in;
 }
 
-// How many blocks rows are cut into, whose columns are at most `pieces` tasks. More blocks than the caches ask for where
-// threads would lack work: one of several blocks is normalised while others are computed, and less is left for the end.
+// How many blocks rows are cut into, whose columns are at most `pieces` tasks. More blocks than the caches ask for
+// where threads would lack work: one of several blocks is normalised while others are computed, and less is left for
+// the end.
 int64_t Encoder::Run::row_blocks(int64_t rows, int64_t pieces) const {
   const int64_t wanted = kTasksPerThread * threads, blocks = divide_up(rows, kBlockRows);
   if (threads == 1 || blocks * pieces >= wanted) return blocks;
   const int64_t more = std::clamp(divide_up(wanted, pieces), blocks, divide_up(rows, 2 * kSmallBlockRows));
   return more * pieces < threads ? divide_up(rows, kSmallBlockRows) : more;
+}
+
+// Cut where the kernels' own blocks end: a block of fewer rows may take as long as a whole one.
+Rows Encoder::Run::rows_of_block(int64_t rows, int64_t block, int64_t blocks) const {
+  const int64_t whole = divide_up(rows, kernels.block_rows);
+  const auto begin = [&](int64_t b) { return std::min(rows, whole * b / blocks * kernels.block_rows); };
+  return {begin(block), begin(block + 1)};
 }
 
 // Of the tasks that compute a block of rows, the last to be done normalises it.
@@ -106,7 +114,7 @@ void Encoder::Run::post_attention(const Layer& layer, const Part& part, Team& te
                           {y_operands.data, channels, y_operands.scale, layer.feed_forward_scales, channels}};
   team.run(id, blocks * shares, [&](int64_t task, int member) {
     const int64_t block = task / shares, share = task % shares;
-    const Rows rows{part.rows * block / blocks, part.rows * (block + 1) / blocks};
+    const Rows rows = rows_of_block(part.rows, block, blocks);
     Product product{};
     product.x = {context, channels, nullptr, layer.post_attention_scales, channels};
     Rows of_operands = rows;
@@ -154,7 +162,7 @@ void Encoder::Run::feed_forward_by_groups(const Layer& layer, const Layer* next,
   const int64_t blocks = row_blocks(part.rows, layer.output_groups);
   team.run(id, blocks * layer.output_groups, [&](int64_t task, int member) {
     const int64_t block = task / layer.output_groups, group = task % layer.output_groups;
-    const Rows rows{part.rows * block / blocks, part.rows * (block + 1) / blocks};
+    const Rows rows = rows_of_block(part.rows, block, blocks);
     const auto& chunks = layer.feed_forward[static_cast<std::size_t>(group)];
     const int64_t following = task + threads - blocks * layer.output_groups;
     const Segment* first = following < 0 ? feed_forward_segment(layer, task + threads)

@@ -75,6 +75,7 @@ struct Encoder::Run {
   const Segment* post_attention_segment(const Layer& layer, int64_t piece) const;
   const Segment* feed_forward_segment(const Layer& layer, int64_t group) const;
   int64_t row_blocks(int64_t rows, int64_t pieces) const;
+  Rows rows_of_block(int64_t rows, int64_t block, int64_t blocks) const;
   void finish_task(int64_t block, int64_t tasks, const AddLayerNorm& norm, Rows rows);
 
   // run.cpp
