@@ -38,9 +38,14 @@ FEW_TOKENS, OUTSIDE_CALLS = 64, (500, 20)
 """Calls in a row that `outside` makes: of an input of up to so many tokens, and of a longer one."""
 
 
-def limit_seconds(work: PassWork, peaks: MultiplyAddPeaks, precision: str) -> float:
-    """What the passes' multiply-adds take at the peaks of the precisions they run in."""
-    return work.products / (peaks[precision] or 1.0) + work.scores / (
+def form_of(precision: str, shape: Shape) -> str:
+    """What the encoder's products of sequences of this length run in, by its name in `cpu.NATIVE_PRECISIONS`."""
+    return cpu.form_of(precision) if shape[1] >= cpu.LONG_SEQUENCE else precision
+
+
+def limit_seconds(work: PassWork, peaks: MultiplyAddPeaks, precision: str, form: str) -> float:
+    """What the passes' multiply-adds take at the peaks of what they run in."""
+    return work.products / (peaks[form] or 1.0) + work.scores / (
         peaks[cpu.scores_precision(precision)] or 1.0
     )
 
@@ -97,13 +102,14 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
     x = torch.randn(*shape, model.config.hidden_size, generator=generator)
-    peaks = MultiplyAddPeaks(dict.fromkeys((precision, cpu.scores_precision(precision), "float32")))
+    form = form_of(precision, shape)
+    peaks = MultiplyAddPeaks(dict.fromkeys((form, cpu.scores_precision(precision))))
     samples: list[dict[str, float]] = []
     tiles: list[float] = []
 
     def sample_rates() -> None:
         peaks.sample()
-        tiles.append(cpu.tile_rate(precision, torch.get_num_threads(), PEAK_SAMPLE_SECONDS))
+        tiles.append(cpu.tile_rate(form, torch.get_num_threads(), PEAK_SAMPLE_SECONDS))
 
     with torch.inference_mode():
         model(input_ids)
@@ -132,21 +138,21 @@ def profile_case(model: SqueezeBertModel, shape: Shape, precision: str, repeats:
         "case": shape_name(shape),
         "precision": precision,
         "instruction_set": cpu.instruction_set(),
-        "peak_flops_per_second": peaks[precision],
-        "peak_steadiness": steadiness(peaks.by_precision[precision]),
+        "peak_flops_per_second": peaks[form],
+        "peak_steadiness": steadiness(peaks.by_precision[form]),
         "preemptions": preempted[0],
     }
     tile = {
         "pass": "a tile in the first-level cache",
-        "fraction_of_peak": median(tiles) / (peaks[precision] or 1.0),
+        "fraction_of_peak": median(tiles) / (peaks[form] or 1.0),
     }
     rows = [{**common, **tile}]
     for name, spent in seconds.items():
         row = {**common, "pass": name, "median_ms": 1e3 * spent, "of_model": spent / whole.median}
         if name in work:
             row["flops"] = work[name].flops
-            row["fraction_of_peak"] = work[name].flops / spent / (peaks[precision] or 1.0)
-            row["fraction_of_limit"] = limit_seconds(work[name], peaks, precision) / spent
+            row["fraction_of_peak"] = work[name].flops / spent / (peaks[form] or 1.0)
+            row["fraction_of_limit"] = limit_seconds(work[name], peaks, precision, form) / spent
         rows.append(row)
     return rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.tables.markdown import by, megabytes, results, source, table
 
 EAGER, PATCHED = "transformers eager", "transformers patched"
@@ -28,9 +30,9 @@ def memory() -> str:
     return "\n".join([table(head, body), source(measured)])
 
 
-def training() -> str:
+def training(file: str = "training") -> str:
     """Forward and backward of the base classifier: time and memory, patched and not."""
-    measured = results("training")
+    measured = results(file)
     rows = by(measured["rows"], "case", "candidate")
     memory = by(measured["memory"], "case", "candidate")
     body = []
@@ -108,6 +110,7 @@ TABLES = {
     "accuracy": accuracy,
     "memory": memory,
     "training": training,
+    "training-amx": partial(training, "amx/training"),
     "training-operations": training_operations,
     "pretraining": pretraining,
 }

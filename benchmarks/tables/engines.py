@@ -114,24 +114,28 @@ MODELS = {
     "ONNX Runtime": "ONNX Runtime",
     "ONNX Runtime int8": "ONNX Runtime, dynamic int8",
     "OpenVINO": "OpenVINO",
+    "transformers eager bfloat16": "transformers, eager, bfloat16",
+    "torch.compile bfloat16": "torch.compile, frozen, bfloat16",
+    "OpenVINO bfloat16": "OpenVINO, bfloat16",
     "OpenVINO int8": "OpenVINO, calibrated int8",
     "squeezebert_fast": "squeezebert_fast, float32",
     "transformers patched": "transformers, patched, float32",
     "squeezebert_fast bfloat16": "squeezebert_fast, bfloat16",
+    "transformers patched bfloat16": "transformers, patched, bfloat16",
     "squeezebert_fast int8": "squeezebert_fast, int8",
+    "transformers patched int8": "transformers, patched, int8",
     "BERT-base, transformers eager": "BERT-base, transformers eager",
     "BERT-base, ONNX Runtime int8": "BERT-base, ONNX Runtime, dynamic int8",
+    "BERT-base, OpenVINO": "BERT-base, OpenVINO",
+    "BERT-base, OpenVINO bfloat16": "BERT-base, OpenVINO, bfloat16",
+    "BERT-base, OpenVINO int8": "BERT-base, OpenVINO, calibrated int8",
 }
 
-
-PEERS = (
-    "transformers eager",
-    "torch.compile",
-    "ONNX Runtime",
-    "ONNX Runtime int8",
-    "OpenVINO",
-    "OpenVINO int8",
-)
+PEERS = {
+    "float32": ("transformers eager", "torch.compile", "ONNX Runtime", "OpenVINO"),
+    "bfloat16": ("transformers eager bfloat16", "torch.compile bfloat16", "OpenVINO bfloat16"),
+    "int8": ("ONNX Runtime int8", "OpenVINO int8"),
+}
 
 
 def models(file: str = "models") -> str:
@@ -146,6 +150,9 @@ def models(file: str = "models") -> str:
             continue
         cells = []
         for shape in shapes:
+            if (shape, name) not in rows:
+                cells.append("")
+                continue
             milliseconds = rows[shape, name]["median_ms"]
             eager = rows[shape, "transformers eager"]["median_ms"]
             fastest = min(row["median_ms"] for (case, _), row in rows.items() if case == shape)
@@ -153,16 +160,16 @@ def models(file: str = "models") -> str:
             cells.append(best((-fastest,), f"{short(milliseconds)}{over}", -milliseconds))
         body.append((shown, *cells))
     said = []
+    patched = "transformers patched" if "transformers patched" in candidates else "squeezebert_fast"
     for name, of, peers in (
-        (
-            "transformers patched",
-            "of those in float32",
-            [peer for peer in PEERS if not peer.endswith("int8")],
-        ),
-        ("squeezebert_fast int8", "of all", PEERS),
+        (patched, "of those in float32", PEERS["float32"]),
+        ("squeezebert_fast bfloat16", "of those in bfloat16", PEERS["bfloat16"]),
+        ("squeezebert_fast int8", "of all", sum(PEERS.values(), ())),
     ):
+        if not candidates.intersection(peers):
+            continue
         over = [
-            min(rows[shape, peer]["median_ms"] for peer in peers if peer in candidates)
+            min(rows[shape, peer]["median_ms"] for peer in peers if (shape, peer) in rows)
             / rows[shape, name]["median_ms"]
             for shape in shapes
         ]
@@ -171,9 +178,9 @@ def models(file: str = "models") -> str:
     return "\n".join([table(("", *shapes), body), line, source(measured)])
 
 
-def sentences() -> str:
+def sentences(file: str = "sentences") -> str:
     """Real sentences, with and without the padding between them."""
-    measured = results("sentences")
+    measured = results(file)
     body = [
         (row["candidate"], f"{row['sentences_per_second']:.1f}", f"{row['speed_up']:.2f}")
         for row in measured["rows"]
@@ -202,6 +209,8 @@ TABLES = {
     "bert": bert,
     "models": models,
     "models-avx2": partial(models, "avx2/models"),
+    "models-amx": partial(models, "amx/models"),
     "sentences": sentences,
+    "sentences-amx": partial(sentences, "amx/sentences"),
     "small-work": small_work,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.tables.markdown import by, results, short, source, table
 
 TILE = "a tile in the first-level cache"
@@ -9,14 +11,17 @@ PASSES = {"attention": "attention", "post_attention": "post-attention", "feed_fo
 SHAPES = ("1x32", "1x128", "8x128", "1x512")
 
 
-def profile() -> str:
+def profile(file: str = "profile", precisions: tuple[str, ...] = ("float32", "int8")) -> str:
     """Milliseconds of each pass, and its share of the limit."""
-    measured = results("profile")
+    measured = results(file)
     rows = by(measured["rows"], "case", "precision", "instruction_set", "pass")
     build = measured["machine"]["CPU"]["kernel build in use"]
-    wanted = [(shape, precision, build) for precision in ("float32", "int8") for shape in SHAPES]
+    wanted = [(shape, precision, build) for precision in precisions for shape in SHAPES]
+    wanted.append(("8x128", "float32", "avx2"))
     body = []
-    for key in [*wanted, ("8x128", "float32", "avx2")]:
+    for key in wanted:
+        if (*key, TILE) not in rows:
+            continue
         cells = [f"{rows[(*key, TILE)]['fraction_of_peak']:.2f}"]
         for name in (*PASSES, "encoder"):
             row = rows[(*key, name)]
@@ -49,4 +54,24 @@ def kernel() -> str:
     return "\n".join([table(("", *cases), body), said, source(measured)])
 
 
-TABLES = {"profile": profile, "kernel": kernel}
+def beside_tiles() -> str:
+    """What vector instructions cost alone, and beside products on tiles."""
+    measured = results("amx/beside_tiles")
+    body = [
+        (
+            row["instruction"],
+            f"{row['alone_ns']:.2f}",
+            f"{row['beside_ns']:.2f}" if "beside_ns" in row else "",
+        )
+        for row in measured["rows"]
+    ]
+    head = ("nanoseconds of one", "alone", "beside products")
+    return "\n".join([table(head, body), source(measured)])
+
+
+TABLES = {
+    "profile": profile,
+    "profile-amx": partial(profile, "amx/profile", ("float32", "bfloat16", "int8")),
+    "kernel": kernel,
+    "beside-tiles": beside_tiles,
+}
