@@ -178,9 +178,9 @@ def models(file: str = "models") -> str:
     return "\n".join([table(("", *shapes), body), line, source(measured)])
 
 
-def sentences(file: str = "sentences") -> str:
+def sentences() -> str:
     """Real sentences, with and without the padding between them."""
-    measured = results(file)
+    measured = results("sentences")
     body = [
         (row["candidate"], f"{row['sentences_per_second']:.1f}", f"{row['speed_up']:.2f}")
         for row in measured["rows"]
@@ -211,6 +211,5 @@ TABLES = {
     "models-avx2": partial(models, "avx2/models"),
     "models-amx": partial(models, "amx/models"),
     "sentences": sentences,
-    "sentences-amx": partial(sentences, "amx/sentences"),
     "small-work": small_work,
 }
