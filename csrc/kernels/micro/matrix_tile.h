@@ -18,8 +18,8 @@
 // on other units: so sums go to one of two buffers, and the end of one block, two rows at a time, stands between the
 // products of the next. `finish` does the last one's.
 //
-// Beside products on tiles, the second unit for multiplications of vectors rests (measured: one a cycle instead of two,
-// minima and maxima included). Additions, logic and permutations don't suffer. So ends have few multiplications.
+// Beside products on tiles, vectors multiply half as fast, minima and maxima included (benchmarks/beside_tiles.py):
+// additions and permutations suffer little. So ends have few multiplications.
 //
 // Rows that 16 doesn't divide: the last tile begins so far above that it is whole, and computes rows a second time, to
 // the same bits. A product of fewer than 16 rows has lower tiles.
