@@ -255,7 +255,7 @@ struct PrecisionKernels {
   Precision scores;                   // of attention: what scores and values are multiplied in
   bool rounds_context;                // attention can write its context as operands
   bool takes_bfloat16;                // operands are rows of bfloat16 as they are, of any row stride
-  bool coarse_gelu;                   // gelu is off by up to 2e-4, since its results are rounded right after
+  bool coarse_gelu;                   // gelu is off by up to 2.1e-4, since its results are rounded right after
   int32_t operand_shift;              // int8 alone: sums start at minus this times the sum of the weights
   int64_t operand_bytes;              // of one element of Operands; float32 rows need none, and are used in place
 

@@ -179,7 +179,7 @@ TEST_CASE("a product is as exact as a plain float32 loop") {
           CAPTURE(name_of(activation));
           // gelu may be an approximation that is far finer than the rounding that follows.
           const bool coarse = kernels_in(*kernels, precision).coarse_gelu && activation == Activation::gelu;
-          CHECK(errors_of(exact, conv.rows_of(y), count).largest <= usual + (coarse ? 2e-4 : 0));
+          CHECK(errors_of(exact, conv.rows_of(y), count).largest <= usual + (coarse ? 2.1e-4 : 0));
         }
       }
     }
