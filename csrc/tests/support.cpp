@@ -196,8 +196,9 @@ std::vector<Real> plain_int8_product(const std::vector<Real>& x, const ConvWeigh
         int64_t sum = 0;
         for (std::size_t k = 0; k < w.ints.size(); ++k) sum += w.ints[k] * v.ints[k];
         total += static_cast<Real>(sum) * static_cast<Real>(w.scale) * static_cast<Real>(v.scale);
+        if (b == 0) total += static_cast<Real>(conv.bias ? conv.bias[n] : 0);  // a column's first segment has it
       }
-      y.push_back(total + static_cast<Real>(conv.bias ? conv.bias[n] : 0));
+      y.push_back(total);
     }
   }
   return y;
