@@ -5,8 +5,8 @@
 
 namespace {
 
-// x Phi(x), within 2.1e-4, with three multiplications instead of the polynomial's eleven: beside products on tiles, they
-// are what takes time. Phi is a quadratic in each of 31 stretches a quarter wide (benchmarks/fit_gelu.py); beyond
+// x Phi(x), within 2.1e-4, with three multiplications instead of the polynomial's eleven: beside products on tiles,
+// they are what takes time. Phi is a quadratic in each of 31 stretches a quarter wide (benchmarks/fit_gelu.py); beyond
 // kGeluLookupLimit the outermost two give exactly 0 and 1. A NaN stays one by the last product.
 template <int kCount>
 [[gnu::always_inline]] inline void lookup_gelu(Vec (&x)[kCount]) {
