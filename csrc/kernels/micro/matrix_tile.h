@@ -218,14 +218,14 @@ class MatrixTile {
     const bool whole = width == kPanelColumns;
     int64_t above = 0;
     if (block.rows <= kTileSide) above = least(block.rows_before, kTileSide - block.rows);
-    Start start{kZeros, 0, 0};
+    Start start{kZeros, 0};
     int kind = block.accumulate ? kAccumulate : 0;
     if (kOfBytes<Format>) {
-      start = {block.columns.start, 0, kSumsRowBytes};
+      start = {block.columns.start, 0};
     } else if (kPlain && block.columns.bias) {
-      start = {block.columns.bias, 0, kSumsRowBytes};
+      start = {block.columns.bias, 0};
     } else if (kPlain && block.accumulate && whole) {
-      start = {block.y, block.y_row_stride * 4, kSumsRowBytes};
+      start = {block.y, block.y_row_stride * 4};
       kind = 0;
     }
     if (block.activation == Activation::gelu) kind |= kGelu;
@@ -243,7 +243,7 @@ class MatrixTile {
         {{multiply<5, 1, 1>, multiply<5, 1, 2>}, {multiply<5, 2, 1>, multiply<5, 2, 2>}},
         {{multiply<6, 1, 1>, multiply<6, 1, 2>}, {multiply<6, 2, 1>, multiply<6, 2, 2>}},
         {{multiply<7, 1, 1>, multiply<7, 1, 2>}, {multiply<7, 2, 1>, multiply<7, 2, 2>}},
-        {{nullptr, multiply < kPlain ? kDirect : 0, 1, 2 > }, {nullptr, multiply < kPlain ? kDirect : 0, 2, 2 > }}};
+        {{nullptr, multiply<kPlainDirect, 1, 2>}, {nullptr, multiply<kPlainDirect, 2, 2>}}};
     of_kind[kind][block.rows > kTileSide][width > kTileSide](*this, block, start, above, width, count, fetched);
     if (!whole || !fused) finish();  // what stands between products is of whole width
     if (fused) return;
@@ -261,11 +261,12 @@ class MatrixTile {
   // What the end of a block does, as bits; or that there is none.
   enum { kGelu = 1, kAccumulate = 2, kRounded = 4, kDirect = 8, kKinds };
   static constexpr bool kPlain = !Format::kScaled;  // sums are results as they are
+  static constexpr int kPlainDirect = kPlain ? kDirect : 0;
 
-  // What sums start from: of the first row and column, and how far the next row's and panel's are.
+  // What sums start from: of the first row and column, and how far the next row's is.
   struct Start {
     const void* first;
-    int64_t row_bytes, panel_bytes;
+    int64_t row_bytes;
   };
   using Multiply = void (*)(MatrixTile&, const Block<Format>&, Start, int64_t above, int64_t width, int64_t count,
                             Lines*);
@@ -544,7 +545,7 @@ class MatrixTile {
       } else {
         load_sums<kTall, kWide>(tiles, first - above * start.row_bytes, first + below * start.row_bytes,
                                 start.row_bytes);
-        first += start.panel_bytes;
+        first += kSumsRowBytes;
       }
       // Equally many ends in every step: all at once, in the first ones, they would take longer than those steps'
       // products, and nothing would run beside the last ones'.
